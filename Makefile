@@ -1,0 +1,48 @@
+# Every word works from a bare clone with Python 3.11+, make and git: what is missing is installed first.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# The first Python from 3.11 on that can make an environment.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& echo $$python && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help install proto check test demo bench clean
+
+help: ## list these words
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make .venv with everything that is needed
+
+$(INSTALLED): setup.py
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with the venv module was found;" \
+		"install one, or name it: make install PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "installing into $(VENV) with $(PYTHON); PyTorch makes this a download of some gigabytes, a few minutes ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+proto: $(INSTALLED) ## generate the stubs in protos/ from the contract
+	$(BIN)/python -m scripts.proto
+
+check: $(INSTALLED) ## format, lint, types, stubs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m scripts.proto --check
+
+test: $(INSTALLED) ## run the tests; ARGS="-k name" passes arguments on
+	$(BIN)/python -m pytest -q $(ARGS)
+
+demo: $(INSTALLED) ## train with a leader and two learners here; DATA=DIR holds CIFAR-10
+	@$(BIN)/python -m scripts.demo $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+bench: $(INSTALLED) ## measure; QUICK=1 takes a minute
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ARGS)
+
+clean: ## remove what make has built; runs/ and data/ stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The leader: owns the global model, its rounds and the exact aggregate."""

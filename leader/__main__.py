@@ -1,0 +1,31 @@
+"""`python -m leader`: parse, run, and turn errors into one clear line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from leader.cli import parse
+from leader.config_file import dump_config
+from utils.errors import FlockstepError
+
+
+def main() -> int:
+    """Run the leader; returns the exit code."""
+    try:
+        command = parse(sys.argv[1:], os.environ)
+        if command.print_config:
+            print(dump_config(command.config), end="")
+            return 0
+        from leader.app import run  # here, so that --help does not wait for torch
+
+        return run(command)
+    except FlockstepError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

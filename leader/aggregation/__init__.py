@@ -1,0 +1,1 @@
+"""The exact aggregate: integer sums that do not depend on arrival order."""

@@ -1,0 +1,121 @@
+"""The exact weighted sum: values in 64-bit fixed point, added as integers.
+
+Integer addition is associative and commutative, so the sum has the same bits whatever the order
+of arrival and however many partial sums were merged; the mean is taken once, at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.errors import LimitError, ValueRangeError
+
+_BLOCK = 1 << 16  # elements; 512 KiB of float64 stays in the L2 cache through all passes
+_MAX_FRACTION_BITS = 40
+#: 1.5 * 2**52: adding it rounds a float64 to an integer (half to even) and leaves that integer,
+#: in two's complement, in the low 51 bits of the mantissa.
+_ROUND = 1.5 * 2.0**52
+_ROUND_BITS = int(np.float64(_ROUND).view(np.int64))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How the values of one exchange map to integers; part of the round plan.
+
+    A value x stands as round(x * 2**fraction_bits); |x| <= max_abs, and the weights of all
+    updates together stay within max_weight, so that no sum can overflow.
+    """
+
+    fraction_bits: int
+    max_abs: float
+    max_weight: int
+
+    @classmethod
+    def of(cls, max_abs: float, max_weight: int) -> Scale:
+        """The finest scale for these bounds; max_weight is rounded up to a power of two.
+
+        Raises LimitError where fewer than 16 fraction bits would be left.
+        """
+        weight_bits = max(1, max_weight - 1).bit_length()
+        range_bits = math.frexp(max_abs)[1]
+        fraction_bits = min(_MAX_FRACTION_BITS, 62 - weight_bits - range_bits, 50 - range_bits)
+        if fraction_bits < 16:
+            raise LimitError(
+                f"a total weight of {max_weight} with values up to {max_abs:g} leaves {fraction_bits} fraction bits "
+                "in the exact sum, at least 16 are needed; lower aggregate.max_abs"
+            )
+        return cls(fraction_bits, max_abs, 1 << weight_bits)
+
+
+class ExactSum:
+    """Sum of weight * value over updates of `size` elements."""
+
+    def __init__(self, size: int, scale: Scale) -> None:
+        self.scale = scale
+        self.weight = 0
+        self._sums = np.zeros(size, np.int64)
+
+    def check(self, values: NDArray[np.float32], weight: int) -> None:
+        """Raise ValueRangeError or LimitError if `values` (size,) or `weight` can't be added."""
+        if not 0 < weight <= self.scale.max_weight - self.weight:
+            raise LimitError(
+                f"weight {weight} is outside 1..{self.scale.max_weight - self.weight} of the round plan"
+            )
+        if values.size == 0:
+            return
+        # NaN makes both comparisons false.
+        low, high, bound = values.min(), values.max(), self.scale.max_abs
+        if not (low >= -bound and high <= bound):
+            raise ValueRangeError(
+                f"values from {low:g} to {high:g} in the update; finite values within +-{bound:g} are taken "
+                "(aggregate.max_abs)"
+            )
+
+    def add(self, values: NDArray[np.float32], weight: int, start: int = 0) -> None:
+        """Add weight * values to the elements from `start` on; `check` must have passed."""
+        factor = 2.0**self.scale.fraction_bits
+        scratch = np.empty(min(_BLOCK, max(1, values.size)), np.float64)
+        correction = np.int64(_wrap(-weight * _ROUND_BITS))
+        with np.errstate(over="ignore"):
+            for first in range(0, values.size, _BLOCK):
+                block = values[first : first + _BLOCK]
+                scaled = scratch[: block.size]
+                np.multiply(block, factor, out=scaled, dtype=np.float64)
+                scaled += _ROUND
+                # The bits of (integer + _ROUND) are integer + _ROUND_BITS; times weight, that
+                # constant leaves again modulo 2**64, and the true sum fits by the plan.
+                whole = scaled.view(np.int64)
+                whole *= weight
+                whole += correction
+                self._sums[start + first : start + first + block.size] += whole
+
+    def count(self, weight: int) -> None:
+        """Record the weight of an update whose values are all added."""
+        self.weight += weight
+
+    def merge(self, other: ExactSum) -> None:
+        """Add a partial sum made elsewhere under the same scale; raises LimitError if they differ."""
+        if other.scale != self.scale or other._sums.size != self._sums.size:
+            raise LimitError("partial sums of different scale or size can't be merged")
+        self._sums += other._sums
+        self.weight += other.weight
+
+    def mean(self) -> NDArray[np.float32]:
+        """Weighted mean (size,) float32; zero where nothing was added."""
+        if self.weight == 0:
+            return np.zeros(self._sums.size, np.float32)
+        divisor = float(self.weight) * 2.0**self.scale.fraction_bits
+        mean = np.empty(self._sums.size, np.float32)
+        for first in range(0, mean.size, _BLOCK):
+            mean[first : first + _BLOCK] = self._sums[first : first + _BLOCK] / divisor
+        return mean
+
+
+def _wrap(value: int) -> int:
+    """`value` modulo 2**64 as a signed 64-bit integer."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value

@@ -1,0 +1,148 @@
+"""Checkpoints: what a restart needs, in one safetensors file, written atomically and checked.
+
+Temporary file, fsync, rename, fsync of the folder: after a crash at any point the newest whole
+checkpoint is found. A SHA-256 over the state and all tensor bytes tells a damaged file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leader.state import RunState
+from leader.workforce import Seats
+from utils.errors import CheckpointError, FlockstepError
+from utils.payload import DTYPES, PayloadReader, encode_header
+
+_log = logging.getLogger(__name__)
+_FORMAT = "flockstep-checkpoint-1"
+_NAME = re.compile(r"round-(\d{8})\.safetensors")
+_READ_BYTES = 8 << 20
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+def write_atomically(path: Path, parts: list[bytes | memoryview]) -> None:
+    """Replace `path` by a file of these parts: the old or the new content survives any crash.
+
+    Raises CheckpointError, for example when the disk is full; the old file is then untouched.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"can't write {path}: {error.strerror}; free the disk or fix the folder, then resume the run"
+        ) from error
+
+
+def save_checkpoint(folder: Path, state: RunState, *, keep: int) -> Path:
+    """Write `state` into `folder` and delete all but the newest `keep` checkpoints."""
+    arrays = _arrays(state)
+    fields = json.dumps(_fields(state))
+    digest = hashlib.sha256(fields.encode())
+    body = [np.ascontiguousarray(array).data.cast("B") for array in arrays.values()]
+    for part in body:
+        digest.update(part)
+    metadata = {"format": _FORMAT, "state": fields, "sha256": digest.hexdigest()}
+    tensors = ((name, _CODES[array.dtype], array.shape) for name, array in arrays.items())
+    path = folder / f"round-{state.round:08d}.safetensors"
+    write_atomically(path, [encode_header(tensors, metadata), *body])
+    for old in checkpoints(folder)[keep:]:
+        old.unlink()
+    return path
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint files, newest first."""
+    return sorted((path for path in folder.glob("round-*") if _NAME.fullmatch(path.name)), reverse=True)
+
+
+def load_newest(folder: Path) -> RunState:
+    """The newest checkpoint that is whole; raises CheckpointError if there is none."""
+    damaged = []
+    for path in checkpoints(folder):
+        try:
+            return load_checkpoint(path)
+        except CheckpointError as error:
+            _log.warning("%s; trying the one before", error)
+            damaged.append(path.name)
+    found = f"only damaged ones: {', '.join(damaged)}" if damaged else "none"
+    raise CheckpointError(f"no checkpoint to resume from in {folder} ({found}); start a new run")
+
+
+def load_checkpoint(path: Path) -> RunState:
+    """The state in one file; raises CheckpointError if it is damaged or not a checkpoint."""
+    size = path.stat().st_size
+    reader = PayloadReader(max_bytes=size, header_bytes=size)
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_READ_BYTES):
+                reader.feed(chunk)
+        payload = reader.finish()
+    except (FlockstepError, OSError) as error:
+        raise CheckpointError(f"checkpoint {path.name} is damaged: {error}") from error
+    metadata = payload.manifest.metadata
+    if metadata.get("format") != _FORMAT:
+        raise CheckpointError(f"{path.name} is not a checkpoint of this release ({_FORMAT})")
+    digest = hashlib.sha256(metadata["state"].encode())
+    digest.update(payload.data.data)
+    if digest.hexdigest() != metadata["sha256"]:
+        raise CheckpointError(f"checkpoint {path.name} is damaged: its SHA-256 differs")
+    return _state(json.loads(metadata["state"]), payload.arrays())
+
+
+def _fields(state: RunState) -> dict[str, object]:
+    names = ("run_id", "round", "exchanges", "version", "bytes_up", "bytes_down", "seconds")
+    return {
+        **{name: getattr(state, name) for name in names},
+        "holders": dict(state.seats.holders) if state.seats else {},
+        "shards": len(state.seats.shards) if state.seats else None,
+    }
+
+
+def _arrays(state: RunState) -> dict[str, NDArray[np.generic]]:
+    arrays: dict[str, NDArray[np.generic]] = {"vector": state.vector}
+    arrays |= {f"optimizer.{name}": vector for name, vector in state.optimizer.items()}
+    arrays |= {
+        f"shard.{i}": indices.astype(np.int32)
+        for i, indices in enumerate(state.seats.shards if state.seats else ())
+    }
+    return arrays
+
+
+def _state(fields: dict[str, object], arrays: Arrays) -> RunState:
+    count, holders = fields.pop("shards"), fields.pop("holders")
+    shards = (
+        () if count is None else tuple(arrays[f"shard.{i}"].astype(np.int64) for i in range(int(str(count))))
+    )
+    prefix = "optimizer."
+    return RunState(
+        vector=arrays["vector"].astype(np.float32, copy=False),
+        optimizer={
+            name.removeprefix(prefix): array.astype(np.float32, copy=False)
+            for name, array in arrays.items()
+            if name.startswith(prefix)
+        },
+        seats=None if count is None else Seats(shards, holders),  # type: ignore[arg-type]
+        **fields,  # type: ignore[arg-type]
+    )

@@ -1,0 +1,176 @@
+"""The whole configuration of a run: frozen, typed, checked before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+MIB = 1 << 20
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """What is trained on, and who holds it."""
+
+    source: str = Field(
+        "cifar10", description="cifar10, synthetic, none, or a folder with CIFAR-10 or an image tree"
+    )
+    dir: Path = Field(Path("data"), description="folder that CIFAR-10 is looked for in and downloaded to")
+    holder: Literal["leader", "learner"] = Field(
+        "leader",
+        description="leader: shards are streamed to learners that bring no data; learner: all bring their own",
+    )
+    partition: Literal["iid", "dirichlet"] = Field(
+        "iid", description="how the leader splits its data into shards"
+    )
+    alpha: Positive = Field(0.5, description="Dirichlet concentration of the label skew; small = more skewed")
+    train_examples: int = Field(0, ge=0, description="use only the first N training examples; 0 = all")
+    test_examples: int = Field(0, ge=0, description="use only the first N test examples; 0 = all")
+
+
+class ModelConfig(Section):
+    """What is trained."""
+
+    name: str = Field("resnet9-w16", description="model name: resnet9-w16, resnet20/56, resnet18/34/50")
+    norm: Literal["batch", "group"] = Field("batch", description="normalisation layers")
+    classes: int = Field(
+        10, ge=2, le=100_000, description="number of classes where the leader has no data to count them from"
+    )
+
+
+class TrainConfig(Section):
+    """How a step is made; in delta runs by each learner, in gradient runs by the leader."""
+
+    batch_size: int = Field(128, ge=1, le=1 << 20, description="examples a batch and learner")
+    local_steps: int = Field(
+        0,
+        ge=0,
+        le=1 << 20,
+        description="steps a round (gradient) or local steps (delta); 0 = by local_epochs",
+    )
+    local_epochs: int = Field(
+        1, ge=1, le=10_000, description="passes through each shard a round, if local_steps is 0"
+    )
+    lr: Positive = Field(0.1, description="peak learning rate")
+    schedule: Literal["constant", "cosine", "onecycle"] = Field(
+        "onecycle", description="learning rate over the run"
+    )
+    warmup: Fraction = Field(
+        0.2, description="fraction of the run that the learning rate rises in (cosine, onecycle)"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum")
+    nesterov: bool = Field(True, description="Nesterov momentum")
+    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the loss")
+    augment: Literal["standard", "none"] = Field("standard", description="standard: random crop and flip")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto",
+        description="arithmetic of forward and backward; auto = bfloat16 where the device is fast at it",
+    )
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> TrainConfig:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs momentum > 0; set train.nesterov=false")
+        return self
+
+
+class CohortConfig(Section):
+    """Who takes part in a round, and when it closes."""
+
+    size: int = Field(0, ge=0, description="shards drawn a round, uniformly; 0 = all")
+    quorum: Fraction = Field(
+        1.0, description="share of the cohort whose updates a round needs at its deadline"
+    )
+    deadline_s: Positive = Field(3600.0, description="seconds after which an exchange closes on its quorum")
+    lease_s: Positive = Field(
+        20.0, description="seconds without a sign of life after which a learner counts as lost"
+    )
+    wait_s: Positive = Field(
+        3600.0, description="seconds that the leader waits for enough learners before it stops"
+    )
+
+
+class EvaluationConfig(Section):
+    """When the global model is tested."""
+
+    every: int = Field(
+        1, ge=0, description="rounds between evaluations on the test split; 0 = only at the end"
+    )
+    batch_size: int = Field(500, ge=1, description="images a batch")
+
+
+class AggregateConfig(Section):
+    """The exact sum."""
+
+    max_abs: float = Field(
+        1024.0, ge=2.0**-20, le=2.0**20, description="largest magnitude of a value in an update"
+    )
+
+
+class LimitsConfig(Section):
+    """Bounds on everything from outside."""
+
+    max_learners: int = Field(1000, ge=1, description="learners that may be registered at once")
+    chunk_bytes: int = Field(1 * MIB, ge=1024, le=2 * MIB - 64, description="bytes of payload a message")
+    upload_bytes: int = Field(128 * MIB, ge=1 * MIB, description="bytes of unfinished uploads held in memory")
+    header_bytes: int = Field(1 * MIB, ge=1024, description="largest safetensors header")
+    stall_s: Positive = Field(60.0, description="seconds without progress after which a transfer is ended")
+
+
+class LogConfig(Section):
+    """What is printed."""
+
+    format: Literal["auto", "rich", "plain", "json"] = Field(
+        "auto", description="auto = rich on a terminal, else plain"
+    )
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe message shown"
+    )
+
+
+class RunConfig(Section):
+    """One run of the leader."""
+
+    rounds: int = Field(10, ge=1, le=10_000_000, description="rounds to commit")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of initial weights, shards, batches and cohorts")
+    learners: int = Field(2, ge=1, le=100_000, description="learners to wait for before the first round")
+    exchange: Literal["gradient", "delta"] = Field(
+        "delta", description="gradient: every step is summed; delta: local steps, then averaged"
+    )
+    listen: str = Field(
+        "127.0.0.1:50051", description="HOST:PORT to listen on; 0.0.0.0:PORT for other machines"
+    )
+    run_dir: Path | None = Field(None, description="folder for results; default runs/DATE-TIME-MODEL")
+    dial_learners: bool = Field(True, description="call LearnerService at the address that a learner gives")
+    keep_checkpoints: int = Field(3, ge=1, description="newest checkpoints kept")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    cohort: CohortConfig = CohortConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    aggregate: AggregateConfig = AggregateConfig()
+    limits: LimitsConfig = LimitsConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _somebody_holds_data(self) -> RunConfig:
+        if self.data.source == "none" and self.data.holder == "leader":
+            raise ValueError("data.source is none, so learners must bring their own: set data.holder=learner")
+        return self
+
+    @model_validator(mode="after")
+    def _address(self) -> RunConfig:
+        host, _, port = self.listen.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f"listen is {self.listen!r}; it must be HOST:PORT with a port from 0 to 65535")
+        return self

@@ -1,0 +1,182 @@
+"""What happens in a run, as typed events; log, terminal and run folder subscribe to them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all run events."""
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """The leader is listening; `resumed_round` is the last committed round of a resumed run."""
+
+    run_id: str
+    run_dir: Path
+    dataset: str  # named for what it is, such as "CIFAR-10" or "synthetic shapes (drawn, not photos)"
+    model: str
+    parameters: int
+    exchange: str
+    rounds: int
+    address: str  # HOST:PORT that learners dial
+    learners: int  # how many the run waits for
+    resumed_round: int = 0
+
+
+@dataclass(frozen=True)
+class WaitingForLearners(Event):
+    """Too few learners are registered to start a round."""
+
+    have: int
+    need: int
+
+
+@dataclass(frozen=True)
+class LearnerJoined(Event):
+    """A learner registered (or came back)."""
+
+    learner_id: int
+    name: str
+    device: str  # such as "cpu (1 thread)" or "cuda:0 NVIDIA H100"
+    control: str  # "session", "dialled" or "plain"
+    own_examples: int | None  # number of its own training examples, None if the leader holds data
+
+
+@dataclass(frozen=True)
+class LearnerLeft(Event):
+    """A learner is gone: closed its session, or its lease ran out."""
+
+    learner_id: int
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RoundStarted(Event):
+    """A round's work orders are going out."""
+
+    round: int
+    steps: int  # exchanges in this round: 1 for deltas, the synchronous steps for gradients
+    learners: int
+
+
+@dataclass(frozen=True)
+class LearnerProgress(Event):
+    """A learner reports where it is in its current work order."""
+
+    learner_id: int
+    round: int
+    done: int  # local optimizer steps done in this order
+    total: int
+    images_per_s: float
+
+
+@dataclass(frozen=True)
+class UpdateAccepted(Event):
+    """One update is in the sum."""
+
+    learner_id: int
+    round: int
+    step: int
+    examples: int
+    loss: float
+    images_per_s: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class UpdateRefused(Event):
+    """One update was refused and left no trace in the sum."""
+
+    learner_id: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class StepApplied(Event):
+    """All updates of one exchange are aggregated and the optimizer step is done."""
+
+    round: int
+    step: int  # 0-based within the round
+    steps: int
+    loss: float
+    bytes_up: int  # cumulative over the run
+    bytes_down: int
+
+
+@dataclass(frozen=True)
+class RoundAbandoned(Event):
+    """The round closed without quorum; it is tried again."""
+
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class RoundCommitted(Event):
+    """The round's checkpoint is on disk."""
+
+    round: int
+    loss: float  # example-weighted mean training loss of the round
+    seconds: float  # from work orders out to checkpoint on disk
+    bytes_up: int  # payload bytes on the wire in this round, learners to leader
+    bytes_down: int  # model and data bytes on the wire in this round
+    learners: int  # learners whose updates are in the aggregate
+    examples: int
+    lr: float  # learning rate at the end of the round
+
+
+@dataclass(frozen=True)
+class Evaluated(Event):
+    """The global model of `round` was evaluated on the test split."""
+
+    round: int
+    test_accuracy: float  # 0..1
+    test_loss: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EvaluationSkipped(Event):
+    """The model of `round` was not evaluated because a newer one was ready."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class RunFinished(Event):
+    """All rounds are committed (`reason` is empty) or the run was stopped early for `reason`."""
+
+    round: int  # last committed round
+    seconds: float  # training time in this process, first work order to last commit
+    reason: str = ""
+
+
+Subscriber = Callable[[Event], None]
+
+
+class EventStream:
+    """Hands each event to every subscriber, in order; a failing subscriber never stops training."""
+
+    def __init__(self) -> None:
+        self._subscribers: list[Subscriber] = []
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Add a subscriber; it is called on the event loop and must not block."""
+        self._subscribers.append(subscriber)
+
+    def publish(self, event: Event) -> None:
+        """Tell all subscribers about `event`."""
+        for subscriber in self._subscribers:
+            try:
+                subscriber(event)
+            except Exception:
+                _log.exception("subscriber failed on %s", type(event).__name__)

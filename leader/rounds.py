@@ -1,0 +1,208 @@
+"""The round: events in, actions out; no sockets, no clock, no tensors.
+
+A round is made of exchanges (steps): one for deltas, several for gradients. In each exchange
+every part of the work (a shard, or a learner's own data) is dispatched to the learner that holds
+it, and the exchange closes when enough parts are in. A part may move to another learner at any
+time; its update is the same whoever makes it, and is counted once.
+
+    SELECTING --Begin--> TRAINING --all parts in, or quorum at the deadline--> APPLYING
+    APPLYING --StepApplied--> TRAINING (next exchange) | COMMITTED (last one)
+    TRAINING --deadline without quorum--> ABANDONED
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from utils.errors import DuplicateUpdateError, LateUpdateError, WireError
+
+
+class Phase(Enum):
+    """Where a round stands."""
+
+    SELECTING = auto()  # not begun
+    TRAINING = auto()  # waiting for updates
+    APPLYING = auto()  # the exchange is closed, its optimizer step is being made
+    COMMITTED = auto()
+    ABANDONED = auto()
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """What a round is, decided before it begins."""
+
+    round: int  # 1-based
+    steps: int  # exchanges, at least 1
+    parts: tuple[str, ...]  # pieces of work in every exchange
+    quorum: int  # parts an exchange needs at its deadline, 1..len(parts)
+    deadline_s: float  # seconds an exchange may take
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Start the first exchange; `holders` says which learner has which part."""
+
+    holders: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The update of `part` for exchange `step` is in the sum."""
+
+    part: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """`part` now belongs to `learner`; None when nobody can do it at present."""
+
+    part: str
+    learner: int | None
+
+
+@dataclass(frozen=True)
+class StepApplied:
+    """The optimizer step of the closed exchange is done and its weights are published."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = Begin | Accepted | Assigned | StepApplied | Tick
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """Give `learner` the work order of `part` in exchange `step`."""
+
+    learner: int
+    part: str
+    step: int
+
+
+@dataclass(frozen=True)
+class CloseStep:
+    """Take the mean of exchange `step` and apply it."""
+
+    step: int
+    parts: tuple[str, ...]  # the parts that are in the sum
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The round's last step is applied: write it to disk."""
+
+
+@dataclass(frozen=True)
+class Abandon:
+    """The round failed and leaves no trace."""
+
+    reason: str
+
+
+Action = Dispatch | CloseStep | Commit | Abandon
+
+
+class Round:
+    """One round's state machine."""
+
+    def __init__(self, plan: RoundPlan) -> None:
+        self.plan = plan
+        self.phase = Phase.SELECTING
+        self.step = 0
+        self.deadline: float | None = None  # clock value at which to send a Tick
+        self._holders: dict[str, int | None] = dict.fromkeys(plan.parts)
+        self._done: set[str] = set()
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Parts of the open exchange that are not in yet."""
+        if self.phase is not Phase.TRAINING:
+            return ()
+        return tuple(part for part in self.plan.parts if part not in self._done)
+
+    def pending_of(self, learner: int) -> tuple[str, ...]:
+        """Parts of the open exchange that `learner` still owes."""
+        return tuple(part for part in self.pending if self._holders[part] == learner)
+
+    def refusal(self, round_: int, step: int, part: str) -> WireError | None:
+        """Why an update can't be counted now, or None if it can."""
+        here = f"round {self.plan.round}, step {self.step}"
+        if (round_, step) != (self.plan.round, self.step):
+            return LateUpdateError(
+                f"update is for round {round_}, step {step}, but {here} is open; fetch new work"
+            )
+        if part not in self._holders:
+            return LateUpdateError(f"update for {part} is not part of {here}; fetch new work")
+        if part in self._done:
+            return DuplicateUpdateError(f"update for {part} is already counted in {here}")
+        if self.phase is not Phase.TRAINING:
+            return LateUpdateError(f"{here} has closed; fetch new work")
+        return None
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take one event at clock value `now` (seconds) and say what to do."""
+        match event:
+            case Begin(holders) if self.phase is Phase.SELECTING:
+                self._holders.update({part: holders.get(part) for part in self.plan.parts})
+                return self._open(now)
+            case Accepted(part, step) if self.refusal(self.plan.round, step, part) is None:
+                self._done.add(part)
+                return self._close() if not self.pending else []
+            case Assigned(part, learner) if part in self._holders:
+                return self._assign(part, learner)
+            case StepApplied() if self.phase is Phase.APPLYING:
+                return self._advance(now)
+            case Tick() if (
+                self.phase is Phase.TRAINING and self.deadline is not None and now >= self.deadline
+            ):
+                return self._expire()
+            case _:
+                return []
+
+    def _open(self, now: float) -> list[Action]:
+        self.phase = Phase.TRAINING
+        self.deadline = now + self.plan.deadline_s
+        self._done.clear()
+        return [
+            Dispatch(learner, part, self.step)
+            for part, learner in self._holders.items()
+            if learner is not None
+        ]
+
+    def _close(self) -> list[Action]:
+        self.phase = Phase.APPLYING
+        self.deadline = None
+        return [CloseStep(self.step, tuple(part for part in self.plan.parts if part in self._done))]
+
+    def _assign(self, part: str, learner: int | None) -> list[Action]:
+        moved = self._holders[part] != learner
+        self._holders[part] = learner
+        if moved and learner is not None and part in self.pending:
+            return [Dispatch(learner, part, self.step)]
+        return []
+
+    def _advance(self, now: float) -> list[Action]:
+        if self.step + 1 == self.plan.steps:
+            self.phase = Phase.COMMITTED
+            return [Commit()]
+        self.step += 1
+        return self._open(now)
+
+    def _expire(self) -> list[Action]:
+        if len(self._done) >= self.plan.quorum:
+            return self._close()
+        self.phase = Phase.ABANDONED
+        self.deadline = None
+        missing = ", ".join(part for part in self.plan.parts if part not in self._done)
+        return [
+            Abandon(
+                f"{len(self._done)} of {len(self.plan.parts)} updates in after {self.plan.deadline_s:g} s, "
+                f"{self.plan.quorum} are needed; missing: {missing}"
+            )
+        ]

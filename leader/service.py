@@ -1,0 +1,238 @@
+"""The LeaderService RPCs: protobuf in, domain call, protobuf out; errors become gRPC statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from leader.config import RunConfig
+from leader.coordinator import Coordinator
+from leader.data_stream import stream_shard
+from leader.events import EventStream, LearnerProgress, UpdateRefused
+from leader.links import SessionLink
+from leader.membership import Member
+from leader.uploads import Uploads
+from protos import leader_pb2
+from utils.datasets import Dataset
+from utils.errors import NotReadyError, PayloadError, StalledError, WireError, status_of
+from utils.rpc import SERVICE, UploadMessage, parse_upload, raw
+
+_log = logging.getLogger(__name__)
+Context = aio.ServicerContext[Any, Any]
+
+
+class LeaderService:
+    """One run's gRPC service."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        description: leader_pb2.RunDescription,
+        coordinator: Coordinator,
+        uploads: Uploads,
+        data: Dataset | None,
+        events: EventStream,
+    ) -> None:
+        self._config = config
+        self._description = description
+        self._coordinator = coordinator
+        self._workforce = coordinator.workforce
+        self._uploads = uploads
+        self._data = data
+        self._events = events
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The service as a handler to add to a server."""
+        unary, down = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
+        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "RegisterLearner": unary(
+                _answering(self._register),
+                leader_pb2.LearnerInfo.FromString,
+                leader_pb2.AckWithMetadata.SerializeToString,
+            ),
+            "GetWork": unary(
+                _answering(self._get_work),
+                leader_pb2.WorkRequest.FromString,
+                leader_pb2.WorkOrders.SerializeToString,
+            ),
+            "GetModel": down(_streaming(self._get_model), leader_pb2.Empty.FromString, raw),
+            "GetData": down(_streaming(self._get_data), leader_pb2.LearnerDataRequest.FromString, raw),
+            "AccumulateGradients": grpc.stream_unary_rpc_method_handler(
+                _answering(self._accumulate), parse_upload, leader_pb2.Ack.SerializeToString
+            ),
+            "Session": grpc.stream_stream_rpc_method_handler(
+                _streaming(self._session),
+                leader_pb2.LearnerMessage.FromString,
+                leader_pb2.LeaderMessage.SerializeToString,
+            ),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+    async def _register(self, info: leader_pb2.LearnerInfo, context: Context) -> leader_pb2.AckWithMetadata:
+        if self._coordinator.over:
+            raise NotReadyError("the run is over")
+        member = self._workforce.register(info, context.peer())
+        return leader_pb2.AckWithMetadata(
+            success=True,
+            message=f"registered as {member.name}",
+            learner_id=member.learner_id,
+            max_learners=self._workforce.members.max_learners,
+            token=member.token,
+            name=member.name,
+            run=self._description,
+        )
+
+    def _member(self, token: bytes, network_addr: str, context: Context) -> Member:
+        members = self._workforce.members
+        member = members.by_token(token) if token else members.by_address(network_addr, context.peer())
+        members.touch(member, time.monotonic())
+        return member
+
+    async def _get_work(self, request: leader_pb2.WorkRequest, context: Context) -> leader_pb2.WorkOrders:
+        member = self._member(request.token, "", context)
+        return leader_pb2.WorkOrders(orders=self._coordinator.work_of(member))
+
+    async def _get_model(self, request: leader_pb2.Empty, context: Context) -> AsyncIterator[bytes]:
+        versions = self._coordinator.versions
+        if not request.token and versions.number is not None:
+            await self._coordinator.fresh_model(context.peer(), self._config.limits.stall_s)
+        version = versions.get(request.version if request.HasField("version") else None)
+        for message in versions.stream(version):
+            self._coordinator.traffic.down += len(message)
+            yield message
+
+    async def _get_data(
+        self, request: leader_pb2.LearnerDataRequest, context: Context
+    ) -> AsyncIterator[bytes]:
+        member = self._member(request.token, request.network_addr, context)
+        if self._data is None:
+            raise PayloadError("this leader hands out no data; start the learner with --data DIR")
+        await self._workforce.changed.wait_until(
+            lambda: self._coordinator.over or self._workforce.seats() is not None, self._config.limits.stall_s
+        )
+        indices = self._workforce.shard_of(member, request.shard if request.HasField("shard") else None)
+        for message in stream_shard(self._data, indices, self._config.limits.chunk_bytes):
+            self._coordinator.traffic.down += len(message)
+            yield message
+
+    async def _accumulate(self, messages: AsyncIterator[UploadMessage], context: Context) -> leader_pb2.Ack:
+        stream = aiter(messages)
+        first = await self._uploads.first(stream)
+        header = first.header if not isinstance(first, memoryview) and first.HasField("header") else None
+        member = self._member(header.token if header else b"", "", context)
+        try:
+            if header is None:
+                work_id = await self._coordinator.plain_work(member, self._config.limits.stall_s)
+            else:
+                work_id = header.work_id
+            self._coordinator.check_open(work_id)
+            # Without budget the stream is not read, and gRPC's flow control holds the learner back.
+            async with self._uploads.budget.hold(self._uploads.size):
+                upload = await self._uploads.receive(first, stream)
+                await self._coordinator.submit(member, upload, work_id)
+        except WireError as error:
+            self._events.publish(UpdateRefused(member.learner_id, str(error)))
+            raise
+        return leader_pb2.Ack(success=True, message="counted")
+
+    async def _session(
+        self, messages: AsyncIterator[leader_pb2.LearnerMessage], context: Context
+    ) -> AsyncIterator[leader_pb2.LeaderMessage]:
+        stream = aiter(messages)
+        member = await self._greet(stream)
+        link = SessionLink()
+        self._workforce.attach(member, link)
+        self._coordinator.resend_work(member)
+        listener = asyncio.ensure_future(self._listen(member, link, stream))
+        try:
+            while (message := await link.next()) is not None:
+                yield message
+        finally:
+            listener.cancel()
+            link.closed()
+            self._workforce.detach(member, link)
+
+    async def _greet(self, stream: AsyncIterator[leader_pb2.LearnerMessage]) -> Member:
+        try:
+            async with asyncio.timeout(self._config.limits.stall_s):
+                first = await anext(stream, None)
+        except TimeoutError:
+            raise StalledError("the session was opened but nobody said hello") from None
+        if first is None or first.WhichOneof("kind") != "hello":
+            raise PayloadError("a session begins with hello")
+        return self._workforce.members.by_token(first.hello.token)
+
+    async def _listen(
+        self, member: Member, link: SessionLink, stream: AsyncIterator[leader_pb2.LearnerMessage]
+    ) -> None:
+        """Take what the learner says until it closes its side; then close ours."""
+        try:
+            async for message in stream:
+                self._workforce.members.touch(member, time.monotonic())
+                self._heed(member, message)
+        except aio.BaseError as error:
+            _log.debug("session of %s broke: %s", member.name, error)
+        finally:
+            link.end()
+
+    def _heed(self, member: Member, message: leader_pb2.LearnerMessage) -> None:
+        match message.WhichOneof("kind"):
+            case "progress":
+                progress = message.progress
+                self._events.publish(
+                    LearnerProgress(
+                        member.learner_id,
+                        self._coordinator.state.round + 1,
+                        progress.done,
+                        progress.total,
+                        progress.images_per_s,
+                    )
+                )
+            case "failure":
+                reason = message.failure.message[:500]
+                _log.error("learner %s can't do its work: %s", member.name, reason)
+                self._workforce.leave(member, f"failed: {reason}")
+            case "goodbye":
+                self._workforce.leave(member, message.goodbye.reason[:500] or "said goodbye")
+            case _:
+                pass  # a heartbeat says only that the learner lives
+
+
+def _answering(
+    call: Callable[[Any, Context], Awaitable[Any]],
+) -> Callable[[Any, Context], Awaitable[Any]]:
+    """`call`, with Flockstep's errors told to the peer as gRPC statuses."""
+
+    async def answer(request: Any, context: Context) -> Any:
+        try:
+            return await call(request, context)
+        except WireError as error:
+            await _abort(context, error)
+
+    return answer
+
+
+def _streaming(
+    call: Callable[[Any, Context], AsyncIterator[Any]],
+) -> Callable[[Any, Context], AsyncIterator[Any]]:
+    """The same for a call that answers with a stream."""
+
+    async def answer(request: Any, context: Context) -> AsyncIterator[Any]:
+        try:
+            async for message in call(request, context):
+                yield message
+        except WireError as error:
+            await _abort(context, error)
+
+    return answer
+
+
+async def _abort(context: Context, error: WireError) -> None:
+    _log.debug("refused %s: %s", context.peer(), error)
+    await context.abort(status_of(error), f"leader: {error}")

@@ -1,0 +1,27 @@
+"""The run's committed state: what a checkpoint holds and a restart needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leader.workforce import Seats
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Everything that the next round depends on. Random choices derive from the config's seed."""
+
+    run_id: str
+    round: int  # rounds committed
+    exchanges: int  # exchanges applied in those rounds
+    version: int  # number of the model version
+    vector: NDArray[np.float32]  # (total,): parameters, then float buffers
+    optimizer: Mapping[str, NDArray[np.float32]]  # server optimizer state
+    seats: Seats | None = None  # None before the data is dealt
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: float = 0.0  # training time

@@ -1,0 +1,102 @@
+"""Work orders: everything that determines one learner's update, from the config and the round."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from leader.config import RunConfig
+from protos import leader_pb2
+from utils.schedule import Schedule
+from utils.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class Part:
+    """One piece of a round's work: a shard of the leader's data, or one learner's own data."""
+
+    id: str
+    examples: int
+    shard: int | None  # None for a learner's own data
+    seed: int
+
+    @classmethod
+    def of_shard(cls, shard: int, examples: int, run_seed: int) -> Part:
+        """The part that is shard number `shard`; who trains it makes no difference to its bits."""
+        return cls(f"shard-{shard:05d}", examples, shard, derive_seed(run_seed, "shard", shard))
+
+    @classmethod
+    def of_own(cls, name: str, examples: int, fingerprint: str, run_seed: int) -> Part:
+        """The part that is the own data of the learner called `name`."""
+        return cls(cls.own_id(name), examples, None, derive_seed(run_seed, "own", fingerprint))
+
+    @staticmethod
+    def own_id(name: str) -> str:
+        """Id of the part that is the own data of the learner called `name`."""
+        return f"own-{name}"
+
+
+class WorkPlanner:
+    """Turns (round, step, part, model version) into work orders."""
+
+    def __init__(self, config: RunConfig, run_id: str) -> None:
+        self._config = config
+        self._run_id = run_id
+        train = config.train
+        self.schedule = Schedule(train.schedule, train.lr, train.warmup)
+
+    def steps(self, parts: Iterable[Part]) -> int:
+        """Exchanges in a round with these parts."""
+        if self._config.exchange == "delta":
+            return 1
+        return self._config.train.local_steps or max(self._epoch_batches(part) for part in parts)
+
+    def _epoch_batches(self, part: Part) -> int:
+        train = self._config.train
+        return train.local_epochs * math.ceil(part.examples / train.batch_size)
+
+    def progress(self, round_: int, step: int, steps: int) -> float:
+        """Fraction of the run that is done before this exchange."""
+        return (round_ - 1 + step / steps) / self._config.rounds
+
+    def lr(self, round_: int, step: int, steps: int) -> float:
+        """Learning rate when `step` exchanges of the round are done: that of the leader's own next step."""
+        return self.schedule.at(self.progress(round_, step, steps))
+
+    def weight_bound(self, parts: Iterable[Part]) -> int:
+        """Largest total weight that the updates of these parts can have."""
+        return sum(part.examples for part in parts)
+
+    def order(
+        self, round_: int, step: int, steps: int, part: Part, *, version: int, first_exchange: int
+    ) -> leader_pb2.WorkOrder:
+        """The work order; `first_exchange` counts the exchanges of all rounds before this one."""
+        train = self._config.train
+        gradient = self._config.exchange == "gradient"
+        local_steps = 1 if gradient else train.local_steps or self._epoch_batches(part)
+        order = leader_pb2.WorkOrder(
+            round=round_,
+            step=step,
+            version=version,
+            shard=part.shard,
+            seed=part.seed,
+            exchange=self._config.exchange,
+            first_batch=first_exchange + step if gradient else (round_ - 1) * local_steps,
+            local_steps=local_steps,
+            batch_size=train.batch_size,
+            progress_start=self.progress(round_, step, steps),
+            progress_end=self.progress(round_, step + 1, steps),
+            schedule=leader_pb2.Schedule(kind=train.schedule, lr=train.lr, warmup=train.warmup),
+            momentum=train.momentum,
+            weight_decay=train.weight_decay,
+            nesterov=train.nesterov,
+            augment=train.augment,
+            dtype=train.dtype,
+            label_smoothing=train.label_smoothing,
+        )
+        digest = hashlib.sha256(f"{self._run_id}:{part.id}:".encode())
+        digest.update(order.SerializeToString(deterministic=True))
+        order.work_id = digest.hexdigest()[:32]
+        return order

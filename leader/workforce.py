@@ -1,0 +1,225 @@
+"""The learners at work: registration, leases, and which learner holds which part."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leader.config import RunConfig
+from leader.events import EventStream, LearnerJoined, LearnerLeft
+from leader.links import DialledLink, LearnerLink, SessionLink
+from leader.membership import CONTROL_NAMES, Member, Membership
+from leader.partition import partition
+from leader.shards import ShardMap
+from leader.signal import Signal
+from leader.work import Part
+from protos import leader_pb2
+from utils.errors import IncompatibleError, NotReadyError
+
+_log = logging.getLogger(__name__)
+_ADDRESS = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):\d{1,5}")
+Shards = tuple[NDArray[np.int64], ...]
+
+
+@dataclass(frozen=True)
+class Seats:
+    """Which learner holds which part of the leader's data, as a checkpoint keeps it."""
+
+    shards: Shards  # example indices of each shard
+    holders: Mapping[str, str]  # shard number to the name of its learner
+
+
+class Workforce:
+    """Who is there and who holds what; tells `changed` and calls `on_change` when that moves."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        classes: int,
+        labels: NDArray[np.int64] | None,
+        seats: Seats | None,
+        events: EventStream,
+    ) -> None:
+        self._config = config
+        self._classes = classes
+        self._labels = labels  # None where the leader holds no data to deal out
+        self._events = events
+        self.members = Membership(max_learners=config.limits.max_learners, lease_s=config.cohort.lease_s)
+        self.changed = Signal()
+        self.on_change: Callable[[], None] = lambda: None
+        self._shards: Shards | None = None
+        self._map = ShardMap(0)
+        self._own_quorum = 0
+        self._resumed = seats
+
+    def register(self, info: leader_pb2.LearnerInfo, peer: str) -> Member:
+        """Take a learner in; raises IncompatibleError, NameTakenError, LimitError or PayloadError."""
+        self._check_data(info)
+        member, new = self.members.register(info, peer, time.monotonic())
+        if member.control != leader_pb2.CONTROL_SESSION and self._dialable(member):
+            member.link = self._dialled(member)
+            member.connected = True
+        if member.own_data is None:
+            self._map.add(member.learner_id)
+            if self._map.orphans:
+                self._map.rebalance()
+        if new:
+            own = member.own_data.examples if member.own_data else None
+            control = CONTROL_NAMES[member.control]
+            self._events.publish(
+                LearnerJoined(member.learner_id, member.name, member.device or control, control, own)
+            )
+        self._announce()
+        return member
+
+    def _check_data(self, info: leader_pb2.LearnerInfo) -> None:
+        own = info.own_data if info.HasField("own_data") else None
+        if own is None and self._labels is None:
+            raise IncompatibleError(
+                "this run's leader hands out no data (data.holder is learner); start the learner with --data DIR"
+            )
+        if own is not None and own.classes != self._classes:
+            raise IncompatibleError(
+                f"your data has {own.classes} classes, this run's model {self._classes}; "
+                "use the same classes everywhere (leader: model.classes)"
+            )
+
+    def _dialable(self, member: Member) -> bool:
+        return self._config.dial_learners and _ADDRESS.fullmatch(member.network_addr) is not None
+
+    def _dialled(self, member: Member) -> DialledLink:
+        return DialledLink(
+            member.network_addr,
+            work_timeout_s=self._config.cohort.deadline_s,
+            heartbeat_s=None if member.plain else self._config.cohort.lease_s / 2,
+            seen=lambda: self.members.touch(member, time.monotonic()),
+            lost=lambda reason: self.leave(member, f"can't be dialled any more: {reason}"),
+        )
+
+    def attach(self, member: Member, link: SessionLink) -> None:
+        """The member's session is open: push to it through `link` from now on."""
+        if isinstance(member.link, SessionLink):
+            member.link.end()
+        member.link = link
+        member.connected = True
+        self.members.touch(member, time.monotonic())
+        self._announce()
+
+    def detach(self, member: Member, link: LearnerLink) -> None:
+        """The member's session broke; its lease goes on, so that it can come back."""
+        if member.link is link:
+            member.connected = False
+            self._announce()
+
+    def leave(self, member: Member, reason: str) -> None:
+        """The member is gone; the parts that it held go to others."""
+        if not self.members.remove(member):
+            return
+        if isinstance(member.link, SessionLink):
+            member.link.end()
+        if member.own_data is None:
+            self._map.remove(member.learner_id)
+            self._map.rebalance()
+        self._events.publish(LearnerLeft(member.learner_id, member.name, reason))
+        self._announce()
+
+    def expire(self) -> None:
+        """Let go of every member whose lease has run out."""
+        for member in self.members.expired(time.monotonic()):
+            self.leave(member, f"no sign of life for {self._config.cohort.lease_s:g} s")
+
+    def _announce(self) -> None:
+        self.changed.notify()
+        self.on_change()
+
+    def deal(self) -> None:
+        """Before the first round: split the leader's data among the learners that bring none.
+
+        A resumed run keeps its shards, and each learner that came back keeps those it had.
+        """
+        if self._shards is not None:
+            return
+        takers = [member for member in self.members if member.own_data is None]
+        self._own_quorum = len(self.members) - len(takers)
+        if self._resumed is not None:
+            self._adopt(self._resumed.shards, takers, self._resumed.holders)
+        elif self._labels is None or not takers:
+            self._adopt((), takers, {})
+        else:
+            data, parts = self._config.data, len(takers)
+            shards = partition(
+                self._labels, parts, kind=data.partition, alpha=data.alpha, seed=self._config.seed
+            )
+            self._adopt(shards, takers, {})
+
+    def _adopt(self, shards: Shards, takers: list[Member], holders: Mapping[str, str]) -> None:
+        held: dict[int, tuple[int, ...]] = {
+            member.learner_id: tuple(int(shard) for shard, name in holders.items() if name == member.name)
+            for member in takers
+        }
+        self._shards = shards
+        self._map = ShardMap(len(shards), held)
+        self._map.rebalance()
+        self._announce()
+
+    def rebalance(self) -> None:
+        """Between rounds: spread the shards evenly again, with as few moves as possible."""
+        self._map.rebalance()
+        self._announce()
+
+    def seats(self) -> Seats | None:
+        """The deal as it stands, by learners' names; None before the data is dealt."""
+        if self._shards is None:
+            return None
+        names = {member.learner_id: member.name for member in self.members}
+        holders = {
+            str(i): names[id_] for i in range(len(self._shards)) if (id_ := self._map.holder(i)) is not None
+        }
+        return Seats(self._shards, holders)
+
+    def shard_of(self, member: Member, shard: int | None) -> NDArray[np.int64]:
+        """Example indices of a shard that `member` may fetch; its first one where none is named."""
+        if self._shards is None:
+            raise NotReadyError("the data is dealt out when enough learners are here; try again")
+        held = self._map.held_by(member.learner_id)
+        if shard is None and held:
+            return self._shards[held[0]]
+        if shard is None or shard not in held:
+            raise NotReadyError(f"{member.name} does not hold shard {shard}; wait for a work order")
+        return self._shards[shard]
+
+    def parts(self) -> dict[str, Part]:
+        """All the work there is at present, by part id."""
+        seed = self._config.seed
+        parts = [Part.of_shard(i, len(indices), seed) for i, indices in enumerate(self._shards or ())]
+        for member in self.members:
+            if member.own_data is not None:
+                own = member.own_data
+                parts.append(Part.of_own(member.name, own.examples, own.fingerprint, seed))
+        return {part.id: part for part in parts}
+
+    def holders(self) -> dict[str, int]:
+        """Which learner does which part; parts that nobody can do are left out."""
+        held: dict[str, int] = {}
+        for part in self.parts().values():
+            holder = self._map.holder(part.shard) if part.shard is not None else None
+            if holder is not None:
+                held[part.id] = holder
+        held |= {Part.own_id(m.name): m.learner_id for m in self.members if m.own_data is not None}
+        return held
+
+    def enough(self) -> bool:
+        """Whether a further round can begin with the learners that are here."""
+        own = sum(member.own_data is not None for member in self.members)
+        takers = len(self.members) - own
+        if self._shards and not takers:
+            return False
+        return own + takers > 0 and own >= math.ceil(self._config.cohort.quorum * self._own_quorum)

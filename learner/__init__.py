@@ -1,0 +1,1 @@
+"""The learner: trains on one shard and streams its updates to the leader."""

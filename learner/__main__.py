@@ -1,0 +1,29 @@
+"""`python -m learner`: parse, run, and turn errors into one clear line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from learner.options import parse
+from utils.console import setup_logging
+from utils.errors import FlockstepError
+
+
+def main() -> int:
+    """Run the learner; returns the exit code."""
+    try:
+        options = parse(sys.argv[1:], os.environ)
+        setup_logging(options.log_format, options.log_level)
+        from learner.app import run  # here, so that --help does not wait for torch
+
+        return run(options)
+    except FlockstepError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""The learner program: register, work, reconnect with back-off, leave cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import time
+from dataclasses import dataclass
+
+import torch
+from grpc import aio
+
+from learner.dialled import LearnerServer
+from learner.options import LearnerOptions
+from learner.session import Session
+from learner.task import Shard
+from learner.worker import Connection, Worker
+from model.precision import choose_device
+from protos import leader_pb2
+from utils.datasets import open_dataset
+from utils.errors import FlockstepError, NotReadyError, UnknownLearnerError, UnreachableError, error_of
+from utils.rpc import OPTIONS, LeaderStub
+from utils.version import PROTOCOL, RELEASE
+
+_log = logging.getLogger(__name__)
+_CALL_TIMEOUT_S = 10.0
+_FIRST_WAIT_S = 0.2
+_LONGEST_WAIT_S = 5.0
+#: What a new registration can mend.
+_MENDABLE = (UnreachableError, UnknownLearnerError, NotReadyError)
+
+
+@dataclass(frozen=True)
+class Own:
+    """The learner's own data and what it tells the leader about it."""
+
+    shard: Shard
+    said: leader_pb2.OwnData
+
+
+def open_own(options: LearnerOptions) -> Own | None:
+    """The data under --data; raises DataError."""
+    if options.data is None:
+        return None
+    train = open_dataset(str(options.data), options.data, download=False).train
+    _log.info(
+        "own data: %s, %d examples in %d classes; it stays here", train.name, len(train), len(train.classes)
+    )
+    said = leader_pb2.OwnData(
+        examples=len(train), classes=len(train.classes), fingerprint=train.fingerprint()
+    )
+    return Own(Shard(train.images, train.labels), said)
+
+
+def describe_device(device: torch.device) -> str:
+    """The device as a person reads it."""
+    if device.type == "cuda":
+        return f"{device} {torch.cuda.get_device_name(device)}"
+    threads = torch.get_num_threads()
+    return f"{device} ({threads} thread{'s' if threads > 1 else ''})" if device.type == "cpu" else str(device)
+
+
+class App:
+    """One learner, from its first registration to the leader's Stop."""
+
+    def __init__(self, options: LearnerOptions, device: torch.device, own: Own | None) -> None:
+        self._options = options
+        self._own = own
+        self._device_text = describe_device(device)
+        self._worker = Worker(options, device, own.shard if own else None)
+        self._server = LearnerServer(options.network_addr, self._worker) if options.network_addr else None
+        self._name = options.name
+        self._token = b""
+        self._session: Session | None = None
+        self._leaving = asyncio.Event()
+        self._jitter = random.SystemRandom()  # learners that lost one leader must not come back in step
+
+    def leave(self, reason: str) -> None:
+        """Say goodbye and end."""
+        _log.info("%s: leaving", reason)
+        self._leaving.set()
+        if self._session is not None:
+            self._session.goodbye(reason)
+
+    async def run(self) -> None:
+        """Work until the leader says stop or `leave` is called.
+
+        Raises UnreachableError when the leader stays away for too long, and any error that a
+        reconnect can't mend.
+        """
+        if self._server is not None:
+            await self._server.start()
+        work = asyncio.ensure_future(self._worker.run())
+        control = asyncio.ensure_future(self._follow())
+        leaving = asyncio.ensure_future(self._leaving.wait())
+        try:
+            await asyncio.wait((work, control, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                await self._report_failure(work)
+            if control.done():
+                control.result()
+            elif self._leaving.is_set():
+                await asyncio.wait((control,), timeout=2.0)  # goodbye is on its way
+        finally:
+            for task in (work, control, leaving):
+                task.cancel()
+            await self._worker.close()
+            if self._server is not None:
+                await self._server.close()
+
+    async def _report_failure(self, work: asyncio.Task[None]) -> None:
+        error = work.exception()
+        if self._session is not None and error is not None:
+            self._session.failure(str(error))
+            await asyncio.sleep(0)
+        work.result()
+
+    async def _follow(self) -> None:
+        """Register and take orders; when the connection breaks, do it again."""
+        limit_s, lost_at, wait_s = self._options.connect_timeout_s, time.monotonic(), _FIRST_WAIT_S
+        while True:
+            try:
+                async with aio.insecure_channel(self._options.leader, options=OPTIONS) as channel:
+                    connection = await self._register(LeaderStub(channel))
+                    lost_at, wait_s, limit_s = (
+                        time.monotonic(),
+                        _FIRST_WAIT_S,
+                        self._options.reconnect_timeout_s,
+                    )
+                    stop = await self._serve(connection)
+                    lost_at = time.monotonic()
+                if stop is not None:
+                    _log.info("the leader says stop: %s", stop.reason)
+                    return
+                if self._leaving.is_set():
+                    return
+                _log.warning("the leader closed the session; registering again")
+            except _MENDABLE as error:
+                if self._leaving.is_set():
+                    return
+                if time.monotonic() - lost_at > limit_s:
+                    raise UnreachableError(
+                        f"leader {self._options.leader} was not reachable for {limit_s:g} s ({error}); "
+                        "check the address and that the leader runs"
+                    ) from None
+                _log.warning("leader %s: %s; trying again", self._options.leader, error)
+            await asyncio.sleep(wait_s * self._jitter.uniform(0.5, 1.0))
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+    async def _register(self, stub: LeaderStub) -> Connection:
+        options = self._options
+        control = leader_pb2.CONTROL_DIALLED if options.network_addr else leader_pb2.CONTROL_SESSION
+        info = leader_pb2.LearnerInfo(
+            network_addr=options.network_addr,
+            protocol=PROTOCOL,
+            release=RELEASE,
+            name=self._name,
+            token=self._token,
+            device=self._device_text,
+            control=control,
+            own_data=self._own.said if self._own else None,
+        )
+        try:
+            reply = await stub.register(info, _CALL_TIMEOUT_S)
+        except aio.AioRpcError as error:
+            raise error_of(error.code(), error.details() or "") from None
+        if not reply.success:
+            raise FlockstepError(f"the leader refused this learner: {reply.message}")
+        self._name, self._token = reply.name, reply.token
+        _log.info("registered as learner %d (%s) for run %s", reply.learner_id, reply.name, reply.run.run_id)
+        return Connection(stub, reply.token, reply.learner_id, reply.run)
+
+    async def _serve(self, connection: Connection) -> leader_pb2.Stop | None:
+        self._worker.connect(connection)
+        try:
+            if self._server is not None:
+                return await self._server.run(connection)
+            self._session = Session(connection, self._worker)
+            return await self._session.run()
+        finally:
+            self._session = None
+            self._worker.disconnect()
+
+
+async def learn(options: LearnerOptions, device: torch.device, own: Own | None) -> int:
+    """Run one learner; returns the exit code, raises FlockstepError."""
+    app = App(options, device, own)
+    loop = asyncio.get_running_loop()
+    received: list[int] = []
+
+    def leave(number: signal.Signals) -> None:
+        received.append(number)
+        app.leave(f"stopped by {number.name}")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, leave, number)
+    await app.run()
+    return 128 + received[0] if received else 0
+
+
+def run(options: LearnerOptions) -> int:
+    """Set up device and data, then learn; returns the exit code."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    # The same order must give the same update each time it is trained.
+    torch.backends.cudnn.deterministic = True
+    device = choose_device(options.device)
+    return asyncio.run(learn(options, device, open_own(options)))

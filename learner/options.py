@@ -1,0 +1,111 @@
+"""The learner's options: flags over environment over defaults."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from utils.flags import SETTINGS, FlagParser, paragraph
+from utils.settings import Schema
+
+
+def _matching(pattern: str, allowed: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise ValueError(f"allowed: {allowed}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:
+        raise ValueError("allowed: HOST:PORT with a port from 1 to 65535")
+    return text
+
+
+def _address_or_empty(text: str) -> str:
+    return text and _address(text)
+
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class LearnerOptions(BaseModel):
+    """One learner: whom it works for, with what, and for how long it tries."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    leader: Annotated[str, AfterValidator(_address)] = Field(description="where the leader listens")
+    data: Path | None = Field(
+        None,
+        description="folder with own data, which is never sent; if not given, the leader sends a shard",
+    )
+    device: Annotated[str, _matching(r"auto|cpu|mps|cuda(:\d{1,3})?", "auto, cpu, cuda, cuda:N, mps")] = (
+        Field("auto", description="where to train; auto = the first accelerator, else the CPU")
+    )
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 = torch's default, all cores")
+    network_addr: Annotated[str, AfterValidator(_address_or_empty)] = Field(
+        "", description="where the leader can call this learner; if not given, only the learner calls"
+    )
+    name: Annotated[str, _matching(r"[A-Za-z0-9._-]{0,64}", "1 to 64 letters, digits, '.', '_' or '-'")] = (
+        Field("", description="stable name, under which a learner that comes back gets its shard again")
+    )
+    compile: bool = Field(False, description="compile the model with torch.compile")
+    channels_last: bool = Field(
+        True, description="keep images channels-last, which is faster for most convolutions"
+    )
+    connect_timeout_s: Seconds = Field(60.0, description="seconds to reach the leader in before giving up")
+    reconnect_timeout_s: Seconds = Field(
+        600.0, description="seconds to find a lost leader again before giving up"
+    )
+    log_format: Literal["auto", "rich", "plain", "json"] = Field(
+        "auto", description="auto = rich on a terminal, else plain"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe message shown"
+    )
+
+
+SCHEMA = Schema(LearnerOptions, prefix="FLOCKSTEP_LEARNER_")
+
+_METAVARS = {
+    "leader": "HOST:PORT",
+    "data": "DIR",
+    "device": "auto|cpu|cuda|cuda:N|mps",
+    "network_addr": "HOST:PORT",
+    "name": "NAME",
+    "connect_timeout_s": "SECONDS",
+    "reconnect_timeout_s": "SECONDS",
+}
+
+_DESCRIPTION = """\
+Take part in a training run: get the model from the leader, train on a shard of data or on this machine's \
+own, and send back gradients or weight deltas.
+
+  python -m learner --leader 127.0.0.1:50051
+  python -m learner --leader 10.0.0.1:50051 --device cuda:1 --data photos"""
+
+_ENVIRONMENT = """\
+Each of these can also be an environment variable: FLOCKSTEP_LEARNER_ and the flag's name in capitals. A \
+flag counts before its variable.
+
+  FLOCKSTEP_LEARNER_LEADER=10.0.0.1:50051 python -m learner"""
+
+
+def parse(argv: list[str], environ: Mapping[str, str]) -> LearnerOptions:
+    """The options that `argv` (without the program's name) and the environment give.
+
+    Raises ConfigError with one line for each problem; `--help` and `--version` raise SystemExit.
+    """
+    parser = FlagParser("python -m learner", "%(prog)s --leader HOST:PORT [flags]", _DESCRIPTION)
+    for name, key in SCHEMA.keys.items():
+        parser.add_key(f"--{name.replace('_', '-')}", key, _METAVARS.get(name, ""))
+    parser.epilog = paragraph(_ENVIRONMENT)
+    options = parser.parse_or_raise(argv, {})
+    return SCHEMA.build({**SCHEMA.from_environment(environ), **SCHEMA.from_text(options.__dict__[SETTINGS])})

@@ -1,0 +1,141 @@
+"""Moving payloads: pull the model and shards, push updates; everything received is checked."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from grpc import aio
+from numpy.typing import NDArray
+
+from learner.task import Shard
+from learner.trainer import Update
+from model.flat import Layout
+from protos import leader_pb2
+from utils.errors import IncompatibleError, PayloadError, StalledError, error_of
+from utils.framing import frames
+from utils.payload import Manifest, Payload, PayloadReader, encode_header
+from utils.rpc import LeaderStub
+
+_STALL_S = 60.0
+_HEADER_BYTES = 8 << 20
+_MAX_DATA_BYTES = 1 << 40
+
+
+@dataclass(frozen=True)
+class HeldUpdate:
+    """An update as it travels; kept until its round is committed, so that it can be sent again."""
+
+    work_id: str
+    round: int
+    header: bytes  # of the safetensors file
+    values: NDArray[np.float32]  # (total,)
+    said: leader_pb2.UpdateHeader  # without token
+
+    @classmethod
+    def of(cls, order: leader_pb2.WorkOrder, update: Update, layout: Layout) -> HeldUpdate:
+        """The update that answers `order`."""
+        header = encode_header(
+            ((entry.name, "F32", entry.shape) for entry in layout.entries),
+            {"codec": "none", "exchange": order.exchange},
+        )
+        values = np.ascontiguousarray(update.values)
+        said = leader_pb2.UpdateHeader(
+            work_id=order.work_id,
+            examples=update.examples,
+            total_bytes=len(header) + values.nbytes,
+            crc32=zlib.crc32(values.data.cast("B"), zlib.crc32(header)),
+            loss=update.loss,
+            seconds=update.seconds,
+        )
+        return cls(order.work_id, order.round, header, values, said)
+
+    def messages(self, token: bytes, chunk_bytes: int) -> Iterator[bytes]:
+        """The AccumulateGradients stream, framed."""
+        said = leader_pb2.UpdateHeader(token=token)
+        said.MergeFrom(self.said)
+        yield leader_pb2.GradientData(header=said).SerializeToString()
+        yield from frames(self.header, self.values.data.cast("B"), chunk_bytes)
+
+
+async def push(stub: LeaderStub, token: bytes, held: HeldUpdate, chunk_bytes: int) -> None:
+    """Send an update; returns when it is counted, raises what the leader refused it with."""
+    try:
+        await stub.accumulate(held.messages(token, chunk_bytes))
+    except aio.AioRpcError as error:
+        raise error_of(error.code(), error.details() or "") from None
+
+
+async def pull_model(stub: LeaderStub, token: bytes, version: int, layout: Layout) -> NDArray[np.float32]:
+    """The model's flat vector (total,) float32; raises IncompatibleError if its tensors are not `layout`'s."""
+    chunks = stub.get_model(leader_pb2.Empty(token=token, version=version))
+    payload = await _collect(
+        chunks, 4 * layout.total + _HEADER_BYTES, lambda manifest: check_model(layout, manifest)
+    )
+    return payload.data.view(np.float32)
+
+
+def check_model(layout: Layout, manifest: Manifest) -> None:
+    """Raise IncompatibleError unless the payload is the flat vector of `layout`."""
+    received = [(tensor.name, tensor.dtype, tensor.shape) for tensor in manifest.tensors]
+    expected = [(entry.name, "F32", entry.shape) for entry in layout.entries]
+    for theirs, ours in zip(received, expected, strict=False):
+        if theirs != ours:
+            raise IncompatibleError(
+                f"the leader's model has {theirs} where this learner's has {ours}; install the same release on both"
+            )
+    if len(received) != len(expected):
+        raise IncompatibleError(
+            f"the leader's model has {len(received)} tensors, this learner's {len(expected)}; "
+            "install the same release on both"
+        )
+
+
+async def pull_shard(stub: LeaderStub, token: bytes, shard: int, network_addr: str, classes: int) -> Shard:
+    """One shard of the leader's data; raises PayloadError if it is not images and labels."""
+    request = leader_pb2.LearnerDataRequest(network_addr=network_addr, token=token, shard=shard)
+    payload = await _collect(stub.get_data(request), _MAX_DATA_BYTES, _check_data)
+    arrays = payload.arrays()
+    images, labels = (
+        arrays["images"].astype(np.uint8, copy=False),
+        arrays["labels"].astype(np.int64, copy=False),
+    )
+    if len(labels) == 0 or labels.min() < 0 or labels.max() >= classes:
+        raise PayloadError(f"shard {shard} has no examples or labels outside 0..{classes - 1}")
+    return Shard(images, labels)
+
+
+def _check_data(manifest: Manifest) -> None:
+    tensors = {tensor.name: tensor for tensor in manifest.tensors}
+    if set(tensors) != {"images", "labels"}:
+        raise PayloadError(f"a shard has images and labels, this one {sorted(tensors)}")
+    images, labels = tensors["images"], tensors["labels"]
+    if images.dtype != "U8" or len(images.shape) != 4 or images.shape[1] != 3:
+        raise PayloadError(f"a shard's images are U8 (N, 3, H, W), these {images.dtype} {images.shape}")
+    if labels.dtype != "I64" or labels.shape != images.shape[:1]:
+        raise PayloadError(
+            f"a shard's labels are I64 {images.shape[:1]}, these {labels.dtype} {labels.shape}"
+        )
+
+
+async def _collect(
+    chunks: AsyncIterator[memoryview], max_bytes: int, accept: Callable[[Manifest], None]
+) -> Payload:
+    reader = PayloadReader(max_bytes=max_bytes, header_bytes=_HEADER_BYTES, accept=accept)
+    try:
+        while (chunk := await _next(chunks)) is not None:
+            reader.feed(chunk)
+    except aio.AioRpcError as error:
+        raise error_of(error.code(), error.details() or "") from None
+    return reader.finish()
+
+
+async def _next(chunks: AsyncIterator[memoryview]) -> memoryview | None:
+    try:
+        async with asyncio.timeout(_STALL_S):
+            return await anext(chunks, None)
+    except TimeoutError:
+        raise StalledError(f"the leader sent nothing for {_STALL_S:g} s") from None

@@ -1,0 +1,1 @@
+"""Models by name, and the flat vector that their parameters live in."""

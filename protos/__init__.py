@@ -1,0 +1,1 @@
+"""The wire contract (.proto) and the stubs generated from it (`make proto`)."""

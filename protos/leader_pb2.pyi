@@ -1,0 +1,283 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Control(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CONTROL_PLAIN: _ClassVar[Control]
+    CONTROL_SESSION: _ClassVar[Control]
+    CONTROL_DIALLED: _ClassVar[Control]
+CONTROL_PLAIN: Control
+CONTROL_SESSION: Control
+CONTROL_DIALLED: Control
+
+class LearnerInfo(_message.Message):
+    __slots__ = ("network_addr", "protocol", "release", "name", "token", "device", "control", "own_data")
+    NETWORK_ADDR_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    OWN_DATA_FIELD_NUMBER: _ClassVar[int]
+    network_addr: str
+    protocol: int
+    release: str
+    name: str
+    token: bytes
+    device: str
+    control: Control
+    own_data: OwnData
+    def __init__(self, network_addr: _Optional[str] = ..., protocol: _Optional[int] = ..., release: _Optional[str] = ..., name: _Optional[str] = ..., token: _Optional[bytes] = ..., device: _Optional[str] = ..., control: _Optional[_Union[Control, str]] = ..., own_data: _Optional[_Union[OwnData, _Mapping]] = ...) -> None: ...
+
+class OwnData(_message.Message):
+    __slots__ = ("examples", "classes", "fingerprint")
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    examples: int
+    classes: int
+    fingerprint: str
+    def __init__(self, examples: _Optional[int] = ..., classes: _Optional[int] = ..., fingerprint: _Optional[str] = ...) -> None: ...
+
+class LearnerDataRequest(_message.Message):
+    __slots__ = ("network_addr", "token", "shard")
+    NETWORK_ADDR_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    network_addr: str
+    token: bytes
+    shard: int
+    def __init__(self, network_addr: _Optional[str] = ..., token: _Optional[bytes] = ..., shard: _Optional[int] = ...) -> None: ...
+
+class AckWithMetadata(_message.Message):
+    __slots__ = ("success", "message", "learner_id", "max_learners", "token", "run", "name")
+    SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    LEARNER_ID_FIELD_NUMBER: _ClassVar[int]
+    MAX_LEARNERS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    success: bool
+    message: str
+    learner_id: int
+    max_learners: int
+    token: bytes
+    run: RunDescription
+    name: str
+    def __init__(self, success: _Optional[bool] = ..., message: _Optional[str] = ..., learner_id: _Optional[int] = ..., max_learners: _Optional[int] = ..., token: _Optional[bytes] = ..., run: _Optional[_Union[RunDescription, _Mapping]] = ..., name: _Optional[str] = ...) -> None: ...
+
+class RunDescription(_message.Message):
+    __slots__ = ("run_id", "model", "norm", "classes", "heartbeat_s", "chunk_bytes")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    NORM_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_S_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    model: str
+    norm: str
+    classes: int
+    heartbeat_s: float
+    chunk_bytes: int
+    def __init__(self, run_id: _Optional[str] = ..., model: _Optional[str] = ..., norm: _Optional[str] = ..., classes: _Optional[int] = ..., heartbeat_s: _Optional[float] = ..., chunk_bytes: _Optional[int] = ...) -> None: ...
+
+class Ack(_message.Message):
+    __slots__ = ("success", "message")
+    SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    success: bool
+    message: str
+    def __init__(self, success: _Optional[bool] = ..., message: _Optional[str] = ...) -> None: ...
+
+class Empty(_message.Message):
+    __slots__ = ("token", "version")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    token: bytes
+    version: int
+    def __init__(self, token: _Optional[bytes] = ..., version: _Optional[int] = ...) -> None: ...
+
+class ModelChunk(_message.Message):
+    __slots__ = ("chunk",)
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    chunk: bytes
+    def __init__(self, chunk: _Optional[bytes] = ...) -> None: ...
+
+class DataChunk(_message.Message):
+    __slots__ = ("chunk",)
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    chunk: bytes
+    def __init__(self, chunk: _Optional[bytes] = ...) -> None: ...
+
+class GradientData(_message.Message):
+    __slots__ = ("chunk", "header")
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    chunk: bytes
+    header: UpdateHeader
+    def __init__(self, chunk: _Optional[bytes] = ..., header: _Optional[_Union[UpdateHeader, _Mapping]] = ...) -> None: ...
+
+class UpdateHeader(_message.Message):
+    __slots__ = ("token", "work_id", "examples", "total_bytes", "crc32", "loss", "seconds")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    WORK_ID_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CRC32_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    token: bytes
+    work_id: str
+    examples: int
+    total_bytes: int
+    crc32: int
+    loss: float
+    seconds: float
+    def __init__(self, token: _Optional[bytes] = ..., work_id: _Optional[str] = ..., examples: _Optional[int] = ..., total_bytes: _Optional[int] = ..., crc32: _Optional[int] = ..., loss: _Optional[float] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class WorkRequest(_message.Message):
+    __slots__ = ("token",)
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    token: bytes
+    def __init__(self, token: _Optional[bytes] = ...) -> None: ...
+
+class WorkOrders(_message.Message):
+    __slots__ = ("orders",)
+    ORDERS_FIELD_NUMBER: _ClassVar[int]
+    orders: _containers.RepeatedCompositeFieldContainer[WorkOrder]
+    def __init__(self, orders: _Optional[_Iterable[_Union[WorkOrder, _Mapping]]] = ...) -> None: ...
+
+class WorkOrder(_message.Message):
+    __slots__ = ("work_id", "round", "step", "version", "shard", "seed", "exchange", "first_batch", "local_steps", "batch_size", "progress_start", "progress_end", "schedule", "momentum", "weight_decay", "nesterov", "augment", "dtype", "label_smoothing")
+    WORK_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    EXCHANGE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_BATCH_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_STEPS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_START_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_END_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_FIELD_NUMBER: _ClassVar[int]
+    MOMENTUM_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
+    NESTEROV_FIELD_NUMBER: _ClassVar[int]
+    AUGMENT_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    LABEL_SMOOTHING_FIELD_NUMBER: _ClassVar[int]
+    work_id: str
+    round: int
+    step: int
+    version: int
+    shard: int
+    seed: int
+    exchange: str
+    first_batch: int
+    local_steps: int
+    batch_size: int
+    progress_start: float
+    progress_end: float
+    schedule: Schedule
+    momentum: float
+    weight_decay: float
+    nesterov: bool
+    augment: str
+    dtype: str
+    label_smoothing: float
+    def __init__(self, work_id: _Optional[str] = ..., round: _Optional[int] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., shard: _Optional[int] = ..., seed: _Optional[int] = ..., exchange: _Optional[str] = ..., first_batch: _Optional[int] = ..., local_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., progress_start: _Optional[float] = ..., progress_end: _Optional[float] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., momentum: _Optional[float] = ..., weight_decay: _Optional[float] = ..., nesterov: _Optional[bool] = ..., augment: _Optional[str] = ..., dtype: _Optional[str] = ..., label_smoothing: _Optional[float] = ...) -> None: ...
+
+class Schedule(_message.Message):
+    __slots__ = ("kind", "lr", "warmup")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    LR_FIELD_NUMBER: _ClassVar[int]
+    WARMUP_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    lr: float
+    warmup: float
+    def __init__(self, kind: _Optional[str] = ..., lr: _Optional[float] = ..., warmup: _Optional[float] = ...) -> None: ...
+
+class LearnerMessage(_message.Message):
+    __slots__ = ("hello", "heartbeat", "progress", "failure", "goodbye")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    heartbeat: Heartbeat
+    progress: Progress
+    failure: Failure
+    goodbye: Goodbye
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("token",)
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    token: bytes
+    def __init__(self, token: _Optional[bytes] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("work_id", "done", "total", "images_per_s")
+    WORK_ID_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    work_id: str
+    done: int
+    total: int
+    images_per_s: float
+    def __init__(self, work_id: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., images_per_s: _Optional[float] = ...) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("work_id", "message")
+    WORK_ID_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    work_id: str
+    message: str
+    def __init__(self, work_id: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class Goodbye(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class LeaderMessage(_message.Message):
+    __slots__ = ("work", "committed", "stop")
+    WORK_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    work: WorkOrder
+    committed: Committed
+    stop: Stop
+    def __init__(self, work: _Optional[_Union[WorkOrder, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ...) -> None: ...
+
+class Committed(_message.Message):
+    __slots__ = ("round",)
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    def __init__(self, round: _Optional[int] = ...) -> None: ...
+
+class Stop(_message.Message):
+    __slots__ = ("reason", "finished")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    finished: bool
+    def __init__(self, reason: _Optional[str] = ..., finished: _Optional[bool] = ...) -> None: ...

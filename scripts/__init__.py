@@ -1,0 +1,1 @@
+"""Programs around a run, started with `python -m scripts.NAME`."""

@@ -1,0 +1,65 @@
+"""The distribution `flockstep`: what it holds and what it needs."""
+
+from __future__ import annotations
+
+from setuptools import setup
+
+# Stubs name the gRPC release that made them and refuse an older one at import. So the generator is
+# pinned exactly, and grpcio and protobuf are never older than what it writes for. Raise all together,
+# then run `make proto`.
+GENERATOR = "1.85.1"
+
+setup(
+    name="flockstep",
+    version="0.1.0",
+    description="Distributed and federated training with an exact aggregate: one leader, many learners.",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=[
+        "protos",
+        "leader",
+        "leader.aggregation",
+        "leader.optimizers",
+        "learner",
+        "model",
+        "utils",
+        "utils.datasets",
+        "scripts",
+    ],
+    package_data={"": ["py.typed"], "protos": ["*.proto", "*.pyi"]},
+    install_requires=[
+        f"grpcio>={GENERATOR},<2",
+        f"grpcio-health-checking>={GENERATOR},<2",
+        f"grpcio-reflection>={GENERATOR},<2",
+        "protobuf>=7.35.1,<8",
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "numpy>=1.26",
+        "pyyaml>=6",
+        "pydantic>=2.8,<3",
+        "rich>=13.7",
+        "safetensors>=0.4.5",
+        "matplotlib>=3.8",
+        "Pillow>=10.3",
+    ],
+    extras_require={
+        "dev": [
+            f"grpcio-tools=={GENERATOR}",
+            "pytest>=8.3",
+            "pytest-timeout>=2.3",
+            "hypothesis>=6.100",
+            "psutil>=6",
+            # One release of each for everybody: another formats, or complains, differently.
+            "ruff==0.17.6",
+            "mypy==2.4.1",
+            "pre-commit>=3.7",
+            "types-grpcio>=1.0",
+            "types-grpcio-health-checking>=1.0",
+            "types-grpcio-reflection>=1.0",
+            "types-protobuf>=6.30",
+            "types-psutil>=6",
+            "types-PyYAML>=6",
+        ],
+    },
+)

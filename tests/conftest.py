@@ -1,0 +1,28 @@
+"""What all tests share: hypothesis without a clock, and the real CIFAR-10."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# A deadline would measure how busy the machine is.
+settings.register_profile("flockstep", deadline=None)
+settings.load_profile("flockstep")
+
+ROOT = Path(__file__).parents[1]
+UNPACK = ROOT.parent / "shared" / "cifar10" / "unpack.py"
+
+
+@pytest.fixture(scope="session")
+def real_cifar10() -> Path:
+    """The folder cifar-10-batches-bin/ with all 60,000 images; unpacked once, then kept beside pytest's cache."""
+    if not UNPACK.is_file():
+        pytest.skip(f"no real CIFAR-10: {UNPACK} is missing")
+    cache = ROOT / ".pytest_cache" / "flockstep"
+    cache.mkdir(parents=True, exist_ok=True)
+    subprocess.run([sys.executable, str(UNPACK), str(cache)], check=True, capture_output=True)
+    return cache / "cifar-10-batches-bin"

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from leader.events import RunFinished, RunStarted
+from leader.run_folder import Record
+from leader.summary import summarize, write_summary
+
+STARTED = RunStarted("r1", Path("runs/r1"), "CIFAR-10", "resnet20", 272474, "delta", 4, "h:1", 2, 1)
+
+
+def record(number: int, accuracy: float | None = None) -> Record:
+    fields = {
+        "round": number,
+        "loss": 1 / number,
+        "seconds": 10.5,
+        "bytes_up": 7,
+        "bytes_down": 5,
+        "learners": number,
+    }
+    return fields if accuracy is None else fields | {"test_accuracy": accuracy}
+
+
+def test_totals_count_every_round_and_accuracy_is_the_newest(tmp_path: Path) -> None:
+    records = [record(1), record(2, 0.9), record(3, 0.8), record(4)]
+    path = tmp_path / "summary.json"
+    write_summary(path, summarize(records, STARTED, RunFinished(4, 31.5), "ab12"))
+    assert json.loads(path.read_text()) == {
+        "run": "r1",
+        "model": "resnet20",
+        "parameters": 272474,
+        "dataset": "CIFAR-10",
+        "exchange": "delta",
+        "learners": 4,
+        "rounds": 4,
+        "test_accuracy": 0.8,
+        "evaluated_round": 3,
+        "best_test_accuracy": 0.9,
+        "loss": 0.25,
+        "seconds": 42.0,
+        "bytes_up": 28,
+        "bytes_down": 20,
+        "stopped": None,
+        "model_sha256": "ab12",
+    }
+    assert [file.name for file in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_a_run_without_evaluation_has_null_and_a_stopped_one_its_reason() -> None:
+    summary = summarize([record(1)], STARTED, RunFinished(1, 10.5, "interrupted"), "ab12")
+    assert summary["test_accuracy"] is None
+    assert summary["best_test_accuracy"] is None
+    assert summary["evaluated_round"] is None
+    assert summary["stopped"] == "interrupted"
+
+
+def test_a_run_that_committed_nothing_has_zero_totals() -> None:
+    summary = summarize([], STARTED, RunFinished(0, 0.0, "interrupted"), "ab12")
+    assert (summary["rounds"], summary["seconds"], summary["bytes_up"], summary["learners"]) == (0, 0, 0, 0)
+    assert summary["loss"] is None

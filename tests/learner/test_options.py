@@ -1,0 +1,126 @@
+"""The learner's options: who wins, what is refused with which words, what help shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from learner.options import SCHEMA, LearnerOptions, parse
+from utils.errors import ConfigError
+
+
+def refusal(argv: str, **environ: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(argv.split(), environ)
+    return str(caught.value)
+
+
+def test_only_the_leader_must_be_given() -> None:
+    options = parse(["--leader", "h:50051"], {})
+    assert options == LearnerOptions(leader="h:50051")
+    assert (options.data, options.device, options.threads, options.name) == (None, "auto", 0, "")
+    assert (options.compile, options.channels_last) == (False, True)
+    assert (options.connect_timeout_s, options.reconnect_timeout_s) == (60.0, 600.0)
+    assert refusal("") == "--leader (or FLOCKSTEP_LEARNER_LEADER) is required: where the leader listens"
+
+
+def test_every_flag_sets_its_option() -> None:
+    argv = (
+        "--leader [::1]:1 --data d --device cuda:1 --threads 2 --network-addr h:2 --name 007 --compile "
+        "--no-channels-last --connect-timeout-s 3 --reconnect-timeout-s 4.5 "
+        "--log-format json --log-level debug"
+    )
+    assert parse(argv.split(), {}) == LearnerOptions(
+        leader="[::1]:1",
+        data=Path("d"),
+        device="cuda:1",
+        threads=2,
+        network_addr="h:2",
+        name="007",
+        compile=True,
+        channels_last=False,
+        connect_timeout_s=3.0,
+        reconnect_timeout_s=4.5,
+        log_format="json",
+        log_level="debug",
+    )
+
+
+def test_flag_beats_environment_beats_default() -> None:
+    environ = {
+        "FLOCKSTEP_LEARNER_LEADER": "env:1",
+        "FLOCKSTEP_LEARNER_COMPILE": "yes",
+        "FLOCKSTEP_LEARNER_DATA": "",
+        "FLOCKSTEP_ROUNDS": "the leader's business",
+    }
+    assert parse(["--no-compile"], environ) == LearnerOptions(leader="env:1")
+    assert parse(["--leader", "flag:2"], environ) == LearnerOptions(leader="flag:2", compile=True)
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:15"])
+def test_devices_that_torch_knows_are_taken(device: str) -> None:
+    assert parse(["--leader", "h:1", "--device", device], {}).device == device
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:-1", "CPU", "cpu\n", "cuda:٣"])
+def test_other_devices_are_refused(device: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--device: device is .*; allowed: auto, cpu, cuda, cuda:N, mps$"):
+        parse(["--leader", "h:1", "--device", device], {})
+
+
+@pytest.mark.parametrize("address", ["h", "h:", ":1", "h:0", "h:65536", "h:1x", "h:²"])
+def test_addresses_without_host_or_port_are_refused(address: str) -> None:
+    why = f"{address!r}; allowed: HOST:PORT with a port from 1 to 65535"
+    assert refusal(f"--leader {address}") == f"--leader: leader is {why}"
+    assert refusal(f"--leader h:1 --network-addr {address}") == f"--network-addr: network_addr is {why}"
+
+
+@pytest.mark.parametrize("name", ["a/b", "a b", "é", "x" * 65])
+def test_names_that_could_not_be_file_names_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--name: name is .*; allowed: 1 to 64 letters, digits"):
+        parse(["--leader", "h:1", "--name", name], {})
+    assert parse(["--leader", "h:1", "--name", "x" * 64], {}).name == "x" * 64
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--leder h:1", "--leder: unknown flag; did you mean --leader?"),
+        ("--no-compil", "--no-compil: unknown flag; did you mean --no-compile?"),
+        ("--leader", "--leader: expected one argument; see --help"),
+        ("--leader h:1 x", "unexpected argument 'x'; settings are given by flags, see --help"),
+        ("--leader h:1 --threads -1", "--threads: threads is -1; allowed: whole number from 0 to 1024"),
+        (
+            "--leader h:1 --connect-timeout-s 0",
+            "--connect-timeout-s: connect_timeout_s is 0; allowed: number above 0",
+        ),
+        (
+            "--leader h:1 --log-level loud",
+            "--log-level: log_level is 'loud'; allowed: debug, info, warning, error",
+        ),
+    ],
+)
+def test_wrong_flags_are_refused(argv: str, message: str) -> None:
+    assert refusal(argv) == message
+
+
+def test_wrong_variables_are_refused() -> None:
+    message = "FLOCKSTEP_LEARNER_THREDS: unknown variable; did you mean FLOCKSTEP_LEARNER_THREADS?"
+    assert refusal("--leader h:1", FLOCKSTEP_LEARNER_THREDS="1") == message
+    message = "FLOCKSTEP_LEARNER_COMPILE: compile is 'maybe'; allowed: true, false"
+    assert refusal("--leader h:1", FLOCKSTEP_LEARNER_COMPILE="maybe") == message
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_help_fits_the_terminal_and_shows_every_option(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--help"], {})
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert max(map(len, text.splitlines())) < columns
+    assert {f"--{name.replace('_', '-')}" for name in SCHEMA.keys} <= set(text.split())
+    assert "--leader HOST:PORT        where the leader listens [required]" in text

@@ -1,0 +1,1 @@
+"""What leader and learner share: errors, seeds, payloads, framing, datasets."""

@@ -1,0 +1,97 @@
+"""Whole batches: which examples they hold, and their images as the tensors a model takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from utils.errors import ConfigError
+from utils.seeds import derive_seed
+
+#: Per-channel mean and deviation of CIFAR-10's training images in units of 255; used for every
+#: dataset, so that a model's input scale doesn't depend on which shard a learner happens to hold.
+MEAN = (0.4914, 0.4822, 0.4465)
+STD = (0.2470, 0.2435, 0.2616)
+
+# (3, 1, 1) float32; pixel * _SCALE - _SHIFT is the normalised pixel.
+_SCALE = torch.tensor([1 / (255 * std) for std in STD]).view(3, 1, 1)
+_SHIFT = torch.tensor([mean / std for mean, std in zip(MEAN, STD, strict=True)]).view(3, 1, 1)
+
+PADDING = 4  # pixels that a crop may be off centre
+
+
+def normalise(images: Tensor, *, channels_last: bool, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(images / 255 - MEAN) / STD of uint8 (B, 3, H, W), same shape, on the same device."""
+    memory = torch.channels_last if channels_last else torch.contiguous_format
+    scale, shift = _SCALE.to(images.device), _SHIFT.to(images.device)
+    return images.to(torch.float32, memory_format=memory).mul_(scale).sub_(shift).to(dtype)
+
+
+def crop_and_flip(images: Tensor, generator: np.random.Generator) -> Tensor:
+    """Each image padded by 4 pixels of reflection, cropped back at a random place, mirrored half of the time.
+
+    uint8 (B, 3, H, W) to the same; H and W above 4. One 64-bit draw an image, straight from the bit
+    generator, so that the crops are the same with every NumPy version.
+    """
+    count, channels, height, width = images.shape
+    choices = 2 * PADDING + 1
+    draw = generator.bit_generator.random_raw(count)
+    down, right, mirror = draw % choices, draw // choices % choices, draw // choices**2 % 2 == 1
+    rows = _reflected(height, down)
+    columns = _reflected(width, right)
+    columns[mirror] = columns[mirror, ::-1]
+    # Padding, crop and mirror are one gather: each output pixel knows which input pixel it is.
+    source = torch.from_numpy((rows[:, :, None] * width + columns[:, None, :]).reshape(count, 1, -1))
+    pixels = images.reshape(count, channels, -1)
+    return pixels.gather(2, source.to(images.device).expand(-1, channels, -1)).view_as(images)
+
+
+def _reflected(length: int, offset: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """(B, length) source coordinates of a crop at `offset` in an axis padded on both sides by reflection."""
+    place: NDArray[np.int64] = np.abs(np.arange(length) + offset.astype(np.int64)[:, None] - PADDING)
+    return np.minimum(place, 2 * (length - 1) - place)
+
+
+class ShardSampler:
+    """Which examples of a shard make up batch number `batch`, counted over all passes.
+
+    Each pass (epoch) is a fresh permutation that depends on seed and epoch alone, so any batch can be
+    asked for at any time. It is split evenly, sizes differing by at most 1: no tiny last batch.
+
+    >>> sampler = ShardSampler(examples=10, batch_size=4, seed=0)
+    >>> sampler.batches_per_epoch, [len(sampler.indices(batch)) for batch in range(4)]
+    (3, [4, 3, 3, 4])
+
+    Raises ConfigError for an empty shard.
+    """
+
+    def __init__(self, examples: int, batch_size: int, seed: int) -> None:
+        if examples < 1 or batch_size < 1:
+            raise ConfigError(
+                f"a shard of {examples} examples can't give batches of {batch_size}; use 1 or more of both"
+            )
+        self.batches_per_epoch = -(-examples // batch_size)
+        self._examples = examples
+        self._seed = seed
+        self._cached: tuple[int, NDArray[np.int64]] = (0, self._permutation(0))
+
+    def indices(self, batch: int) -> NDArray[np.int64]:
+        """Positions in the shard, (batch size,), of the examples in this batch; at most `batch_size`."""
+        epoch, part = divmod(batch, self.batches_per_epoch)
+        if epoch != self._cached[0]:
+            self._cached = (epoch, self._permutation(epoch))
+        size, larger = divmod(self._examples, self.batches_per_epoch)
+        start = part * size + min(part, larger)
+        return self._cached[1][start : start + size + (part < larger)]
+
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
+        # NumPy keeps the raw draws of a bit generator the same for ever, but not Generator.permutation.
+        draws = np.random.PCG64(derive_seed(self._seed, "epoch", epoch)).random_raw(self._examples)
+        return np.argsort(draws, kind="stable")
+
+
+def batch_generator(seed: int, batch: int) -> np.random.Generator:
+    """The random numbers for augmenting batch number `batch`, whatever was drawn before."""
+    return np.random.Generator(np.random.PCG64(derive_seed(seed, "batch", batch)))

@@ -1,0 +1,43 @@
+"""Opens a dataset by the word or path that a user gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from utils.datasets.cifar10 import BINARY_FOLDER, PYTHON_FOLDER, download_cifar10, find_cifar10, load_cifar10
+from utils.datasets.dataset import Split
+from utils.datasets.image_folder import load_image_folder
+from utils.datasets.synthetic import synthetic_shapes
+from utils.errors import DataError
+
+
+def open_dataset(source: str, cache: Path, *, download: bool = True, size: int = 32) -> Split:
+    """The dataset that `source` names.
+
+    "cifar10": looked for in `cache`, else downloaded to it; "synthetic": drawn shapes; anything else is a
+    folder: CIFAR-10's (either version, or the folder around it) or an image tree, read at `size`.
+    Raises DataError saying what was looked for and what is allowed.
+    """
+    if source == "synthetic":
+        return synthetic_shapes()
+    if source == "cifar10":
+        return load_cifar10(_cached_cifar10(cache, download=download))
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise DataError(
+            f"no dataset {source!r}: it is no folder; "
+            "use cifar10, synthetic, or a folder with CIFAR-10 or one folder of images a class"
+        )
+    if find_cifar10(folder):
+        return load_cifar10(folder)
+    return load_image_folder(folder, size)
+
+
+def _cached_cifar10(cache: Path, *, download: bool) -> Path:
+    found = find_cifar10(cache)
+    if found is None and not download:
+        raise DataError(
+            f"no CIFAR-10 in {cache}: looked for {PYTHON_FOLDER}/ and {BINARY_FOLDER}/; "
+            "put one there, name a folder that has it with --data DIR, or use --data synthetic"
+        )
+    return found or download_cifar10(cache)

@@ -1,0 +1,123 @@
+"""Every error that Flockstep raises on purpose: one tree, one table to gRPC status codes.
+
+A message says what is wrong, where, and what to do next; programs print it as one line.
+"""
+
+from __future__ import annotations
+
+import grpc
+
+
+class FlockstepError(Exception):
+    """Base of all errors that a user or a peer can cause."""
+
+    exit_code = 1
+
+
+class ConfigError(FlockstepError):
+    """A flag, environment variable or config key is wrong; names key, value and what is allowed."""
+
+    exit_code = 2
+
+
+class DataError(FlockstepError):
+    """A dataset is missing, damaged or of the wrong kind."""
+
+    exit_code = 3
+
+
+class CheckpointError(FlockstepError):
+    """A checkpoint can't be written, found or trusted."""
+
+    exit_code = 4
+
+
+class UnreachableError(FlockstepError):
+    """The other side did not answer within the time allowed."""
+
+    exit_code = 5
+
+
+class TooFewLearnersError(FlockstepError):
+    """The run could not go on because too few learners were there for too long."""
+
+    exit_code = 6
+
+
+class WireError(FlockstepError):
+    """Base of the errors that are told to the peer as a gRPC status."""
+
+
+class PayloadError(WireError):
+    """A payload is malformed: framing, safetensors header, dtype, shape, name or offsets."""
+
+
+class ValueRangeError(WireError):
+    """A value is NaN, infinite or beyond the range of the round plan."""
+
+
+class ChecksumError(WireError):
+    """A payload arrived but its checksum differs from the one announced."""
+
+
+class LimitError(WireError):
+    """Something from outside exceeds a configured limit (`limits.*`)."""
+
+
+class StalledError(WireError):
+    """A peer made no progress for longer than `limits.stall_s`."""
+
+
+class LateUpdateError(WireError):
+    """An update is for a round or step that is no longer open."""
+
+
+class DuplicateUpdateError(WireError):
+    """This piece of work was already counted; sending it again changes nothing."""
+
+
+class UnknownLearnerError(WireError):
+    """A call came from a learner or with a token that is not registered."""
+
+
+class NameTakenError(WireError):
+    """Another live learner already uses this name."""
+
+
+class IncompatibleError(WireError):
+    """Peer and leader can't work together: protocol, model, classes or data holder differ."""
+
+
+class NotReadyError(WireError):
+    """The leader can't answer this yet; try again later."""
+
+
+#: From the error tree to gRPC status codes; every WireError class has its own line here.
+STATUS: dict[type[WireError], grpc.StatusCode] = {
+    PayloadError: grpc.StatusCode.INVALID_ARGUMENT,
+    ValueRangeError: grpc.StatusCode.OUT_OF_RANGE,
+    ChecksumError: grpc.StatusCode.DATA_LOSS,
+    LimitError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    StalledError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    LateUpdateError: grpc.StatusCode.ABORTED,
+    DuplicateUpdateError: grpc.StatusCode.ALREADY_EXISTS,
+    UnknownLearnerError: grpc.StatusCode.UNAUTHENTICATED,
+    NameTakenError: grpc.StatusCode.PERMISSION_DENIED,
+    IncompatibleError: grpc.StatusCode.FAILED_PRECONDITION,
+    NotReadyError: grpc.StatusCode.UNAVAILABLE,
+}
+
+_BY_STATUS = {code: kind for kind, code in STATUS.items()}
+
+
+def status_of(error: WireError) -> grpc.StatusCode:
+    """The gRPC status code that tells `error` to the peer."""
+    return STATUS[type(error)]
+
+
+def error_of(code: grpc.StatusCode, details: str) -> FlockstepError:
+    """The error that a peer meant with this status; UnreachableError for a transport failure."""
+    if code is grpc.StatusCode.UNAVAILABLE and not details.startswith("leader: "):
+        return UnreachableError(details)
+    kind = _BY_STATUS.get(code)
+    return kind(details) if kind else UnreachableError(f"{code.name}: {details}")

@@ -1,0 +1,80 @@
+"""Chunk messages framed by hand: byte for byte what protobuf writes for `bytes chunk = 1`.
+
+A payload stream carries hundreds of megabytes; building a message object per chunk costs more
+than the network does. `frame` writes the wire format directly, `unframe` returns a view into
+the received message where it holds exactly one chunk and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+_TAG = 0x0A  # field 1, wire type 2 (length-delimited)
+Buffer = bytes | bytearray | memoryview
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def frame(*parts: Buffer) -> bytes:
+    """The message whose chunk is the concatenation of `parts`; empty as protobuf omits defaults."""
+    size = sum(len(part) for part in parts)
+    if size == 0:
+        return b""
+    return b"".join((bytes((_TAG,)), _varint(size), *parts))
+
+
+def unframe(message: bytes) -> memoryview | None:
+    """The chunk inside `message` without a copy, or None if it is not exactly one canonical chunk."""
+    if not message:
+        return memoryview(b"")
+    if message[0] != _TAG:
+        return None
+    size = shift = 0
+    for position in range(1, min(len(message), 6)):
+        byte = message[position]
+        size |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            view = memoryview(message)[position + 1 :]
+            return view if len(view) == size > 0 else None
+        shift += 7
+    return None
+
+
+def frames(header: bytes, body: Buffer, chunk_bytes: int) -> Iterator[bytes]:
+    """`header` and `body` as framed chunks of at most `chunk_bytes` of payload each.
+
+    With a header and a chunk size that are multiples of 64 every tensor element stays whole.
+    """
+    view = memoryview(body).cast("B")
+    first = max(0, min(chunk_bytes - len(header), len(view)))
+    if len(header) > chunk_bytes:
+        for start in range(0, len(header), chunk_bytes):
+            yield frame(header[start : start + chunk_bytes])
+    else:
+        yield frame(header, view[:first])
+    for start in range(first, len(view), chunk_bytes):
+        yield frame(view[start : start + chunk_bytes])
+
+
+def rechunk(pieces: Iterable[Buffer], chunk_bytes: int) -> Iterator[bytes]:
+    """Any pieces, re-cut to framed chunks of exactly `chunk_bytes` (the last may be shorter)."""
+    pending: list[memoryview] = []
+    size = 0
+    for piece in pieces:
+        view = memoryview(piece).cast("B")
+        while size + len(view) >= chunk_bytes:
+            cut = chunk_bytes - size
+            yield frame(*pending, view[:cut])
+            view, pending, size = view[cut:], [], 0
+        if len(view):
+            pending.append(view)
+            size += len(view)
+    if size:
+        yield frame(*pending)

@@ -1,0 +1,232 @@
+"""Payloads: one safetensors file a stream, written and read with every byte bounded and checked.
+
+Layout (https://github.com/huggingface/safetensors#format): 8 bytes little-endian header size,
+a JSON header with name, dtype, shape and byte offsets of each tensor, then the tensor bytes.
+Headers written here are padded with spaces so that the tensor bytes start at a multiple of 64.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.errors import ChecksumError, LimitError, PayloadError
+from utils.framing import Buffer
+
+Bytes = NDArray[np.uint8]
+
+DTYPES: dict[str, np.dtype[np.generic]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+_ALIGN = 64
+_MAX_NAME = 256
+_MAX_RANK = 8
+_MAX_TENSORS = 16_384
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a payload: where its bytes lie in the data section."""
+
+    name: str
+    dtype: str  # safetensors name, such as "F32"
+    shape: tuple[int, ...]
+    start: int  # byte offsets in the data section
+    stop: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The header of a payload."""
+
+    tensors: tuple[Tensor, ...]  # in order of their bytes
+    metadata: Mapping[str, str]
+    header_bytes: int  # with the 8 bytes of its size
+    data_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of the whole file."""
+        return self.header_bytes + self.data_bytes
+
+
+def encode_header(
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Header for tensors (name, dtype, shape) that lie one after the other, in this order."""
+    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    start = 0
+    for name, dtype, shape in tensors:
+        stop = start + math.prod(shape) * DTYPES[dtype].itemsize
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGN)
+    return len(text).to_bytes(8, "little") + text
+
+
+def parse_header(header: bytes) -> Manifest:
+    """The manifest in a complete header (size field and JSON).
+
+    Raises PayloadError unless the tensors cover the data section exactly, without gap or overlap.
+    """
+    entries = _json_object(header[8:])
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise PayloadError("safetensors header: __metadata__ must map strings to strings")
+    if len(entries) > _MAX_TENSORS:
+        raise LimitError(f"safetensors header names {len(entries)} tensors; at most {_MAX_TENSORS} are taken")
+    tensors = sorted(
+        (_tensor(name, entry) for name, entry in entries.items()), key=lambda t: (t.start, t.stop)
+    )
+    end = 0
+    for tensor in tensors:
+        if tensor.start != end:
+            raise PayloadError(
+                f"tensor {tensor.name!r} starts at byte {tensor.start}, expected {end}: gap or overlap"
+            )
+        end = tensor.stop
+    return Manifest(tuple(tensors), metadata, len(header), end)
+
+
+def _json_object(text: bytes) -> dict[str, object]:
+    try:
+        entries = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise PayloadError(f"safetensors header is not JSON: {error}") from None
+    if not isinstance(entries, dict):
+        raise PayloadError("safetensors header must be a JSON object")
+    return entries
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise PayloadError("safetensors header names a key twice")
+    return result
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 48
+
+
+def _tensor(name: str, entry: object) -> Tensor:
+    if len(name) > _MAX_NAME:
+        raise LimitError(f"tensor name of {len(name)} characters; at most {_MAX_NAME} are taken")
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise PayloadError(f"tensor {name!r}: entry must have exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise PayloadError(f"tensor {name!r}: dtype {str(dtype)[:20]!r} is not one of {', '.join(DTYPES)}")
+    if not isinstance(shape, list) or len(shape) > _MAX_RANK or not all(_is_count(n) for n in shape):
+        raise PayloadError(f"tensor {name!r}: shape must be a list of at most {_MAX_RANK} sizes")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n) for n in offsets):
+        raise PayloadError(f"tensor {name!r}: data_offsets must be two byte positions")
+    if offsets[1] - offsets[0] != math.prod(shape) * DTYPES[dtype].itemsize:
+        raise PayloadError(f"tensor {name!r}: {offsets[1] - offsets[0]} bytes do not hold {dtype}{shape}")
+    return Tensor(name, dtype, tuple(shape), offsets[0], offsets[1])
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A received payload: manifest and the bytes of its data section."""
+
+    manifest: Manifest
+    data: Bytes  # (data_bytes,) uint8
+    crc32: int
+
+    def array(self, tensor: Tensor) -> NDArray[np.generic]:
+        """The tensor as a view into the received bytes."""
+        return self.data[tensor.start : tensor.stop].view(DTYPES[tensor.dtype]).reshape(tensor.shape)
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """All tensors by name, as views into the received bytes."""
+        return {tensor.name: self.array(tensor) for tensor in self.manifest.tensors}
+
+
+class PayloadReader:
+    """Collects the chunks of one stream; memory is taken only after the header is accepted.
+
+    `accept` is called with the manifest before the data section is allocated and raises to
+    refuse it. Raises LimitError or PayloadError on bytes that break the format or the limits.
+    """
+
+    def __init__(
+        self, *, max_bytes: int, header_bytes: int, accept: Callable[[Manifest], None] = lambda manifest: None
+    ) -> None:
+        self._max_bytes = max_bytes
+        self._header_limit = header_bytes
+        self._accept = accept
+        self._head = bytearray()
+        self._manifest: Manifest | None = None
+        self._data: Bytes = np.empty(0, np.uint8)
+        self._filled = 0
+        self._crc = 0
+
+    @property
+    def received(self) -> int:
+        """Bytes taken so far."""
+        return len(self._head) + self._filled
+
+    def feed(self, chunk: Buffer) -> None:
+        """Take the next bytes of the stream."""
+        view = memoryview(chunk).cast("B")
+        self._crc = zlib.crc32(view, self._crc)
+        while self._manifest is None and len(view):
+            view = self._feed_header(view)
+        if not len(view):
+            return
+        end = self._filled + len(view)
+        if end > len(self._data):
+            raise PayloadError(f"payload goes on after its {len(self._data)} bytes of tensor data")
+        self._data[self._filled : end] = np.frombuffer(view, np.uint8)
+        self._filled = end
+
+    def _feed_header(self, view: memoryview) -> memoryview:
+        wanted = 8 if len(self._head) < 8 else 8 + int.from_bytes(self._head[:8], "little")
+        taken = min(wanted - len(self._head), len(view))
+        self._head += view[:taken]
+        if len(self._head) == 8:
+            size = int.from_bytes(self._head, "little")
+            if not 2 <= size <= self._header_limit:
+                raise LimitError(
+                    f"safetensors header of {size} bytes; at most {self._header_limit} are taken"
+                )
+        elif len(self._head) == wanted > 8:
+            self._open(parse_header(bytes(self._head)))
+        return view[taken:]
+
+    def _open(self, manifest: Manifest) -> None:
+        if manifest.total_bytes > self._max_bytes:
+            raise LimitError(f"payload of {manifest.total_bytes} bytes; at most {self._max_bytes} are taken")
+        self._accept(manifest)
+        self._data = np.empty(manifest.data_bytes, np.uint8)
+        self._manifest = manifest
+
+    def finish(self, crc32: int | None = None) -> Payload:
+        """The whole payload; raises PayloadError if cut short, ChecksumError if `crc32` differs."""
+        if self._manifest is None:
+            raise PayloadError(f"payload ended after {len(self._head)} bytes, inside its header")
+        if self._filled != len(self._data):
+            raise PayloadError(
+                f"payload ended after {self._filled} of {len(self._data)} bytes of tensor data"
+            )
+        if crc32 is not None and crc32 != self._crc:
+            raise ChecksumError(
+                f"payload has CRC-32 {self._crc:08x}, announced was {crc32:08x}; send it again"
+            )
+        return Payload(self._manifest, self._data, self._crc)

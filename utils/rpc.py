@@ -1,0 +1,121 @@
+"""Channels, server options and the hand-framed methods that leader and learner agree on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import grpc
+from grpc import aio
+
+from protos import leader_pb2
+from utils.framing import unframe
+
+SERVICE = "leader.LeaderService"
+MAX_MESSAGE_BYTES = 8 << 20  # one message; streams are cut far below this
+
+#: Keepalive keeps an idle session open through NAT tables, which often forget after 60 s or less.
+OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", 16 << 10),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+)
+#: A second leader on the same port must fail with "port taken", not share it.
+SERVER_OPTIONS = (*OPTIONS, ("grpc.so_reuseport", 0))
+
+UploadMessage = memoryview | leader_pb2.GradientData
+
+
+def raw(message: bytes) -> bytes:
+    """(De)serialiser of messages that are framed by hand."""
+    return message
+
+
+def parse_upload(message: bytes) -> UploadMessage:
+    """The chunk of a GradientData message without a copy; the whole message if it holds more."""
+    chunk = unframe(message)
+    return leader_pb2.GradientData.FromString(message) if chunk is None else chunk
+
+
+def parse_chunk(message: bytes) -> memoryview:
+    """The chunk of a ModelChunk or DataChunk message without a copy where it holds nothing else."""
+    chunk = unframe(message)
+    return memoryview(leader_pb2.ModelChunk.FromString(message).chunk) if chunk is None else chunk
+
+
+class LeaderStub:
+    """The leader's methods as a learner calls them; payload streams skip message objects."""
+
+    def __init__(self, channel: aio.Channel) -> None:
+        self._channel = channel
+
+    async def register(self, info: leader_pb2.LearnerInfo, timeout: float) -> leader_pb2.AckWithMetadata:
+        """RegisterLearner."""
+        call = self._channel.unary_unary(
+            f"/{SERVICE}/RegisterLearner",
+            request_serializer=leader_pb2.LearnerInfo.SerializeToString,
+            response_deserializer=leader_pb2.AckWithMetadata.FromString,
+        )
+        reply: leader_pb2.AckWithMetadata = await call(info, timeout=timeout)
+        return reply
+
+    async def get_work(self, request: leader_pb2.WorkRequest, timeout: float) -> leader_pb2.WorkOrders:
+        """GetWork."""
+        call = self._channel.unary_unary(
+            f"/{SERVICE}/GetWork",
+            request_serializer=leader_pb2.WorkRequest.SerializeToString,
+            response_deserializer=leader_pb2.WorkOrders.FromString,
+        )
+        orders: leader_pb2.WorkOrders = await call(request, timeout=timeout)
+        return orders
+
+    def get_model(self, request: leader_pb2.Empty) -> AsyncIterator[memoryview]:
+        """GetModel: the chunks of one safetensors file."""
+        call = self._channel.unary_stream(
+            f"/{SERVICE}/GetModel",
+            request_serializer=leader_pb2.Empty.SerializeToString,
+            response_deserializer=parse_chunk,
+        )
+        return aiter(call(request))
+
+    def get_data(self, request: leader_pb2.LearnerDataRequest) -> AsyncIterator[memoryview]:
+        """GetData: the chunks of one safetensors file."""
+        call = self._channel.unary_stream(
+            f"/{SERVICE}/GetData",
+            request_serializer=leader_pb2.LearnerDataRequest.SerializeToString,
+            response_deserializer=parse_chunk,
+        )
+        return aiter(call(request))
+
+    async def accumulate(self, messages: AsyncIterator[bytes] | Iterator[bytes]) -> leader_pb2.Ack:
+        """AccumulateGradients with messages that are framed already."""
+        call = self._channel.stream_unary(
+            f"/{SERVICE}/AccumulateGradients",
+            request_serializer=raw,
+            response_deserializer=leader_pb2.Ack.FromString,
+        )
+        ack: leader_pb2.Ack = await call(messages)
+        return ack
+
+    def session(
+        self, messages: AsyncIterator[leader_pb2.LearnerMessage]
+    ) -> AsyncIterator[leader_pb2.LeaderMessage]:
+        """Session: sends `messages`, gives what the leader pushes."""
+        call = self._channel.stream_stream(
+            f"/{SERVICE}/Session",
+            request_serializer=leader_pb2.LearnerMessage.SerializeToString,
+            response_deserializer=leader_pb2.LeaderMessage.FromString,
+        )
+        return aiter(call(messages))
+
+
+def rpc_message(error: grpc.RpcError | aio.AioRpcError) -> str:
+    """One line about a failed call, for people."""
+    if isinstance(error, aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return str(error).splitlines()[0]
