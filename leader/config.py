@@ -124,6 +124,12 @@ class LimitsConfig(Section):
     chunk_bytes: int = Field(1 * MIB, ge=1024, le=2 * MIB - 64, description="bytes of payload a message")
     upload_bytes: int = Field(128 * MIB, ge=1 * MIB, description="bytes of unfinished uploads held in memory")
     header_bytes: int = Field(1 * MIB, ge=1024, description="largest safetensors header")
+    message_bytes: int = Field(8 * MIB, ge=3 * MIB, le=64 * MIB, description="largest gRPC message taken")
+    metadata_bytes: int = Field(
+        16 << 10, ge=4 << 10, le=1 * MIB, description="most bytes of gRPC headers of a call"
+    )
+    transfers: int = Field(64, ge=1, description="model, data and update streams at once; more wait")
+    hello_s: Positive = Field(10.0, description="seconds that a new session may take to say hello")
     stall_s: Positive = Field(60.0, description="seconds without progress after which a transfer is ended")
 
 

@@ -27,7 +27,6 @@ from leader.events import (
     RoundStarted,
     StepApplied,
     UpdateAccepted,
-    UpdateRefused,
     WaitingForLearners,
 )
 from leader.exchange import Exchange
@@ -292,7 +291,6 @@ class Coordinator:
             contribution = self._exchange.contribution(submission.member, submission.upload, part)
             await self._compute(self._exchange.aggregate.add, contribution)
         except WireError as error:
-            self._events.publish(UpdateRefused(submission.member.learner_id, str(error)))
             if not submission.fate.done():
                 submission.fate.set_exception(error)
             return

@@ -93,11 +93,14 @@ class UpdateAccepted(Event):
 
 
 @dataclass(frozen=True)
-class UpdateRefused(Event):
-    """One update was refused and left no trace in the sum."""
+class CallRefused(Event):
+    """A call from outside was refused; it left round, sum and memory as they were."""
 
-    learner_id: int | None
+    learner_id: int | None  # None where the caller is not registered
     reason: str
+    method: str = ""  # RPC, such as "AccumulateGradients"
+    kind: str = ""  # class of the error, such as "PayloadError"
+    suppressed: int = 0  # refusals of this method and kind since the last one that was told
 
 
 @dataclass(frozen=True)

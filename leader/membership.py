@@ -148,6 +148,10 @@ class Membership:
             "can't tell which learner this call is from; register first, and call on the same connection"
         )
 
+    def at_peer(self, peer: str) -> Member | None:
+        """The member that registered from this gRPC peer, if there is one."""
+        return next((member for member in self._members.values() if member.peer == peer), None)
+
     def touch(self, member: Member, now: float) -> None:
         """A sign of life from `member`."""
         member.last_seen = now

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from leader.events import (
+    CallRefused,
     Evaluated,
     Event,
     LearnerJoined,
@@ -20,7 +21,6 @@ from leader.events import (
     RunStarted,
     StepApplied,
     UpdateAccepted,
-    UpdateRefused,
     WaitingForLearners,
 )
 
@@ -152,7 +152,7 @@ class RunProgress:
                 else:
                     view.done = view.total = view.total or 1
                 view.state = "sent" if view.done >= view.total else "training"
-            case UpdateRefused():
+            case CallRefused():
                 view.state = "refused"
 
     def _joined(self, event: LearnerJoined) -> None:

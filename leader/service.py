@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc
@@ -14,9 +14,10 @@ from grpc import aio
 from leader.config import RunConfig
 from leader.coordinator import Coordinator
 from leader.data_stream import stream_shard
-from leader.events import EventStream, LearnerProgress, UpdateRefused
+from leader.events import EventStream, LearnerProgress
 from leader.links import SessionLink
 from leader.membership import Member
+from leader.refusals import Refusals
 from leader.uploads import Uploads
 from protos import leader_pb2
 from utils.datasets import Dataset
@@ -25,6 +26,7 @@ from utils.rpc import SERVICE, UploadMessage, parse_upload, raw
 
 _log = logging.getLogger(__name__)
 Context = aio.ServicerContext[Any, Any]
+Call = Callable[[Any, Context], Awaitable[Any]]
 
 
 class LeaderService:
@@ -46,33 +48,55 @@ class LeaderService:
         self._uploads = uploads
         self._data = data
         self._events = events
+        self._transfers = asyncio.Semaphore(config.limits.transfers)
+        self.refusals = Refusals(events)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The service as a handler to add to a server."""
         unary, down = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
         methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "RegisterLearner": unary(
-                _answering(self._register),
+                self._answering("RegisterLearner", self._register),
                 leader_pb2.LearnerInfo.FromString,
                 leader_pb2.AckWithMetadata.SerializeToString,
             ),
             "GetWork": unary(
-                _answering(self._get_work),
+                self._answering("GetWork", self._get_work),
                 leader_pb2.WorkRequest.FromString,
                 leader_pb2.WorkOrders.SerializeToString,
             ),
-            "GetModel": down(_streaming(self._get_model), leader_pb2.Empty.FromString, raw),
-            "GetData": down(_streaming(self._get_data), leader_pb2.LearnerDataRequest.FromString, raw),
+            "GetModel": down(self._answering("GetModel", self._get_model), leader_pb2.Empty.FromString, raw),
+            "GetData": down(
+                self._answering("GetData", self._get_data), leader_pb2.LearnerDataRequest.FromString, raw
+            ),
             "AccumulateGradients": grpc.stream_unary_rpc_method_handler(
-                _answering(self._accumulate), parse_upload, leader_pb2.Ack.SerializeToString
+                self._answering("AccumulateGradients", self._accumulate),
+                parse_upload,
+                leader_pb2.Ack.SerializeToString,
             ),
             "Session": grpc.stream_stream_rpc_method_handler(
-                _streaming(self._session),
+                self._session,
                 leader_pb2.LearnerMessage.FromString,
                 leader_pb2.LeaderMessage.SerializeToString,
             ),
         }
         return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+    def _answering(self, method: str, call: Call) -> Call:
+        """`call`, with Flockstep's errors told to the peer as gRPC statuses."""
+
+        async def answer(request: Any, context: Context) -> Any:
+            try:
+                return await call(request, context)
+            except WireError as error:
+                await self._abort(method, context, error)
+
+        return answer
+
+    async def _abort(self, method: str, context: Context, error: WireError) -> None:
+        member = self._workforce.members.at_peer(context.peer())
+        self.refusals.note(method, error, member.learner_id if member else None)
+        await context.abort(status_of(error), f"leader: {error}")
 
     async def _register(self, info: leader_pb2.LearnerInfo, context: Context) -> leader_pb2.AckWithMetadata:
         if self._coordinator.over:
@@ -98,18 +122,14 @@ class LeaderService:
         member = self._member(request.token, "", context)
         return leader_pb2.WorkOrders(orders=self._coordinator.work_of(member))
 
-    async def _get_model(self, request: leader_pb2.Empty, context: Context) -> AsyncIterator[bytes]:
+    async def _get_model(self, request: leader_pb2.Empty, context: Context) -> None:
         versions = self._coordinator.versions
         if not request.token and versions.number is not None:
             await self._coordinator.fresh_model(context.peer(), self._config.limits.stall_s)
         version = versions.get(request.version if request.HasField("version") else None)
-        for message in versions.stream(version):
-            self._coordinator.traffic.down += len(message)
-            yield message
+        await self._send(versions.stream(version), context)
 
-    async def _get_data(
-        self, request: leader_pb2.LearnerDataRequest, context: Context
-    ) -> AsyncIterator[bytes]:
+    async def _get_data(self, request: leader_pb2.LearnerDataRequest, context: Context) -> None:
         member = self._member(request.token, request.network_addr, context)
         if self._data is None:
             raise PayloadError("this leader hands out no data; start the learner with --data DIR")
@@ -117,35 +137,45 @@ class LeaderService:
             lambda: self._coordinator.over or self._workforce.seats() is not None, self._config.limits.stall_s
         )
         indices = self._workforce.shard_of(member, request.shard if request.HasField("shard") else None)
-        for message in stream_shard(self._data, indices, self._config.limits.chunk_bytes):
-            self._coordinator.traffic.down += len(message)
-            yield message
+        _log.debug("GetData from learner %d: %d examples", member.learner_id, len(indices))
+        await self._send(stream_shard(self._data, indices, self._config.limits.chunk_bytes), context)
+
+    async def _send(self, messages: Iterable[bytes], context: Context) -> None:
+        """Stream framed messages; a learner that takes none for limits.stall_s is let go."""
+        async with self._transfers:
+            for message in messages:
+                try:
+                    async with asyncio.timeout(self._config.limits.stall_s):
+                        await context.write(message)
+                except TimeoutError:
+                    raise StalledError("the download made no progress; fetch it again") from None
+                self._coordinator.traffic.down += len(message)
 
     async def _accumulate(self, messages: AsyncIterator[UploadMessage], context: Context) -> leader_pb2.Ack:
         stream = aiter(messages)
         first = await self._uploads.first(stream)
         header = first.header if not isinstance(first, memoryview) and first.HasField("header") else None
         member = self._member(header.token if header else b"", "", context)
-        try:
-            if header is None:
-                work_id = await self._coordinator.plain_work(member, self._config.limits.stall_s)
-            else:
-                work_id = header.work_id
-            self._coordinator.check_open(work_id)
-            # Without budget the stream is not read, and gRPC's flow control holds the learner back.
-            async with self._uploads.budget.hold(self._uploads.size):
-                upload = await self._uploads.receive(first, stream)
-                await self._coordinator.submit(member, upload, work_id)
-        except WireError as error:
-            self._events.publish(UpdateRefused(member.learner_id, str(error)))
-            raise
+        if header is None:
+            work_id = await self._coordinator.plain_work(member, self._config.limits.stall_s)
+        else:
+            work_id = header.work_id
+        self._coordinator.check_open(work_id)
+        # Without budget the stream is not read, and gRPC's flow control holds the learner back.
+        async with self._transfers, self._uploads.budget.hold(self._uploads.size):
+            upload = await self._uploads.receive(first, stream)
+            await self._coordinator.submit(member, upload, work_id)
         return leader_pb2.Ack(success=True, message="counted")
 
     async def _session(
         self, messages: AsyncIterator[leader_pb2.LearnerMessage], context: Context
     ) -> AsyncIterator[leader_pb2.LeaderMessage]:
         stream = aiter(messages)
-        member = await self._greet(stream)
+        try:
+            member = await self._greet(stream)
+        except WireError as error:
+            await self._abort("Session", context, error)
+            return
         link = SessionLink()
         self._workforce.attach(member, link)
         self._coordinator.resend_work(member)
@@ -160,7 +190,7 @@ class LeaderService:
 
     async def _greet(self, stream: AsyncIterator[leader_pb2.LearnerMessage]) -> Member:
         try:
-            async with asyncio.timeout(self._config.limits.stall_s):
+            async with asyncio.timeout(self._config.limits.hello_s):
                 first = await anext(stream, None)
         except TimeoutError:
             raise StalledError("the session was opened but nobody said hello") from None
@@ -202,37 +232,3 @@ class LeaderService:
                 self._workforce.leave(member, message.goodbye.reason[:500] or "said goodbye")
             case _:
                 pass  # a heartbeat says only that the learner lives
-
-
-def _answering(
-    call: Callable[[Any, Context], Awaitable[Any]],
-) -> Callable[[Any, Context], Awaitable[Any]]:
-    """`call`, with Flockstep's errors told to the peer as gRPC statuses."""
-
-    async def answer(request: Any, context: Context) -> Any:
-        try:
-            return await call(request, context)
-        except WireError as error:
-            await _abort(context, error)
-
-    return answer
-
-
-def _streaming(
-    call: Callable[[Any, Context], AsyncIterator[Any]],
-) -> Callable[[Any, Context], AsyncIterator[Any]]:
-    """The same for a call that answers with a stream."""
-
-    async def answer(request: Any, context: Context) -> AsyncIterator[Any]:
-        try:
-            async for message in call(request, context):
-                yield message
-        except WireError as error:
-            await _abort(context, error)
-
-    return answer
-
-
-async def _abort(context: Context, error: WireError) -> None:
-    _log.debug("refused %s: %s", context.peer(), error)
-    await context.abort(status_of(error), f"leader: {error}")

@@ -7,6 +7,7 @@ import socket
 from ipaddress import ip_address
 
 from leader.events import (
+    CallRefused,
     Evaluated,
     EvaluationSkipped,
     Event,
@@ -20,12 +21,11 @@ from leader.events import (
     RunStarted,
     StepApplied,
     UpdateAccepted,
-    UpdateRefused,
     WaitingForLearners,
 )
 
 _DEBUG = (StepApplied, LearnerProgress, UpdateAccepted, RoundStarted, EvaluationSkipped)
-_WARNING = (UpdateRefused, RoundAbandoned)
+_WARNING = (CallRefused, RoundAbandoned)
 
 
 def level_of(event: Event) -> int:
@@ -91,9 +91,10 @@ def describe(event: Event, rounds: int, address: str = "") -> str:
                 f"round {event.round} step {event.step + 1}: update of learner {event.learner_id} accepted: "
                 f"loss {event.loss:.4f}, {event.examples:,} examples, {size(event.bytes)}"
             )
-        case UpdateRefused():
-            who = "an unknown learner" if event.learner_id is None else f"learner {event.learner_id}"
-            return f"update of {who} refused: {event.reason}"
+        case CallRefused():
+            who = "an unknown caller" if event.learner_id is None else f"learner {event.learner_id}"
+            more = f" (and {event.suppressed:,} more like it)" if event.suppressed else ""
+            return f"refused {event.method or 'a call'} of {who}: {event.reason}{more}"
         case _:
             return _describe_round(event, rounds)
 

@@ -25,7 +25,7 @@ from leader.events import (
     RunStarted,
     StepApplied,
     UpdateAccepted,
-    UpdateRefused,
+    CallRefused,
     WaitingForLearners,
 )
 from leader.log import EventLog, open_display
@@ -39,7 +39,7 @@ RUN: list[Event] = [
     RoundStarted(3, 1, 2),
     LearnerProgress(1, 3, 5, 50, 931.4),
     UpdateAccepted(1, 3, 0, 25000, 1.2345, 931.4, 3_200_000),
-    UpdateRefused(None, "no such token"),
+    CallRefused(None, "no such token"),
     StepApplied(3, 0, 1, 1.2345, 3_200_000, 3_200_000),
     RoundAbandoned(3, "1 of 2 updates at the deadline"),
     RoundCommitted(3, 1.2345, 12.34, 3_200_000, 480, 2, 50000, 0.1),

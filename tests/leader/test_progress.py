@@ -15,7 +15,7 @@ from leader.events import (
     RunStarted,
     StepApplied,
     UpdateAccepted,
-    UpdateRefused,
+    CallRefused,
 )
 from leader.progress import RunProgress
 
@@ -111,8 +111,8 @@ def test_learners_change_state_with_their_events(clock: Clock) -> None:
     progress.apply(UpdateAccepted(0, 1, 0, 640, 1.0, 9.0, 100))
     progress.apply(LearnerProgress(0, 1, 2, 2, 9.0))  # overtaken by the update
     assert (progress.learners[0].state, progress.learners[0].done) == ("sent", 2)
-    progress.apply(UpdateRefused(1, "NaN"))
-    progress.apply(UpdateRefused(None, "no token"))
+    progress.apply(CallRefused(1, "NaN"))
+    progress.apply(CallRefused(None, "no token"))
     assert progress.learners[1].state == "refused"
     progress.apply(LearnerLeft(1, "n1", "lease ran out"))
     progress.apply(committed(1))

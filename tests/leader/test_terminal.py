@@ -20,7 +20,7 @@ from leader.events import (
     RunStarted,
     StepApplied,
     UpdateAccepted,
-    UpdateRefused,
+    CallRefused,
     WaitingForLearners,
 )
 from leader.terminal import TerminalDisplay
@@ -112,7 +112,7 @@ def test_while_waiting_the_exact_command_of_a_learner_is_shown(listen: str, dial
 
 def test_recent_messages_are_shown_and_often_ones_are_not() -> None:
     text = screen(
-        [started(), *MIDDLE, UpdateRefused(2, "NaN in fc.weight"), LearnerLeft(2, "beta", "lease ran out")]
+        [started(), *MIDDLE, CallRefused(2, "NaN in fc.weight"), LearnerLeft(2, "beta", "lease ran out")]
     )
     assert "update of learner 2 refused: NaN in fc.weight" in text
     assert "learner 2 beta left: lease ran out" in text
