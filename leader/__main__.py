@@ -7,6 +7,7 @@ import sys
 
 from leader.cli import parse
 from leader.config_file import dump_config
+from utils import faults
 from utils.errors import FlockstepError
 
 
@@ -14,6 +15,7 @@ def main() -> int:
     """Run the leader; returns the exit code."""
     try:
         command = parse(sys.argv[1:], os.environ)
+        faults.arm(os.environ)
         if command.print_config:
             print(dump_config(command.config), end="")
             return 0

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ from model.flat import FlatModel
 from model.precision import choose_device
 from model.registry import build_model
 from protos import leader_pb2
+from utils import faults
 from utils.datasets import Dataset, open_dataset
 from utils.errors import CheckpointError, ConfigError, FlockstepError
 from utils.rpc import SERVER_OPTIONS, SERVICE
@@ -140,7 +142,9 @@ class App:
             layout=model.layout,
             optimizer=optimizer,
             workforce=workforce,
-            save=lambda state: save_checkpoint(folder.checkpoints, state, keep=config.keep_checkpoints),
+            save=partial(
+                save_checkpoint, folder.checkpoints, keep=config.keep_checkpoints, config=dump_config(config)
+            ),
             events=self.events,
         )
         self._metrics = MetricsLog(folder, state.round, expects_evaluation=self._expects_evaluation)
@@ -160,7 +164,13 @@ class App:
                 chunk_bytes=config.limits.chunk_bytes,
             ),
             self.coordinator,
-            Uploads(model.layout, config.limits, self.coordinator.traffic),
+            Uploads(
+                model.layout,
+                config.limits,
+                self.coordinator.traffic,
+                self.coordinator.is_open,
+                lambda: faults.reach("leader.uploading", self.coordinator.state.round + 1),
+            ),
             data.train,
             self.events,
         )

@@ -16,6 +16,15 @@ class ByteBudget:
         self._held = 0
         self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
 
+    def fits(self, size: int) -> bool:
+        """Whether a request for `size` bytes would be let in at once."""
+        return not self._queue and (self._held == 0 or self._held + size <= self._total)
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether somebody waits for budget."""
+        return bool(self._queue)
+
     @asynccontextmanager
     async def hold(self, size: int) -> AsyncIterator[None]:
         """Wait for `size` bytes of budget and hold them inside the `async with` block."""

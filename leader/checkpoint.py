@@ -11,7 +11,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from leader.state import RunState
 from leader.workforce import Seats
+from utils import faults
 from utils.errors import CheckpointError, FlockstepError
 from utils.payload import DTYPES, PayloadReader, encode_header
 
@@ -30,16 +32,21 @@ _CODES = {dtype: code for code, dtype in DTYPES.items()}
 Arrays = Mapping[str, NDArray[np.generic]]
 
 
-def write_atomically(path: Path, parts: list[bytes | memoryview]) -> None:
+def write_atomically(
+    path: Path, parts: list[bytes | memoryview], half_written: Callable[[], None] = lambda: None
+) -> None:
     """Replace `path` by a file of these parts: the old or the new content survives any crash.
 
-    Raises CheckpointError, for example when the disk is full; the old file is then untouched.
+    `half_written` is called when the first part is written. Raises CheckpointError, for example
+    when the disk is full; the old file is then untouched.
     """
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
-            for part in parts:
+            for number, part in enumerate(parts):
                 file.write(part)
+                if number == 0:
+                    half_written()
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -55,18 +62,22 @@ def write_atomically(path: Path, parts: list[bytes | memoryview]) -> None:
         ) from error
 
 
-def save_checkpoint(folder: Path, state: RunState, *, keep: int) -> Path:
-    """Write `state` into `folder` and delete all but the newest `keep` checkpoints."""
+def save_checkpoint(folder: Path, state: RunState, *, keep: int, config: str) -> Path:
+    """Write `state` into `folder` and delete all but the newest `keep` checkpoints.
+
+    `config` is the run's whole configuration, so that the one file says what it belongs to.
+    """
     arrays = _arrays(state)
     fields = json.dumps(_fields(state))
-    digest = hashlib.sha256(fields.encode())
+    digest = hashlib.sha256((fields + config).encode())
     body = [np.ascontiguousarray(array).data.cast("B") for array in arrays.values()]
     for part in body:
         digest.update(part)
-    metadata = {"format": _FORMAT, "state": fields, "sha256": digest.hexdigest()}
+    metadata = {"format": _FORMAT, "state": fields, "config": config, "sha256": digest.hexdigest()}
     tensors = ((name, _CODES[array.dtype], array.shape) for name, array in arrays.items())
     path = folder / f"round-{state.round:08d}.safetensors"
-    write_atomically(path, [encode_header(tensors, metadata), *body])
+    at_fault_point = partial(faults.reach, "leader.checkpointing", state.round)
+    write_atomically(path, [encode_header(tensors, metadata), *body], at_fault_point)
     for old in checkpoints(folder)[keep:]:
         old.unlink()
     return path
@@ -104,9 +115,12 @@ def load_checkpoint(path: Path) -> RunState:
     metadata = payload.manifest.metadata
     if metadata.get("format") != _FORMAT:
         raise CheckpointError(f"{path.name} is not a checkpoint of this release ({_FORMAT})")
-    digest = hashlib.sha256(metadata["state"].encode())
+    try:
+        digest = hashlib.sha256((metadata["state"] + metadata["config"]).encode())
+    except KeyError as error:
+        raise CheckpointError(f"checkpoint {path.name} is damaged: it lacks {error}") from None
     digest.update(payload.data.data)
-    if digest.hexdigest() != metadata["sha256"]:
+    if digest.hexdigest() != metadata.get("sha256"):
         raise CheckpointError(f"checkpoint {path.name} is damaged: its SHA-256 differs")
     return _state(json.loads(metadata["state"]), payload.arrays())
 

@@ -88,16 +88,33 @@ class CohortConfig(Section):
     """Who takes part in a round, and when it closes."""
 
     size: int = Field(0, ge=0, description="shards drawn a round, uniformly; 0 = all")
+    over_selection: float = Field(
+        1.0, ge=1, le=10, description="shards drawn as a multiple of size; the round closes when size are in"
+    )
     quorum: Fraction = Field(
         1.0, description="share of the cohort whose updates a round needs at its deadline"
     )
     deadline_s: Positive = Field(3600.0, description="seconds after which an exchange closes on its quorum")
+    deadline_k: float = Field(
+        0.0,
+        ge=0,
+        description="learned deadline: median + k x MAD of each learner's past durations; 0 = deadline_s alone",
+    )
+    deadline_floor_s: Positive = Field(10.0, description="shortest learned deadline, in seconds")
     lease_s: Positive = Field(
         20.0, description="seconds without a sign of life after which a learner counts as lost"
     )
     wait_s: Positive = Field(
         3600.0, description="seconds that the leader waits for enough learners before it stops"
     )
+
+    @model_validator(mode="after")
+    def _sensible(self) -> CohortConfig:
+        if self.over_selection > 1 and not self.size:
+            raise ValueError("cohort.over_selection needs cohort.size, the number of updates to close at")
+        if self.deadline_k and self.quorum == 1:
+            raise ValueError("a learned deadline closes on a quorum; set cohort.quorum below 1, such as 0.8")
+        return self
 
 
 class EvaluationConfig(Section):

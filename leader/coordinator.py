@@ -20,6 +20,7 @@ from leader.aggregation.aggregate import Aggregate, Contribution, Result, weight
 from leader.aggregation.exact_sum import Scale
 from leader.cohort import choose_cohort
 from leader.config import RunConfig
+from leader.deadline import Deadlines
 from leader.events import (
     EventStream,
     RoundAbandoned,
@@ -41,6 +42,7 @@ from leader.work import Part, WorkPlanner
 from leader.workforce import Workforce
 from model.flat import Layout
 from protos import leader_pb2
+from utils import faults
 from utils.errors import LateUpdateError, NotReadyError, TooFewLearnersError, WireError
 
 P = ParamSpec("P")
@@ -82,6 +84,11 @@ class Coordinator:
         self._save_state = save
         self._events = events
         self._planner = WorkPlanner(config, state.run_id)
+        self._deadlines = Deadlines(
+            ceiling_s=config.cohort.deadline_s,
+            floor_s=config.cohort.deadline_floor_s,
+            k=config.cohort.deadline_k,
+        )
         # One thread for all arithmetic: the event loop stays free, and sums need no lock.
         self._arithmetic = ThreadPoolExecutor(1, "arithmetic")
         self._queue: asyncio.Queue[Submission | None] = asyncio.Queue()
@@ -92,6 +99,7 @@ class Coordinator:
         self._working = state  # the committed state plus the steps of the open round
         self._losses: dict[str, tuple[int, float]] = {}
         self._learners: set[int] = set()
+        self._opened_at = 0.0  # clock value when the open exchange began
         self._counted: set[str] = set()  # peers of plain learners with an update in the open exchange
         self._scale = Scale(0, 1.0, 1)
         workforce.on_change = self.wake
@@ -127,6 +135,14 @@ class Coordinator:
         if self._exchange is None:
             raise LateUpdateError("no round is open; wait for new work")
         return self._exchange.part(work_id)
+
+    def is_open(self, work_id: str) -> bool:
+        """Whether an update for `work_id` would be taken now."""
+        try:
+            self.check_open(work_id)
+        except WireError:
+            return False
+        return True
 
     async def plain_work(self, member: Member, timeout_s: float) -> str:
         """The work id that a plain learner's update answers: its open work, awaited if need be."""
@@ -211,6 +227,7 @@ class Coordinator:
         self.workforce.rebalance()
         began = time.monotonic()
         before = Traffic(self.traffic.up, self.traffic.down)
+        faults.reach("leader.selecting", self.state.round + 1)
         machine = self._begin_round()
         await self._perform(machine.handle(rounds.Begin(self.workforce.holders()), time.monotonic()))
         while (
@@ -229,14 +246,19 @@ class Coordinator:
         config = self._config
         available = self.workforce.parts()
         number = self.state.round + 1
-        cohort = choose_cohort(tuple(available), config.cohort.size, seed=config.seed, round_=number)
+        drawn = math.ceil(config.cohort.size * config.cohort.over_selection)
+        cohort = choose_cohort(tuple(available), drawn, seed=config.seed, round_=number)
+        target = min(config.cohort.size or len(cohort), len(cohort))
+        holders = self.workforce.holders()
+        names = {member.name for member in self.workforce.members if member.learner_id in holders.values()}
         self._parts = {part: available[part] for part in cohort}
         plan = rounds.RoundPlan(
             round=number,
             steps=self._planner.steps(self._parts.values()),
             parts=cohort,
-            quorum=max(1, math.ceil(config.cohort.quorum * len(cohort))),
-            deadline_s=config.cohort.deadline_s,
+            quorum=max(1, math.ceil(config.cohort.quorum * target)),
+            deadline_s=self._deadlines.of(names),
+            target=target,
         )
         self._scale = Scale.of(config.aggregate.max_abs, self._planner.weight_bound(self._parts.values()))
         self._round = rounds.Round(plan)
@@ -264,6 +286,7 @@ class Coordinator:
             )
             for part in self._parts.values()
         ]
+        self._opened_at = time.monotonic()
         self._exchange = Exchange(self._round, step, orders, Aggregate(self._layout, self._scale))
 
     async def _next_event(self, machine: rounds.Round) -> None:
@@ -278,6 +301,8 @@ class Coordinator:
             await self._take(machine, submission)
             return
         holders = self.workforce.holders()
+        if not any(part in holders for part in machine.plan.parts):
+            await self._perform(machine.handle(rounds.Deserted(), time.monotonic()))
         for part in machine.plan.parts:
             await self._perform(machine.handle(rounds.Assigned(part, holders.get(part)), time.monotonic()))
 
@@ -297,6 +322,7 @@ class Coordinator:
         if not submission.fate.done():
             submission.fate.set_result(None)
         self._learners.add(submission.member.learner_id)
+        self._deadlines.note(submission.member.name, time.monotonic() - self._opened_at)
         if submission.member.plain:
             self._counted.add(submission.member.peer)
         self._announce_accepted(machine, submission, contribution)
@@ -344,6 +370,7 @@ class Coordinator:
         assert self._exchange is not None
         plan = self._round.plan
         lr = self._planner.lr(plan.round, step, plan.steps)
+        faults.reach("leader.collected", plan.round)
         self._working, result = await self._compute(self._apply, self._working, self._exchange.aggregate, lr)
         self._losses[f"{step:08d}"] = (result.examples, result.loss)
         self._counted.clear()
@@ -357,6 +384,7 @@ class Coordinator:
 
     def _apply(self, state: RunState, aggregate: Aggregate, lr: float) -> tuple[RunState, Result]:
         result = aggregate.finish()
+        faults.reach("leader.stepping", state.round + 1)
         split = self._layout.parameter_count
         optimizer, parameters = self._optimizer.apply(
             state.optimizer, state.vector[:split], result.mean[:split], lr
@@ -384,6 +412,7 @@ class Coordinator:
             seconds=self._working.seconds + time.monotonic() - began,
         )
         await self._save(state)
+        faults.reach("leader.committed", plan.round)
         self.state = state
         self._events.publish(
             RoundCommitted(

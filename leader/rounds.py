@@ -5,9 +5,9 @@ every part of the work (a shard, or a learner's own data) is dispatched to the l
 it, and the exchange closes when enough parts are in. A part may move to another learner at any
 time; its update is the same whoever makes it, and is counted once.
 
-    SELECTING --Begin--> TRAINING --all parts in, or quorum at the deadline--> APPLYING
+    SELECTING --Begin--> TRAINING --target or quorum at the deadline--> APPLYING
     APPLYING --StepApplied--> TRAINING (next exchange) | COMMITTED (last one)
-    TRAINING --deadline without quorum--> ABANDONED
+    TRAINING --deadline without quorum, or no learner left--> ABANDONED
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class RoundPlan:
     parts: tuple[str, ...]  # pieces of work in every exchange
     quorum: int  # parts an exchange needs at its deadline, 1..len(parts)
     deadline_s: float  # seconds an exchange may take
+    target: int = 0  # parts that close an exchange at once (over-selection); 0 = all of them
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,12 @@ class Tick:
     """Time has passed."""
 
 
-Event = Begin | Accepted | Assigned | StepApplied | Tick
+@dataclass(frozen=True)
+class Deserted:
+    """No learner is left that could do any of the work."""
+
+
+Event = Begin | Accepted | Assigned | StepApplied | Tick | Deserted
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,7 @@ class Round:
         self.deadline: float | None = None  # clock value at which to send a Tick
         self._holders: dict[str, int | None] = dict.fromkeys(plan.parts)
         self._done: set[str] = set()
+        self._target = plan.target or len(plan.parts)
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -153,7 +160,7 @@ class Round:
                 return self._open(now)
             case Accepted(part, step) if self.refusal(self.plan.round, step, part) is None:
                 self._done.add(part)
-                return self._close() if not self.pending else []
+                return self._close() if len(self._done) >= self._target else []
             case Assigned(part, learner) if part in self._holders:
                 return self._assign(part, learner)
             case StepApplied() if self.phase is Phase.APPLYING:
@@ -162,6 +169,8 @@ class Round:
                 self.phase is Phase.TRAINING and self.deadline is not None and now >= self.deadline
             ):
                 return self._expire()
+            case Deserted() if self.phase is Phase.TRAINING:
+                return self._abandon("no learner is left")
             case _:
                 return []
 
@@ -197,12 +206,13 @@ class Round:
     def _expire(self) -> list[Action]:
         if len(self._done) >= self.plan.quorum:
             return self._close()
+        missing = ", ".join(part for part in self.plan.parts if part not in self._done)
+        return self._abandon(
+            f"{len(self._done)} of {len(self.plan.parts)} updates in after {self.plan.deadline_s:g} s, "
+            f"{self.plan.quorum} are needed; missing: {missing}"
+        )
+
+    def _abandon(self, reason: str) -> list[Action]:
         self.phase = Phase.ABANDONED
         self.deadline = None
-        missing = ", ".join(part for part in self.plan.parts if part not in self._done)
-        return [
-            Abandon(
-                f"{len(self._done)} of {len(self.plan.parts)} updates in after {self.plan.deadline_s:g} s, "
-                f"{self.plan.quorum} are needed; missing: {missing}"
-            )
-        ]
+        return [Abandon(reason)]

@@ -20,6 +20,7 @@ from leader.membership import Member
 from leader.refusals import Refusals
 from leader.uploads import Uploads
 from protos import leader_pb2
+from utils import faults
 from utils.datasets import Dataset
 from utils.errors import NotReadyError, PayloadError, StalledError, WireError, status_of
 from utils.rpc import SERVICE, UploadMessage, parse_upload, raw
@@ -64,6 +65,11 @@ class LeaderService:
                 self._answering("GetWork", self._get_work),
                 leader_pb2.WorkRequest.FromString,
                 leader_pb2.WorkOrders.SerializeToString,
+            ),
+            "GetUpload": unary(
+                self._answering("GetUpload", self._get_upload),
+                leader_pb2.UploadRequest.FromString,
+                leader_pb2.UploadStatus.SerializeToString,
             ),
             "GetModel": down(self._answering("GetModel", self._get_model), leader_pb2.Empty.FromString, raw),
             "GetData": down(
@@ -122,6 +128,12 @@ class LeaderService:
         member = self._member(request.token, "", context)
         return leader_pb2.WorkOrders(orders=self._coordinator.work_of(member))
 
+    async def _get_upload(
+        self, request: leader_pb2.UploadRequest, context: Context
+    ) -> leader_pb2.UploadStatus:
+        self._member(request.token, "", context)
+        return leader_pb2.UploadStatus(received=self._uploads.received(request))
+
     async def _get_model(self, request: leader_pb2.Empty, context: Context) -> None:
         versions = self._coordinator.versions
         if not request.token and versions.number is not None:
@@ -150,6 +162,7 @@ class LeaderService:
                 except TimeoutError:
                     raise StalledError("the download made no progress; fetch it again") from None
                 self._coordinator.traffic.down += len(message)
+                faults.reach("leader.downloading", self._coordinator.state.round + 1)
 
     async def _accumulate(self, messages: AsyncIterator[UploadMessage], context: Context) -> leader_pb2.Ack:
         stream = aiter(messages)
@@ -161,9 +174,7 @@ class LeaderService:
         else:
             work_id = header.work_id
         self._coordinator.check_open(work_id)
-        # Without budget the stream is not read, and gRPC's flow control holds the learner back.
-        async with self._transfers, self._uploads.budget.hold(self._uploads.size):
-            upload = await self._uploads.receive(first, stream)
+        async with self._transfers, self._uploads.receiving(first, stream) as upload:
             await self._coordinator.submit(member, upload, work_id)
         return leader_pb2.Ack(success=True, message="counted")
 

@@ -1,10 +1,15 @@
-"""Receiving updates: bounded in memory, in time and in form, before anything reaches the sum."""
+"""Receiving updates: bounded in memory, in time and in form, before anything reaches the sum.
+
+A stream that breaks half way leaves what it brought behind, inside the byte budget, so that the
+learner can go on at that byte; it is dropped when its work is no longer open or others need room.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 
 from leader.aggregation.aggregate import check_update
 from leader.budget import ByteBudget
@@ -12,9 +17,11 @@ from leader.config import LimitsConfig
 from leader.traffic import Traffic
 from model.flat import Layout
 from protos import leader_pb2
-from utils.errors import LimitError, PayloadError, StalledError
+from utils.errors import ChecksumError, LimitError, PayloadError, StalledError
 from utils.payload import Manifest, Payload, PayloadReader
 from utils.rpc import UploadMessage
+
+Key = tuple[str, int, int]  # work id, total bytes, CRC-32: equal keys mean equal bytes
 
 
 @dataclass(frozen=True)
@@ -26,20 +33,33 @@ class Upload:
     bytes: int
 
 
+@dataclass
+class _Transfer:
+    """One update on its way, and its share of the budget."""
+
+    reader: PayloadReader
+    share: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+
 class Uploads:
     """Reads AccumulateGradients streams under the limits of the run."""
 
-    def __init__(self, layout: Layout, limits: LimitsConfig, traffic: Traffic) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        limits: LimitsConfig,
+        traffic: Traffic,
+        is_open: Callable[[str], bool],
+        at_chunk: Callable[[], None] = lambda: None,
+    ) -> None:
         self._layout = layout
         self._limits = limits
         self._traffic = traffic
+        self._is_open = is_open  # whether the work with this id is still wanted
+        self._at_chunk = at_chunk  # called after each chunk
         self._max_bytes = 4 * layout.total + limits.header_bytes
-        self.budget = ByteBudget(limits.upload_bytes)
-
-    @property
-    def size(self) -> int:
-        """Bytes of memory that one upload may take."""
-        return self._max_bytes
+        self._budget = ByteBudget(limits.upload_bytes)
+        self._broken: dict[Key, _Transfer] = {}  # oldest first
 
     async def first(self, messages: AsyncIterator[UploadMessage]) -> UploadMessage:
         """The stream's first message: the header of a full learner, or a plain learner's first chunk."""
@@ -48,36 +68,87 @@ class Uploads:
             raise PayloadError("the update is empty; send one safetensors file in chunks")
         return message
 
-    async def receive(self, first: UploadMessage, messages: AsyncIterator[UploadMessage]) -> Upload:
-        """The whole update; the caller holds `size` bytes of `budget`.
+    def received(self, request: leader_pb2.UploadRequest) -> int:
+        """Bytes that an earlier, broken stream of this update left here."""
+        transfer = self._broken.get((request.work_id, request.total_bytes, request.crc32))
+        return transfer.reader.received if transfer else 0
 
-        Raises PayloadError, LimitError, ChecksumError or StalledError; nothing is kept then.
+    @asynccontextmanager
+    async def receiving(
+        self, first: UploadMessage, messages: AsyncIterator[UploadMessage]
+    ) -> AsyncIterator[Upload]:
+        """Read the whole update and hold its memory inside the `async with` block.
+
+        Raises PayloadError, LimitError, ChecksumError or StalledError.
         """
-        reader = PayloadReader(
-            max_bytes=self._max_bytes, header_bytes=self._limits.header_bytes, accept=self._acceptor()
+        header = first.header if not isinstance(first, memoryview) and first.HasField("header") else None
+        key = (header.work_id, header.total_bytes, header.crc32) if header else None
+        transfer = await self._begin(header, key)
+        try:
+            size = await self._read(transfer.reader, first, messages)
+            upload = Upload(header, transfer.reader.finish(header.crc32 if header else None), size)
+            yield upload
+        finally:
+            if key is not None and transfer.reader.resumable and not self._budget.waited_for:
+                self._broken[key] = transfer
+            else:
+                await transfer.share.aclose()
+
+    async def _begin(self, header: leader_pb2.UpdateHeader | None, key: Key | None) -> _Transfer:
+        """A broken transfer to go on with, or a new one once there is budget for it."""
+        await self._make_room()
+        if header is not None and header.total_bytes > self._max_bytes:
+            raise LimitError(f"update of {header.total_bytes} bytes; at most {self._max_bytes} are taken")
+        broken = self._broken.pop(key, None) if key else None
+        if header is not None and header.offset:
+            if broken is not None and broken.reader.received == header.offset:
+                return broken
+            raise ChecksumError(f"the first {header.offset} bytes are no longer held here; send all of them")
+        if broken is not None:
+            await broken.share.aclose()
+        limits = self._limits
+        transfer = _Transfer(
+            PayloadReader(
+                max_bytes=self._max_bytes, header_bytes=limits.header_bytes, accept=self._acceptor(header)
+            )
         )
-        header: leader_pb2.UpdateHeader | None = None
+        # Without budget the stream is not read, and gRPC's flow control holds the learner back.
+        await transfer.share.enter_async_context(self._budget.hold(self._max_bytes))
+        return transfer
+
+    async def _make_room(self) -> None:
+        """Drop broken transfers that nobody wants, and the oldest others as long as there is no room."""
+        for key in list(self._broken):
+            if not self._is_open(key[0]) or not self._budget.fits(self._max_bytes):
+                await self._broken.pop(key).share.aclose()
+
+    async def _read(
+        self, reader: PayloadReader, first: UploadMessage, messages: AsyncIterator[UploadMessage]
+    ) -> int:
         size = 0
         message: UploadMessage | None = first
         while message is not None:
             if not isinstance(message, memoryview):
-                if message.HasField("header"):
-                    if message is not first:
-                        raise PayloadError("an update header may only stand in the first message")
-                    header = message.header
-                    if header.total_bytes > self._max_bytes:
-                        raise LimitError(
-                            f"update of {header.total_bytes} bytes; at most {self._max_bytes} are taken"
-                        )
+                if message.HasField("header") and message is not first:
+                    raise PayloadError("an update header may only stand in the first message")
                 message = memoryview(message.chunk)
             size += len(message)
             self._traffic.up += len(message)
             reader.feed(message)
+            if size:
+                self._at_chunk()
             message = await self._next(messages)
-        return Upload(header, reader.finish(header.crc32 if header else None), size)
+        return size
 
-    def _acceptor(self) -> Callable[[Manifest], None]:
-        return lambda manifest: check_update(self._layout, manifest)
+    def _acceptor(self, header: leader_pb2.UpdateHeader | None) -> Callable[[Manifest], None]:
+        def accept(manifest: Manifest) -> None:
+            check_update(self._layout, manifest)
+            if header is not None and header.total_bytes != manifest.total_bytes:
+                raise PayloadError(
+                    f"update is announced with {header.total_bytes} bytes, its tensors need {manifest.total_bytes}"
+                )
+
+        return accept
 
     async def _next(self, messages: AsyncIterator[UploadMessage]) -> UploadMessage | None:
         try:
@@ -85,5 +156,5 @@ class Uploads:
                 return await anext(messages, None)
         except TimeoutError:
             raise StalledError(
-                f"no bytes for {self._limits.stall_s:g} s in the middle of an update; send it again"
+                f"no bytes for {self._limits.stall_s:g} s in the middle of an update; send the rest again"
             ) from None

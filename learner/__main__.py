@@ -6,6 +6,7 @@ import os
 import sys
 
 from learner.options import parse
+from utils import faults
 from utils.console import setup_logging
 from utils.errors import FlockstepError
 
@@ -14,6 +15,7 @@ def main() -> int:
     """Run the learner; returns the exit code."""
     try:
         options = parse(sys.argv[1:], os.environ)
+        faults.arm(os.environ)
         setup_logging(options.log_format, options.log_level)
         from learner.app import run  # here, so that --help does not wait for torch
 

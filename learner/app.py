@@ -65,11 +65,17 @@ def describe_device(device: torch.device) -> str:
 class App:
     """One learner, from its first registration to the leader's Stop."""
 
-    def __init__(self, options: LearnerOptions, device: torch.device, own: Own | None) -> None:
+    def __init__(
+        self,
+        options: LearnerOptions,
+        device: torch.device,
+        own: Own | None,
+        worker_type: type[Worker] = Worker,
+    ) -> None:
         self._options = options
         self._own = own
         self._device_text = describe_device(device)
-        self._worker = Worker(options, device, own.shard if own else None)
+        self._worker = worker_type(options, device, own.shard if own else None)
         self._server = LearnerServer(options.network_addr, self._worker) if options.network_addr else None
         self._name = options.name
         self._token = b""

@@ -17,6 +17,7 @@ from learner.task import Task
 from model.flat import FlatModel
 from model.precision import autocast, choose_dtype
 from protos import leader_pb2
+from utils import faults
 from utils.errors import FlockstepError
 from utils.schedule import Schedule
 
@@ -83,6 +84,7 @@ class Trainer:
                 self._descend(order, velocity, step)
             losses.append((count, batch_loss))
             trained += count
+            faults.reach("learner.training", order.round)
             progress(step + 1, order.local_steps, trained / (time.perf_counter() - began))
         loss = math.fsum(count * float(value) for count, value in losses) / trained
         if not math.isfinite(loss):

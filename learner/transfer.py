@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -15,11 +16,14 @@ from learner.task import Shard
 from learner.trainer import Update
 from model.flat import Layout
 from protos import leader_pb2
+from utils import faults
 from utils.errors import IncompatibleError, PayloadError, StalledError, error_of
 from utils.framing import frames
 from utils.payload import Manifest, Payload, PayloadReader, encode_header
 from utils.rpc import LeaderStub
 
+_log = logging.getLogger(__name__)
+_CALL_TIMEOUT_S = 10.0
 _STALL_S = 60.0
 _HEADER_BYTES = 8 << 20
 _MAX_DATA_BYTES = 1 << 40
@@ -53,28 +57,51 @@ class HeldUpdate:
         )
         return cls(order.work_id, order.round, header, values, said)
 
-    def messages(self, token: bytes, chunk_bytes: int) -> Iterator[bytes]:
-        """The AccumulateGradients stream, framed."""
-        said = leader_pb2.UpdateHeader(token=token)
+    def messages(self, token: bytes, chunk_bytes: int, offset: int = 0) -> Iterator[bytes]:
+        """The AccumulateGradients stream, framed, from byte `offset` of the file on."""
+        said = leader_pb2.UpdateHeader(token=token, offset=offset)
         said.MergeFrom(self.said)
         yield leader_pb2.GradientData(header=said).SerializeToString()
-        yield from frames(self.header, self.values.data.cast("B"), chunk_bytes)
+        body = self.values.data.cast("B")[max(0, offset - len(self.header)) :]
+        for message in frames(self.header[offset:], body, chunk_bytes):
+            yield message
+            faults.reach("learner.uploading", self.round)
 
 
-async def push(stub: LeaderStub, token: bytes, held: HeldUpdate, chunk_bytes: int) -> None:
-    """Send an update; returns when it is counted, raises what the leader refused it with."""
+async def push(
+    stub: LeaderStub, token: bytes, held: HeldUpdate, chunk_bytes: int, *, resume: bool = False
+) -> None:
+    """Send an update; returns when it is counted, raises what the leader refused it with.
+
+    With `resume` the leader is asked first how much of it an earlier, broken stream brought.
+    """
+    said = held.said
+    request = leader_pb2.UploadRequest(
+        token=token, work_id=said.work_id, total_bytes=said.total_bytes, crc32=said.crc32
+    )
     try:
-        await stub.accumulate(held.messages(token, chunk_bytes))
+        offset = (await stub.get_upload(request, _CALL_TIMEOUT_S)).received if resume else 0
+        if offset:
+            _log.info("going on with the upload at byte %d of %d", offset, said.total_bytes)
+        await stub.accumulate(held.messages(token, chunk_bytes, offset))
     except aio.AioRpcError as error:
         raise error_of(error.code(), error.details() or "") from None
 
 
-async def pull_model(stub: LeaderStub, token: bytes, version: int, layout: Layout) -> NDArray[np.float32]:
-    """The model's flat vector (total,) float32; raises IncompatibleError if its tensors are not `layout`'s."""
-    chunks = stub.get_model(leader_pb2.Empty(token=token, version=version))
-    payload = await _collect(
-        chunks, 4 * layout.total + _HEADER_BYTES, lambda manifest: check_model(layout, manifest)
-    )
+async def pull_model(
+    stub: LeaderStub, token: bytes, order: leader_pb2.WorkOrder, layout: Layout
+) -> NDArray[np.float32]:
+    """The flat vector (total,) float32 of the order's model version.
+
+    Raises IncompatibleError if its tensors are not `layout`'s.
+    """
+    chunks = stub.get_model(leader_pb2.Empty(token=token, version=order.version))
+
+    def accept(manifest: Manifest) -> None:
+        check_model(layout, manifest)
+        faults.reach("learner.downloading", order.round)
+
+    payload = await _collect(chunks, 4 * layout.total + _HEADER_BYTES, accept)
     return payload.data.view(np.float32)
 
 

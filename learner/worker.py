@@ -20,6 +20,7 @@ from learner.transfer import HeldUpdate, pull_model, pull_shard, push
 from model.flat import FlatModel
 from model.registry import build_model
 from protos import leader_pb2
+from utils import faults
 from utils.errors import (
     ChecksumError,
     DuplicateUpdateError,
@@ -66,6 +67,7 @@ class Worker:
         self._trainer: Trainer | None = None
         self._base: tuple[int, NDArray[np.float32]] | None = None  # version and weights
         self._connection: Connection | None = None
+        self._last_sent = ""  # work id
         self.report: Report = lambda progress: None
 
     def connect(self, connection: Connection) -> None:
@@ -133,6 +135,7 @@ class Worker:
             assert self._trainer is not None
             held = HeldUpdate.of(order, update, self._trainer.model.layout)
             self._held[key] = held
+            faults.reach("learner.trained", order.round)
             level = logging.DEBUG if order.exchange == "gradient" else logging.INFO
             text = "round %d: loss %.4f, %d steps, %.0f images/s"
             _log.log(
@@ -141,6 +144,7 @@ class Worker:
         else:
             _log.info("round %d: sending the update again that was made before", order.round)
         await self._send(held)
+        faults.reach("learner.uploaded", order.round)
 
     async def _train(self, order: leader_pb2.WorkOrder) -> Update:
         connection = self._connected()
@@ -149,10 +153,8 @@ class Worker:
         shard = await self._shard(connection, order)
         if self._base is None or self._base[0] != order.version:
             layout = trainer.model.layout
-            self._base = (
-                order.version,
-                await pull_model(connection.stub, connection.token, order.version, layout),
-            )
+            vector = await pull_model(connection.stub, connection.token, order, layout)
+            self._base = (order.version, vector)
         task = ImageClassification(shard, order, self._device, channels_last=self._options.channels_last)
         loop = asyncio.get_running_loop()
         progress = self._reporter(order.work_id, loop)
@@ -175,8 +177,10 @@ class Worker:
     async def _send(self, held: HeldUpdate) -> None:
         for attempt in range(_RESENDS):
             connection = self._connected()
+            resume = attempt == 0 and held.work_id == self._last_sent
+            self._last_sent = held.work_id
             try:
-                await push(connection.stub, connection.token, held, connection.run.chunk_bytes)
+                await push(connection.stub, connection.token, held, connection.run.chunk_bytes, resume=resume)
                 return
             except ChecksumError as error:
                 _log.warning("update was damaged on its way (try %d of %d): %s", attempt + 1, _RESENDS, error)

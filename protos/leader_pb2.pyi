@@ -127,7 +127,7 @@ class GradientData(_message.Message):
     def __init__(self, chunk: _Optional[bytes] = ..., header: _Optional[_Union[UpdateHeader, _Mapping]] = ...) -> None: ...
 
 class UpdateHeader(_message.Message):
-    __slots__ = ("token", "work_id", "examples", "total_bytes", "crc32", "loss", "seconds")
+    __slots__ = ("token", "work_id", "examples", "total_bytes", "crc32", "loss", "seconds", "offset")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     WORK_ID_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +135,7 @@ class UpdateHeader(_message.Message):
     CRC32_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
     token: bytes
     work_id: str
     examples: int
@@ -142,7 +143,26 @@ class UpdateHeader(_message.Message):
     crc32: int
     loss: float
     seconds: float
-    def __init__(self, token: _Optional[bytes] = ..., work_id: _Optional[str] = ..., examples: _Optional[int] = ..., total_bytes: _Optional[int] = ..., crc32: _Optional[int] = ..., loss: _Optional[float] = ..., seconds: _Optional[float] = ...) -> None: ...
+    offset: int
+    def __init__(self, token: _Optional[bytes] = ..., work_id: _Optional[str] = ..., examples: _Optional[int] = ..., total_bytes: _Optional[int] = ..., crc32: _Optional[int] = ..., loss: _Optional[float] = ..., seconds: _Optional[float] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class UploadRequest(_message.Message):
+    __slots__ = ("token", "work_id", "total_bytes", "crc32")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    WORK_ID_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CRC32_FIELD_NUMBER: _ClassVar[int]
+    token: bytes
+    work_id: str
+    total_bytes: int
+    crc32: int
+    def __init__(self, token: _Optional[bytes] = ..., work_id: _Optional[str] = ..., total_bytes: _Optional[int] = ..., crc32: _Optional[int] = ...) -> None: ...
+
+class UploadStatus(_message.Message):
+    __slots__ = ("received",)
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    received: int
+    def __init__(self, received: _Optional[int] = ...) -> None: ...
 
 class WorkRequest(_message.Message):
     __slots__ = ("token",)

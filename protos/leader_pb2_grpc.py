@@ -64,6 +64,11 @@ class LeaderServiceStub:
                 request_serializer=protos_dot_leader__pb2.WorkRequest.SerializeToString,
                 response_deserializer=protos_dot_leader__pb2.WorkOrders.FromString,
                 _registered_method=True)
+        self.GetUpload = channel.unary_unary(
+                '/leader.LeaderService/GetUpload',
+                request_serializer=protos_dot_leader__pb2.UploadRequest.SerializeToString,
+                response_deserializer=protos_dot_leader__pb2.UploadStatus.FromString,
+                _registered_method=True)
 
 
 class LeaderServiceServicer:
@@ -108,6 +113,13 @@ class LeaderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUpload(self, request, context):
+        """How much of a broken upload the leader still holds, so that it can go on there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LeaderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -140,6 +152,11 @@ def add_LeaderServiceServicer_to_server(servicer, server):
                     servicer.GetWork,
                     request_deserializer=protos_dot_leader__pb2.WorkRequest.FromString,
                     response_serializer=protos_dot_leader__pb2.WorkOrders.SerializeToString,
+            ),
+            'GetUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUpload,
+                    request_deserializer=protos_dot_leader__pb2.UploadRequest.FromString,
+                    response_serializer=protos_dot_leader__pb2.UploadStatus.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -304,6 +321,33 @@ class LeaderService:
             '/leader.LeaderService/GetWork',
             protos_dot_leader__pb2.WorkRequest.SerializeToString,
             protos_dot_leader__pb2.WorkOrders.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leader.LeaderService/GetUpload',
+            protos_dot_leader__pb2.UploadRequest.SerializeToString,
+            protos_dot_leader__pb2.UploadStatus.FromString,
             options,
             channel_credentials,
             insecure,

@@ -176,25 +176,31 @@ class PayloadReader:
         self._data: Bytes = np.empty(0, np.uint8)
         self._filled = 0
         self._crc = 0
+        self._failed = False
 
     @property
     def received(self) -> int:
         """Bytes taken so far."""
         return len(self._head) + self._filled
 
+    @property
+    def resumable(self) -> bool:
+        """Whether sound bytes are here and more of them are missing."""
+        return not self._failed and self._manifest is not None and self._filled < len(self._data)
+
     def feed(self, chunk: Buffer) -> None:
         """Take the next bytes of the stream."""
+        self._failed = True  # until these bytes have proved sound
         view = memoryview(chunk).cast("B")
         self._crc = zlib.crc32(view, self._crc)
         while self._manifest is None and len(view):
             view = self._feed_header(view)
-        if not len(view):
-            return
         end = self._filled + len(view)
         if end > len(self._data):
             raise PayloadError(f"payload goes on after its {len(self._data)} bytes of tensor data")
         self._data[self._filled : end] = np.frombuffer(view, np.uint8)
         self._filled = end
+        self._failed = False
 
     def _feed_header(self, view: memoryview) -> memoryview:
         wanted = 8 if len(self._head) < 8 else 8 + int.from_bytes(self._head[:8], "little")

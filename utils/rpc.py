@@ -74,6 +74,16 @@ class LeaderStub:
         orders: leader_pb2.WorkOrders = await call(request, timeout=timeout)
         return orders
 
+    async def get_upload(self, request: leader_pb2.UploadRequest, timeout: float) -> leader_pb2.UploadStatus:
+        """GetUpload."""
+        call = self._channel.unary_unary(
+            f"/{SERVICE}/GetUpload",
+            request_serializer=leader_pb2.UploadRequest.SerializeToString,
+            response_deserializer=leader_pb2.UploadStatus.FromString,
+        )
+        status: leader_pb2.UploadStatus = await call(request, timeout=timeout)
+        return status
+
     def get_model(self, request: leader_pb2.Empty) -> AsyncIterator[memoryview]:
         """GetModel: the chunks of one safetensors file."""
         call = self._channel.unary_stream(

@@ -1,0 +1,1 @@
+"""Measured figures, each beside a reference from the same run: `python -m benchmarks`."""

@@ -1,0 +1,62 @@
+"""`python -m benchmarks [--quick] [NAME ...]`: measure, show a table, write a JSON file an entry."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks import idle_round, leader_memory, resnet18_round
+from benchmarks.machine import describe_machine
+from benchmarks.result import Result, document, table
+from scripts.children import ProgramFailedError, StoppedError
+
+ENTRIES: dict[str, Callable[[bool], Result]] = {
+    "idle_round": idle_round.measure,
+    "resnet18_round": resnet18_round.measure,
+    "leader_memory": leader_memory.measure,
+}
+RESULTS = Path(__file__).parents[1] / "docs" / "benchmarks"
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer repeats: about a minute in all")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results; docs/benchmarks")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(ENTRIES)}; default: all")
+    options = parser.parse_args(argv)
+    if unknown := sorted(set(options.names) - set(ENTRIES)):
+        parser.error(f"no entry {', '.join(unknown)}; there are {', '.join(ENTRIES)}")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure the entries asked for; the exit code is 1 when a target is missed or a process failed."""
+    options = parse(argv)
+    console = Console()
+    machine = describe_machine()
+    console.print(", ".join(f"{key} {value}" for key, value in machine.items()), highlight=False)
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = []
+    try:
+        for name in options.names or ENTRIES:
+            console.print(f"measuring {name} ...")
+            result = ENTRIES[name](options.quick)
+            path = options.out / f"{name}.json"
+            path.write_text(document(result, machine, options.quick), encoding="utf-8")
+            results.append(result)
+    except ProgramFailedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (StoppedError, KeyboardInterrupt):
+        return 130
+    console.print(table(results))
+    return 0 if all(result.target.met for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""A fleet for one measurement: a real leader and real learners, each a process of its own."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from benchmarks.probe import PROBE_FILE, Reading, read_probe
+from benchmarks.spread import Spread
+from scripts.children import Program, run_together
+from scripts.demo import free_port
+
+#: Data that costs nothing: a few drawn images, tested on once at the end of the run.
+_DATA = ("data.source=synthetic", "data.train_examples=64", "data.test_examples=10", "evaluation.every=0")
+
+
+@dataclass(frozen=True)
+class FleetRun:
+    """What the processes of one run were seen to do; the first rounds, which warm up, are left out."""
+
+    round_s: Spread  # from commit to commit
+    leader_cpu_s: Spread  # of one round
+    learner_cpu_s: Spread  # of one round and learner
+    leader_before_bytes: int  # peak resident set when it began to listen
+    leader_peak_bytes: int  # and at its last commit
+    checkpoint_bytes: int
+
+
+def run_fleet(model: str, *, learners: int, rounds: int, warmup: int) -> FleetRun:
+    """Train `rounds` + `warmup` rounds with no-op learners.
+
+    Raises ProgramFailedError with the end of the log of a process that failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch:
+        folder = Path(scratch)
+        address = f"127.0.0.1:{free_port()}"
+        settings = (
+            f"model.name={model}",
+            f"rounds={rounds + warmup}",
+            f"learners={learners}",
+            f"listen={address}",
+            f"run_dir={folder / 'run'}",
+            *_DATA,
+        )
+        flags = [flag for setting in settings for flag in ("--set", setting)]
+        leader = _program("leader", folder, "benchmarks.small_leader", *flags)
+        crew = [
+            _program(f"learner-{number}", folder, "benchmarks.noop_learner", "--leader", address)
+            for number in range(1, learners + 1)
+        ]
+        run_together(leader, crew)
+        first, *commits = read_probe(folder / "leader.probe")
+        orders = [read_probe(folder / f"{program.name}.probe")[warmup:] for program in crew]
+        newest = max((folder / "run" / "checkpoints").iterdir())
+        return FleetRun(
+            round_s=_clock(commits[warmup:]),
+            leader_cpu_s=_cpu(commits[warmup:]),
+            learner_cpu_s=Spread.of([_cpu(readings).median for readings in orders]),
+            leader_before_bytes=first.peak_bytes,
+            leader_peak_bytes=commits[-1].peak_bytes,
+            checkpoint_bytes=newest.stat().st_size,
+        )
+
+
+def _program(name: str, folder: Path, module: str, *flags: str) -> Program:
+    # `env` sets the variable for this one process.
+    probe = f"{PROBE_FILE}={folder / name}.probe"
+    return Program(name, ("env", probe, sys.executable, "-m", module, *flags), folder / f"{name}.log")
+
+
+def _clock(readings: list[Reading]) -> Spread:
+    return Spread.of([after.clock_s - before.clock_s for before, after in pairwise(readings)])
+
+
+def _cpu(readings: list[Reading]) -> Spread:
+    return Spread.of([after.cpu_s - before.cpu_s for before, after in pairwise(readings)])

@@ -1,0 +1,95 @@
+"""What an entry found: figures, ratios between them and a target, as JSON and as rows of a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.spread import Spread
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured quantity."""
+
+    name: str
+    unit: str
+    spread: Spread
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the project promises: `value` stays at or below `limit`."""
+
+    name: str
+    unit: str
+    value: float
+    limit: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the promise holds."""
+        return self.value <= self.limit
+
+
+@dataclass(frozen=True)
+class Result:
+    """One entry's outcome."""
+
+    entry: str
+    about: str
+    target: Target
+    figures: tuple[Figure, ...]
+    ratios: Mapping[str, float]
+
+
+def document(result: Result, machine: Mapping[str, object], quick: bool) -> str:
+    """The result file: one JSON object, numbers to four significant digits."""
+    content = {
+        "entry": result.entry,
+        "about": result.about,
+        "quick": quick,
+        "target": {**asdict(result.target), "met": result.target.met},
+        "figures": {
+            figure.name: {"unit": figure.unit, **asdict(figure.spread)} for figure in result.figures
+        },
+        "ratios": dict(result.ratios),
+        "machine": dict(machine),
+    }
+    return json.dumps(_rounded(content), indent=2) + "\n"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return value
+
+
+def table(results: Iterable[Result]) -> Table:
+    """All results: a row for each figure and ratio, and one that says whether the target is met."""
+    shown = Table("entry", "measured", "median", "quartiles", "n")
+    for column in shown.columns[2:]:
+        column.justify = "right"
+    for result in results:
+        for figure in result.figures:
+            spread = figure.spread
+            quartiles = f"{_number(spread.lower)} .. {_number(spread.upper)}"
+            median = f"{_number(spread.median)} {figure.unit}"
+            shown.add_row(result.entry, figure.name, median, quartiles, str(spread.count))
+        for name, ratio in result.ratios.items():
+            shown.add_row(result.entry, name, f"x {_number(ratio)}", "", "")
+        target = result.target
+        verdict = "[green]met[/]" if target.met else "[red]missed[/]"
+        limit = f"{_number(target.value)} of {_number(target.limit)} {target.unit}".rstrip()
+        shown.add_row(result.entry, f"target: {target.name}", limit, verdict, "", end_section=True)
+    return shown
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

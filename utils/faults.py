@@ -1,0 +1,73 @@
+"""Named points where a test or the chaos script can make this process fail.
+
+FLOCKSTEP_FAULTS=ACTION@POINT[:ROUND],... with the actions `kill` (SIGKILL) and `stop` (SIGSTOP);
+without a round the first time counts. Each fault strikes once. Unset, a point costs one test of
+an empty tuple.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from utils.errors import ConfigError
+
+LEADER_POINTS = (
+    "leader.selecting",  # before the cohort is chosen
+    "leader.downloading",  # in the middle of a model download
+    "leader.uploading",  # in the middle of an upload
+    "leader.collected",  # all updates of an exchange are in
+    "leader.stepping",  # mean taken, optimizer step not done
+    "leader.checkpointing",  # half of the checkpoint is written
+    "leader.committed",  # checkpoint on disk, nobody told
+)
+LEARNER_POINTS = (
+    "learner.downloading",  # in the middle of a model download
+    "learner.training",  # after the first local step
+    "learner.trained",  # the update is made, nothing sent
+    "learner.uploading",  # in the middle of an upload
+    "learner.uploaded",  # the update is counted
+)
+_ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+_FAULT = re.compile(r"(\w+)@([\w.]+)(?::(\d+))?")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One failure that is to happen."""
+
+    action: str
+    point: str
+    round: int | None
+
+
+def parse_faults(text: str) -> tuple[Fault, ...]:
+    """The faults that the text of FLOCKSTEP_FAULTS names; raises ConfigError."""
+    faults = []
+    for item in filter(None, text.split(",")):
+        match = _FAULT.fullmatch(item)
+        if match is None or match[1] not in _ACTIONS or match[2] not in LEADER_POINTS + LEARNER_POINTS:
+            raise ConfigError(f"FLOCKSTEP_FAULTS: {item!r} is not kill@POINT[:ROUND] or stop@POINT[:ROUND]")
+        faults.append(Fault(match[1], match[2], int(match[3]) if match[3] else None))
+    return tuple(faults)
+
+
+_pending: tuple[Fault, ...] = ()
+
+
+def arm(environ: Mapping[str, str]) -> None:
+    """Take the faults from the environment; raises ConfigError."""
+    global _pending
+    _pending = parse_faults(environ.get("FLOCKSTEP_FAULTS", ""))
+
+
+def reach(point: str, round_: int) -> None:
+    """This process is at `point` of `round_`: fail here if that was asked for."""
+    global _pending
+    for fault in _pending:
+        if fault.point == point and fault.round in (None, round_):
+            _pending = tuple(other for other in _pending if other is not fault)
+            os.kill(os.getpid(), _ACTIONS[fault.action])
