@@ -33,6 +33,7 @@ from leader.log import open_display
 from leader.optimizers.base import ServerOptimizer
 from leader.optimizers.fedavg import FedAvg
 from leader.optimizers.sgd import Sgd
+from leader.refusals import Refusals
 from leader.run_folder import MetricsLog, RunFolder, default_run_dir
 from leader.service import LeaderService
 from leader.state import RunState
@@ -47,7 +48,7 @@ from protos import leader_pb2
 from utils import faults
 from utils.datasets import Dataset, open_dataset
 from utils.errors import CheckpointError, ConfigError, FlockstepError
-from utils.rpc import SERVER_OPTIONS, SERVICE
+from utils.rpc import SERVICE, server_options
 
 _log = logging.getLogger(__name__)
 _GRACE_S = 2.0
@@ -148,11 +149,15 @@ class App:
             events=self.events,
         )
         self._metrics = MetricsLog(folder, state.round, expects_evaluation=self._expects_evaluation)
+        self.refusals = Refusals(self.events)
         self._evaluations = (
             EvaluationQueue(Evaluator(model, data.test, config), self.events) if data.test else None
         )
         self.events.subscribe(self._metrics.on_event)
         self.events.subscribe(self._offer_evaluation)
+        if state.committed is not None:
+            # A crash right after the checkpoint may have lost this round's line and its evaluation.
+            self._metrics.on_event(state.committed)
         self.service = LeaderService(
             config,
             leader_pb2.RunDescription(
@@ -173,6 +178,7 @@ class App:
             ),
             data.train,
             self.events,
+            self.refusals,
         )
 
     def _expects_evaluation(self, round_: int) -> bool:
@@ -200,6 +206,8 @@ class App:
     async def run(self) -> str:
         """Train to the end; returns why it ended early, or ""."""
         leases = asyncio.ensure_future(self._watch_leases())
+        if self.coordinator.state.committed is not None:
+            self._offer_evaluation(self.coordinator.state.committed)
         try:
             return await self.coordinator.run()
         finally:
@@ -230,18 +238,25 @@ class App:
         write_atomically(self._folder.model, [header, vector.data.cast("B")])
         records = self._metrics.records
         digest = hashlib.sha256(np.ascontiguousarray(vector).data).hexdigest()
-        write_summary(self._folder.summary, summarize(records, started, finished, digest))
+        write_summary(
+            self._folder.summary, summarize(records, started, finished, digest, self.refusals.counts)
+        )
         if records:
             draw_curves(records, self._folder.curves, curves_title(started))
 
 
 @asynccontextmanager
-async def serving(listen: str, service: LeaderService) -> AsyncIterator[str]:
+async def serving(config: RunConfig, service: LeaderService) -> AsyncIterator[str]:
     """The gRPC server with health checking and reflection; gives the address it listens on.
 
     Raises ConfigError if the port is taken or the address is not this machine's.
     """
-    server = aio.server(options=SERVER_OPTIONS)
+    listen, limits = config.listen, config.limits
+    # Every learner holds one session and makes a call or two beside it; the rest is abuse.
+    server = aio.server(
+        options=server_options(limits.message_bytes, limits.metadata_bytes),
+        maximum_concurrent_rpcs=4 * limits.max_learners + 64,
+    )
     server.add_generic_rpc_handlers((service.handler(),))
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
@@ -269,7 +284,7 @@ async def lead(config: RunConfig, folder: RunFolder, data: Data, *, resume: bool
     display = open_display(config.log, config.rounds, sys.stderr)
     app.events.subscribe(display.on_event)
     try:
-        async with serving(config.listen, app.service) as address:
+        async with serving(config, app.service) as address:
             started = app.started(address)
             app.events.publish(started)
             write_atomically(folder.path / "address", [address.encode()])

@@ -12,12 +12,14 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leader.events import RoundCommitted
 from leader.state import RunState
 from leader.workforce import Seats
 from utils import faults
@@ -130,6 +132,7 @@ def _fields(state: RunState) -> dict[str, object]:
     return {
         **{name: getattr(state, name) for name in names},
         "holders": dict(state.seats.holders) if state.seats else {},
+        "committed": asdict(state.committed) if state.committed else None,
         "shards": len(state.seats.shards) if state.seats else None,
     }
 
@@ -145,7 +148,7 @@ def _arrays(state: RunState) -> dict[str, NDArray[np.generic]]:
 
 
 def _state(fields: dict[str, object], arrays: Arrays) -> RunState:
-    count, holders = fields.pop("shards"), fields.pop("holders")
+    count, holders, committed = fields.pop("shards"), fields.pop("holders"), fields.pop("committed")
     shards = (
         () if count is None else tuple(arrays[f"shard.{i}"].astype(np.int64) for i in range(int(str(count))))
     )
@@ -158,5 +161,6 @@ def _state(fields: dict[str, object], arrays: Arrays) -> RunState:
             if name.startswith(prefix)
         },
         seats=None if count is None else Seats(shards, holders),  # type: ignore[arg-type]
+        committed=RoundCommitted(**committed) if isinstance(committed, dict) else None,
         **fields,  # type: ignore[arg-type]
     )

@@ -141,6 +141,8 @@ class LimitsConfig(Section):
     chunk_bytes: int = Field(1 * MIB, ge=1024, le=2 * MIB - 64, description="bytes of payload a message")
     upload_bytes: int = Field(128 * MIB, ge=1 * MIB, description="bytes of unfinished uploads held in memory")
     header_bytes: int = Field(1 * MIB, ge=1024, description="largest safetensors header")
+    tensors: int = Field(16_384, ge=1, description="tensors in a payload")
+    name_length: int = Field(256, ge=16, description="characters in the name of a tensor")
     message_bytes: int = Field(8 * MIB, ge=3 * MIB, le=64 * MIB, description="largest gRPC message taken")
     metadata_bytes: int = Field(
         16 << 10, ge=4 << 10, le=1 * MIB, description="most bytes of gRPC headers of a call"

@@ -403,31 +403,29 @@ class Coordinator:
     async def _commit(self, machine: rounds.Round, began: float, before: Traffic) -> None:
         """Checkpoint on disk first, then everybody hears of it."""
         plan = machine.plan
+        committed = RoundCommitted(
+            round=plan.round,
+            loss=weighted_loss({key: pair for key, pair in self._losses.items() if math.isfinite(pair[1])}),
+            seconds=time.monotonic() - began,
+            bytes_up=self.traffic.up - before.up,
+            bytes_down=self.traffic.down - before.down,
+            learners=len(self._learners),
+            examples=sum(examples for examples, _ in self._losses.values()),
+            lr=self._planner.lr(plan.round, plan.steps, plan.steps),
+        )
         state = replace(
             self._working,
             round=plan.round,
             seats=self.workforce.seats(),
             bytes_up=self.traffic.up,
             bytes_down=self.traffic.down,
-            seconds=self._working.seconds + time.monotonic() - began,
+            seconds=self._working.seconds + committed.seconds,
+            committed=committed,
         )
         await self._save(state)
         faults.reach("leader.committed", plan.round)
         self.state = state
-        self._events.publish(
-            RoundCommitted(
-                round=plan.round,
-                loss=weighted_loss(
-                    {key: pair for key, pair in self._losses.items() if math.isfinite(pair[1])}
-                ),
-                seconds=time.monotonic() - began,
-                bytes_up=self.traffic.up - before.up,
-                bytes_down=self.traffic.down - before.down,
-                learners=len(self._learners),
-                examples=sum(examples for examples, _ in self._losses.values()),
-                lr=self._planner.lr(plan.round, plan.steps, plan.steps),
-            )
-        )
+        self._events.publish(committed)
         for member in self.workforce.members:
             member.link.committed(plan.round, state.version)
 

@@ -129,7 +129,7 @@ class RoundCommitted(Event):
 
     round: int
     loss: float  # example-weighted mean training loss of the round
-    seconds: float  # from work orders out to checkpoint on disk
+    seconds: float  # from work orders out to the last step, its checkpoint not counted
     bytes_up: int  # payload bytes on the wire in this round, learners to leader
     bytes_down: int  # model and data bytes on the wire in this round
     learners: int  # learners whose updates are in the aggregate

@@ -11,7 +11,7 @@ from grpc import aio
 from grpc_health.v1 import health_pb2
 
 from protos import leader_pb2, learner_pb2
-from utils.rpc import OPTIONS, rpc_message
+from utils.rpc import channel_options, rpc_message
 
 _log = logging.getLogger(__name__)
 _CALL_TIMEOUT_S = 10.0
@@ -112,7 +112,7 @@ class DialledLink:
         seen: Callable[[], None],
         lost: Callable[[str], None],
     ) -> None:
-        self._channel = aio.insecure_channel(address, options=OPTIONS)
+        self._channel = aio.insecure_channel(address, options=channel_options())
         self._work_timeout_s = work_timeout_s
         self._seen = seen
         self._lost = lost

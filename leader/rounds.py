@@ -5,7 +5,7 @@ every part of the work (a shard, or a learner's own data) is dispatched to the l
 it, and the exchange closes when enough parts are in. A part may move to another learner at any
 time; its update is the same whoever makes it, and is counted once.
 
-    SELECTING --Begin--> TRAINING --target or quorum at the deadline--> APPLYING
+    SELECTING --Begin--> TRAINING --target; quorum at the deadline, or when nobody can do the rest--> APPLYING
     APPLYING --StepApplied--> TRAINING (next exchange) | COMMITTED (last one)
     TRAINING --deadline without quorum, or no learner left--> ABANDONED
 """
@@ -160,7 +160,7 @@ class Round:
                 return self._open(now)
             case Accepted(part, step) if self.refusal(self.plan.round, step, part) is None:
                 self._done.add(part)
-                return self._close() if len(self._done) >= self._target else []
+                return self._close_if_enough()
             case Assigned(part, learner) if part in self._holders:
                 return self._assign(part, learner)
             case StepApplied() if self.phase is Phase.APPLYING:
@@ -194,6 +194,16 @@ class Round:
         self._holders[part] = learner
         if moved and learner is not None and part in self.pending:
             return [Dispatch(learner, part, self.step)]
+        return self._close_if_enough()
+
+    def _close_if_enough(self) -> list[Action]:
+        """Close when the target is reached, or when the quorum is and nobody can do the rest."""
+        pending = self.pending
+        stranded = len(self._done) >= self.plan.quorum and all(
+            self._holders[part] is None for part in pending
+        )
+        if self.phase is Phase.TRAINING and (len(self._done) >= self._target or stranded):
+            return self._close()
         return []
 
     def _advance(self, now: float) -> list[Action]:

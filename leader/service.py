@@ -22,7 +22,7 @@ from leader.uploads import Uploads
 from protos import leader_pb2
 from utils import faults
 from utils.datasets import Dataset
-from utils.errors import NotReadyError, PayloadError, StalledError, WireError, status_of
+from utils.errors import REFUSED, NotReadyError, PayloadError, StalledError, WireError, status_of
 from utils.rpc import SERVICE, UploadMessage, parse_upload, raw
 
 _log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class LeaderService:
         uploads: Uploads,
         data: Dataset | None,
         events: EventStream,
+        refusals: Refusals,
     ) -> None:
         self._config = config
         self._description = description
@@ -50,7 +51,7 @@ class LeaderService:
         self._data = data
         self._events = events
         self._transfers = asyncio.Semaphore(config.limits.transfers)
-        self.refusals = Refusals(events)
+        self._refusals = refusals
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The service as a handler to add to a server."""
@@ -101,8 +102,8 @@ class LeaderService:
 
     async def _abort(self, method: str, context: Context, error: WireError) -> None:
         member = self._workforce.members.at_peer(context.peer())
-        self.refusals.note(method, error, member.learner_id if member else None)
-        await context.abort(status_of(error), f"leader: {error}")
+        self._refusals.note(method, error, member.learner_id if member else None)
+        await context.abort(status_of(error), f"{REFUSED}{error}")
 
     async def _register(self, info: leader_pb2.LearnerInfo, context: Context) -> leader_pb2.AckWithMetadata:
         if self._coordinator.over:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from leader.events import RoundCommitted
 from leader.workforce import Seats
 
 
@@ -25,3 +26,4 @@ class RunState:
     bytes_up: int = 0
     bytes_down: int = 0
     seconds: float = 0.0  # training time
+    committed: RoundCommitted | None = None  # what was told, or would have been, about the last round

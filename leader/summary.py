@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from leader.events import RunFinished, RunStarted
@@ -11,12 +11,17 @@ from leader.run_folder import Record, replace_file
 
 
 def summarize(
-    records: Sequence[Record], started: RunStarted, finished: RunFinished, model_sha256: str
+    records: Sequence[Record],
+    started: RunStarted,
+    finished: RunFinished,
+    model_sha256: str,
+    refused: Mapping[str, int],
 ) -> dict[str, object]:
     """What the run came to; totals count all rounds, those before a resume too.
 
     `test_accuracy` is that of the newest evaluated model, from round `evaluated_round`; both are
-    None if none was evaluated. `seconds` is training time; `learners` the most in one round.
+    None if none was evaluated. `refused` counts refused calls by kind, since the process began.
+    `seconds` is training time; `learners` the most in one round.
     """
     evaluated = [record for record in records if record.get("test_accuracy") is not None]
     newest = evaluated[-1] if evaluated else {}
@@ -35,6 +40,7 @@ def summarize(
         "seconds": round(sum(record["seconds"] for record in records), 3),
         "bytes_up": sum(record["bytes_up"] for record in records),
         "bytes_down": sum(record["bytes_down"] for record in records),
+        "refused": dict(refused),
         "stopped": finished.reason or None,
         "model_sha256": model_sha256,
     }

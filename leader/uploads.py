@@ -109,7 +109,11 @@ class Uploads:
         limits = self._limits
         transfer = _Transfer(
             PayloadReader(
-                max_bytes=self._max_bytes, header_bytes=limits.header_bytes, accept=self._acceptor(header)
+                max_bytes=self._max_bytes,
+                header_bytes=limits.header_bytes,
+                accept=self._acceptor(header),
+                max_tensors=limits.tensors,
+                max_name=limits.name_length,
             )
         )
         # Without budget the stream is not read, and gRPC's flow control holds the learner back.

@@ -20,8 +20,15 @@ from learner.worker import Connection, Worker
 from model.precision import choose_device
 from protos import leader_pb2
 from utils.datasets import open_dataset
-from utils.errors import FlockstepError, NotReadyError, UnknownLearnerError, UnreachableError, error_of
-from utils.rpc import OPTIONS, LeaderStub
+from utils.errors import (
+    FlockstepError,
+    NameTakenError,
+    NotReadyError,
+    UnknownLearnerError,
+    UnreachableError,
+    error_of,
+)
+from utils.rpc import LeaderStub, channel_options
 from utils.version import PROTOCOL, RELEASE
 
 _log = logging.getLogger(__name__)
@@ -29,7 +36,7 @@ _CALL_TIMEOUT_S = 10.0
 _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 5.0
 #: What a new registration can mend.
-_MENDABLE = (UnreachableError, UnknownLearnerError, NotReadyError)
+_MENDABLE = (UnreachableError, UnknownLearnerError, NotReadyError, NameTakenError)
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,32 @@ def describe_device(device: torch.device) -> str:
     return f"{device} ({threads} thread{'s' if threads > 1 else ''})" if device.type == "cpu" else str(device)
 
 
+class _Patience:
+    """How long to go on trying to reach the leader: back-off with jitter, up to a limit."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._since = time.monotonic()
+        self._wait_s = _FIRST_WAIT_S
+        # Learners that lost one leader must not all come back at the same moment.
+        self._jitter = random.SystemRandom()
+
+    def next_wait(self, leader: str, problem: str) -> float:
+        """Seconds until the next try; raises UnreachableError when the limit is reached."""
+        left_s = self._since + self._limit_s - time.monotonic()
+        if left_s <= 0:
+            raise UnreachableError(
+                f"leader {leader} did not take this learner for {self._limit_s:g} s: {problem}; "
+                "check the address, and that the leader runs"
+            )
+        first = self._wait_s == _FIRST_WAIT_S
+        text = "leader %s: %s; trying again for up to %.0f s"
+        _log.log(logging.WARNING if first else logging.DEBUG, text, leader, problem, left_s)
+        wait_s = min(left_s, self._wait_s * self._jitter.uniform(0.5, 1.0))
+        self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
+        return wait_s
+
+
 class App:
     """One learner, from its first registration to the leader's Stop."""
 
@@ -81,7 +114,6 @@ class App:
         self._token = b""
         self._session: Session | None = None
         self._leaving = asyncio.Event()
-        self._jitter = random.SystemRandom()  # learners that lost one leader must not come back in step
 
     def leave(self, reason: str) -> None:
         """Say goodbye and end."""
@@ -125,35 +157,24 @@ class App:
 
     async def _follow(self) -> None:
         """Register and take orders; when the connection breaks, do it again."""
-        limit_s, lost_at, wait_s = self._options.connect_timeout_s, time.monotonic(), _FIRST_WAIT_S
+        patience = _Patience(self._options.connect_timeout_s)
         while True:
             try:
-                async with aio.insecure_channel(self._options.leader, options=OPTIONS) as channel:
+                async with aio.insecure_channel(self._options.leader, options=channel_options()) as channel:
                     connection = await self._register(LeaderStub(channel))
-                    lost_at, wait_s, limit_s = (
-                        time.monotonic(),
-                        _FIRST_WAIT_S,
-                        self._options.reconnect_timeout_s,
-                    )
-                    stop = await self._serve(connection)
-                    lost_at = time.monotonic()
+                    try:
+                        stop = await self._serve(connection)
+                    finally:
+                        patience = _Patience(self._options.reconnect_timeout_s)
                 if stop is not None:
                     _log.info("the leader says stop: %s", stop.reason)
                     return
-                if self._leaving.is_set():
-                    return
-                _log.warning("the leader closed the session; registering again")
+                problem = "it closed the session"
             except _MENDABLE as error:
-                if self._leaving.is_set():
-                    return
-                if time.monotonic() - lost_at > limit_s:
-                    raise UnreachableError(
-                        f"leader {self._options.leader} was not reachable for {limit_s:g} s ({error}); "
-                        "check the address and that the leader runs"
-                    ) from None
-                _log.warning("leader %s: %s; trying again", self._options.leader, error)
-            await asyncio.sleep(wait_s * self._jitter.uniform(0.5, 1.0))
-            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+                problem = str(error)
+            if self._leaving.is_set():
+                return
+            await asyncio.sleep(patience.next_wait(self._options.leader, problem))
 
     async def _register(self, stub: LeaderStub) -> Connection:
         options = self._options

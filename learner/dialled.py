@@ -13,7 +13,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from learner.worker import Connection, Worker
 from protos import leader_pb2, learner_pb2
 from utils.errors import ConfigError, error_of
-from utils.rpc import SERVER_OPTIONS
+from utils.rpc import server_options
 
 _CALL_TIMEOUT_S = 10.0
 _SILENCE_LEASES = 4  # heartbeats missed before the leader counts as gone
@@ -28,7 +28,7 @@ class LearnerServer:
         self._connection: Connection | None = None
         self._stop: leader_pb2.Stop | None = None
         self._heard = asyncio.Event()
-        self._server = aio.server(options=SERVER_OPTIONS, interceptors=(_Listener(self._heard),))
+        self._server = aio.server(options=server_options(), interceptors=(_Listener(self._heard),))
 
     async def start(self) -> None:
         """Listen; raises ConfigError if the port is taken or the address is not this machine's."""

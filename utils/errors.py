@@ -110,6 +110,10 @@ STATUS: dict[type[WireError], grpc.StatusCode] = {
 _BY_STATUS = {code: kind for kind, code in STATUS.items()}
 
 
+#: What the details of a status begin with when Flockstep itself refused the call.
+REFUSED = "leader: "
+
+
 def status_of(error: WireError) -> grpc.StatusCode:
     """The gRPC status code that tells `error` to the peer."""
     return STATUS[type(error)]
@@ -117,7 +121,8 @@ def status_of(error: WireError) -> grpc.StatusCode:
 
 def error_of(code: grpc.StatusCode, details: str) -> FlockstepError:
     """The error that a peer meant with this status; UnreachableError for a transport failure."""
-    if code is grpc.StatusCode.UNAVAILABLE and not details.startswith("leader: "):
-        return UnreachableError(details)
-    kind = _BY_STATUS.get(code)
-    return kind(details) if kind else UnreachableError(f"{code.name}: {details}")
+    if not details.startswith(REFUSED):
+        # gRPC's own words, such as "failed to connect to all addresses; last error: ...".
+        return UnreachableError(details.rpartition("last error: ")[2] or code.name)
+    kind = _BY_STATUS.get(code, UnreachableError)
+    return kind(details.removeprefix(REFUSED))

@@ -42,7 +42,8 @@ def unframe(message: bytes) -> memoryview | None:
         size |= (byte & 0x7F) << shift
         if byte < 0x80:
             view = memoryview(message)[position + 1 :]
-            return view if len(view) == size > 0 else None
+            canonical = byte > 0 or position == 1
+            return view if canonical and len(view) == size > 0 else None
         shift += 7
     return None
 

@@ -33,9 +33,9 @@ DTYPES: dict[str, np.dtype[np.generic]] = {
     "BOOL": np.dtype("?"),
 }
 _ALIGN = 64
-_MAX_NAME = 256
 _MAX_RANK = 8
-_MAX_TENSORS = 16_384
+MAX_TENSORS = 16_384
+MAX_NAME = 256
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,21 @@ def encode_header(
     return len(text).to_bytes(8, "little") + text
 
 
-def parse_header(header: bytes) -> Manifest:
+def parse_header(header: bytes, *, max_tensors: int = MAX_TENSORS, max_name: int = MAX_NAME) -> Manifest:
     """The manifest in a complete header (size field and JSON).
 
-    Raises PayloadError unless the tensors cover the data section exactly, without gap or overlap.
+    Raises LimitError for more tensors or longer names than allowed, and PayloadError unless the
+    tensors cover the data section exactly, without gap or overlap.
     """
     entries = _json_object(header[8:])
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise PayloadError("safetensors header: __metadata__ must map strings to strings")
-    if len(entries) > _MAX_TENSORS:
-        raise LimitError(f"safetensors header names {len(entries)} tensors; at most {_MAX_TENSORS} are taken")
+    if len(entries) > max_tensors:
+        raise LimitError(f"safetensors header names {len(entries)} tensors; at most {max_tensors} are taken")
+    longest = max(map(len, entries), default=0)
+    if longest > max_name:
+        raise LimitError(f"tensor name of {longest} characters; at most {max_name} are taken")
     tensors = sorted(
         (_tensor(name, entry) for name, entry in entries.items()), key=lambda t: (t.start, t.stop)
     )
@@ -125,8 +129,6 @@ def _is_count(value: object) -> bool:
 
 
 def _tensor(name: str, entry: object) -> Tensor:
-    if len(name) > _MAX_NAME:
-        raise LimitError(f"tensor name of {len(name)} characters; at most {_MAX_NAME} are taken")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise PayloadError(f"tensor {name!r}: entry must have exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -134,6 +136,9 @@ def _tensor(name: str, entry: object) -> Tensor:
         raise PayloadError(f"tensor {name!r}: dtype {str(dtype)[:20]!r} is not one of {', '.join(DTYPES)}")
     if not isinstance(shape, list) or len(shape) > _MAX_RANK or not all(_is_count(n) for n in shape):
         raise PayloadError(f"tensor {name!r}: shape must be a list of at most {_MAX_RANK} sizes")
+    if not _is_count(math.prod(n or 1 for n in shape)):
+        # An empty tensor takes no bytes, yet NumPy refuses to shape one beyond its address space.
+        raise PayloadError(f"tensor {name!r}: shape {shape} is too large")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n) for n in offsets):
         raise PayloadError(f"tensor {name!r}: data_offsets must be two byte positions")
     if offsets[1] - offsets[0] != math.prod(shape) * DTYPES[dtype].itemsize:
@@ -166,11 +171,19 @@ class PayloadReader:
     """
 
     def __init__(
-        self, *, max_bytes: int, header_bytes: int, accept: Callable[[Manifest], None] = lambda manifest: None
+        self,
+        *,
+        max_bytes: int,
+        header_bytes: int,
+        accept: Callable[[Manifest], None] = lambda manifest: None,
+        max_tensors: int = MAX_TENSORS,
+        max_name: int = MAX_NAME,
     ) -> None:
         self._max_bytes = max_bytes
         self._header_limit = header_bytes
         self._accept = accept
+        self._max_tensors = max_tensors
+        self._max_name = max_name
         self._head = bytearray()
         self._manifest: Manifest | None = None
         self._data: Bytes = np.empty(0, np.uint8)
@@ -213,7 +226,9 @@ class PayloadReader:
                     f"safetensors header of {size} bytes; at most {self._header_limit} are taken"
                 )
         elif len(self._head) == wanted > 8:
-            self._open(parse_header(bytes(self._head)))
+            self._open(
+                parse_header(bytes(self._head), max_tensors=self._max_tensors, max_name=self._max_name)
+            )
         return view[taken:]
 
     def _open(self, manifest: Manifest) -> None:

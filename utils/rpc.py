@@ -13,20 +13,35 @@ from utils.framing import unframe
 SERVICE = "leader.LeaderService"
 MAX_MESSAGE_BYTES = 8 << 20  # one message; streams are cut far below this
 
-#: Keepalive keeps an idle session open through NAT tables, which often forget after 60 s or less.
-OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_metadata_size", 16 << 10),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-    ("grpc.max_reconnect_backoff_ms", 5_000),
-)
-#: A second leader on the same port must fail with "port taken", not share it.
-SERVER_OPTIONS = (*OPTIONS, ("grpc.so_reuseport", 0))
+
+def channel_options(message_bytes: int = MAX_MESSAGE_BYTES) -> tuple[tuple[str, int], ...]:
+    """gRPC options of a channel; keepalive holds an idle session open through NAT tables.
+
+    Many of those forget a connection after 60 s or less without a packet.
+    """
+    return (
+        ("grpc.max_send_message_length", message_bytes),
+        ("grpc.max_receive_message_length", message_bytes),
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
+    )
+
+
+def server_options(
+    message_bytes: int = MAX_MESSAGE_BYTES, metadata_bytes: int = 16 << 10
+) -> tuple[tuple[str, int], ...]:
+    """gRPC options of a server: those of a channel, and bounds on what a peer may do."""
+    return (
+        *channel_options(message_bytes),
+        ("grpc.max_metadata_size", metadata_bytes),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        # A second program on the same port must fail with "port taken", not share it.
+        ("grpc.so_reuseport", 0),
+    )
+
 
 UploadMessage = memoryview | leader_pb2.GradientData
 

@@ -53,7 +53,7 @@ INFO_LINES = [
     "listening on h:1, results in runs/r1",
     "waiting for learners: 1 of 2; on each run: python -m learner --leader h:1",
     "learner 1 alpha joined: cpu (1 thread), 25,000 examples of its own",
-    "warning: update of an unknown learner refused: no such token",
+    "warning: refused a call of an unknown caller: no such token",
     "warning: round 3/10 abandoned, it is tried again: 1 of 2 updates at the deadline",
     "round 3/10 committed: loss 1.2345, 12.3 s, 2 learners, up 3.2 MB, down 480 B",
     "round 3/10 evaluated: test accuracy 61.20%, test loss 1.1000",

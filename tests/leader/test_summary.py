@@ -25,7 +25,7 @@ def record(number: int, accuracy: float | None = None) -> Record:
 def test_totals_count_every_round_and_accuracy_is_the_newest(tmp_path: Path) -> None:
     records = [record(1), record(2, 0.9), record(3, 0.8), record(4)]
     path = tmp_path / "summary.json"
-    write_summary(path, summarize(records, STARTED, RunFinished(4, 31.5), "ab12"))
+    write_summary(path, summarize(records, STARTED, RunFinished(4, 31.5), "ab12", {"PayloadError": 3}))
     assert json.loads(path.read_text()) == {
         "run": "r1",
         "model": "resnet20",
@@ -41,6 +41,7 @@ def test_totals_count_every_round_and_accuracy_is_the_newest(tmp_path: Path) -> 
         "seconds": 42.0,
         "bytes_up": 28,
         "bytes_down": 20,
+        "refused": {"PayloadError": 3},
         "stopped": None,
         "model_sha256": "ab12",
     }
@@ -48,7 +49,7 @@ def test_totals_count_every_round_and_accuracy_is_the_newest(tmp_path: Path) -> 
 
 
 def test_a_run_without_evaluation_has_null_and_a_stopped_one_its_reason() -> None:
-    summary = summarize([record(1)], STARTED, RunFinished(1, 10.5, "interrupted"), "ab12")
+    summary = summarize([record(1)], STARTED, RunFinished(1, 10.5, "interrupted"), "ab12", {})
     assert summary["test_accuracy"] is None
     assert summary["best_test_accuracy"] is None
     assert summary["evaluated_round"] is None
@@ -56,6 +57,6 @@ def test_a_run_without_evaluation_has_null_and_a_stopped_one_its_reason() -> Non
 
 
 def test_a_run_that_committed_nothing_has_zero_totals() -> None:
-    summary = summarize([], STARTED, RunFinished(0, 0.0, "interrupted"), "ab12")
+    summary = summarize([], STARTED, RunFinished(0, 0.0, "interrupted"), "ab12", {})
     assert (summary["rounds"], summary["seconds"], summary["bytes_up"], summary["learners"]) == (0, 0, 0, 0)
     assert summary["loss"] is None

@@ -114,7 +114,7 @@ def test_recent_messages_are_shown_and_often_ones_are_not() -> None:
     text = screen(
         [started(), *MIDDLE, CallRefused(2, "NaN in fc.weight"), LearnerLeft(2, "beta", "lease ran out")]
     )
-    assert "update of learner 2 refused: NaN in fc.weight" in text
+    assert "refused a call of learner 2: NaN in fc.weight" in text
     assert "learner 2 beta left: lease ran out" in text
     assert "accepted" not in text
 

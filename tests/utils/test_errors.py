@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import grpc
+import pytest
+
+import leader
+import learner
+import model
+import utils
+from utils import errors
+from utils.errors import REFUSED, STATUS, FlockstepError, UnreachableError, WireError, error_of, status_of
+
+
+def subclasses(kind: type[FlockstepError]) -> set[type[FlockstepError]]:
+    return {kind}.union(*(subclasses(child) for child in kind.__subclasses__()))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _all_modules() -> None:
+    """Import everything, so that every error class is known."""
+    for package in (utils, model, leader, learner):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+
+
+def test_every_wire_error_has_a_status_of_its_own() -> None:
+    assert set(STATUS) == subclasses(WireError) - {WireError}
+    assert len(set(STATUS.values())) == len(STATUS)
+
+
+def test_no_wire_error_looks_like_success_or_like_a_bug_in_the_server() -> None:
+    vague = {
+        grpc.StatusCode.OK,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+    assert vague.isdisjoint(STATUS.values())
+
+
+@pytest.mark.parametrize("kind", STATUS, ids=lambda kind: kind.__name__)
+def test_the_peer_gets_the_error_that_was_raised(kind: type[WireError]) -> None:
+    received = error_of(status_of(kind("gone")), f"{REFUSED}gone")
+    assert type(received) is kind
+    assert str(received) == "gone"
+
+
+@pytest.mark.parametrize("code", grpc.StatusCode, ids=lambda code: code.name)
+@pytest.mark.parametrize(
+    ("details", "message"),
+    [
+        ("failed to connect to all addresses; last error: UNKNOWN: refused", "UNKNOWN: refused"),
+        ("Socket closed", "Socket closed"),
+    ],
+)
+def test_what_the_transport_says_is_never_taken_for_the_leaders_word(
+    code: grpc.StatusCode, details: str, message: str
+) -> None:
+    received = error_of(code, details)
+    assert type(received) is UnreachableError
+    assert str(received) == message
+
+
+def test_a_transport_without_words_is_told_by_its_status() -> None:
+    assert str(error_of(grpc.StatusCode.UNAVAILABLE, "")) == "UNAVAILABLE"
+
+
+def test_exit_codes_of_the_errors_that_end_a_program_differ() -> None:
+    ending = (
+        errors.FlockstepError,
+        errors.ConfigError,
+        errors.DataError,
+        errors.CheckpointError,
+        errors.UnreachableError,
+        errors.TooFewLearnersError,
+    )
+    assert [kind.exit_code for kind in ending] == [1, 2, 3, 4, 5, 6]

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protos import leader_pb2
+from utils.rpc import parse_chunk, parse_upload
+
+HEADER = leader_pb2.UpdateHeader(token=b"t" * 16, work_id="w", examples=7)
+
+
+def chunk_of(message: bytes) -> bytes:
+    parsed = parse_upload(message)
+    return bytes(parsed) if isinstance(parsed, memoryview) else parsed.chunk
+
+
+@given(st.binary(max_size=300))
+def test_a_chunk_alone_needs_no_message_object(chunk: bytes) -> None:
+    message = leader_pb2.GradientData(chunk=chunk).SerializeToString()
+    parsed = parse_upload(message)
+    assert isinstance(parsed, memoryview)
+    assert parsed == chunk
+
+
+@given(st.binary(max_size=300))
+def test_a_header_comes_with_the_chunk_beside_it(chunk: bytes) -> None:
+    sent = leader_pb2.GradientData(chunk=chunk, header=HEADER)
+    assert parse_upload(sent.SerializeToString()) == sent
+
+
+@pytest.mark.parametrize(
+    ("message", "chunk"),
+    [
+        pytest.param(b"\x0a\x01x\x78\x05", b"x", id="a field of a later release behind"),
+        pytest.param(b"\x78\x05\x0a\x01x", b"x", id="a field of a later release in front"),
+        pytest.param(b"\x0a\x01x\x0a\x02yz", b"yz", id="the chunk twice: the last counts"),
+        pytest.param(b"\x0a\x82\x00xy", b"xy", id="a length in more bytes than it needs"),
+        pytest.param(b"\x8a\x00\x02xy", b"xy", id="a tag in more bytes than it needs"),
+        pytest.param(b"\x0a\x00", b"", id="an empty chunk that is spelt out"),
+        pytest.param(b"", b"", id="an empty message"),
+    ],
+)
+def test_every_encoding_of_a_chunk_is_understood(message: bytes, chunk: bytes) -> None:
+    assert leader_pb2.GradientData.FromString(message).chunk == chunk
+    assert chunk_of(message) == chunk
+    assert parse_chunk(message) == chunk
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_read_as_the_generated_parser_reads_them(message: bytes) -> None:
+    try:
+        expected = leader_pb2.GradientData.FromString(message)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            parse_upload(message)
+        return
+    assert chunk_of(message) == expected.chunk
