@@ -132,6 +132,7 @@ def _fields(state: RunState) -> dict[str, object]:
     return {
         **{name: getattr(state, name) for name in names},
         "holders": dict(state.seats.holders) if state.seats else {},
+        "own": state.seats.own if state.seats else 0,
         "committed": asdict(state.committed) if state.committed else None,
         "shards": len(state.seats.shards) if state.seats else None,
     }
@@ -148,6 +149,7 @@ def _arrays(state: RunState) -> dict[str, NDArray[np.generic]]:
 
 
 def _state(fields: dict[str, object], arrays: Arrays) -> RunState:
+    own = int(str(fields.pop("own")))
     count, holders, committed = fields.pop("shards"), fields.pop("holders"), fields.pop("committed")
     shards = (
         () if count is None else tuple(arrays[f"shard.{i}"].astype(np.int64) for i in range(int(str(count))))
@@ -160,7 +162,7 @@ def _state(fields: dict[str, object], arrays: Arrays) -> RunState:
             for name, array in arrays.items()
             if name.startswith(prefix)
         },
-        seats=None if count is None else Seats(shards, holders),  # type: ignore[arg-type]
+        seats=None if count is None else Seats(shards, holders, own),  # type: ignore[arg-type]
         committed=RoundCommitted(**committed) if isinstance(committed, dict) else None,
         **fields,  # type: ignore[arg-type]
     )

@@ -92,6 +92,7 @@ class Coordinator:
         # One thread for all arithmetic: the event loop stays free, and sums need no lock.
         self._arithmetic = ThreadPoolExecutor(1, "arithmetic")
         self._queue: asyncio.Queue[Submission | None] = asyncio.Queue()
+        self._woken = False
         self._stop_reason: str | None = None
         self._round: rounds.Round | None = None
         self._parts: dict[str, Part] = {}
@@ -107,8 +108,10 @@ class Coordinator:
     # --- what RPCs ask ---------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Let the round look at the learners again."""
-        self._queue.put_nowait(None)
+        """Let the round look at the learners again; calls that come together count once."""
+        if not self._woken:
+            self._woken = True
+            self._queue.put_nowait(None)
 
     def stop(self, reason: str) -> None:
         """End the run before its last round; the open round is given up."""
@@ -206,10 +209,11 @@ class Coordinator:
                 f"{len(members)} of {config.learners} learners came within {wait_s:g} s (cohort.wait_s); "
                 "start more, or lower --learners"
             )
-        if len(members) == 0:
-            await self._enough()
+        if not self.over and len(members) == 0:
+            await changed.wait_until(lambda: self.over or len(members) > 0, config.cohort.wait_s)
         if not self.over:
             self.workforce.deal()
+            await self._enough()
 
     async def _enough(self) -> None:
         if self.over or self.workforce.enough():
@@ -300,6 +304,7 @@ class Coordinator:
         if submission is not None:
             await self._take(machine, submission)
             return
+        self._woken = False
         holders = self.workforce.holders()
         if not any(part in holders for part in machine.plan.parts):
             await self._perform(machine.handle(rounds.Deserted(), time.monotonic()))
@@ -381,6 +386,7 @@ class Coordinator:
         if step + 1 < plan.steps:
             self._open_step()
         await self._perform(self._round.handle(rounds.StepApplied(), time.monotonic()))
+        self.wake()  # who was lost while the step was applied must not be waited for
 
     def _apply(self, state: RunState, aggregate: Aggregate, lr: float) -> tuple[RunState, Result]:
         result = aggregate.finish()
@@ -443,5 +449,6 @@ class Coordinator:
     def _refuse_queued(self, why: str) -> None:
         while not self._queue.empty():
             submission = self._queue.get_nowait()
+            self._woken = self._woken and submission is not None
             if submission is not None and not submission.fate.done():
                 submission.fate.set_exception(LateUpdateError(why))

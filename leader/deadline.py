@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable
 
 _HISTORY = 20  # durations kept of each learner
+_LEARNERS = 20_000  # learners whose durations are kept
 
 
 class Deadlines:
@@ -24,6 +25,8 @@ class Deadlines:
 
     def note(self, name: str, seconds: float) -> None:
         """The learner called `name` took so long from work order to counted update."""
+        if name not in self._durations and len(self._durations) >= _LEARNERS:
+            self._durations.pop(next(iter(self._durations)))
         self._durations.setdefault(name, deque(maxlen=_HISTORY)).append(seconds)
 
     def of(self, names: Iterable[str]) -> float:

@@ -16,6 +16,7 @@ from utils.version import PROTOCOL, RELEASE
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_TEXT = 256
+_REMEMBERED = 4  # names whose ids are kept, as a multiple of the learners that may be registered
 CONTROL_NAMES: dict[int, str] = {
     leader_pb2.CONTROL_PLAIN: "plain",
     leader_pb2.CONTROL_SESSION: "session",
@@ -61,7 +62,7 @@ class Membership:
         self.max_learners = max_learners
         self._lease_s = lease_s
         self._ids = itertools.count(1)
-        self._known_ids: dict[str, int] = {}
+        self._known_ids: dict[str, int] = {}  # by name, also of learners that left
         self._members: dict[int, Member] = {}
         self._by_token: dict[bytes, Member] = {}
 
@@ -83,7 +84,7 @@ class Membership:
         """
         _check(info)
         name = info.name or _plain_name(info, peer)
-        known = next((member for member in self._members.values() if member.name == name), None)
+        known = self._members.get(self._known_ids.get(name, 0))
         if known is not None and not self._may_replace(known, info, now):
             raise NameTakenError(
                 f"a learner named {name!r} is connected already; start this one with another --name (or without)"
@@ -107,6 +108,8 @@ class Membership:
 
     def _make(self, info: leader_pb2.LearnerInfo, name: str, peer: str, now: float) -> Member:
         if name not in self._known_ids:
+            if len(self._known_ids) >= _REMEMBERED * self.max_learners:
+                self._known_ids = {member.name: id_ for id_, member in self._members.items()}
             self._known_ids[name] = next(self._ids)
         own = info.own_data
         return Member(

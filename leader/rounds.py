@@ -198,11 +198,9 @@ class Round:
 
     def _close_if_enough(self) -> list[Action]:
         """Close when the target is reached, or when the quorum is and nobody can do the rest."""
-        pending = self.pending
-        stranded = len(self._done) >= self.plan.quorum and all(
-            self._holders[part] is None for part in pending
-        )
-        if self.phase is Phase.TRAINING and (len(self._done) >= self._target or stranded):
+        if self.phase is not Phase.TRAINING or len(self._done) < self.plan.quorum:
+            return []
+        if len(self._done) >= self._target or all(self._holders[part] is None for part in self.pending):
             return self._close()
         return []
 

@@ -58,9 +58,9 @@ class ShardMap:
         """Whether some shard has no holder."""
         return sum(len(owned) for owned in self._held.values()) < self.shards
 
-    def holder(self, shard: int) -> int | None:
-        """The learner that holds `shard`, None if nobody does."""
-        return next((learner for learner, shards in self._held.items() if shard in shards), None)
+    def holders(self) -> dict[int, int]:
+        """The learner that holds each shard; shards that nobody holds are left out."""
+        return {shard: learner for learner, shards in self._held.items() for shard in shards}
 
     def held_by(self, learner_id: int) -> tuple[int, ...]:
         """The shards of a learner, ascending; empty for one that isn't here."""

@@ -25,12 +25,17 @@ class Part:
     @classmethod
     def of_shard(cls, shard: int, examples: int, run_seed: int) -> Part:
         """The part that is shard number `shard`; who trains it makes no difference to its bits."""
-        return cls(f"shard-{shard:05d}", examples, shard, derive_seed(run_seed, "shard", shard))
+        return cls(cls.shard_id(shard), examples, shard, derive_seed(run_seed, "shard", shard))
 
     @classmethod
     def of_own(cls, name: str, examples: int, fingerprint: str, run_seed: int) -> Part:
         """The part that is the own data of the learner called `name`."""
         return cls(cls.own_id(name), examples, None, derive_seed(run_seed, "own", fingerprint))
+
+    @staticmethod
+    def shard_id(shard: int) -> str:
+        """Id of the part that is shard number `shard`."""
+        return f"shard-{shard:05d}"
 
     @staticmethod
     def own_id(name: str) -> str:

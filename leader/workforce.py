@@ -34,6 +34,7 @@ class Seats:
 
     shards: Shards  # example indices of each shard
     holders: Mapping[str, str]  # shard number to the name of its learner
+    own: int  # learners with own data when the run began
 
 
 class Workforce:
@@ -57,7 +58,7 @@ class Workforce:
         self.on_change: Callable[[], None] = lambda: None
         self._shards: Shards | None = None
         self._map = ShardMap(0)
-        self._own_quorum = 0
+        self._own_at_start = 0
         self._resumed = seats
 
     def register(self, info: leader_pb2.LearnerInfo, peer: str) -> Member:
@@ -148,8 +149,9 @@ class Workforce:
         if self._shards is not None:
             return
         takers = [member for member in self.members if member.own_data is None]
-        self._own_quorum = len(self.members) - len(takers)
+        self._own_at_start = len(self.members) - len(takers)
         if self._resumed is not None:
+            self._own_at_start = self._resumed.own
             self._adopt(self._resumed.shards, takers, self._resumed.holders)
         elif self._labels is None or not takers:
             self._adopt((), takers, {})
@@ -180,10 +182,8 @@ class Workforce:
         if self._shards is None:
             return None
         names = {member.learner_id: member.name for member in self.members}
-        holders = {
-            str(i): names[id_] for i in range(len(self._shards)) if (id_ := self._map.holder(i)) is not None
-        }
-        return Seats(self._shards, holders)
+        holders = {str(shard): names[learner] for shard, learner in self._map.holders().items()}
+        return Seats(self._shards, holders, self._own_at_start)
 
     def shard_of(self, member: Member, shard: int | None) -> NDArray[np.int64]:
         """Example indices of a shard that `member` may fetch; its first one where none is named."""
@@ -208,18 +208,17 @@ class Workforce:
 
     def holders(self) -> dict[str, int]:
         """Which learner does which part; parts that nobody can do are left out."""
-        held: dict[str, int] = {}
-        for part in self.parts().values():
-            holder = self._map.holder(part.shard) if part.shard is not None else None
-            if holder is not None:
-                held[part.id] = holder
+        held = {Part.shard_id(shard): learner for shard, learner in self._map.holders().items()}
         held |= {Part.own_id(m.name): m.learner_id for m in self.members if m.own_data is not None}
         return held
 
     def enough(self) -> bool:
-        """Whether a further round can begin with the learners that are here."""
+        """Whether a further round can begin with the learners that are here.
+
+        Somebody must be able to do the leader's shards, and of the learners with own data a
+        quorum of those that were there at the start must be here.
+        """
         own = sum(member.own_data is not None for member in self.members)
-        takers = len(self.members) - own
-        if self._shards and not takers:
+        if self._shards and own == len(self.members):
             return False
-        return own + takers > 0 and own >= math.ceil(self._config.cohort.quorum * self._own_quorum)
+        return len(self.holders()) > 0 and own >= math.ceil(self._config.cohort.quorum * self._own_at_start)

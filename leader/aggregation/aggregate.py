@@ -14,6 +14,9 @@ from model.flat import Entry, Layout
 from utils.errors import PayloadError
 from utils.payload import Manifest, Payload
 
+#: Losses are float32 where they are made; larger ones, infinite and NaN are left out of the mean.
+_MAX_LOSS = 2.0**128
+
 
 @dataclass(frozen=True)
 class Contribution:
@@ -58,7 +61,7 @@ class Aggregate:
         if has_buffers:
             self._buffers.count(contribution.weight)
         self._members[contribution.part] = (contribution.weight, contribution.payload.crc32)
-        if math.isfinite(contribution.loss):
+        if abs(contribution.loss) < _MAX_LOSS:
             self._losses[contribution.part] = (contribution.weight, contribution.loss)
 
     def _pieces(self, payload: Payload) -> list[tuple[ExactSum, NDArray[np.float32], int]]:

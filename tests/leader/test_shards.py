@@ -25,7 +25,8 @@ def after(shards: int, steps: Changes) -> ShardMap:
 
 
 def holders(shard_map: ShardMap) -> list[int | None]:
-    return [shard_map.holder(shard) for shard in range(shard_map.shards)]
+    holders = shard_map.holders()
+    return [holders.get(shard) for shard in range(shard_map.shards)]
 
 
 def learners(steps: Changes) -> set[int]:

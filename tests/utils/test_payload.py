@@ -60,9 +60,7 @@ def assert_same(given_: Arrays, expected: Arrays) -> None:
 
 
 @given(arrays=some_arrays, metadata=st.dictionaries(names, names, max_size=3))
-def test_the_safetensors_library_reads_what_is_written_here(
-    arrays: Arrays, metadata: dict[str, str]
-) -> None:
+def test_the_safetensors_library_reads_what_is_written_here(arrays: Arrays, metadata: dict[str, str]) -> None:
     data = encoded(arrays, metadata)
     assert_same(safetensors.numpy.load(data), arrays)
     assert (len(data) - sum(array.nbytes for array in arrays.values())) % 64 == 0
@@ -71,7 +69,7 @@ def test_the_safetensors_library_reads_what_is_written_here(
 
 @given(
     arrays=some_arrays,
-    metadata=st.none() | st.dictionaries(names, names, max_size=3),
+    metadata=st.none() | st.dictionaries(names, names, min_size=1, max_size=3),
     cuts=st.lists(st.integers(0, 2000), max_size=6),
 )
 def test_what_the_safetensors_library_writes_is_read_here_however_it_is_cut(

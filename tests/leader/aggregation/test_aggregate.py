@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import nn
+
+from leader.aggregation.aggregate import Aggregate, Contribution, Result, weighted_loss
+from leader.aggregation.exact_sum import Scale
+from model.flat import Entry, Layout
+from utils.errors import LimitError, PayloadError, ValueRangeError
+from utils.payload import Payload, PayloadReader, encode_header
+
+LAYOUT = Layout.of(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))
+PARAMETERS, TOTAL = LAYOUT.parameter_count, LAYOUT.total
+SCALE = Scale.of(1024.0, 1000)
+
+
+def payload(vector: NDArray[np.float32], entries: tuple[Entry, ...] = LAYOUT.entries) -> Payload:
+    header = encode_header((entry.name, "F32", entry.shape) for entry in entries)
+    reader = PayloadReader(max_bytes=10_000, header_bytes=10_000)
+    reader.feed(header)
+    for entry in entries:
+        reader.feed(vector[entry.start : entry.start + entry.size].tobytes())
+    return reader.finish()
+
+
+def contribution(part: int, weight: int = 1, loss: float = 0.5) -> Contribution:
+    values = np.random.Generator(np.random.PCG64(part)).normal(size=TOTAL).astype(np.float32)
+    return Contribution(f"part-{part}", weight, payload(values), loss)
+
+
+def aggregated(*contributions: Contribution) -> Result:
+    aggregate = Aggregate(LAYOUT, SCALE)
+    for one in contributions:
+        aggregate.add(one)
+    return aggregate.finish()
+
+
+def same(a: Result, b: Result) -> bool:
+    return (a.mean.tobytes(), a.examples, a.digest) == (b.mean.tobytes(), b.examples, b.digest)
+
+
+def test_the_mean_is_weighted_by_examples() -> None:
+    ones, fives = np.ones(TOTAL, np.float32), np.full(TOTAL, 5, np.float32)
+    result = aggregated(Contribution("a", 3, payload(ones), 2.0), Contribution("b", 1, payload(fives), 1.0))
+    assert result.mean.tolist() == [2.0] * TOTAL
+    assert result.examples == 4
+    assert result.loss == 1.75
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=5), st.randoms(use_true_random=False))
+def test_the_order_of_arrival_leaves_no_trace(weights: list[int], random: np.random.Generator) -> None:
+    parts = [contribution(i, weight, loss=0.1 * i) for i, weight in enumerate(weights)]
+    expected = aggregated(*parts)
+    random.shuffle(parts)  # type: ignore[arg-type]
+    result = aggregated(*parts)
+    assert same(result, expected)
+    assert result.loss == expected.loss
+
+
+def test_tensors_may_come_in_any_order() -> None:
+    values = np.arange(TOTAL, dtype=np.float32)
+    expected = aggregated(Contribution("a", 2, payload(values), 1.0)).mean
+    assert expected.tolist() == values.tolist()
+    for entries in itertools.permutations(LAYOUT.entries):
+        result = aggregated(Contribution("a", 2, payload(values, entries), 1.0))
+        assert result.mean.tolist() == expected.tolist()
+
+
+def test_an_update_without_buffers_leaves_their_mean_to_the_others() -> None:
+    plain = Contribution("plain", 9, payload(np.full(TOTAL, 5, np.float32), LAYOUT.parameters), math.nan)
+    full = Contribution("full", 1, payload(np.full(TOTAL, 15, np.float32)), math.nan)
+    assert aggregated(plain).mean.tolist() == [5.0] * PARAMETERS + [0.0] * (TOTAL - PARAMETERS)
+    assert aggregated(plain, full).mean.tolist() == [6.0] * PARAMETERS + [15.0] * (TOTAL - PARAMETERS)
+
+
+def test_the_digest_tells_parts_weights_and_bytes_apart() -> None:
+    results = [
+        aggregated(contribution(1)),
+        aggregated(contribution(2)),
+        aggregated(contribution(1, weight=2)),
+        aggregated(replace(contribution(1), part="part-2")),
+        aggregated(contribution(1), contribution(2)),
+    ]
+    assert len({result.digest for result in results}) == len(results)
+    assert aggregated(contribution(2), contribution(1)).digest == results[-1].digest
+
+
+def bad_payloads() -> dict[str, tuple[Payload, type[Exception], str]]:
+    values = np.zeros(TOTAL, np.float32)
+    weight, bias, *_ = LAYOUT.entries
+    wrong: dict[str, tuple[Payload, type[Exception], str]] = {
+        "a parameter is missing": (payload(values, LAYOUT.entries[1:]), PayloadError, "lacks '0.weight'"),
+        "one buffer is missing": (
+            payload(values, LAYOUT.entries[:-1]),
+            PayloadError,
+            "lacks '1.running_var'",
+        ),
+        "a tensor too many": (
+            payload(values, (*LAYOUT.entries, Entry("more", (1,), 0, 1))),
+            PayloadError,
+            "'more' that the model does not have",
+        ),
+        "another shape": (
+            payload(values, (replace(weight, shape=(3, 2)), *LAYOUT.entries[1:])),
+            PayloadError,
+            r"'0.weight' as F32\[3, 2\], expected F32\[2, 3\]",
+        ),
+    }
+    header = encode_header([(bias.name, "F64", bias.shape)])
+    reader = PayloadReader(max_bytes=1000, header_bytes=1000)
+    reader.feed(header + bytes(8 * bias.size))
+    wrong["another dtype"] = (reader.finish(), PayloadError, r"'0.bias' as F64\[2\], expected F32\[2\]")
+    for name, place in (("first parameter", 0), ("last buffer", TOTAL - 1)):
+        for value in (math.nan, math.inf, 1025.0):
+            poisoned = np.ones(TOTAL, np.float32)
+            poisoned[place] = value
+            wrong[f"{value} in the {name}"] = (payload(poisoned), ValueRangeError, "finite values within")
+    poisoned = np.ones(TOTAL, np.float32)
+    poisoned[-1] = math.nan
+    reverse = payload(poisoned, LAYOUT.entries[::-1])
+    wrong["nan in tensors of another order"] = (reverse, ValueRangeError, "finite values within")
+    return wrong
+
+
+@pytest.mark.parametrize("case", bad_payloads())
+def test_a_refused_update_leaves_no_trace(case: str) -> None:
+    bad, kind, message = bad_payloads()[case]
+    aggregate = Aggregate(LAYOUT, SCALE)
+    aggregate.add(contribution(1, 10))
+    with pytest.raises(kind, match=message):
+        aggregate.add(Contribution("bad", 5, bad, 100.0))
+    aggregate.add(contribution(2, 20))
+    result, expected = aggregate.finish(), aggregated(contribution(1, 10), contribution(2, 20))
+    assert same(result, expected)
+    assert result.loss == expected.loss
+
+
+def test_weights_beyond_the_plan_are_refused_and_leave_no_trace() -> None:
+    aggregate = Aggregate(LAYOUT, SCALE)  # its bound is the next power of two, 1024
+    aggregate.add(contribution(1, 1000))
+    with pytest.raises(LimitError, match=r"weight 25 is outside 1..24"):
+        aggregate.add(contribution(2, 25))
+    assert same(aggregate.finish(), aggregated(contribution(1, 1000)))
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf, 1.7e308, -1.7e308, 1e39])
+@pytest.mark.parametrize("weight", [1, 100])
+def test_a_loss_that_cannot_be_is_left_out(loss: float, weight: int) -> None:
+    result = aggregated(*(contribution(i, weight, loss) for i in range(3)), contribution(3), contribution(4, 1, -loss))
+    assert result.loss == 0.5
+    assert result.examples == 3 * weight + 2
+
+
+def test_the_largest_losses_that_float32_holds_are_counted() -> None:
+    largest = float(np.finfo(np.float32).max)
+    assert aggregated(*(contribution(i, 100, largest) for i in range(5))).loss == largest
+
+
+def test_losses_are_summed_without_rounding_on_the_way() -> None:
+    losses = {"a": (1, 1e16), "b": (1, 1.0), "c": (2, -5e15)}
+    assert weighted_loss(losses) == 0.25
+    assert math.isnan(weighted_loss({}))
+
+
+def test_an_aggregate_of_nothing_is_zero() -> None:
+    result = Aggregate(LAYOUT, SCALE).finish()
+    assert result.mean.tolist() == [0.0] * TOTAL
+    assert result.examples == 0
+    assert math.isnan(result.loss)

@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import numpy as np
+
+from leader.optimizers.fedavg import FedAvg
+
+
+def test_the_mean_delta_is_added_as_it_is_whatever_the_learning_rate() -> None:
+    weights, mean = np.array([1.0, -2.0], np.float32), np.array([0.25, 4.0], np.float32)
+    for lr in (0.0, 0.1, 1.0):
+        state, after = FedAvg().apply(FedAvg().init(2), weights, mean, lr)
+        assert state == {}
+        assert after.tolist() == [1.25, 2.0]
+        assert after.dtype == np.float32
+    assert weights.tolist() == [1.0, -2.0]
