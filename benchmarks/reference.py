@@ -54,7 +54,9 @@ def loopback(size: int, peers: int, repeats: int) -> Spread:
         links = [server.accept()[0] for _ in processes]
         content, received = bytes(size), [bytearray(size) for _ in links]
         try:
-            return timed(lambda: list(threads.map(_there_and_back, links, received, [content] * peers)), repeats)
+            return timed(
+                lambda: list(threads.map(_there_and_back, links, received, [content] * peers)), repeats
+            )
         finally:
             for link in links:
                 link.close()

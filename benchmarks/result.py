@@ -42,7 +42,7 @@ class Result:
 
     entry: str
     about: str
-    target: Target
+    target: Target | None  # None where the project promises nothing
     figures: tuple[Figure, ...]
     ratios: Mapping[str, float]
 
@@ -53,10 +53,8 @@ def document(result: Result, machine: Mapping[str, object], quick: bool) -> str:
         "entry": result.entry,
         "about": result.about,
         "quick": quick,
-        "target": {**asdict(result.target), "met": result.target.met},
-        "figures": {
-            figure.name: {"unit": figure.unit, **asdict(figure.spread)} for figure in result.figures
-        },
+        "target": {**asdict(result.target), "met": result.target.met} if result.target else None,
+        "figures": {figure.name: {"unit": figure.unit, **asdict(figure.spread)} for figure in result.figures},
         "ratios": dict(result.ratios),
         "machine": dict(machine),
     }
@@ -84,7 +82,9 @@ def table(results: Iterable[Result]) -> Table:
             shown.add_row(result.entry, figure.name, median, quartiles, str(spread.count))
         for name, ratio in result.ratios.items():
             shown.add_row(result.entry, name, f"x {_number(ratio)}", "", "")
-        target = result.target
+        if (target := result.target) is None:
+            shown.add_section()
+            continue
         verdict = "[green]met[/]" if target.met else "[red]missed[/]"
         limit = f"{_number(target.value)} of {_number(target.limit)} {target.unit}".rstrip()
         shown.add_row(result.entry, f"target: {target.name}", limit, verdict, "", end_section=True)

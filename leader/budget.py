@@ -44,7 +44,7 @@ class ByteBudget:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self._held -= size
-            else:
+            elif (size, turn) in self._queue:  # unless it was passed over already
                 self._queue.remove((size, turn))
             self._admit()
             raise

@@ -1,7 +1,8 @@
 """Checkpoints: what a restart needs, in one safetensors file, written atomically and checked.
 
 Temporary file, fsync, rename, fsync of the folder: after a crash at any point the newest whole
-checkpoint is found. A SHA-256 over the state and all tensor bytes tells a damaged file.
+checkpoint is found. A SHA-256 over all that the file says, down to the tensors' names, tells a
+damaged one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -58,7 +60,8 @@ def write_atomically(
         finally:
             os.close(folder)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise CheckpointError(
             f"can't write {path}: {error.strerror}; free the disk or fix the folder, then resume the run"
         ) from error
@@ -71,12 +74,12 @@ def save_checkpoint(folder: Path, state: RunState, *, keep: int, config: str) ->
     """
     arrays = _arrays(state)
     fields = json.dumps(_fields(state))
-    digest = hashlib.sha256((fields + config).encode())
+    tensors = [(name, _CODES[array.dtype], array.shape) for name, array in arrays.items()]
+    digest = _digest(fields, config, tensors)
     body = [np.ascontiguousarray(array).data.cast("B") for array in arrays.values()]
     for part in body:
         digest.update(part)
     metadata = {"format": _FORMAT, "state": fields, "config": config, "sha256": digest.hexdigest()}
-    tensors = ((name, _CODES[array.dtype], array.shape) for name, array in arrays.items())
     path = folder / f"round-{state.round:08d}.safetensors"
     at_fault_point = partial(faults.reach, "leader.checkpointing", state.round)
     write_atomically(path, [encode_header(tensors, metadata), *body], at_fault_point)
@@ -117,14 +120,20 @@ def load_checkpoint(path: Path) -> RunState:
     metadata = payload.manifest.metadata
     if metadata.get("format") != _FORMAT:
         raise CheckpointError(f"{path.name} is not a checkpoint of this release ({_FORMAT})")
+    tensors = [(tensor.name, tensor.dtype, tensor.shape) for tensor in payload.manifest.tensors]
     try:
-        digest = hashlib.sha256((metadata["state"] + metadata["config"]).encode())
+        digest = _digest(metadata["state"], metadata["config"], tensors)
     except KeyError as error:
         raise CheckpointError(f"checkpoint {path.name} is damaged: it lacks {error}") from None
     digest.update(payload.data.data)
     if digest.hexdigest() != metadata.get("sha256"):
         raise CheckpointError(f"checkpoint {path.name} is damaged: its SHA-256 differs")
     return _state(json.loads(metadata["state"]), payload.arrays())
+
+
+def _digest(fields: str, config: str, tensors: list[tuple[str, str, tuple[int, ...]]]) -> hashlib._Hash:
+    """The hash over a checkpoint's header, to be updated with the tensor bytes."""
+    return hashlib.sha256(json.dumps([fields, config, tensors]).encode())
 
 
 def _fields(state: RunState) -> dict[str, object]:

@@ -17,5 +17,6 @@ def choose_cohort(parts: Sequence[str], size: int, *, seed: int, round_: int) ->
     ordered = sorted(parts)
     if not 0 < size < len(ordered):
         return tuple(ordered)
-    draw = np.random.Generator(np.random.PCG64(derive_seed(seed, "cohort", round_)))
-    return tuple(ordered[i] for i in sorted(draw.permutation(len(ordered))[:size]))
+    # NumPy keeps the raw draws of a bit generator the same for ever, but not Generator.permutation.
+    draws = np.random.PCG64(derive_seed(seed, "cohort", round_)).random_raw(len(ordered))
+    return tuple(ordered[i] for i in sorted(np.argsort(draws, kind="stable")[:size]))

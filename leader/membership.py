@@ -191,6 +191,8 @@ def _check(info: leader_pb2.LearnerInfo) -> None:
         raise IncompatibleError(
             f"learner speaks protocol {info.protocol}, this leader {PROTOCOL}; install flockstep {RELEASE} there"
         )
+    if info.control not in CONTROL_NAMES:
+        raise PayloadError(f"control {info.control} is none of this contract's; see leader.proto")
     if info.name and not _NAME.fullmatch(info.name):
         raise PayloadError(f"name {info.name[:64]!r} is not 1 to 64 of letters, digits, '.', '_' and '-'")
     for text in (info.network_addr, info.device, info.release, info.own_data.fingerprint):

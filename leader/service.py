@@ -23,7 +23,7 @@ from protos import leader_pb2
 from utils import faults
 from utils.datasets import Dataset
 from utils.errors import REFUSED, NotReadyError, PayloadError, StalledError, WireError, status_of
-from utils.rpc import SERVICE, UploadMessage, parse_upload, raw
+from utils.rpc import SERVICE, UploadMessage, checked, parse_upload, raw
 
 _log = logging.getLogger(__name__)
 Context = aio.ServicerContext[Any, Any]
@@ -58,43 +58,51 @@ class LeaderService:
         unary, down = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
         methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "RegisterLearner": unary(
-                self._answering("RegisterLearner", self._register),
-                leader_pb2.LearnerInfo.FromString,
+                self._answering("RegisterLearner", self._register, leader_pb2.LearnerInfo.FromString),
+                raw,
                 leader_pb2.AckWithMetadata.SerializeToString,
             ),
             "GetWork": unary(
-                self._answering("GetWork", self._get_work),
-                leader_pb2.WorkRequest.FromString,
+                self._answering("GetWork", self._get_work, leader_pb2.WorkRequest.FromString),
+                raw,
                 leader_pb2.WorkOrders.SerializeToString,
             ),
             "GetUpload": unary(
-                self._answering("GetUpload", self._get_upload),
-                leader_pb2.UploadRequest.FromString,
+                self._answering("GetUpload", self._get_upload, leader_pb2.UploadRequest.FromString),
+                raw,
                 leader_pb2.UploadStatus.SerializeToString,
             ),
-            "GetModel": down(self._answering("GetModel", self._get_model), leader_pb2.Empty.FromString, raw),
+            "GetModel": down(
+                self._answering("GetModel", self._get_model, leader_pb2.Empty.FromString), raw, raw
+            ),
             "GetData": down(
-                self._answering("GetData", self._get_data), leader_pb2.LearnerDataRequest.FromString, raw
+                self._answering("GetData", self._get_data, leader_pb2.LearnerDataRequest.FromString), raw, raw
             ),
             "AccumulateGradients": grpc.stream_unary_rpc_method_handler(
-                self._answering("AccumulateGradients", self._accumulate),
-                parse_upload,
+                self._answering("AccumulateGradients", self._accumulate, lambda messages: messages),
+                checked(parse_upload),
                 leader_pb2.Ack.SerializeToString,
             ),
             "Session": grpc.stream_stream_rpc_method_handler(
                 self._session,
-                leader_pb2.LearnerMessage.FromString,
+                checked(leader_pb2.LearnerMessage.FromString),
                 leader_pb2.LeaderMessage.SerializeToString,
             ),
         }
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
-    def _answering(self, method: str, call: Call) -> Call:
-        """`call`, with Flockstep's errors told to the peer as gRPC statuses."""
+    def _answering(self, method: str, call: Call, parse: Callable[[Any], Any]) -> Call:
+        """`call`, with Flockstep's errors told to the peer as gRPC statuses.
+
+        The request is parsed in here: what gRPC can't parse itself it answers with UNKNOWN, and logs
+        a traceback each time.
+        """
+
+        parsed = checked(parse)
 
         async def answer(request: Any, context: Context) -> Any:
             try:
-                return await call(request, context)
+                return await call(parsed(request), context)
             except WireError as error:
                 await self._abort(method, context, error)
 
@@ -102,8 +110,13 @@ class LeaderService:
 
     async def _abort(self, method: str, context: Context, error: WireError) -> None:
         member = self._workforce.members.at_peer(context.peer())
-        self._refusals.note(method, error, member.learner_id if member else None)
-        await context.abort(status_of(error), f"{REFUSED}{error}")
+        try:
+            await context.abort(status_of(error), f"{REFUSED}{error}")
+        except aio.AbortError:
+            # A stream whose connection broke ends like one that is too short, but there nobody is refused:
+            # only where the status could be sent is this error raised.
+            self._refusals.note(method, error, member.learner_id if member else None)
+            raise
 
     async def _register(self, info: leader_pb2.LearnerInfo, context: Context) -> leader_pb2.AckWithMetadata:
         if self._coordinator.over:
@@ -218,6 +231,8 @@ class LeaderService:
             async for message in stream:
                 self._workforce.members.touch(member, time.monotonic())
                 self._heed(member, message)
+        except WireError as error:
+            self._refusals.note("Session", error, member.learner_id)
         except aio.BaseError as error:
             _log.debug("session of %s broke: %s", member.name, error)
         finally:

@@ -89,23 +89,28 @@ class Uploads:
             upload = Upload(header, transfer.reader.finish(header.crc32 if header else None), size)
             yield upload
         finally:
-            if key is not None and transfer.reader.resumable and not self._budget.waited_for:
+            if (
+                key is not None
+                and transfer.reader.resumable
+                and key not in self._broken
+                and not self._budget.waited_for
+            ):
                 self._broken[key] = transfer
             else:
                 await transfer.share.aclose()
 
     async def _begin(self, header: leader_pb2.UpdateHeader | None, key: Key | None) -> _Transfer:
         """A broken transfer to go on with, or a new one once there is budget for it."""
-        await self._make_room()
         if header is not None and header.total_bytes > self._max_bytes:
             raise LimitError(f"update of {header.total_bytes} bytes; at most {self._max_bytes} are taken")
         broken = self._broken.pop(key, None) if key else None
-        if header is not None and header.offset:
-            if broken is not None and broken.reader.received == header.offset:
-                return broken
-            raise ChecksumError(f"the first {header.offset} bytes are no longer held here; send all of them")
+        if header is not None and broken is not None and header.offset == broken.reader.received:
+            return broken
         if broken is not None:
             await broken.share.aclose()
+        if header is not None and header.offset:
+            raise ChecksumError(f"the first {header.offset} bytes are no longer held here; send all of them")
+        await self._make_room()
         limits = self._limits
         transfer = _Transfer(
             PayloadReader(
@@ -157,8 +162,18 @@ class Uploads:
     async def _next(self, messages: AsyncIterator[UploadMessage]) -> UploadMessage | None:
         try:
             async with asyncio.timeout(self._limits.stall_s):
-                return await anext(messages, None)
+                while (message := await anext(messages, None)) is not None:
+                    if _says_something(message):
+                        return message
+                return None
         except TimeoutError:
             raise StalledError(
                 f"no bytes for {self._limits.stall_s:g} s in the middle of an update; send the rest again"
             ) from None
+
+
+def _says_something(message: UploadMessage) -> bool:
+    """Whether a message brings anything; empty ones are no sign of progress."""
+    if isinstance(message, memoryview):
+        return len(message) > 0
+    return message.HasField("header") or len(message.chunk) > 0

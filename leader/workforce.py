@@ -70,8 +70,10 @@ class Workforce:
             member.connected = True
         if member.own_data is None:
             self._map.add(member.learner_id)
-            if self._map.orphans:
-                self._map.rebalance()
+        else:  # it may have come without data before
+            self._map.remove(member.learner_id)
+        if self._map.orphans:
+            self._map.rebalance()
         if new:
             own = member.own_data.examples if member.own_data else None
             control = CONTROL_NAMES[member.control]

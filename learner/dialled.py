@@ -12,8 +12,8 @@ from grpc_health.v1 import health, health_pb2_grpc
 
 from learner.worker import Connection, Worker
 from protos import leader_pb2, learner_pb2
-from utils.errors import ConfigError, error_of
-from utils.rpc import server_options
+from utils.errors import ConfigError, PayloadError, error_of, status_of
+from utils.rpc import checked, raw, server_options
 
 _CALL_TIMEOUT_S = 10.0
 _SILENCE_LEASES = 4  # heartbeats missed before the leader counts as gone
@@ -30,17 +30,18 @@ class LearnerServer:
         self._heard = asyncio.Event()
         self._server = aio.server(options=server_options(), interceptors=(_Listener(self._heard),))
 
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The service as a handler to add to a server."""
+        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "StartTraining": _unary(self._start_training, learner_pb2.Empty.FromString),
+            "SyncModelState": _unary(self._sync_model_state, learner_pb2.ModelState.FromString),
+            "StopTraining": _unary(self._stop_training, learner_pb2.StopNotice.FromString),
+        }
+        return grpc.method_handlers_generic_handler("learner.LearnerService", methods)
+
     async def start(self) -> None:
         """Listen; raises ConfigError if the port is taken or the address is not this machine's."""
-        empty, ack = learner_pb2.Empty.FromString, learner_pb2.Ack.SerializeToString
-        unary = grpc.unary_unary_rpc_method_handler
-        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            "StartTraining": unary(self._start_training, empty, ack),
-            "SyncModelState": unary(self._sync_model_state, learner_pb2.ModelState.FromString, ack),
-            "StopTraining": unary(self._stop_training, learner_pb2.StopNotice.FromString, ack),
-        }
-        handler = grpc.method_handlers_generic_handler("learner.LearnerService", methods)
-        self._server.add_generic_rpc_handlers((handler,))
+        self._server.add_generic_rpc_handlers((self.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), self._server)
         try:
             self._server.add_insecure_port(self._address)
@@ -68,7 +69,7 @@ class LearnerServer:
         """Stop listening."""
         await self._server.stop(0.5)
 
-    async def _start_training(self, request: learner_pb2.Empty, context: object) -> learner_pb2.Ack:
+    async def _start_training(self, request: learner_pb2.Empty) -> learner_pb2.Ack:
         connection = self._connection
         if connection is None:
             return learner_pb2.Ack(success=False, message="not registered yet")
@@ -77,19 +78,37 @@ class LearnerServer:
             orders = await connection.stub.get_work(request_work, _CALL_TIMEOUT_S)
         except aio.AioRpcError as error:
             return learner_pb2.Ack(success=False, message=str(error_of(error.code(), error.details() or "")))
+        except PayloadError as error:
+            return learner_pb2.Ack(success=False, message=str(error))
         for order in orders.orders:
             self._worker.order(order)
         return learner_pb2.Ack(success=True, message=f"{len(orders.orders)} orders taken")
 
-    async def _sync_model_state(self, state: learner_pb2.ModelState, context: object) -> learner_pb2.Ack:
+    async def _sync_model_state(self, state: learner_pb2.ModelState) -> learner_pb2.Ack:
         # An order names the version that it needs, so the model is fetched when it is needed.
         self._worker.committed(state.committed_round)
         return learner_pb2.Ack(success=True, message="noted")
 
-    async def _stop_training(self, notice: learner_pb2.StopNotice, context: object) -> learner_pb2.Ack:
+    async def _stop_training(self, notice: learner_pb2.StopNotice) -> learner_pb2.Ack:
         self._stop = leader_pb2.Stop(reason=notice.reason, finished=notice.finished)
         self._heard.set()
         return learner_pb2.Ack(success=True, message="stopping")
+
+
+def _unary(
+    call: Callable[[Any], Awaitable[learner_pb2.Ack]], parse: Callable[[bytes], Any]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """The method `call`; bytes that are no request are refused by name."""
+    parsed = checked(parse)
+
+    async def answer(message: bytes, context: aio.ServicerContext[Any, Any]) -> learner_pb2.Ack:
+        try:
+            request = parsed(message)
+        except PayloadError as error:
+            await context.abort(status_of(error), f"learner: {error}")
+        return await call(request)
+
+    return grpc.unary_unary_rpc_method_handler(answer, raw, learner_pb2.Ack.SerializeToString)
 
 
 class _Listener(aio.ServerInterceptor):

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from learner.trainer import Update
 from model.flat import Layout
 from protos import leader_pb2
 from utils import faults
-from utils.errors import IncompatibleError, PayloadError, StalledError, error_of
+from utils.errors import IncompatibleError, PayloadError, StalledError, UnreachableError, error_of
 from utils.framing import frames
 from utils.payload import Manifest, Payload, PayloadReader, encode_header
 from utils.rpc import LeaderStub
@@ -79,13 +80,28 @@ async def push(
     request = leader_pb2.UploadRequest(
         token=token, work_id=said.work_id, total_bytes=said.total_bytes, crc32=said.crc32
     )
-    try:
+    with _failures_told():
         offset = (await stub.get_upload(request, _CALL_TIMEOUT_S)).received if resume else 0
         if offset:
             _log.info("going on with the upload at byte %d of %d", offset, said.total_bytes)
         await stub.accumulate(held.messages(token, chunk_bytes, offset))
+
+
+@contextmanager
+def _failures_told() -> Iterator[None]:
+    """Failed calls as the errors that they mean."""
+    try:
+        yield
     except aio.AioRpcError as error:
         raise error_of(error.code(), error.details() or "") from None
+    except aio.UsageError as error:  # the channel was closed before the call
+        raise UnreachableError(str(error)) from None
+    except asyncio.CancelledError:
+        # A channel that is closed cancels its calls, which looks as if this task were to end.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise UnreachableError("the connection was closed in the middle of a transfer") from None
 
 
 async def pull_model(
@@ -95,13 +111,14 @@ async def pull_model(
 
     Raises IncompatibleError if its tensors are not `layout`'s.
     """
-    chunks = stub.get_model(leader_pb2.Empty(token=token, version=order.version))
+    request = leader_pb2.Empty(token=token, version=order.version)
 
     def accept(manifest: Manifest) -> None:
         check_model(layout, manifest)
         faults.reach("learner.downloading", order.round)
 
-    payload = await _collect(chunks, 4 * layout.total + _HEADER_BYTES, accept)
+    with _failures_told():
+        payload = await _collect(stub.get_model(request), 4 * layout.total + _HEADER_BYTES, accept)
     return payload.data.view(np.float32)
 
 
@@ -124,7 +141,8 @@ def check_model(layout: Layout, manifest: Manifest) -> None:
 async def pull_shard(stub: LeaderStub, token: bytes, shard: int, network_addr: str, classes: int) -> Shard:
     """One shard of the leader's data; raises PayloadError if it is not images and labels."""
     request = leader_pb2.LearnerDataRequest(network_addr=network_addr, token=token, shard=shard)
-    payload = await _collect(stub.get_data(request), _MAX_DATA_BYTES, _check_data)
+    with _failures_told():
+        payload = await _collect(stub.get_data(request), _MAX_DATA_BYTES, _check_data)
     arrays = payload.arrays()
     images, labels = (
         arrays["images"].astype(np.uint8, copy=False),
@@ -140,7 +158,7 @@ def _check_data(manifest: Manifest) -> None:
     if set(tensors) != {"images", "labels"}:
         raise PayloadError(f"a shard has images and labels, this one {sorted(tensors)}")
     images, labels = tensors["images"], tensors["labels"]
-    if images.dtype != "U8" or len(images.shape) != 4 or images.shape[1] != 3:
+    if images.dtype != "U8" or len(images.shape) != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise PayloadError(f"a shard's images are U8 (N, 3, H, W), these {images.dtype} {images.shape}")
     if labels.dtype != "I64" or labels.shape != images.shape[:1]:
         raise PayloadError(
@@ -152,11 +170,8 @@ async def _collect(
     chunks: AsyncIterator[memoryview], max_bytes: int, accept: Callable[[Manifest], None]
 ) -> Payload:
     reader = PayloadReader(max_bytes=max_bytes, header_bytes=_HEADER_BYTES, accept=accept)
-    try:
-        while (chunk := await _next(chunks)) is not None:
-            reader.feed(chunk)
-    except aio.AioRpcError as error:
-        raise error_of(error.code(), error.details() or "") from None
+    while (chunk := await _next(chunks)) is not None:
+        reader.feed(chunk)
     return reader.finish()
 
 

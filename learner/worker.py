@@ -135,6 +135,8 @@ class Worker:
             assert self._trainer is not None
             held = HeldUpdate.of(order, update, self._trainer.model.layout)
             self._held[key] = held
+            made = {"round": order.round, "step": order.step, "shard": key, "work_id": order.work_id}
+            _log.debug("update made", extra={"event": "UpdateMade", "fields": made})
             faults.reach("learner.trained", order.round)
             level = logging.DEBUG if order.exchange == "gradient" else logging.INFO
             text = "round %d: loss %.4f, %d steps, %.0f images/s"

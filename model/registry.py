@@ -49,10 +49,9 @@ def build_model(name: str, *, classes: int = 10, norm: str = "batch", seed: int 
     _check("model.norm", norm, get_args(Norm))
     if classes < 2:
         raise ConfigError(f"model.classes is {classes}; it must be 2 or more")
-    # Built without storage first, so that torch draws no random numbers of its own.
-    with torch.device("meta"):
+    # torch draws weights of its own while it builds; none of them stays, nor a trace of the drawing.
+    with torch.random.fork_rng(devices=()):
         model = MODELS[name](classes, cast(Norm, norm))
-    model = model.to_empty(device="cpu")
     initialise(model, seed)
     return model
 

@@ -16,8 +16,16 @@ from utils.datasets import download_cifar10, find_cifar10
 from utils.errors import DataError
 
 #: The recipe that the demonstration trains with, as `--set` values for the leader.
-RECIPE = ("model.name=resnet9-w16", "exchange=delta")
-ROUNDS = 10
+RECIPE = (
+    "model.name=resnet9-w16",
+    "exchange=delta",
+    "train.local_epochs=1",
+    "train.batch_size=128",
+    "train.lr=0.4",
+    "train.schedule=onecycle",
+    "train.warmup=0.2",
+)
+ROUNDS = 7
 
 STOPPED = 130  # the shell's exit code for Ctrl-C
 

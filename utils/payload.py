@@ -235,7 +235,10 @@ class PayloadReader:
         if manifest.total_bytes > self._max_bytes:
             raise LimitError(f"payload of {manifest.total_bytes} bytes; at most {self._max_bytes} are taken")
         self._accept(manifest)
-        self._data = np.empty(manifest.data_bytes, np.uint8)
+        try:
+            self._data = np.empty(manifest.data_bytes, np.uint8)
+        except MemoryError:
+            raise LimitError(f"payload of {manifest.total_bytes} bytes; that much memory is not free") from None
         self._manifest = manifest
 
     def finish(self, crc32: int | None = None) -> Payload:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from protos import leader_pb2
+from utils.errors import PayloadError
 from utils.framing import unframe
 
 SERVICE = "leader.LeaderService"
@@ -43,7 +46,29 @@ def server_options(
     )
 
 
+T = TypeVar("T")
 UploadMessage = memoryview | leader_pb2.GradientData
+
+
+def checked(parse: Callable[[bytes], T]) -> Callable[[bytes], T]:
+    """`parse`, with PayloadError for bytes that are no message.
+
+    gRPC itself would log a traceback and answer UNKNOWN, or hand the caller None for an answer.
+    """
+
+    def parse_or_refuse(message: bytes) -> T:
+        try:
+            return parse(message)
+        except DecodeError as error:
+            raise PayloadError(f"bytes that are no message of this contract: {error}") from None
+
+    return parse_or_refuse
+
+
+async def _checked_each(messages: AsyncIterator[bytes], parse: Callable[[bytes], T]) -> AsyncIterator[T]:
+    parsed = checked(parse)
+    async for message in messages:
+        yield parsed(message)
 
 
 def raw(message: bytes) -> bytes:
@@ -74,58 +99,54 @@ class LeaderStub:
         call = self._channel.unary_unary(
             f"/{SERVICE}/RegisterLearner",
             request_serializer=leader_pb2.LearnerInfo.SerializeToString,
-            response_deserializer=leader_pb2.AckWithMetadata.FromString,
+            response_deserializer=raw,
         )
-        reply: leader_pb2.AckWithMetadata = await call(info, timeout=timeout)
-        return reply
+        return checked(leader_pb2.AckWithMetadata.FromString)(await call(info, timeout=timeout))
 
     async def get_work(self, request: leader_pb2.WorkRequest, timeout: float) -> leader_pb2.WorkOrders:
         """GetWork."""
         call = self._channel.unary_unary(
             f"/{SERVICE}/GetWork",
             request_serializer=leader_pb2.WorkRequest.SerializeToString,
-            response_deserializer=leader_pb2.WorkOrders.FromString,
+            response_deserializer=raw,
         )
-        orders: leader_pb2.WorkOrders = await call(request, timeout=timeout)
-        return orders
+        return checked(leader_pb2.WorkOrders.FromString)(await call(request, timeout=timeout))
 
     async def get_upload(self, request: leader_pb2.UploadRequest, timeout: float) -> leader_pb2.UploadStatus:
         """GetUpload."""
         call = self._channel.unary_unary(
             f"/{SERVICE}/GetUpload",
             request_serializer=leader_pb2.UploadRequest.SerializeToString,
-            response_deserializer=leader_pb2.UploadStatus.FromString,
+            response_deserializer=raw,
         )
-        status: leader_pb2.UploadStatus = await call(request, timeout=timeout)
-        return status
+        return checked(leader_pb2.UploadStatus.FromString)(await call(request, timeout=timeout))
 
     def get_model(self, request: leader_pb2.Empty) -> AsyncIterator[memoryview]:
         """GetModel: the chunks of one safetensors file."""
         call = self._channel.unary_stream(
             f"/{SERVICE}/GetModel",
             request_serializer=leader_pb2.Empty.SerializeToString,
-            response_deserializer=parse_chunk,
+            response_deserializer=raw,
         )
-        return aiter(call(request))
+        return _checked_each(aiter(call(request)), parse_chunk)
 
     def get_data(self, request: leader_pb2.LearnerDataRequest) -> AsyncIterator[memoryview]:
         """GetData: the chunks of one safetensors file."""
         call = self._channel.unary_stream(
             f"/{SERVICE}/GetData",
             request_serializer=leader_pb2.LearnerDataRequest.SerializeToString,
-            response_deserializer=parse_chunk,
+            response_deserializer=raw,
         )
-        return aiter(call(request))
+        return _checked_each(aiter(call(request)), parse_chunk)
 
     async def accumulate(self, messages: AsyncIterator[bytes] | Iterator[bytes]) -> leader_pb2.Ack:
         """AccumulateGradients with messages that are framed already."""
         call = self._channel.stream_unary(
             f"/{SERVICE}/AccumulateGradients",
             request_serializer=raw,
-            response_deserializer=leader_pb2.Ack.FromString,
+            response_deserializer=raw,
         )
-        ack: leader_pb2.Ack = await call(messages)
-        return ack
+        return checked(leader_pb2.Ack.FromString)(await call(messages))
 
     def session(
         self, messages: AsyncIterator[leader_pb2.LearnerMessage]
@@ -134,9 +155,9 @@ class LeaderStub:
         call = self._channel.stream_stream(
             f"/{SERVICE}/Session",
             request_serializer=leader_pb2.LearnerMessage.SerializeToString,
-            response_deserializer=leader_pb2.LeaderMessage.FromString,
+            response_deserializer=raw,
         )
-        return aiter(call(messages))
+        return _checked_each(aiter(call(messages)), leader_pb2.LeaderMessage.FromString)
 
 
 def rpc_message(error: grpc.RpcError | aio.AioRpcError) -> str:

@@ -81,15 +81,19 @@ class Aggregate:
 
     def _target(self, entry: Entry, values: NDArray[np.float32]) -> tuple[ExactSum, NDArray[np.float32], int]:
         split = self._layout.parameter_count
-        if entry.start < split:
+        if entry.start < split or entry.size == 0:  # an empty last parameter starts where the buffers do
             return self._parameters, values, entry.start
         return self._buffers, values, entry.start - split
 
     def finish(self) -> Result:
         """The mean over everything added."""
         text = repr(sorted(self._members.items()))
+        split = self._layout.parameter_count
+        mean = np.empty(self._layout.total, np.float32)
+        self._parameters.mean(out=mean[:split])
+        self._buffers.mean(out=mean[split:])
         return Result(
-            np.concatenate([self._parameters.mean(), self._buffers.mean()]),
+            mean,
             self._parameters.weight,
             weighted_loss(self._losses),
             hashlib.sha256(text.encode()).hexdigest(),

@@ -104,14 +104,13 @@ class ExactSum:
         self._sums += other._sums
         self.weight += other.weight
 
-    def mean(self) -> NDArray[np.float32]:
-        """Weighted mean (size,) float32; zero where nothing was added."""
-        if self.weight == 0:
-            return np.zeros(self._sums.size, np.float32)
-        divisor = float(self.weight) * 2.0**self.scale.fraction_bits
-        mean = np.empty(self._sums.size, np.float32)
+    def mean(self, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Weighted mean (size,) float32, written to `out` where given; zero where nothing was added."""
+        mean = np.empty(self._sums.size, np.float32) if out is None else out
+        divisor = float(self.weight or 1) * 2.0**self.scale.fraction_bits
         for first in range(0, mean.size, _BLOCK):
-            mean[first : first + _BLOCK] = self._sums[first : first + _BLOCK] / divisor
+            sums, quotient = self._sums[first : first + _BLOCK], mean[first : first + _BLOCK]
+            np.divide(sums, divisor, out=quotient, dtype=np.float64, casting="same_kind")
         return mean
 
 

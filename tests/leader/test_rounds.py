@@ -52,6 +52,13 @@ class Watched:
     def target(self) -> int:
         return self.plan.target or len(self.plan.parts)
 
+    @property
+    def enough(self) -> bool:
+        """Whether waiting on would be of no use: the target is in, or a quorum and nobody does the rest."""
+        rest = set(self.plan.parts) - self.counted
+        deserted = all(self.holders[part] is None for part in rest)
+        return len(self.counted) >= self.target or (deserted and len(self.counted) >= self.plan.quorum)
+
     def feed(self, event: Event) -> list[Action]:
         """Hand the event over, then compare actions and phase with what they must be."""
         before = self.round.phase
@@ -96,12 +103,12 @@ class Watched:
             case CloseStep(step, parts):
                 assert step == self.closed == self.applied
                 assert parts == tuple(part for part in self.plan.parts if part in self.counted)
-                if isinstance(event, Accepted):
-                    assert len(parts) == self.target
-                else:
-                    assert isinstance(event, Tick)
+                assert self.plan.quorum <= len(parts) <= self.target
+                if isinstance(event, Tick):
                     assert self.now >= self.opened + self.plan.deadline_s
-                    assert len(parts) >= self.plan.quorum
+                else:
+                    assert isinstance(event, Accepted | Assigned)
+                    assert self.enough
                 self.closed += 1
             case Commit():
                 assert self.closed == self.applied == self.plan.steps
@@ -124,7 +131,7 @@ class Watched:
             assert self.round.pending == ()
             return
         assert self.round.deadline == self.opened + self.plan.deadline_s
-        assert len(self.counted) < self.target  # else it should have closed
+        assert not self.enough  # else it should have closed
         assert set(self.round.pending) == set(self.plan.parts) - self.counted
         for part in self.round.pending:
             assert self.sent[part] == (self.holders[part] is not None)
@@ -289,6 +296,20 @@ def test_the_deadline_without_a_quorum_abandons_and_says_what_is_missing() -> No
         Abandon("1 of 3 updates in after 10 s, 2 are needed; missing: a, c")
     ]
     assert round_.phase is Phase.ABANDONED
+
+
+def test_a_quorum_closes_the_exchange_once_nobody_can_do_the_rest() -> None:
+    round_ = begun(plan_of(parts=3, quorum=1), {"a": 1, "b": 2, "c": 3})
+    assert round_.handle(Assigned("b", None), 1.0) == []
+    assert round_.handle(Accepted("a", 0), 1.0) == []
+    assert round_.handle(Assigned("c", None), 2.0) == [CloseStep(0, ("a",))]
+
+
+def test_below_the_quorum_parts_that_nobody_can_do_are_waited_for() -> None:
+    round_ = begun(plan_of(parts=3, quorum=2), {"a": 1})
+    assert round_.handle(Accepted("a", 0), 1.0) == []
+    assert round_.handle(Assigned("b", 1), 2.0) == [Dispatch(1, "b", 0)]
+    assert round_.handle(Accepted("b", 0), 3.0) == [CloseStep(0, ("a", "b"))]
 
 
 def test_a_part_that_moves_is_dispatched_to_its_new_holder_once() -> None:

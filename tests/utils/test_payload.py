@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def encoded(arrays: Arrays, metadata: dict[str, str] | None = None) -> bytes:
 def read(data: bytes, cuts: Sequence[int] = (), *, max_bytes: int = 1 << 20) -> Payload:
     reader = PayloadReader(max_bytes=max_bytes, header_bytes=1 << 16)
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         reader.feed(data[start:stop])
         assert reader.received == stop
     return reader.finish()

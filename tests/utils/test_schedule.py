@@ -44,5 +44,5 @@ def test_the_rate_rises_to_the_end_of_the_warm_up_and_falls_from_there(
 
 
 def test_an_unknown_kind_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="train.schedule is 'step'; allowed: constant, cosine, onecycle"):
+    with pytest.raises(ConfigError, match=r"train\.schedule is 'step'; allowed: constant, cosine, onecycle"):
         Schedule("step", 0.1)

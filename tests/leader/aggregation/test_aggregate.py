@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from random import Random
 
 import numpy as np
 import pytest
@@ -56,10 +57,10 @@ def test_the_mean_is_weighted_by_examples() -> None:
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=5), st.randoms(use_true_random=False))
-def test_the_order_of_arrival_leaves_no_trace(weights: list[int], random: np.random.Generator) -> None:
+def test_the_order_of_arrival_leaves_no_trace(weights: list[int], random: Random) -> None:
     parts = [contribution(i, weight, loss=0.1 * i) for i, weight in enumerate(weights)]
     expected = aggregated(*parts)
-    random.shuffle(parts)  # type: ignore[arg-type]
+    random.shuffle(parts)
     result = aggregated(*parts)
     assert same(result, expected)
     assert result.loss == expected.loss
@@ -154,7 +155,9 @@ def test_weights_beyond_the_plan_are_refused_and_leave_no_trace() -> None:
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf, 1.7e308, -1.7e308, 1e39])
 @pytest.mark.parametrize("weight", [1, 100])
 def test_a_loss_that_cannot_be_is_left_out(loss: float, weight: int) -> None:
-    result = aggregated(*(contribution(i, weight, loss) for i in range(3)), contribution(3), contribution(4, 1, -loss))
+    result = aggregated(
+        *(contribution(i, weight, loss) for i in range(3)), contribution(3), contribution(4, 1, -loss)
+    )
     assert result.loss == 0.5
     assert result.examples == 3 * weight + 2
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from fractions import Fraction
+from random import Random
 
 import numpy as np
 import pytest
@@ -92,12 +93,12 @@ def test_the_mean_is_the_rational_mean_rounded_once(case: tuple[Scale, list[Upda
 
 @given(updates(), st.randoms(use_true_random=False), st.integers(1, 4))
 def test_any_order_and_any_grouping_give_the_same_bits(
-    case: tuple[Scale, list[Update]], random: np.random.Generator, groups: int
+    case: tuple[Scale, list[Update]], random: Random, groups: int
 ) -> None:
     scale, some = case
     expected = summed(scale, some)
     shuffled = list(some)
-    random.shuffle(shuffled)  # type: ignore[arg-type]
+    random.shuffle(shuffled)
     partial = [summed(scale, shuffled[i::groups]) for i in range(groups)]
     merged = partial.pop()
     while partial:

@@ -1,0 +1,88 @@
+"""`python -m benchmarks.crowd`: many sessions in one process, each with a connection of its own.
+
+Says `open` on standard output when all are there; when its standard input closes it prints the
+wall-clock times at which work orders were heard, as one JSON list, and ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator
+
+from grpc import aio
+
+from protos import leader_pb2
+from utils.rpc import LeaderStub, channel_options
+from utils.version import PROTOCOL
+
+_AT_ONCE = 16  # registrations under way
+_TIMEOUT_S = 60.0
+
+
+class Member:
+    """One learner that only listens."""
+
+    def __init__(self, leader: str, heard: list[float]) -> None:
+        # Without its own pool gRPC would put all sessions of this process on one connection.
+        options = (*channel_options(), ("grpc.use_local_subchannel_pool", 1))
+        self._channel = aio.insecure_channel(leader, options=options)
+        self._heard = heard
+
+    async def open(self) -> asyncio.Task[None]:
+        """Register and open the session; the task listens until it is cancelled."""
+        stub = LeaderStub(self._channel)
+        info = leader_pb2.LearnerInfo(protocol=PROTOCOL, control=leader_pb2.CONTROL_SESSION)
+        reply = await stub.register(info, _TIMEOUT_S)
+        return asyncio.create_task(self._listen(stub, reply))
+
+    async def _listen(self, stub: LeaderStub, reply: leader_pb2.AckWithMetadata) -> None:
+        async for message in stub.session(self._speak(reply)):
+            if message.WhichOneof("kind") == "work":
+                self._heard.append(time.time())
+
+    async def _speak(self, reply: leader_pb2.AckWithMetadata) -> AsyncIterator[leader_pb2.LearnerMessage]:
+        yield leader_pb2.LearnerMessage(hello=leader_pb2.Hello(token=reply.token))
+        while True:
+            await asyncio.sleep(reply.run.heartbeat_s)
+            yield leader_pb2.LearnerMessage(heartbeat=leader_pb2.Heartbeat())
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._channel.close()
+
+
+async def crowd(leader: str, sessions: int) -> None:
+    """Open the sessions, listen until standard input closes, and tell what was heard."""
+    heard: list[float] = []
+    members = [Member(leader, heard) for _ in range(sessions)]
+    turn = asyncio.Semaphore(_AT_ONCE)
+
+    async def open_one(member: Member) -> asyncio.Task[None]:
+        async with turn:
+            return await member.open()
+
+    listening = await asyncio.gather(*(open_one(member) for member in members))
+    print("open", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    print(json.dumps(heard), flush=True)
+    for task in listening:
+        task.cancel()
+    await asyncio.gather(*listening, return_exceptions=True)
+    await asyncio.gather(*(member.close() for member in members))
+
+
+def main() -> None:
+    """Parse the command line and run the crowd."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.crowd", description=__doc__)
+    parser.add_argument("--leader", required=True, metavar="HOST:PORT")
+    parser.add_argument("--sessions", type=int, required=True)
+    options = parser.parse_args()
+    asyncio.run(crowd(options.leader, options.sessions))
+
+
+if __name__ == "__main__":
+    main()

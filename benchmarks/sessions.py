@@ -1,0 +1,207 @@
+"""Thousands of sessions on one leader: memory a session, CPU at idle, time until a learner hears.
+
+The leader's exchanges end at their deadline without a single update, so that each round is the
+work orders going out to everybody, and then silence.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from benchmarks import small_model
+from benchmarks.probe import PROBE_FILE
+from benchmarks.result import Figure, Result
+from benchmarks.spread import Spread
+from scripts.demo import free_port
+
+COUNTS, QUICK_COUNTS = (250, 1000, 2500, 5000), (100, 250)
+_CROWDS = 4  # processes that the sessions are spread over
+_ROUND_S = 15.0
+_ROUNDS = 3  # measured; one before them warms up
+_PATIENCE_S = 300.0
+_ENDED = "the leader ended"
+_SETTLED_S = 5.0  # after a round's start, until everybody has heard
+
+
+@dataclass(frozen=True)
+class Point:
+    """One number of sessions, measured."""
+
+    sessions: int
+    kib_a_session: float
+    idle_cpu: float  # share of one core
+    heard_s: tuple[float, ...]  # from the round's start to each learner's hearing it, all rounds
+
+
+def measure(quick: bool) -> Result:
+    """All the counts, and the laws that they follow."""
+    points = [measure_point(count) for count in (QUICK_COUNTS if quick else COUNTS)]
+    figures = [figure for point in points for figure in _figures(point)]
+    largest = points[-1]
+    return Result(
+        entry="sessions",
+        about="sessions with a connection each on one leader; clients on the same machine",
+        target=None,
+        figures=tuple(figures),
+        ratios={
+            "KiB a session (slope of the memory)": _slope(
+                points, [p.kib_a_session * p.sessions for p in points]
+            ),
+            "idle CPU ms a second and 1,000 sessions": _slope(points, [p.idle_cpu * 1e6 for p in points]),
+            "median ms until heard a 1,000 sessions": _slope(points, [_median_ms(p) * 1e3 for p in points]),
+            "p99 to median until heard": _percentile(largest.heard_s, 99)
+            / statistics.median(largest.heard_s),
+        },
+    )
+
+
+def _figures(point: Point) -> tuple[Figure, ...]:
+    heard = Spread.of(point.heard_s).scaled(1e3)
+    return (
+        Figure(f"{point.sessions} sessions: memory a session", "KiB", Spread.of([point.kib_a_session])),
+        Figure(f"{point.sessions} sessions: idle CPU", "% of a core", Spread.of([100 * point.idle_cpu])),
+        Figure(f"{point.sessions} sessions: round start until heard", "ms", heard),
+        Figure(
+            f"{point.sessions} sessions: the same, 99th percentile",
+            "ms",
+            Spread.of([1e3 * _percentile(point.heard_s, 99)]),
+        ),
+    )
+
+
+def _median_ms(point: Point) -> float:
+    return 1e3 * statistics.median(point.heard_s)
+
+
+def _percentile(values: Sequence[float], percent: int) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def _slope(points: Sequence[Point], values: Sequence[float]) -> float:
+    """Least-squares slope of the values over the number of sessions."""
+    return statistics.linear_regression([point.sessions for point in points], values).slope
+
+
+def measure_point(sessions: int) -> Point:
+    """One leader with so many sessions."""
+    with tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch, ExitStack() as stack:
+        address = f"127.0.0.1:{free_port()}"
+        leader = stack.enter_context(_leader(Path(scratch), address, sessions))
+        events = _events(leader)
+        _wait(events, "RunStarted")
+        process = psutil.Process(leader.pid)
+        before = process.memory_info().rss
+        crowds = [
+            stack.enter_context(_crowd(address, sessions // _CROWDS + (rest < sessions % _CROWDS)))
+            for rest in range(_CROWDS)
+        ]
+        for crowd in crowds:
+            assert crowd.stdout is not None
+            if crowd.stdout.readline() != "open\n":
+                raise RuntimeError("a crowd could not open its sessions; see its error above")
+        _wait(events, "RoundStarted")  # sessions may still be opening in it
+        starts, idle = [], []
+        for _ in range(_ROUNDS):
+            starts.append(_wait(events, "RoundStarted"))
+            time.sleep(_SETTLED_S)
+            idle.append(process.cpu_percent(interval=_ROUND_S - _SETTLED_S - 2.0) / 100)
+        memory = process.memory_info().rss - before
+        heard = [moment for crowd in crowds for moment in json.loads(_close(crowd))]
+        return Point(
+            sessions, memory / 1024 / sessions, statistics.median(idle), tuple(_delays(starts, heard))
+        )
+
+
+def _delays(starts: Sequence[float], heard: Sequence[float]) -> Iterator[float]:
+    """From the start of its round to each moment of hearing; the log's times are whole milliseconds."""
+    for start in starts:
+        yield from (max(moment - start, 0.0) for moment in heard if -0.001 <= moment - start < _ROUND_S - 1)
+
+
+@contextmanager
+def _leader(folder: Path, address: str, sessions: int) -> Iterator[subprocess.Popen[str]]:
+    settings = (
+        f"model.name={small_model.NAME}",
+        "rounds=1000",
+        f"learners={sessions}",
+        f"listen={address}",
+        f"run_dir={folder / 'run'}",
+        f"limits.max_learners={sessions}",
+        f"cohort.deadline_s={_ROUND_S}",
+        "data.source=synthetic",
+        f"data.train_examples={sessions}",
+        "data.test_examples=10",
+        "evaluation.every=0",
+        "log.format=json",
+        "log.level=debug",
+    )
+    flags = [flag for setting in settings for flag in ("--set", setting)]
+    command = ("env", f"{PROBE_FILE}={folder / 'probe'}", sys.executable, "-m", "benchmarks.small_leader")
+    with _running((*command, *flags), stderr=subprocess.PIPE) as process:
+        yield process
+
+
+@contextmanager
+def _crowd(address: str, sessions: int) -> Iterator[subprocess.Popen[str]]:
+    command = (sys.executable, "-m", "benchmarks.crowd", "--leader", address, "--sessions", str(sessions))
+    with _running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield process
+
+
+@contextmanager
+def _running(command: Sequence[str], **pipes: int) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _close(crowd: subprocess.Popen[str]) -> str:
+    assert crowd.stdin is not None
+    assert crowd.stdout is not None
+    crowd.stdin.close()
+    return crowd.stdout.readline()
+
+
+Events = queue.SimpleQueue[tuple[str, float]]
+
+
+def _events(leader: subprocess.Popen[str]) -> Events:
+    """(name, wall-clock time) of the leader's events; a thread reads them, so that its pipe never fills."""
+    events: Events = queue.SimpleQueue()
+
+    def read() -> None:
+        assert leader.stderr is not None
+        for line in leader.stderr:
+            if line.startswith("{"):
+                entry = json.loads(line)
+                events.put((entry["event"], entry["time"]))
+        events.put((_ENDED, 0.0))
+
+    threading.Thread(target=read, daemon=True).start()
+    return events
+
+
+def _wait(events: Events, name: str) -> float:
+    """Wall-clock time of the next event of this name."""
+    while True:
+        event, moment = events.get(timeout=_PATIENCE_S)
+        if event == name:
+            return moment
+        if event == _ENDED:
+            raise RuntimeError(f"the leader ended before {name}")

@@ -1,0 +1,278 @@
+"""A whole leader in this process, without a network: service, coordinator, workforce and uploads of a tiny run."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import time
+import zlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+
+from leader.aggregation.exact_sum import Scale
+from leader.config import CohortConfig, DataConfig, LimitsConfig, RunConfig, TrainConfig
+from leader.coordinator import Coordinator
+from leader.events import Event, EventStream
+from leader.log import EventLog
+from leader.optimizers.fedavg import FedAvg
+from leader.refusals import Refusals
+from leader.service import LeaderService
+from leader.signal import Signal
+from leader.state import RunState
+from leader.terminal import TerminalDisplay
+from leader.uploads import Uploads
+from leader.workforce import Workforce
+from protos import leader_pb2
+from scripts.fuzz.channel import Context, RefusedError, stream
+from scripts.fuzz.files import LAYOUT, model_file
+from scripts.fuzz.oracle import ExpectedSum
+from utils.datasets.dataset import Dataset
+from utils.framing import frame
+from utils.rpc import SERVICE, parse_chunk
+
+EXAMPLES = 64
+CLASSES = 3
+PEER = "ipv4:10.0.0.2:7"  # of learners that say who they are
+PLAIN_PEER = "ipv4:10.0.0.1:5"  # of the one that doesn't
+_LONGEST_WAIT_S = 30.0
+RESIDENTS = ("anchor", "one", "two", "three")
+
+
+def make_config(**changes: Any) -> RunConfig:
+    """A run of very many rounds with small limits; `changes` are other keys of the config."""
+    fields: dict[str, Any] = {
+        "rounds": 10_000_000,
+        "learners": len(RESIDENTS) + 1,
+        "dial_learners": False,
+        "data": DataConfig(source="synthetic"),
+        "train": TrainConfig(batch_size=8, schedule="constant"),
+        # Waits are short, so that an input which must wait does not hold up the others for long.
+        "limits": LimitsConfig(
+            max_learners=24, chunk_bytes=1024, upload_bytes=1 << 20, header_bytes=1 << 16, stall_s=0.02, hello_s=0.02
+        ),
+        # A round closes when all is in, or when nobody is left who could do the rest.
+        "cohort": CohortConfig(lease_s=3600.0, quorum=0.01),
+    }
+    return RunConfig(**(fields | changes))
+
+
+@dataclass(frozen=True)
+class Reply:
+    """How one call ended."""
+
+    code: grpc.StatusCode
+    answers: Sequence[Any] = ()
+
+    @property
+    def outcome(self) -> str:
+        """The status by name."""
+        return self.code.name
+
+
+class InProcessLeader:
+    """The leader and its resident learners; `call` feeds it raw messages."""
+
+    run: asyncio.Task[str]
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        random = np.random.default_rng(0)
+        images = random.integers(0, 256, (EXAMPLES, 3, 4, 4), np.uint8)
+        data = Dataset("noise", images, random.integers(0, CLASSES, EXAMPLES), tuple("abc"))
+        self.events = EventStream()
+        self.shown = io.StringIO()
+        self._subscribe()
+        vector = np.frombuffer(model_file(0)[-4 * LAYOUT.total :], np.float32)
+        self.workforce = Workforce(config, classes=CLASSES, labels=data.labels, seats=None, events=self.events)
+        self.coordinator = Coordinator(
+            config,
+            RunState("fuzz-run", 0, 0, 1, vector, {}),
+            layout=LAYOUT,
+            optimizer=FedAvg(),
+            workforce=self.workforce,
+            save=lambda state: None,
+            events=self.events,
+        )
+        self.uploads = Uploads(LAYOUT, config.limits, self.coordinator.traffic, self.coordinator.is_open)
+        self.refusals = Refusals(self.events)
+        description = leader_pb2.RunDescription(run_id="fuzz-run", model="tiny", classes=CLASSES)
+        self.service = LeaderService(
+            config, description, self.coordinator, self.uploads, data, self.events, self.refusals
+        )
+        self.handlers = {name: _handler(self.service.handler(), f"/{SERVICE}/{name}") for name in METHODS}
+        self.members: dict[str, leader_pb2.AckWithMetadata] = {}
+
+    def _subscribe(self) -> None:
+        """What shows a run sees all of it: it must cope with whatever comes from outside."""
+        from rich.console import Console
+
+        display = TerminalDisplay(10, Console(file=io.StringIO(), width=100))
+        log = EventLog(10)
+
+        def show(event: Event) -> None:
+            display.on_event(event)
+            log.on_event(event)
+
+        self.events.subscribe(show)
+        self._display = display
+
+    async def call(self, name: str, messages: Sequence[bytes], peer: str = PEER) -> Reply:
+        """One call with raw messages, to its end; anything but an answer or a status is raised."""
+        handler, context = self.handlers[name], Context(peer)
+        parse = handler.request_deserializer
+        try:
+            if name == "Session":
+                return Reply(grpc.StatusCode.OK, [m async for m in handler.stream_stream(stream(messages, parse), context)])
+            if name == "AccumulateGradients":
+                return Reply(grpc.StatusCode.OK, [await handler.stream_unary(stream(messages, parse), context)])
+            request = parse(messages[0])
+            if handler.unary_stream:
+                await handler.unary_stream(request, context)
+                return Reply(grpc.StatusCode.OK, context.written)
+            return Reply(grpc.StatusCode.OK, [await handler.unary_unary(request, context)])
+        except RefusedError as error:
+            return Reply(error.code)
+
+    async def register(self, name: str) -> leader_pb2.AckWithMetadata:
+        """Register a learner, a plain one under the name "plain"; its reply is kept in `members`."""
+        info, peer = resident_info(name), PLAIN_PEER if name == "plain" else PEER
+        if name in self.members and name != "plain":
+            info.token = self.members[name].token
+        reply = await self.call("RegisterLearner", [info.SerializeToString()], peer)
+        assert reply.code is grpc.StatusCode.OK, reply
+        self.members[name] = reply.answers[0]
+        return self.members[name]
+
+    def is_member(self, name: str) -> bool:
+        """Whether the token of this resident still counts."""
+        return any(member.token == self.members[name].token for member in self.workforce.members)
+
+    async def return_all(self) -> None:
+        """Register the residents that inputs have sent away, or whose place they took."""
+        for name, known in self.members.items():
+            if not self.is_member(name):
+                for member in list(self.workforce.members):
+                    if member.name == known.name:
+                        await self.dismiss(member.token)
+                await self.register(name)
+
+    async def dismiss(self, token: bytes) -> None:
+        """Let a learner say goodbye."""
+        hello = leader_pb2.LearnerMessage(hello=leader_pb2.Hello(token=token))
+        goodbye = leader_pb2.LearnerMessage(goodbye=leader_pb2.Goodbye(reason="\x1b[2J" * 300))
+        reply = await self.call("Session", [message.SerializeToString() for message in (hello, goodbye)])
+        assert reply.code is grpc.StatusCode.OK, reply
+
+    async def work(self, token: bytes) -> list[leader_pb2.WorkOrder]:
+        """The open work orders of a member."""
+        request = leader_pb2.WorkRequest(token=token).SerializeToString()
+        reply = await self.call("GetWork", [request])
+        assert reply.code is grpc.StatusCode.OK, reply
+        return list(reply.answers[0].orders)
+
+    async def model(self) -> bytes:
+        """The newest model, a safetensors file."""
+        reply = await self.call("GetModel", [b""], "ipv4:10.9.9.9:1")
+        assert reply.code is grpc.StatusCode.OK, reply
+        return b"".join(parse_chunk(message) for message in reply.answers)
+
+    async def finish_round(self, expected: ExpectedSum, file: bytes) -> None:
+        """Send `file` for all work that is open, and wait until the round is committed."""
+        versions = self.coordinator.versions
+        version = versions.number
+        deadline = time.monotonic() + _LONGEST_WAIT_S
+        while versions.number == version:
+            assert time.monotonic() < deadline, "no round came about"
+            await self._send_all(expected, file)
+            # Work whose learner has just left is given to others meanwhile.
+            await self._wait(versions.changed, lambda: versions.number != version, 0.05)
+        await self.next_round()
+
+    async def _send_all(self, expected: ExpectedSum, file: bytes) -> None:
+        for member in list(self.workforce.members):
+            for order in await self.work(member.token):
+                sent = upload_messages(member.token, order.work_id, 1, file)
+                reply = await self.call("AccumulateGradients", sent)
+                assert reply.code is grpc.StatusCode.OK, reply
+                expected.add(file, 1)
+
+    async def next_round(self) -> None:
+        """Wait until work is open for the first resident."""
+        anchor = self.workforce.members.by_token(self.members["anchor"].token)
+        opened = lambda: bool(self.coordinator.work_of(anchor))  # noqa: E731
+        assert await self._wait(self.coordinator.opened, opened, _LONGEST_WAIT_S), "no round was opened"
+
+    async def _wait(self, signal: Signal, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait for a condition; raises what the run ended with if it ended instead."""
+        waiting = asyncio.ensure_future(signal.wait_until(condition, timeout_s))
+        await asyncio.wait((waiting, self.run), return_when=asyncio.FIRST_COMPLETED)
+        if self.run.done():
+            waiting.cancel()
+            raise AssertionError("the run ended") from self.run.exception()
+        return waiting.result()
+
+    def fraction_bits(self) -> int:
+        """Of the sums of the open round."""
+        weight = sum(part.examples for part in self.workforce.parts().values())
+        return Scale.of(self.config.aggregate.max_abs, weight).fraction_bits
+
+    def render(self) -> None:
+        """Draw the display, which must not fail over what it was told."""
+        console = self._display._console
+        console.print(self._display.render())
+
+
+METHODS = (
+    "RegisterLearner", "GetModel", "GetData", "AccumulateGradients", "Session", "GetWork", "GetUpload",
+)  # fmt: skip
+
+
+def _handler(service: Any, path: str) -> Any:
+    class Details:
+        method = path
+        invocation_metadata = ()
+
+    handler = service.service(Details())
+    assert handler is not None
+    return handler
+
+
+def resident_info(name: str) -> leader_pb2.LearnerInfo:
+    """What a resident registers with."""
+    if name == "plain":
+        return leader_pb2.LearnerInfo(network_addr="plain.example:1")
+    info = leader_pb2.LearnerInfo(name=name, protocol=1, control=leader_pb2.CONTROL_SESSION, device="cpu")
+    return info
+
+
+def upload_messages(token: bytes, work_id: str, examples: int, file: bytes) -> list[bytes]:
+    """A sound AccumulateGradients stream."""
+    header = leader_pb2.UpdateHeader(
+        token=token, work_id=work_id, examples=examples, total_bytes=len(file), crc32=zlib.crc32(file), loss=1.0
+    )
+    return [leader_pb2.GradientData(header=header).SerializeToString(), frame(file)]
+
+
+@asynccontextmanager
+async def in_process_leader(**changes: Any) -> AsyncIterator[InProcessLeader]:
+    """A leader whose residents are registered and whose first round is open; it must end without a trace."""
+    logging.getLogger("leader").setLevel(logging.CRITICAL)
+    leader = InProcessLeader(make_config(**changes))
+    before = asyncio.all_tasks()
+    leader.run = asyncio.ensure_future(leader.coordinator.run())
+    try:
+        for name in (*RESIDENTS, "plain"):
+            await leader.register(name)
+        await leader.next_round()
+        yield leader
+        leader.render()
+    finally:
+        leader.coordinator.stop("the fuzzing is done")
+        await asyncio.wait_for(leader.run, _LONGEST_WAIT_S)
+    assert asyncio.all_tasks() == before, asyncio.all_tasks() - before

@@ -1,0 +1,231 @@
+"""Real leaders and learners over loopback: started as processes, followed by their logs, always ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 120.0  # far above what anything here takes on an idle machine
+LINE = "line"  # event name of output that is not JSON, such as an error message
+
+Entry = dict[str, Any]  # one line of a program's output
+Settings = dict[str, object]  # config keys of the leader
+
+
+class Program:
+    """One process in a group of its own; each line of its output is an event.
+
+    The whole output goes to the file `log` too.
+    """
+
+    def __init__(self, name: str, command: list[str], log: Path, cwd: Path = ROOT) -> None:
+        self.name = name
+        self.seen: list[Entry] = []  # events taken so far
+        self._log = log
+        self._events: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self.process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, name=f"output of {name}", daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self._log.open("wb") as log, self.process.stdout as lines:
+            for line in lines:
+                log.write(line)
+                log.flush()
+                self._events.put(_entry(line.decode(errors="replace").rstrip("\n")))
+        self._events.put(None)
+
+    @property
+    def output(self) -> str:
+        """Everything that the program has written so far."""
+        return self._log.read_text(errors="replace")
+
+    def event(self, name: str, /, **fields: object) -> Entry:
+        """The next event of this name with these fields; those before it are passed over.
+
+        Raises AssertionError when it does not come: the program ended, or TIMEOUT_S have passed.
+        """
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                entry = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(self._story(f"no {name} {fields} within {TIMEOUT_S:g} s")) from None
+            if entry is None:
+                self._events.put(None)
+                raise AssertionError(self._story(f"ended before {name} {fields}"))
+            self.seen.append(entry)
+            if entry["event"] == name and fields.items() <= entry.items():
+                return entry
+
+    def events(self, name: str) -> list[Entry]:
+        """All events of this name in the output of a program that has ended."""
+        assert self.process.poll() is not None
+        entries = (_entry(line) for line in self.output.splitlines())
+        return [entry for entry in entries if entry["event"] == name]
+
+    def wait(self) -> int:
+        """The exit code, once the program has ended and its output is read."""
+        try:
+            code = self.process.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(self._story(f"still runs after {TIMEOUT_S:g} s")) from None
+        self._reader.join(TIMEOUT_S)
+        return code
+
+    def succeed(self) -> None:
+        """Wait for exit code 0."""
+        code = self.wait()
+        assert code == 0, self._story(f"ended with exit code {code}")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to this process alone."""
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """End the process group at once, whatever state it is in."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._reader.join(TIMEOUT_S)
+
+    def _story(self, what: str) -> str:
+        return f"{self.name} {what}; the end of its output:\n" + "\n".join(self.output.splitlines()[-30:])
+
+
+class Leader(Program):
+    """`python -m leader` with a JSON log."""
+
+    def __init__(self, name: str, arguments: list[str], log: Path, run_dir: Path) -> None:
+        flags = ["--log-format", "json", "--set", "log.level=debug", *arguments]
+        super().__init__(name, [sys.executable, "-m", "leader", *flags], log)
+        self.run_dir = run_dir
+        self._address: str | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it listens; waits until it does."""
+        if self._address is None:
+            self._address = str(self.event("RunStarted")["address"])
+        return self._address
+
+
+class Cluster:
+    """The programs of one test, with their logs in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._programs: list[Program] = []
+
+    def leader(self, settings: Settings, listen: str = "127.0.0.1:0") -> Leader:
+        """A leader for a new run with these config keys; it listens on a free port."""
+        name, log = self._name("leader")
+        given = [f"{key}={value}" for key, value in settings.items()]
+        sets = [argument for text in given for argument in ("--set", text)]
+        run_dir = self.folder / f"{name}-run"
+        leader = Leader(name, ["--listen", listen, "--run-dir", str(run_dir), *sets], log, run_dir)
+        self._programs.append(leader)
+        return leader
+
+    def resumed(self, leader: Leader, *flags: str) -> Leader:
+        """A leader that goes on with the run of `leader`, which has ended, at the same address."""
+        name, log = self._name("leader")
+        resume = ["--resume", str(leader.run_dir), "--listen", leader.address]
+        again = Leader(name, [*resume, *flags], log, leader.run_dir)
+        self._programs.append(again)
+        return again
+
+    def learner(self, leader: str | Leader, *flags: str) -> Program:
+        """A learner for this leader (or address); on the CPU with one thread."""
+        address = leader if isinstance(leader, str) else leader.address
+        name, log = self._name("learner")
+        options = ["--leader", address, "--device", "cpu", "--threads", "1", "--log-format", "json", *flags]
+        learner = Program(name, [sys.executable, "-m", "learner", *options], log)
+        self._programs.append(learner)
+        return learner
+
+    def train(self, settings: Settings, learners: int = 2) -> Leader:
+        """Run to the end with learners called a, b, ...; the leader that has ended."""
+        leader = self.leader({"learners": learners, **settings})
+        crew = [self.learner(leader, "--name", name) for name in "abcdefgh"[:learners]]
+        for program in (leader, *crew):
+            program.succeed()
+        return leader
+
+    def _name(self, kind: str) -> tuple[str, Path]:
+        name = f"{kind}-{len(self._programs)}"
+        return name, self.folder / f"{name}.log"
+
+    def end(self) -> None:
+        """Kill what still runs."""
+        for program in self._programs:
+            program.kill()
+
+
+@contextmanager
+def cluster_in(folder: Path) -> Iterator[Cluster]:
+    """A cluster whose programs are all gone afterwards."""
+    cluster = Cluster(folder)
+    try:
+        yield cluster
+    finally:
+        cluster.end()
+
+
+def weights(run_dir: Path) -> dict[str, NDArray[np.generic]]:
+    """The run's final model: parameters and buffers by name."""
+    loaded: dict[str, NDArray[np.generic]] = load_file(run_dir / "model.safetensors")
+    return loaded
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    """Check that two runs ended in the same model, bit for bit."""
+    ours, theirs = weights(one), weights(other)
+    assert list(ours) == list(theirs)
+    different = [name for name in ours if ours[name].tobytes() != theirs[name].tobytes()]
+    assert not different, f"{one} and {other} differ in {different}"
+
+
+def closed_address() -> str:
+    """HOST:PORT on this machine where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def _entry(line: str) -> Entry:
+    if line.startswith("{"):
+        entry: Entry = json.loads(line)
+        return entry
+    return {"event": LINE, "message": line}
+
+
+def _environment() -> dict[str, str]:
+    """Without settings of the person who runs the tests; the leader's arithmetic on one CPU thread."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("FLOCKSTEP_")}
+    return kept | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

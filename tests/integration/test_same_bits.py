@@ -1,0 +1,68 @@
+"""The same seed and data end in the same bits, whoever comes when and in whatever order."""
+
+from __future__ import annotations
+
+import signal
+
+from tests.integration.harness import Cluster, Leader, Settings, assert_same_bits
+
+
+def train_in_order(cluster: Cluster, settings: Settings, names: str) -> Leader:
+    """A run whose learners start one after the other, each when the one before has joined."""
+    leader = cluster.leader({**settings, "learners": len(names)})
+    crew = []
+    for name in names:
+        crew.append(cluster.learner(leader, "--name", name))
+        leader.event("LearnerJoined", name=name)
+    for program in (leader, *crew):
+        program.succeed()
+    return leader
+
+
+def test_a_delta_run_does_not_depend_on_who_comes_when(
+    cluster: Cluster, delta: Settings, undisturbed_delta: Leader
+) -> None:
+    again = train_in_order(cluster, delta, "ba")
+    assert_same_bits(again.run_dir, undisturbed_delta.run_dir)
+
+
+def test_a_gradient_run_does_not_depend_on_who_comes_when(
+    cluster: Cluster, gradient: Settings, undisturbed_gradient: Leader
+) -> None:
+    again = train_in_order(cluster, gradient, "ba")
+    assert_same_bits(again.run_dir, undisturbed_gradient.run_dir)
+
+
+def test_another_seed_ends_in_other_bits(cluster: Cluster, delta: Settings, undisturbed_delta: Leader) -> None:
+    other = cluster.train({**delta, "rounds": 1, "seed": 8})
+    one, two = other.run_dir / "model.safetensors", undisturbed_delta.run_dir / "model.safetensors"
+    assert one.read_bytes() != two.read_bytes()
+
+
+def test_a_learner_that_is_stopped_leaves_its_shard_to_the_other(
+    cluster: Cluster, delta: Settings, undisturbed_delta: Leader
+) -> None:
+    leader = cluster.leader({**delta, "learners": 2})
+    stays, goes = cluster.learner(leader, "--name", "a"), cluster.learner(leader, "--name", "b")
+    leader.event("RoundCommitted", round=2)
+    goes.signal(signal.SIGTERM)
+    assert goes.wait() == 128 + signal.SIGTERM
+    leader.event("LearnerLeft", name="b", reason="stopped by SIGTERM")
+    leader.event("RoundCommitted", round=5, learners=1)
+    leader.succeed()
+    stays.succeed()
+    assert "Traceback" not in leader.output + stays.output + goes.output
+    assert_same_bits(leader.run_dir, undisturbed_delta.run_dir)
+
+
+def test_a_learner_that_is_killed_leaves_its_shard_to_the_other(
+    cluster: Cluster, gradient: Settings, undisturbed_gradient: Leader
+) -> None:
+    leader = cluster.leader({**gradient, "learners": 2, "cohort.lease_s": 2})
+    stays, goes = cluster.learner(leader, "--name", "a"), cluster.learner(leader, "--name", "b")
+    leader.event("StepApplied", round=2, step=0)
+    goes.kill()
+    leader.event("LearnerLeft", name="b", reason="no sign of life for 2 s")
+    leader.succeed()
+    stays.succeed()
+    assert_same_bits(leader.run_dir, undisturbed_gradient.run_dir)

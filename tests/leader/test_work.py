@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leader.config import RunConfig
+from leader.work import Part, WorkPlanner
+from protos import leader_pb2
+
+PART = Part.of_shard(3, 100, run_seed=0)
+
+
+def config(exchange: str = "delta", rounds: int = 10, **train: Any) -> RunConfig:
+    return RunConfig.model_validate(
+        {"exchange": exchange, "rounds": rounds, "train": {"batch_size": 32, **train}}
+    )
+
+
+def order(
+    settings: RunConfig | None = None,
+    *,
+    run_id: str = "run",
+    round_: int = 2,
+    step: int = 0,
+    steps: int = 1,
+    part: Part = PART,
+    version: int = 5,
+    first_exchange: int = 1,
+) -> leader_pb2.WorkOrder:
+    planner = WorkPlanner(settings or config(), run_id)
+    return planner.order(round_, step, steps, part, version=version, first_exchange=first_exchange)
+
+
+def test_the_same_inputs_give_the_same_order() -> None:
+    assert order() == order()
+    assert len(order().work_id) == 32
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run_id": "other"},
+        {"round_": 3},
+        {"step": 1, "steps": 2},
+        {"part": Part.of_shard(4, 100, run_seed=0)},
+        {"part": Part.of_shard(3, 100, run_seed=1)},
+        {"part": Part.of_own("a", 100, "ff", run_seed=0)},
+        {"version": 6},
+        {"settings": config(lr=0.2)},
+        {"settings": config(momentum=0.8)},
+        {"settings": config(weight_decay=0.0)},
+        {"settings": config(nesterov=False)},
+        {"settings": config(augment="none")},
+        {"settings": config(dtype="bfloat16")},
+        {"settings": config(label_smoothing=0.1)},
+        {"settings": config(local_epochs=2)},
+        {"settings": config(batch_size=31)},
+        {"settings": config(schedule="cosine")},
+        {"settings": config(warmup=0.3)},
+        {"settings": config(rounds=11)},
+        {"settings": config("gradient")},
+    ],
+    ids=lambda changes: " ".join(changes),
+)
+def test_a_work_id_stands_for_all_that_determines_the_update(changes: dict[str, Any]) -> None:
+    assert order(**changes).work_id != order().work_id
+
+
+def test_the_seed_of_a_part_depends_on_its_data_and_not_on_who_trains_it() -> None:
+    assert Part.of_shard(3, 100, 0).seed != Part.of_shard(4, 100, 0).seed
+    assert Part.of_own("a", 100, "ff", 0).seed == Part.of_own("b", 100, "ff", 0).seed
+    assert Part.of_own("a", 100, "ff", 0).seed != Part.of_own("a", 100, "fe", 0).seed
+    assert Part.of_own("a", 100, "ff", 0).id == Part.own_id("a") == "own-a"
+    assert Part.of_shard(3, 100, 0).id == Part.shard_id(3) == "shard-00003"
+
+
+def test_only_the_leaders_data_has_a_shard_number() -> None:
+    assert order(part=Part.of_shard(0, 9, 0)).HasField("shard")
+    assert not order(part=Part.of_own("a", 9, "", 0)).HasField("shard")
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "local_steps"),
+    [
+        (config(), 1, 4),
+        (config(local_epochs=3), 1, 12),
+        (config(local_steps=7), 1, 7),
+        (config("gradient"), 5, 1),  # the largest part has 5 batches
+        (config("gradient", local_epochs=2), 10, 1),
+        (config("gradient", local_steps=7), 7, 1),
+    ],
+)
+def test_exchanges_a_round_and_local_steps_an_order(
+    settings: RunConfig, steps: int, local_steps: int
+) -> None:
+    parts = [PART, Part.of_shard(1, 129, 0)]
+    assert WorkPlanner(settings, "run").steps(parts) == steps
+    assert order(settings, steps=steps).local_steps == local_steps
+
+
+@given(rounds=st.integers(1, 20), local_steps=st.integers(0, 5), examples=st.integers(1, 200))
+def test_local_batches_follow_one_another_through_the_run(
+    rounds: int, local_steps: int, examples: int
+) -> None:
+    settings = config(rounds=rounds, local_steps=local_steps)
+    part = Part.of_shard(0, examples, 0)
+    at, progress = 0, 0.0
+    for round_ in range(1, rounds + 1):
+        work = order(settings, round_=round_, part=part)
+        assert work.first_batch == at
+        assert work.progress_start == pytest.approx(progress)
+        at, progress = work.first_batch + work.local_steps, work.progress_end
+    assert progress == 1.0
+
+
+@given(rounds=st.integers(1, 10), steps=st.integers(1, 10))
+def test_every_gradient_exchange_has_the_next_batch_and_its_own_learning_rate(
+    rounds: int, steps: int
+) -> None:
+    settings = config("gradient", rounds=rounds, local_steps=steps, schedule="onecycle", warmup=0)
+    planner = WorkPlanner(settings, "run")
+    batches, rates = [], []
+    for round_ in range(1, rounds + 1):
+        for step in range(steps):
+            first = (round_ - 1) * steps
+            work = order(settings, round_=round_, step=step, steps=steps, first_exchange=first)
+            batches.append(work.first_batch)
+            rates.append(planner.lr(round_, step, steps))
+    assert batches == list(range(rounds * steps))
+    total = rounds * steps
+    assert rates == pytest.approx([0.1 * (1 - 0.99 * i / total) for i in range(total)])
+
+
+def test_the_weight_of_a_round_is_bounded_by_its_examples() -> None:
+    assert WorkPlanner(config(), "run").weight_bound([PART, Part.of_own("a", 23, "", 0)]) == 123
