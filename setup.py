@@ -26,6 +26,8 @@ setup(
         "utils",
         "utils.datasets",
         "scripts",
+        "scripts.chaos",
+        "scripts.fuzz",
     ],
     package_data={"": ["py.typed"], "protos": ["*.proto", "*.pyi"]},
     install_requires=[

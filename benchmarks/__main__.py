@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import idle_round, leader_memory, resnet18_round, sessions
+from benchmarks import idle_round, leader_memory, resnet18_round, sessions, soak
 from benchmarks.machine import describe_machine
 from benchmarks.result import Result, document, table
 from scripts.children import ProgramFailedError, StoppedError
@@ -19,6 +19,7 @@ ENTRIES: dict[str, Callable[[bool], Result]] = {
     "resnet18_round": resnet18_round.measure,
     "leader_memory": leader_memory.measure,
     "sessions": sessions.measure,
+    "soak": soak.measure,
 }
 RESULTS = Path(__file__).parents[1] / "docs" / "benchmarks"
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import resource
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import psutil
 
 #: Where the process leaves its readings, one JSON object a line.
 PROBE_FILE = "BENCHMARK_PROBE_FILE"
+#: Set where readings are to hold everything that a leak would show in.
+WHOLE = "BENCHMARK_PROBE_WHOLE"
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -23,6 +29,10 @@ class Reading:
     clock_s: float
     cpu_s: float
     peak_bytes: int  # largest resident set so far
+    resident_bytes: int = 0  # resident set now; this and the rest only where asked for
+    descriptors: int = 0  # open files and sockets
+    threads: int = 0
+    tasks: int = 0  # asyncio tasks
 
     @classmethod
     def now(cls) -> Reading:
@@ -30,16 +40,29 @@ class Reading:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
         return cls(time.monotonic(), time.process_time(), peak)
 
+    @classmethod
+    def whole(cls) -> Reading:
+        """The reading with everything that a leak would show in; to be taken on the event loop."""
+        process = psutil.Process()
+        return replace(
+            cls.now(),
+            resident_bytes=process.memory_info().rss,
+            descriptors=process.num_fds(),
+            threads=process.num_threads(),
+            tasks=len(asyncio.all_tasks()),
+        )
+
 
 class Probe:
     """Keeps readings in memory until `write`, so that taking one costs microseconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, take: Callable[[], Reading] = Reading.now) -> None:
         self._readings: list[Reading] = []
+        self._take = take
 
     def read(self) -> None:
         """Take a reading."""
-        self._readings.append(Reading.now())
+        self._readings.append(self._take())
 
     def write(self) -> None:
         """Leave all readings in the file that the environment names."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 from benchmarks import small_model
-from benchmarks.probe import EventProbe, Probe
+from benchmarks.probe import WHOLE, EventProbe, Probe, Reading
 from leader.__main__ import main
 
 
 def run() -> int:
     """Lead a run and leave the readings; returns the leader's exit code."""
     small_model.register()
-    probe = Probe()
+    probe = Probe(Reading.whole if os.environ.get(WHOLE) else Reading.now)
     logging.getLogger("leader.log").addHandler(EventProbe(probe))
     try:
         return main()

@@ -21,7 +21,7 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from leader.checkpoint import load_newest, save_checkpoint, write_atomically
+from leader.checkpoint import checkpoints, load_newest, save_checkpoint, write_atomically
 from leader.cli import Command
 from leader.config import RunConfig
 from leader.config_file import dump_config
@@ -52,6 +52,7 @@ from utils.rpc import SERVICE, server_options
 
 _log = logging.getLogger(__name__)
 _GRACE_S = 2.0
+_ASLEEP_S = 1.0  # a timer this late means that the process was stopped
 _STOPPED = 130  # the shell's exit code for a program that was interrupted
 
 
@@ -201,6 +202,7 @@ class App:
             address=address,
             learners=self._config.learners,
             resumed_round=self.resumed_round,
+            own_data=self._data.train is None,
         )
 
     async def run(self) -> str:
@@ -218,8 +220,12 @@ class App:
         while True:
             due = workforce.members.next_expiry()
             now = time.monotonic()
-            await asyncio.sleep(self._config.cohort.lease_s if due is None else max(0.0, due - now))
-            workforce.expire()
+            wait_s = self._config.cohort.lease_s if due is None else max(0.0, due - now)
+            await asyncio.sleep(wait_s)
+            if time.monotonic() > now + wait_s + _ASLEEP_S:
+                workforce.renew()  # it was this process that slept, and heard nobody
+            else:
+                workforce.expire()
 
     async def dismiss(self, reason: str) -> None:
         """Tell every learner that the run is over, and wait a moment for them to go."""
@@ -316,6 +322,8 @@ def run(command: Command) -> int:
     if resume:
         assert command.resume is not None
         folder = RunFolder.reopen(command.resume)
+        # What was changed for this resume, such as more rounds, holds for the next one too.
+        write_atomically(folder.config, [dump_config(config).encode()])
     else:
         path = config.run_dir or default_run_dir(config.model.name, datetime.now())
         config = config.model_copy(update={"run_dir": path})
@@ -323,6 +331,9 @@ def run(command: Command) -> int:
     try:
         reason = asyncio.run(lead(config, folder, data, resume=resume))
     except FlockstepError as error:
+        if not resume and not checkpoints(folder.checkpoints):
+            folder.discard()  # nothing began, so the same command can be given again
+            raise
         raise type(error)(f"{error}\n{_how_to_resume(folder.path)}") from error
     print(
         f"{reason}\n{_how_to_resume(folder.path)}" if reason else f"results are in {folder.path}",

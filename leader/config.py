@@ -32,6 +32,9 @@ class DataConfig(Section):
     partition: Literal["iid", "dirichlet"] = Field(
         "iid", description="how the leader splits its data into shards"
     )
+    shards: int = Field(
+        0, ge=0, le=100_000, description="shards to split the data into; 0 = one for each learner waited for"
+    )
     alpha: Positive = Field(0.5, description="Dirichlet concentration of the label skew; small = more skewed")
     train_examples: int = Field(0, ge=0, description="use only the first N training examples; 0 = all")
     test_examples: int = Field(0, ge=0, description="use only the first N test examples; 0 = all")

@@ -101,6 +101,7 @@ class Coordinator:
         self._losses: dict[str, tuple[int, float]] = {}
         self._learners: set[int] = set()
         self._opened_at = 0.0  # clock value when the open exchange began
+        self._failures: dict[str, set[str]] = {}  # learners that failed, by work id, in the open round
         self._counted: set[str] = set()  # peers of plain learners with an update in the open exchange
         self._scale = Scale(0, 1.0, 1)
         workforce.on_change = self.wake
@@ -138,6 +139,16 @@ class Coordinator:
         if self._exchange is None:
             raise LateUpdateError("no round is open; wait for new work")
         return self._exchange.part(work_id)
+
+    def failed(self, work_id: str, name: str, reason: str) -> None:
+        """A learner says that it can't do its work; when a second one says so of the same work, the run stops.
+
+        One learner's machine may be broken; work that fails on two, or on the only one, is itself
+        at fault: training that diverges does so everywhere.
+        """
+        self._failures.setdefault(work_id, set()).add(name)
+        if len(self._failures[work_id]) > 1 or len(self.workforce.members) == 0:
+            self.stop(f"learner {name} failed: {reason}")
 
     def is_open(self, work_id: str) -> bool:
         """Whether an update for `work_id` would be taken now."""
@@ -213,6 +224,9 @@ class Coordinator:
             await changed.wait_until(lambda: self.over or len(members) > 0, config.cohort.wait_s)
         if not self.over:
             self.workforce.deal()
+            # From now on a restart must find the same shards, with the same learners.
+            self.state = replace(self.state, seats=self.workforce.seats())
+            await self._save(self.state)
             await self._enough()
 
     async def _enough(self) -> None:
@@ -267,6 +281,7 @@ class Coordinator:
         self._scale = Scale.of(config.aggregate.max_abs, self._planner.weight_bound(self._parts.values()))
         self._round = rounds.Round(plan)
         self._working, self._losses, self._learners = self.state, {}, set()
+        self._failures.clear()
         self._open_step()
         self._events.publish(RoundStarted(number, plan.steps, len(set(self.workforce.holders().values()))))
         return self._round
@@ -360,6 +375,7 @@ class Coordinator:
                 case rounds.Abandon(reason):
                     assert self._round is not None
                     self._events.publish(RoundAbandoned(self._round.plan.round, reason))
+                    self.workforce.drop_silent(self._round.owing())
                 case rounds.Commit():
                     pass  # the loop of the round ends, and with it comes the commit
         self.opened.notify()

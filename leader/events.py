@@ -29,6 +29,7 @@ class RunStarted(Event):
     address: str  # HOST:PORT that learners dial
     learners: int  # how many the run waits for
     resumed_round: int = 0
+    own_data: bool = False  # learners must bring their own
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from utils.rpc import channel_options, rpc_message
 
 _log = logging.getLogger(__name__)
 _CALL_TIMEOUT_S = 10.0
+_CLOSING: set[asyncio.Task[None]] = set()  # the event loop itself keeps no task alive
 
 
 class LearnerLink(Protocol):
@@ -30,6 +31,10 @@ class LearnerLink(Protocol):
 
     def stop(self, reason: str, *, finished: bool) -> None:
         """Tell the learner that the run is over for it."""
+        ...
+
+    def end(self) -> None:
+        """Let go when what was pushed is through; the learner left, or is reached by another link."""
         ...
 
     async def close(self) -> None:
@@ -48,6 +53,9 @@ class PlainLink:
 
     def stop(self, reason: str, *, finished: bool) -> None:
         """Nothing to push."""
+
+    def end(self) -> None:
+        """Nothing to end."""
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -112,7 +120,8 @@ class DialledLink:
         seen: Callable[[], None],
         lost: Callable[[str], None],
     ) -> None:
-        self._channel = aio.insecure_channel(address, options=channel_options())
+        # Without the scheme gRPC would take unix:1 or xds:1 for more than a host and a port.
+        self._channel = aio.insecure_channel(f"dns:///{address}", options=channel_options())
         self._work_timeout_s = work_timeout_s
         self._seen = seen
         self._lost = lost
@@ -185,6 +194,12 @@ class DialledLink:
             return
         self._reached = True
         self._seen()
+
+    def end(self) -> None:
+        """Close without waiting for it."""
+        closing = asyncio.ensure_future(self.close())
+        _CLOSING.add(closing)
+        closing.add_done_callback(_CLOSING.discard)
 
     async def close(self) -> None:
         """Wait for the calls under way, a few seconds at most, and close the channel."""

@@ -8,7 +8,7 @@ from typing import Protocol, TextIO
 
 from leader.config import LogConfig
 from leader.events import Event, RunStarted
-from leader.wording import describe, level_of
+from leader.wording import describe, learner_command, level_of
 from utils.console import setup_logging
 
 _log = logging.getLogger(__name__)
@@ -29,16 +29,16 @@ class EventLog:
 
     def __init__(self, rounds: int) -> None:
         self._rounds = rounds
-        self._address = ""
+        self._join = ""
 
     def on_event(self, event: Event) -> None:
         """Log `event` at its level."""
         if isinstance(event, RunStarted):
-            self._address = event.address
+            self._join = learner_command(event)
         level = level_of(event)
         if _log.isEnabledFor(level):  # hundreds of debug events a second are dropped here
             fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
-            text = describe(event, self._rounds, self._address)
+            text = describe(event, self._rounds, self._join)
             _log.log(level, "%s", text, extra={"event": type(event).__name__, "fields": fields})
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import hmac
 import itertools
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from leader.links import LearnerLink, PlainLink
@@ -76,13 +76,21 @@ class Membership:
         """The member with this id, if it is registered."""
         return self._members.get(learner_id)
 
-    def register(self, info: leader_pb2.LearnerInfo, peer: str, now: float) -> tuple[Member, bool]:
+    def register(
+        self,
+        info: leader_pb2.LearnerInfo,
+        peer: str,
+        now: float,
+        accept: Callable[[leader_pb2.LearnerInfo], None] = lambda info: None,
+    ) -> tuple[Member, bool]:
         """The member that `info` describes, and whether it is new.
 
         A learner that proves an earlier registration by its token, or whose lease has run out,
-        keeps its id. Raises IncompatibleError, NameTakenError, LimitError or PayloadError.
+        keeps its id. `accept` is called with well-formed `info` and raises to refuse it.
+        Raises IncompatibleError, NameTakenError, LimitError or PayloadError.
         """
         _check(info)
+        accept(info)
         name = info.name or _plain_name(info, peer)
         known = self._members.get(self._known_ids.get(name, 0))
         if known is not None and not self._may_replace(known, info, now):
@@ -96,7 +104,7 @@ class Membership:
         member = self._make(info, name, peer, now)
         if known is not None:
             self._by_token.pop(known.token, None)
-            member.link = known.link if member.plain else member.link
+            member.link = known.link  # until there is another
         self._members[member.learner_id] = member
         self._by_token[member.token] = member
         return member, known is None

@@ -137,6 +137,14 @@ class Round:
         """Parts of the open exchange that `learner` still owes."""
         return tuple(part for part in self.pending if self._holders[part] == learner)
 
+    def owing(self) -> frozenset[int]:
+        """Learners that had not sent all their updates when the open or last exchange ended."""
+        return frozenset(
+            learner
+            for part, learner in self._holders.items()
+            if part not in self._done and learner is not None
+        )
+
     def refusal(self, round_: int, step: int, part: str) -> WireError | None:
         """Why an update can't be counted now, or None if it can."""
         here = f"round {self.plan.round}, step {self.step}"

@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -83,6 +84,14 @@ class RunFolder:
                 f"--resume {path}: no run there (no config.yaml); give the folder of an earlier run"
             )
         return folder
+
+    def discard(self) -> None:
+        """Remove what `create` and MetricsLog made, and the folders unless there is more in them."""
+        self.config.unlink(missing_ok=True)
+        self.metrics.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.checkpoints.rmdir()
+            self.path.rmdir()
 
     @property
     def holds_run(self) -> bool:

@@ -22,8 +22,9 @@ from leader.uploads import Uploads
 from protos import leader_pb2
 from utils import faults
 from utils.datasets import Dataset
-from utils.errors import REFUSED, NotReadyError, PayloadError, StalledError, WireError, status_of
+from utils.errors import NotReadyError, PayloadError, StalledError, WireError
 from utils.rpc import SERVICE, UploadMessage, checked, parse_upload, raw
+from utils.status import REFUSED, status_of
 
 _log = logging.getLogger(__name__)
 Context = aio.ServicerContext[Any, Any]
@@ -253,8 +254,8 @@ class LeaderService:
                 )
             case "failure":
                 reason = message.failure.message[:500]
-                _log.error("learner %s can't do its work: %s", member.name, reason)
                 self._workforce.leave(member, f"failed: {reason}")
+                self._coordinator.failed(message.failure.work_id, member.name, reason)
             case "goodbye":
                 self._workforce.leave(member, message.goodbye.reason[:500] or "said goodbye")
             case _:

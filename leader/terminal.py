@@ -50,7 +50,7 @@ class TerminalDisplay:
             self._progress.apply(event)
             level, started = level_of(event), self._progress.started
             if level >= logging.INFO and not isinstance(event, (RunStarted, WaitingForLearners)):
-                text = describe(event, self._progress.rounds, started.address if started else "")
+                text = describe(event, self._progress.rounds)
                 self._messages.append((time.strftime("%H:%M:%S"), text, level >= logging.WARNING))
         if isinstance(event, RunStarted):
             self._live.start(refresh=True)
@@ -167,7 +167,7 @@ def _invitation(progress: RunProgress, started: RunStarted) -> Group:
     waiting = progress.waiting
     assert waiting is not None
     words = f"\n Waiting for learners: {waiting.have} of {waiting.need} here. On each learner's machine run:"
-    command = Text(f"   {learner_command(started.address)}", style="bold", overflow="fold")
+    command = Text(f"   {learner_command(started)}", style="bold", overflow="fold")
     return Group(Text(words, style="yellow"), command)
 
 

@@ -35,10 +35,11 @@ def level_of(event: Event) -> int:
     return logging.WARNING if isinstance(event, _WARNING) else logging.INFO
 
 
-def learner_command(address: str) -> str:
-    """What to run on another machine to join the leader that listens on `address` (HOST:PORT)."""
-    host, _, port = address.rpartition(":")
-    return f"python -m learner --leader {socket.gethostname() if _is_any(host) else host}:{port}"
+def learner_command(started: RunStarted) -> str:
+    """What to run on another machine to join the leader of this run."""
+    host, _, port = started.address.rpartition(":")
+    data = " --data DIR" if started.own_data else ""
+    return f"python -m learner --leader {socket.gethostname() if _is_any(host) else host}:{port}{data}"
 
 
 def _is_any(host: str) -> bool:
@@ -62,8 +63,8 @@ def number_of(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def describe(event: Event, rounds: int, address: str = "") -> str:
-    """`event` of a run of `rounds` rounds in one line; `address` is what learners dial."""
+def describe(event: Event, rounds: int, join: str = "") -> str:
+    """`event` of a run of `rounds` rounds in one line; `join` is the command that a learner joins with."""
     match event:
         case RunStarted():
             resumed = f", resumed after round {event.resumed_round}" if event.resumed_round else ""
@@ -73,9 +74,7 @@ def describe(event: Event, rounds: int, address: str = "") -> str:
                 f"listening on {event.address}, results in {event.run_dir}"
             )
         case WaitingForLearners():
-            return (
-                f"waiting for learners: {event.have} of {event.need}; on each run: {learner_command(address)}"
-            )
+            return f"waiting for learners: {event.have} of {event.need}; on each run: {join}"
         case LearnerJoined():
             own = "" if event.own_examples is None else f", {event.own_examples:,} examples of its own"
             return f"learner {event.learner_id} {event.name} joined: {event.device}{own}"

@@ -6,12 +6,13 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leader.aggregation.exact_sum import Scale
 from leader.config import RunConfig
 from leader.events import EventStream, LearnerJoined, LearnerLeft
 from leader.links import DialledLink, LearnerLink, SessionLink
@@ -21,10 +22,10 @@ from leader.shards import ShardMap
 from leader.signal import Signal
 from leader.work import Part
 from protos import leader_pb2
-from utils.errors import IncompatibleError, NotReadyError
+from utils.errors import IncompatibleError, LimitError, NotReadyError
 
 _log = logging.getLogger(__name__)
-_ADDRESS = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):\d{1,5}")
+_ADDRESS = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
 Shards = tuple[NDArray[np.int64], ...]
 
 
@@ -63,9 +64,9 @@ class Workforce:
 
     def register(self, info: leader_pb2.LearnerInfo, peer: str) -> Member:
         """Take a learner in; raises IncompatibleError, NameTakenError, LimitError or PayloadError."""
-        self._check_data(info)
-        member, new = self.members.register(info, peer, time.monotonic())
+        member, new = self.members.register(info, peer, time.monotonic(), self._check_data)
         if member.control != leader_pb2.CONTROL_SESSION and self._dialable(member):
+            member.link.end()
             member.link = self._dialled(member)
             member.connected = True
         if member.own_data is None:
@@ -94,6 +95,17 @@ class Workforce:
                 f"your data has {own.classes} classes, this run's model {self._classes}; "
                 "use the same classes everywhere (leader: model.classes)"
             )
+        if own is not None:
+            self._check_weight(info.name, own.examples)
+
+    def _check_weight(self, name: str, examples: int) -> None:
+        """Raise LimitError if no exact sum or no work order could hold so many more examples."""
+        others = [m.own_data.examples for m in self.members if m.own_data is not None and m.name != name]
+        held = 0 if self._labels is None else len(self._labels)
+        Scale.of(self._config.aggregate.max_abs, held + sum(others) + examples)
+        train = self._config.train
+        if train.local_epochs * math.ceil(examples / train.batch_size) >= 1 << 32:
+            raise LimitError(f"{examples} examples are more batches than one work order can ask for")
 
     def _dialable(self, member: Member) -> bool:
         return self._config.dial_learners and _ADDRESS.fullmatch(member.network_addr) is not None
@@ -109,8 +121,7 @@ class Workforce:
 
     def attach(self, member: Member, link: SessionLink) -> None:
         """The member's session is open: push to it through `link` from now on."""
-        if isinstance(member.link, SessionLink):
-            member.link.end()
+        member.link.end()
         member.link = link
         member.connected = True
         self.members.touch(member, time.monotonic())
@@ -126,13 +137,23 @@ class Workforce:
         """The member is gone; the parts that it held go to others."""
         if not self.members.remove(member):
             return
-        if isinstance(member.link, SessionLink):
-            member.link.end()
+        member.link.end()
         if member.own_data is None:
             self._map.remove(member.learner_id)
             self._map.rebalance()
         self._events.publish(LearnerLeft(member.learner_id, member.name, reason))
         self._announce()
+
+    def drop_silent(self, owing: Collection[int]) -> None:
+        """Let go of plain learners among `owing`: they have no lease, and the deadline has passed."""
+        for member in list(self.members):
+            if member.plain and member.learner_id in owing:
+                self.leave(member, "sent no update until the deadline")
+
+    def renew(self) -> None:
+        """Begin every lease anew."""
+        for member in self.members:
+            self.members.touch(member, time.monotonic())
 
     def expire(self) -> None:
         """Let go of every member whose lease has run out."""
@@ -158,7 +179,9 @@ class Workforce:
         elif self._labels is None or not takers:
             self._adopt((), takers, {})
         else:
-            data, parts = self._config.data, len(takers)
+            data = self._config.data
+            # By the learners waited for, not by those that happen to be here: the same split each time.
+            parts = data.shards or max(1, self._config.learners - self._own_at_start)
             shards = partition(
                 self._labels, parts, kind=data.partition, alpha=data.alpha, seed=self._config.seed
             )

@@ -26,13 +26,14 @@ from utils.errors import (
     NotReadyError,
     UnknownLearnerError,
     UnreachableError,
-    error_of,
 )
 from utils.rpc import LeaderStub, channel_options
+from utils.status import error_of
 from utils.version import PROTOCOL, RELEASE
 
 _log = logging.getLogger(__name__)
 _CALL_TIMEOUT_S = 10.0
+_LEAVE_S = 2.0
 _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 5.0
 #: What a new registration can mend.
@@ -136,7 +137,7 @@ class App:
         try:
             await asyncio.wait((work, control, leaving), return_when=asyncio.FIRST_COMPLETED)
             if work.done():
-                await self._report_failure(work)
+                await self._report_failure(work, control)
             if control.done():
                 control.result()
             elif self._leaving.is_set():
@@ -148,11 +149,12 @@ class App:
             if self._server is not None:
                 await self._server.close()
 
-    async def _report_failure(self, work: asyncio.Task[None]) -> None:
+    async def _report_failure(self, work: asyncio.Task[None], control: asyncio.Task[None]) -> None:
         error = work.exception()
         if self._session is not None and error is not None:
-            self._session.failure(str(error))
-            await asyncio.sleep(0)
+            self._leaving.set()
+            self._session.failure(self._worker.failed_work, str(error))
+            await asyncio.wait((control,), timeout=_LEAVE_S)  # until the leader has heard it
         work.result()
 
     async def _follow(self) -> None:

@@ -12,8 +12,9 @@ from grpc_health.v1 import health, health_pb2_grpc
 
 from learner.worker import Connection, Worker
 from protos import leader_pb2, learner_pb2
-from utils.errors import ConfigError, PayloadError, error_of, status_of
+from utils.errors import ConfigError, PayloadError
 from utils.rpc import checked, raw, server_options
+from utils.status import error_of, status_of
 
 _CALL_TIMEOUT_S = 10.0
 _SILENCE_LEASES = 4  # heartbeats missed before the leader counts as gone

@@ -10,7 +10,7 @@ from grpc import aio
 
 from learner.worker import Connection, Worker
 from protos import leader_pb2
-from utils.errors import error_of
+from utils.status import error_of
 
 _log = logging.getLogger(__name__)
 
@@ -54,9 +54,9 @@ class Session:
         self._put(leader_pb2.LearnerMessage(goodbye=leader_pb2.Goodbye(reason=reason)))
         self._outbox.put_nowait(None)
 
-    def failure(self, message: str) -> None:
-        """Tell the leader why this learner can't go on."""
-        self._put(leader_pb2.LearnerMessage(failure=leader_pb2.Failure(message=message)))
+    def failure(self, work_id: str, message: str) -> None:
+        """Tell the leader why this learner can't do a work order and leaves."""
+        self._put(leader_pb2.LearnerMessage(failure=leader_pb2.Failure(work_id=work_id, message=message)))
         self._outbox.put_nowait(None)
 
     def _put(self, message: leader_pb2.LearnerMessage) -> None:

@@ -18,10 +18,11 @@ from learner.trainer import Update
 from model.flat import Layout
 from protos import leader_pb2
 from utils import faults
-from utils.errors import IncompatibleError, PayloadError, StalledError, UnreachableError, error_of
+from utils.errors import IncompatibleError, PayloadError, StalledError, UnreachableError
 from utils.framing import frames
 from utils.payload import Manifest, Payload, PayloadReader, encode_header
 from utils.rpc import LeaderStub
+from utils.status import error_of
 
 _log = logging.getLogger(__name__)
 _CALL_TIMEOUT_S = 10.0

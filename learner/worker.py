@@ -61,6 +61,7 @@ class Worker:
         self._orders: asyncio.Queue[leader_pb2.WorkOrder] = asyncio.Queue()
         self._wanted: dict[str, leader_pb2.WorkOrder] = {}  # by work id: queued or under way
         self._current: leader_pb2.WorkOrder | None = None
+        self._unwanted = False  # the current order was cancelled, perhaps before its training began
         self._held: dict[int, HeldUpdate] = {}  # last update by shard, -1 for own data
         self._shards: dict[int, Shard] = {}
         self._run: leader_pb2.RunDescription | None = None
@@ -68,6 +69,7 @@ class Worker:
         self._base: tuple[int, NDArray[np.float32]] | None = None  # version and weights
         self._connection: Connection | None = None
         self._last_sent = ""  # work id
+        self.failed_work = ""  # work id of the order that `run` raised for
         self.report: Report = lambda progress: None
 
     def connect(self, connection: Connection) -> None:
@@ -109,6 +111,7 @@ class Worker:
             self._cancel()
 
     def _cancel(self) -> None:
+        self._unwanted = True
         if self._trainer is not None:
             self._trainer.cancel()
 
@@ -116,13 +119,16 @@ class Worker:
         """Do the orders as they come, for ever; raises on an error that no reconnect can mend."""
         while True:
             order = await self._orders.get()
-            self._current = order
+            self._current, self._unwanted = order, False
             try:
                 await self._do(order)
             except (CancelledError, LateUpdateError, DuplicateUpdateError) as error:
                 _log.info("round %d: %s", order.round, error)
             except (UnreachableError, StalledError, UnknownLearnerError) as error:
                 _log.warning("round %d: %s; going on after the reconnect", order.round, error)
+            except FlockstepError:
+                self.failed_work = order.work_id
+                raise
             finally:
                 self._current = None
                 self._wanted.pop(order.work_id, None)
@@ -158,6 +164,8 @@ class Worker:
             vector = await pull_model(connection.stub, connection.token, order, layout)
             self._base = (order.version, vector)
         task = ImageClassification(shard, order, self._device, channels_last=self._options.channels_last)
+        if self._unwanted:
+            raise CancelledError(f"round {order.round} is over")
         loop = asyncio.get_running_loop()
         progress = self._reporter(order.work_id, loop)
         return await loop.run_in_executor(

@@ -89,6 +89,10 @@ def parse_header(header: bytes, *, max_tensors: int = MAX_TENSORS, max_name: int
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise PayloadError("safetensors header: __metadata__ must map strings to strings")
+    try:
+        "".join((*entries, *metadata, *metadata.values())).encode()
+    except UnicodeEncodeError:  # "\\ud800" in JSON: half a character, which no UTF-8 can hold
+        raise PayloadError("safetensors header has text with a lone surrogate") from None
     if len(entries) > max_tensors:
         raise LimitError(f"safetensors header names {len(entries)} tensors; at most {max_tensors} are taken")
     longest = max(map(len, entries), default=0)
@@ -109,12 +113,16 @@ def parse_header(header: bytes, *, max_tensors: int = MAX_TENSORS, max_name: int
 
 def _json_object(text: bytes) -> dict[str, object]:
     try:
-        entries = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+        entries = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_int=_whole)
     except (ValueError, RecursionError) as error:
         raise PayloadError(f"safetensors header is not JSON: {error}") from None
     if not isinstance(entries, dict):
         raise PayloadError("safetensors header must be a JSON object")
     return entries
+
+
+def _whole(digits: str) -> int:
+    return -1 if digits == "-0" else int(digits)  # -0 is no count, and would be read as 0
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -238,7 +246,9 @@ class PayloadReader:
         try:
             self._data = np.empty(manifest.data_bytes, np.uint8)
         except MemoryError:
-            raise LimitError(f"payload of {manifest.total_bytes} bytes; that much memory is not free") from None
+            raise LimitError(
+                f"payload of {manifest.total_bytes} bytes; that much memory is not free"
+            ) from None
         self._manifest = manifest
 
     def finish(self, crc32: int | None = None) -> Payload:

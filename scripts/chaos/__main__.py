@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -102,6 +103,7 @@ def disturb(options: Options, undisturbed: TrainingRun, undisturbed_s: float, co
 def main(argv: Sequence[str] | None = None) -> int:
     """Run both, print the table and return the exit code: 1 when anything was lost."""
     options = parse(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no process is left behind
     console = Console(width=160)
     console.print(f"undisturbed run of {options.rounds} rounds ...")
     began = time.monotonic()
@@ -129,4 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -79,13 +79,22 @@ class Outcome:
     def table(self) -> Table:
         """The faults and what they cost; a committed round or an accepted update is never among it."""
         table = Table(
-            title=f"{self.options.rounds} rounds under {len(self.injuries)} faults: {self.options.replay}"
+            title=f"{self.options.rounds} rounds under {len(self.injuries)} faults: {self.options.replay}",
+            caption="lost: committed rounds; begun again: rounds that were open; sent again, trained again, "
+            "refused (late or repeated): updates; recovery: median seconds to the next commit",
         )
-        table.add_column("fault")
-        for heading in ("planned", "injected", "committed rounds lost", "rounds begun again"):
+        table.add_column("fault", no_wrap=True)
+        for heading in (
+            "planned",
+            "injected",
+            "lost",
+            "begun again",
+            "sent again",
+            "trained again",
+            "refused",
+        ):
             table.add_column(heading, justify="right")
-        for heading in ("updates sent again", "updates trained again", "updates refused", "s to next commit"):
-            table.add_column(heading, justify="right")
+        table.add_column("recovery", justify="right")
         for row in self.rows:
             if row.name == "all":
                 table.add_section()

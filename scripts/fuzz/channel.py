@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
@@ -90,3 +91,16 @@ def _received(message: bytes, parse: Callable[[bytes], Any]) -> object:
 def as_channel(answers: Answers) -> aio.Channel:
     """`answers` under the type that a stub takes."""
     return answers  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class _Details:
+    method: str
+    invocation_metadata: tuple[()] = ()
+
+
+def find_method(service: grpc.GenericRpcHandler, path: str) -> Any:
+    """The RpcMethodHandler that gRPC would call for this path."""
+    handler = service.service(_Details(path))
+    assert handler is not None, path
+    return handler

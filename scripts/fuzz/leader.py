@@ -29,7 +29,7 @@ from leader.terminal import TerminalDisplay
 from leader.uploads import Uploads
 from leader.workforce import Workforce
 from protos import leader_pb2
-from scripts.fuzz.channel import Context, RefusedError, stream
+from scripts.fuzz.channel import Context, RefusedError, find_method, stream
 from scripts.fuzz.files import LAYOUT, model_file
 from scripts.fuzz.oracle import ExpectedSum
 from utils.datasets.dataset import Dataset
@@ -105,7 +105,7 @@ class InProcessLeader:
         self.service = LeaderService(
             config, description, self.coordinator, self.uploads, data, self.events, self.refusals
         )
-        self.handlers = {name: _handler(self.service.handler(), f"/{SERVICE}/{name}") for name in METHODS}
+        self.handlers = {name: find_method(self.service.handler(), f"/{SERVICE}/{name}") for name in METHODS}
         self.members: dict[str, leader_pb2.AckWithMetadata] = {}
 
     def _subscribe(self) -> None:
@@ -161,6 +161,15 @@ class InProcessLeader:
                     if member.name == known.name:
                         await self.dismiss(member.token)
                 await self.register(name)
+
+    async def keep_residents(self) -> None:
+        """Send everybody else away."""
+        await self.return_all()
+        kept = {reply.token for reply in self.members.values()}
+        for member in list(self.workforce.members):
+            if member.token not in kept:
+                await self.dismiss(member.token)
+        assert len(self.workforce.members) == len(self.members)
 
     async def dismiss(self, token: bytes) -> None:
         """Let a learner say goodbye."""
@@ -231,16 +240,6 @@ class InProcessLeader:
 METHODS = (
     "RegisterLearner", "GetModel", "GetData", "AccumulateGradients", "Session", "GetWork", "GetUpload",
 )  # fmt: skip
-
-
-def _handler(service: Any, path: str) -> Any:
-    class Details:
-        method = path
-        invocation_metadata = ()
-
-    handler = service.service(Details())
-    assert handler is not None
-    return handler
 
 
 def resident_info(name: str) -> leader_pb2.LearnerInfo:

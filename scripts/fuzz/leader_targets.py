@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from protos import leader_pb2
 from scripts.fuzz.channel import Context, stream
-from scripts.fuzz.files import LAYOUT, File, mutated, update_files
+from scripts.fuzz.files import LAYOUT, mutated, update_files
 from scripts.fuzz.leader import PLAIN_PEER, RESIDENTS, InProcessLeader, Reply, resident_info, upload_messages
 from scripts.fuzz.mutator import WIRE, Mutator
 from scripts.fuzz.oracle import ExpectedSum
@@ -74,6 +74,8 @@ class RegisterTarget(RpcTarget):
         info.CopyFrom(self.mutator.pick(self._infos))
         if info.name == "newcomer" and self.mutator.chance(0.5):
             info.name = f"newcomer-{self.mutator.below(1 << 30)}"
+        if info.name == "owner" and self.mutator.chance(0.2):
+            info.own_data.examples = (1 << self.mutator.below(41)) - 1
         reply = await self.feed(self.mutator.message(info))
         members = self.leader.workforce.members
         assert len(members) <= members.max_learners
@@ -87,11 +89,7 @@ class RegisterTarget(RpcTarget):
         for _ in range(2):  # they take part from the second on
             await self.leader.return_all()
             await self.leader.finish_round(ExpectedSum(16), self.file)
-        kept = {self.leader.members[name].token for name in self.leader.members}
-        for member in list(self.leader.workforce.members):
-            if member.token not in kept:
-                await self.leader.dismiss(member.token)
-        assert len(self.leader.workforce.members) == len(self.leader.members)
+        await self.leader.keep_residents()
 
 
 class GetModelTarget(RpcTarget):
@@ -205,7 +203,6 @@ class AccumulateTarget(RpcTarget):
         members = {name: self.leader.members[name] for name in (*RESIDENTS[1:], "plain")}
         orders = {name: await self.leader.work(member.token) for name, member in members.items()}
         self._work = [(name, members[name].token, order) for name, given in orders.items() for order in given]
-        self._plain_done = not orders["plain"]
         self._examples = {part.shard: part.examples for part in self.leader.workforce.parts().values()}
 
     async def _close(self) -> None:
@@ -218,8 +215,12 @@ class AccumulateTarget(RpcTarget):
     async def _send(self) -> str:
         mutator = self.mutator
         name, token, order = mutator.pick(self._work)
-        if name == "plain" and self._plain_done and mutator.chance(0.99):
-            name, token, order = self._work[0]  # a plain learner without work is let wait
+        if name == "plain":
+            owed = await self.leader.work(token)
+            if owed:
+                order = owed[0]
+            elif mutator.chance(0.99):  # a plain learner without work is let wait
+                name, token, order = self._work[0]
         file = mutated(mutator, mutator.pick(self._files))
         header = leader_pb2.UpdateHeader(
             token=token, work_id=order.work_id, examples=1 + mutator.below(12), total_bytes=len(file), crc32=zlib.crc32(file)
@@ -235,7 +236,6 @@ class AccumulateTarget(RpcTarget):
             return await self._send_in_two(header, file)
         reply = await self.feed(*messages, peer=PLAIN_PEER if name == "plain" else "ipv4:10.0.0.2:7")
         if reply.code is OK:
-            self._plain_done |= name == "plain"
             self._accepted(messages, order)
         return reply.outcome
 

@@ -14,6 +14,8 @@ import psutil
 _WARM_UP = 10  # part of the inputs, as a fraction 1/n, after which memory must have stopped growing
 _BATCH = 1000
 _LONGEST_BATCH_S = 120.0
+_LONGEST_INPUT_S = 20.0  # machines may be busy
+_MOST_GROWTH_BYTES = 16 << 20  # 160 bytes an input of 100,000: less than any of them leaves behind
 
 
 @dataclass
@@ -27,6 +29,15 @@ class Tally:
     seconds: float = 0.0
     slowest_s: float = 0.0  # one input
     growth_bytes: int = 0  # resident memory, after the warm-up
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with it; empty if nothing is."""
+        if self.growth_bytes > _MOST_GROWTH_BYTES:
+            return f"memory grew by {self.growth_bytes / 1e6:.1f} MB over {self.inputs:,} inputs"
+        if self.slowest_s > _LONGEST_INPUT_S:
+            return f"one input took {self.slowest_s:.1f} s"
+        return ""
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in self.outcomes.most_common())

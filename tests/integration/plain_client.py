@@ -1,8 +1,9 @@
 """A learner that knows nothing but the plain contract; run in a folder with the stubs made from it.
 
-    python plain_client.py ADDRESS unary|stream MODEL_FILE DATA_FILE
+    python plain_client.py ADDRESS unary|stream
 
-Registers, fetches model and data, and sends a made-up gradient; what it received goes to the files.
+Registers, fetches model and data, and sends a made-up gradient. What it received and sent is left in
+model.safetensors, data.safetensors and update.safetensors.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
-import leader_pb2
-import leader_pb2_grpc
+import leader_pb2  # type: ignore[import-not-found]
+import leader_pb2_grpc  # type: ignore[import-not-found]
 import numpy as np
 from safetensors.numpy import load, save
 
@@ -32,7 +33,7 @@ def pieces(content: bytes) -> Iterator[leader_pb2.GradientData]:
         yield leader_pb2.GradientData(chunk=content[start : start + CHUNK_BYTES])
 
 
-def main(address: str, call: str, model_file: Path, data_file: Path) -> None:
+def main(address: str, call: str) -> None:
     """Take part in one exchange."""
     with grpc.insecure_channel(address) as channel:
         leader = leader_pb2_grpc.LeaderServiceStub(channel)
@@ -42,11 +43,12 @@ def main(address: str, call: str, model_file: Path, data_file: Path) -> None:
         assert ack.max_learners > 0
 
         request = leader_pb2.LearnerDataRequest(network_addr="a-plain-client")
-        data_file.write_bytes(b"".join(piece.chunk for piece in leader.GetData(request)))
+        Path("data.safetensors").write_bytes(b"".join(piece.chunk for piece in leader.GetData(request)))
         model = b"".join(piece.chunk for piece in leader.GetModel(leader_pb2.Empty()))
-        model_file.write_bytes(model)
+        Path("model.safetensors").write_bytes(model)
 
         update = save({name: gradient(name, tensor.shape) for name, tensor in load(model).items()})
+        Path("update.safetensors").write_bytes(update)
         if call == "unary":
             counted = leader.AccumulateGradients(leader_pb2.GradientData(chunk=update))
         else:
@@ -55,4 +57,4 @@ def main(address: str, call: str, model_file: Path, data_file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
@@ -21,6 +23,15 @@ EXAMPLES = 128
 SEED = 3
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Plain torch uses as many threads as each learner does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def train(cluster: Cluster, data: Path, steps: int, lr: float) -> Leader:
@@ -89,7 +100,7 @@ def test_one_step_of_three_unequal_learners_is_one_step_on_all_the_data(
 ) -> None:
     ours = trained(train(cluster, real_cifar10, steps=1, lr=0.1))
     before, expected = single_process(real_cifar10, steps=1, lr=0.1)
-    assert np.abs(expected - before).max() > 0.01  # 10,000 times the tolerance
+    assert np.abs(expected - before).max() > 0.005  # 5,000 times the tolerance
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6)
 
 
@@ -100,5 +111,5 @@ def test_twenty_steps_of_three_unequal_learners_are_twenty_steps_on_all_the_data
     # from its own float64 result after these steps.
     ours = trained(train(cluster, real_cifar10, steps=20, lr=0.001))
     before, expected = single_process(real_cifar10, steps=20, lr=0.001)
-    assert np.abs(expected - before).max() > 0.003  # 300 times the tolerance
+    assert np.abs(expected - before).max() > 0.001  # 100 times the tolerance
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leader.events import RoundCommitted
 from protos import leader_pb2, leader_pb2_grpc
 from tests.integration.harness import TIMEOUT_S, Cluster, Leader, Settings
 
@@ -55,7 +54,7 @@ def test_a_federated_run_moves_no_data(cluster: Cluster, short: Settings, tmp_pa
         program.succeed()
     joined = {event["name"]: event["own_examples"] for event in leader.events("LearnerJoined")}
     assert joined == {"a": EXAMPLES, "b": EXAMPLES}
-    committed = leader.events(RoundCommitted.__name__)
+    committed = leader.events("RoundCommitted")
     assert [(event["learners"], event["examples"]) for event in committed] == [(2, 2 * EXAMPLES)] * 2
     assert served_data(leader) == []
     # Down goes the model, once to each learner a round, and nothing else.
@@ -93,8 +92,8 @@ def test_a_leader_without_data_refuses_to_send_any(cluster: Cluster, short: Sett
         with pytest.raises(grpc.RpcError) as refusal:
             list(stub.GetData(leader_pb2.LearnerDataRequest(token=token), timeout=TIMEOUT_S))
         assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert "hands out no data" in refusal.value.details()
+        assert "hands out no data" in str(refusal.value.details())
         with pytest.raises(grpc.RpcError) as refusal:
             stub.RegisterLearner(leader_pb2.LearnerInfo(name="without", protocol=1), timeout=TIMEOUT_S)
         assert refusal.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-        assert "start the learner with --data DIR" in refusal.value.details()
+        assert "start the learner with --data DIR" in str(refusal.value.details())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 
 import pytest
@@ -51,7 +50,7 @@ def test_a_killed_gradient_run_keeps_its_momentum(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_leader_that_is_stopped_says_how_to_resume_and_sends_its_learners_home(
-    cluster: Cluster, delta: Settings, undisturbed_delta: Leader, number: signal.Signals
+    cluster: Cluster, delta: Settings, number: signal.Signals
 ) -> None:
     leader = cluster.leader({**delta, "learners": 2})
     crew = [cluster.learner(leader, "--name", name) for name in "ab"]
@@ -59,19 +58,13 @@ def test_a_leader_that_is_stopped_says_how_to_resume_and_sends_its_learners_home
     leader.signal(number)
     assert leader.wait() == 130
     said = [line["message"] for line in leader.events(LINE)]
-    assert said[-2:] == [
+    assert said == [
         f"stopped by {number.name}",
         f"resume with: python -m leader --resume {leader.run_dir}",
     ]
-    assert load_newest(leader.run_dir / "checkpoints").round >= 2
+    assert 2 <= load_newest(leader.run_dir / "checkpoints").round < 5
     for learner in crew:
         learner.succeed()
-        assert re.search(f"the leader says stop: stopped by {number.name}", learner.output)
+        assert f"the leader says stop: stopped by {number.name}" in learner.output
     for program in (leader, *crew):
         assert "Traceback" not in program.output
-
-    resumed = cluster.resumed(leader)
-    newcomers = [cluster.learner(resumed, "--name", name) for name in "ab"]
-    for program in (resumed, *newcomers):
-        program.succeed()
-    assert_same_bits(resumed.run_dir, undisturbed_delta.run_dir)

@@ -33,7 +33,9 @@ def test_a_gradient_run_does_not_depend_on_who_comes_when(
     assert_same_bits(again.run_dir, undisturbed_gradient.run_dir)
 
 
-def test_another_seed_ends_in_other_bits(cluster: Cluster, delta: Settings, undisturbed_delta: Leader) -> None:
+def test_another_seed_ends_in_other_bits(
+    cluster: Cluster, delta: Settings, undisturbed_delta: Leader
+) -> None:
     other = cluster.train({**delta, "rounds": 1, "seed": 8})
     one, two = other.run_dir / "model.safetensors", undisturbed_delta.run_dir / "model.safetensors"
     assert one.read_bytes() != two.read_bytes()

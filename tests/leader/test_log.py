@@ -12,6 +12,7 @@ import pytest
 from leader import events
 from leader.config import LogConfig
 from leader.events import (
+    CallRefused,
     Evaluated,
     EvaluationSkipped,
     Event,
@@ -25,7 +26,6 @@ from leader.events import (
     RunStarted,
     StepApplied,
     UpdateAccepted,
-    CallRefused,
     WaitingForLearners,
 )
 from leader.log import EventLog, open_display

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from leader.events import (
+    CallRefused,
     Evaluated,
     LearnerJoined,
     LearnerLeft,
@@ -15,7 +16,6 @@ from leader.events import (
     RunStarted,
     StepApplied,
     UpdateAccepted,
-    CallRefused,
 )
 from leader.progress import RunProgress
 

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from leader.events import (
+    CallRefused,
     Evaluated,
     Event,
     LearnerJoined,
@@ -20,7 +21,6 @@ from leader.events import (
     RunStarted,
     StepApplied,
     UpdateAccepted,
-    CallRefused,
     WaitingForLearners,
 )
 from leader.terminal import TerminalDisplay

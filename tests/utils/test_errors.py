@@ -11,7 +11,8 @@ import learner
 import model
 import utils
 from utils import errors
-from utils.errors import REFUSED, STATUS, FlockstepError, UnreachableError, WireError, error_of, status_of
+from utils.errors import FlockstepError, UnreachableError, WireError
+from utils.status import REFUSED, STATUS, error_of, status_of
 
 
 def subclasses(kind: type[FlockstepError]) -> set[type[FlockstepError]]:

@@ -56,6 +56,6 @@ def test_other_bits_and_no_bits_are_not_identical() -> None:
 
 
 def test_minutes_decide_the_number_of_rounds_unless_it_is_given() -> None:
-    assert parse(["--minutes", "10"]).rounds == 150
+    assert parse(["--minutes", "10"]).rounds == 280
     assert parse(["--minutes", "10", "--rounds", "12"]).rounds == 12
     assert parse(["--dir", "there"]).folder == Path("there")

@@ -1,0 +1,139 @@
+"""The soak: thousands of rounds with learners coming and going; nothing in the leader may grow."""
+
+from __future__ import annotations
+
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks import small_model
+from benchmarks.probe import PROBE_FILE, WHOLE, Reading, read_probe
+from benchmarks.result import Figure, Result, Target
+from benchmarks.spread import Spread
+from scripts.children import Program, ProgramFailedError
+from scripts.demo import free_port
+
+LEARNERS = 4
+_WARMUP = 100  # rounds that the leader may grow in
+_EDGE = 50  # rounds at both ends that are compared
+_STOP_S = 30.0
+_STAY_S = 4.0  # between one departure and the next
+
+
+def measure(quick: bool) -> Result:
+    """How the leader's resources change from the 100th round to the last."""
+    rounds = 400 if quick else 2000
+    with tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch:
+        readings, joins = soak(Path(scratch), rounds)
+    early, late = readings[_WARMUP : _WARMUP + _EDGE], readings[-_EDGE:]
+
+    def change(of: Callable[[Reading], int]) -> float:
+        return statistics.median(map(of, late)) / statistics.median(map(of, early))
+
+    steady = readings[_WARMUP:]
+    return Result(
+        entry="soak",
+        about=f"{rounds} rounds of {small_model.PARAMETERS} parameters, {LEARNERS} learners, {joins} joins",
+        target=Target(f"resident set, last rounds to rounds from {_WARMUP} on", "", change(_resident), 1.05),
+        figures=(
+            Figure("resident set", "MB", Spread.of([r.resident_bytes / 1e6 for r in steady])),
+            Figure("open descriptors", "", Spread.of([r.descriptors for r in steady])),
+            Figure("threads", "", Spread.of([r.threads for r in steady])),
+            Figure("asyncio tasks", "", Spread.of([r.tasks for r in steady])),
+        ),
+        ratios={
+            "descriptors, last to early": change(lambda r: r.descriptors),
+            "threads, last to early": change(lambda r: r.threads),
+            "tasks, last to early": change(lambda r: r.tasks),
+        },
+    )
+
+
+def _resident(reading: Reading) -> int:
+    return reading.resident_bytes
+
+
+def soak(folder: Path, rounds: int) -> tuple[list[Reading], int]:
+    """Train the rounds while one learner after the other leaves and comes back; readings and joins."""
+    address = f"127.0.0.1:{free_port()}"
+    settings = (
+        f"model.name={small_model.NAME}",
+        f"rounds={rounds}",
+        f"learners={LEARNERS}",
+        f"listen={address}",
+        f"run_dir={folder / 'run'}",
+        "data.source=synthetic",
+        "data.train_examples=64",
+        "data.test_examples=10",
+        "evaluation.every=0",
+    )
+    flags = tuple(flag for setting in settings for flag in ("--set", setting))
+    probe = (f"{PROBE_FILE}={folder / 'leader.probe'}", f"{WHOLE}=1")
+    leader = Program(
+        "the leader",
+        ("env", *probe, sys.executable, "-m", "benchmarks.small_leader", *flags),
+        folder / "leader.log",
+    )
+    with _started(leader) as process:
+        over = threading.Event()
+
+        def watch() -> None:
+            process.wait()
+            over.set()
+
+        threading.Thread(target=watch, daemon=True).start()
+        joins = _come_and_go(folder, address, over)
+        if process.wait() != 0:
+            raise ProgramFailedError(leader, f"ended with exit code {process.returncode}")
+    return read_probe(folder / "leader.probe")[1:], joins
+
+
+def _come_and_go(folder: Path, address: str, over: threading.Event) -> int:
+    """Keep learners running, ending and replacing the oldest again and again, until it is over."""
+    crew: list[subprocess.Popen[bytes]] = []
+    joins = 0
+    try:
+        while not over.is_set():
+            while len(crew) < LEARNERS + 1:
+                joins += 1
+                crew.append(_learner(folder, address, joins))
+            # One that was just started has about this long until it trains.
+            over.wait(_STAY_S)
+            oldest = crew.pop(0)
+            oldest.send_signal(signal.SIGTERM)
+            oldest.wait(_STOP_S)
+    finally:
+        for learner in crew:
+            learner.kill()
+            learner.wait()
+    return joins
+
+
+def _learner(folder: Path, address: str, number: int) -> subprocess.Popen[bytes]:
+    name = f"learner-{number}"
+    command = (sys.executable, "-m", "benchmarks.noop_learner", "--leader", address, "--name", name)
+    return _popen(
+        Program(name, ("env", f"{PROBE_FILE}={folder / name}.probe", *command), folder / f"{name}.log")
+    )
+
+
+def _popen(program: Program) -> subprocess.Popen[bytes]:
+    assert program.log is not None
+    with program.log.open("wb") as log:
+        return subprocess.Popen(program.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+@contextmanager
+def _started(program: Program) -> Iterator[subprocess.Popen[bytes]]:
+    process = _popen(program)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()

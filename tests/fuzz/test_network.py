@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+import safetensors.numpy
+from grpc import aio
+
+from leader.app import serving
+from leader.config import LimitsConfig
+from protos import leader_pb2
+from scripts.fuzz.files import LAYOUT, update_files
+from scripts.fuzz.leader import InProcessLeader, Reply, in_process_leader
+from scripts.fuzz.leader_targets import TARGETS
+from scripts.fuzz.mutator import Mutator
+from scripts.fuzz.oracle import ExpectedSum
+from scripts.fuzz.runner import run_async
+from utils.rpc import SERVICE, LeaderStub, channel_options
+
+INPUTS = 400  # of each RPC, over the network
+ANSWERS: dict[str, Any] = {
+    "RegisterLearner": leader_pb2.AckWithMetadata,
+    "GetWork": leader_pb2.WorkOrders,
+    "GetUpload": leader_pb2.UploadStatus,
+    "AccumulateGradients": leader_pb2.Ack,
+}
+LIMITS = LimitsConfig(max_learners=24, chunk_bytes=1024, header_bytes=1 << 16, stall_s=0.5, hello_s=0.2)
+
+
+class Network:
+    """A leader behind a real server; `call` goes over loopback."""
+
+    def __init__(self, leader: InProcessLeader, address: str) -> None:
+        self.leader = leader
+        self.address = address
+        self.in_process_call = leader.call
+
+    @asynccontextmanager
+    async def channel(self) -> AsyncIterator[aio.Channel]:
+        """A connection of its own."""
+        options = (*channel_options(), ("grpc.use_local_subchannel_pool", 1))
+        async with aio.insecure_channel(self.address, options=options) as channel:
+            yield channel
+
+    def through(self, channel: aio.Channel) -> Callable[..., Awaitable[Reply]]:
+        """`InProcessLeader.call` over this channel, with raw bytes both ways."""
+
+        async def call(name: str, messages: Sequence[bytes], peer: str = "") -> Reply:
+            path = f"/{SERVICE}/{name}"
+            try:
+                match name:
+                    case "Session":
+                        stream = channel.stream_stream(path)(iter(messages), timeout=20)
+                        return Reply(grpc.StatusCode.OK, [message async for message in stream])
+                    case "GetModel" | "GetData":
+                        down = channel.unary_stream(path)(messages[0], timeout=20)
+                        return Reply(grpc.StatusCode.OK, [message async for message in down])
+                    case "AccumulateGradients":
+                        answer = await channel.stream_unary(path)(iter(messages), timeout=20)
+                    case _:
+                        answer = await channel.unary_unary(path)(messages[0], timeout=20)
+                return Reply(grpc.StatusCode.OK, [ANSWERS[name].FromString(answer)])
+            except aio.AioRpcError as error:
+                return Reply(error.code())
+
+        return call
+
+
+@asynccontextmanager
+async def network(**changes: Any) -> AsyncIterator[Network]:
+    async with (
+        in_process_leader(listen="127.0.0.1:0", limits=LIMITS, **changes) as leader,
+        serving(leader.config, leader.service) as address,
+    ):
+        yield Network(leader, address)
+
+
+class Footprint:
+    """File descriptors, tasks, threads and memory of this process."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        process = psutil.Process()
+        self.files = process.num_fds()
+        self.threads = process.num_threads()
+        self.bytes = process.memory_info().rss
+        self.tasks = asyncio.all_tasks()
+
+
+async def assert_back(before: Footprint, growth_bytes: int = 16 << 20) -> None:
+    """Everything that was opened since `before` must be gone within a few seconds."""
+    never = asyncio.Event()
+    for _ in range(100):
+        now = Footprint()
+        left = now.tasks - before.tasks
+        if not left and now.files <= before.files + 2:
+            break
+        waiting = asyncio.ensure_future(never.wait())
+        await asyncio.wait((waiting,), timeout=0.1)  # until the server has seen the connections close
+        waiting.cancel()
+    assert not left
+    assert now.files <= before.files + 2
+    assert now.threads <= before.threads + 4
+    assert now.bytes - before.bytes < growth_bytes
+
+
+async def assert_serves(net: Network) -> None:
+    """A normal learner registers, and a normal round that it takes part in ends with the right sum."""
+    leader = net.leader
+    await leader.keep_residents()
+    async with net.channel() as channel:
+        info = leader_pb2.LearnerInfo(name="normal", protocol=1, control=leader_pb2.CONTROL_SESSION)
+        reply = await LeaderStub(channel).register(info, 10)
+        await leader.dismiss(leader.members["three"].token)
+        leader.call = net.through(channel)  # type: ignore[method-assign]
+        file = update_files(Mutator(5), 1)[0].bytes
+        await leader.finish_round(ExpectedSum(16), file)  # the shards go round when it is over
+        assert len(await leader.work(reply.token)) == 1
+        base, expected = vector(await leader.model()), ExpectedSum(leader.fraction_bits())
+        await leader.finish_round(expected, file)
+        assert vector(await leader.model()).tobytes() == (base + expected.mean()).tobytes()
+    leader.call = net.in_process_call  # type: ignore[method-assign]
+    await leader.keep_residents()
+
+
+def vector(file: bytes) -> Any:
+    arrays = safetensors.numpy.load(file)
+    return np.concatenate([arrays[entry.name].ravel() for entry in LAYOUT.entries])
+
+
+def test_a_real_server_takes_mutated_messages_of_every_rpc() -> None:
+    async def scenario() -> None:
+        async with network() as net:
+            await assert_serves(net)
+            before = Footprint()
+            async with net.channel() as channel:
+                for kind in TARGETS:
+                    net.leader.call = net.through(channel)  # type: ignore[method-assign]
+                    target = kind(net.leader, seed=3)
+                    tally = await run_async(target, target.step, INPUTS, 3)
+                    assert any("INVALID_ARGUMENT" in outcome for outcome in tally.outcomes), tally
+                    net.leader.call = net.in_process_call  # type: ignore[method-assign]
+                    await assert_serves(net)
+            await assert_back(before)
+
+    asyncio.run(scenario())
+
+
+def test_bytes_that_are_no_http2_and_connections_left_open_cost_nothing() -> None:
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"  # and an empty SETTINGS frame
+
+    async def throw(net: Network, mutator: Mutator) -> None:
+        host, _, port = net.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        noise = mutator.random.randbytes(mutator.below(600))
+        frame = len(noise).to_bytes(3, "big") + bytes((mutator.below(11), mutator.below(64), 0, 0, 0, mutator.below(4)))
+        data = mutator.pick((b"", preface, b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01"))
+        writer.write(data + (frame if mutator.chance(0.7) else b"") + noise)
+        try:
+            if mutator.chance(0.3):
+                await reader.read(100)
+            await writer.drain()
+        except ConnectionError:
+            pass
+        writer.transport.abort() if mutator.chance(0.3) else writer.close()
+
+    async def scenario() -> None:
+        mutator = Mutator(4)
+        async with network() as net:
+            await assert_serves(net)
+            before = Footprint()
+            for _ in range(20):
+                await asyncio.gather(*(throw(net, mutator) for _ in range(50)))
+            await assert_serves(net)
+            await assert_back(before)
+
+    asyncio.run(scenario())
+
+
+def test_thousands_of_opened_and_abandoned_sessions_leave_nothing_behind() -> None:
+    async def abandon(net: Network, mutator: Mutator) -> None:
+        """A hundred sessions on one connection: some say hello, nobody says goodbye."""
+        async with net.channel() as channel:
+            calls = []
+            for _ in range(100):
+                call = channel.stream_stream(f"/{SERVICE}/Session")()
+                token = net.leader.members[mutator.pick(("one", "two", "three"))].token
+                hello = leader_pb2.LearnerMessage(hello=leader_pb2.Hello(token=token if mutator.chance(0.7) else b""))
+                if mutator.chance(0.7):
+                    await call.write(hello.SerializeToString())
+                calls.append(call)
+            for call in calls[:50]:
+                call.cancel()
+
+    async def scenario() -> None:
+        mutator = Mutator(5)
+        async with network() as net:
+            await assert_serves(net)
+            before = Footprint()
+            for _ in range(30):
+                await abandon(net, mutator)
+            await assert_serves(net)
+            await assert_back(before)
+
+    asyncio.run(scenario())
+
+
+def test_learners_that_are_dialled_and_come_back_again_and_again_leave_no_channels() -> None:
+    async def register(net: Network, number: int) -> None:
+        info = leader_pb2.LearnerInfo(
+            name="dialled", network_addr=f"127.0.0.1:{1 + number}", protocol=1, control=leader_pb2.CONTROL_DIALLED
+        )
+        info.token = net.leader.members["dialled"].token if number else b""
+        reply = await net.in_process_call("RegisterLearner", [info.SerializeToString()])
+        assert reply.code is grpc.StatusCode.OK
+        net.leader.members["dialled"] = reply.answers[0]
+
+    async def scenario() -> None:
+        async with network(dial_learners=True) as net:
+            await assert_serves(net)
+            before = Footprint()
+            for number in range(200):
+                await register(net, number)
+            await net.leader.dismiss(net.leader.members.pop("dialled").token)
+            await assert_back(before)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("address", ["unix:123", "unix-abstract:123", "xds:123", "vsock:123", "ipv4:123", "dns:123"])
+def test_an_address_is_a_host_and_a_port_whatever_it_looks_like(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # unix:123 is the socket called 123 in this folder
+
+    async def scenario() -> None:
+        dialled = asyncio.Event()
+        wrong: list[str] = []
+        one = await asyncio.start_unix_server(lambda *_: wrong.append("file"), "123")
+        other = await asyncio.start_unix_server(lambda *_: wrong.append("abstract"), "\0123")
+        right = await asyncio.start_server(lambda *_: dialled.set(), "127.0.0.1", 0)
+        port = right.sockets[0].getsockname()[1]
+        async with one, other, right, network(dial_learners=True) as net:
+            for name, target in (("odd", address), ("even", f"127.0.0.1:{port}")):
+                info = leader_pb2.LearnerInfo(
+                    name=name, network_addr=target, protocol=1, control=leader_pb2.CONTROL_DIALLED
+                )
+                reply = await net.leader.call("RegisterLearner", [info.SerializeToString()])
+                assert reply.code is grpc.StatusCode.OK
+            await asyncio.wait_for(dialled.wait(), 20)
+            for member in list(net.leader.workforce.members):
+                await member.link.close()
+        assert wrong == []
+
+    asyncio.run(scenario())

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+
+from scripts.fuzz.suite import SUITE
+
+COUNT = 100_000
+
+#: What must be among the outcomes of each target: inputs that get nowhere prove nothing.
+OUTCOMES = {
+    "safetensors header": {"taken", "PayloadError", "LimitError"},
+    "update payload": {"accepted", "PayloadError", "LimitError", "ValueRangeError"},
+    "model payload": {"taken", "PayloadError", "LimitError", "IncompatibleError"},
+    "data payload": {"taken", "PayloadError", "LimitError"},
+    "checkpoint file": {"loaded", "CheckpointError"},
+    "framing": {"one chunk", "message", "DecodeError"},
+    "RegisterLearner": {
+        "OK",
+        "INVALID_ARGUMENT",
+        "FAILED_PRECONDITION",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+    },
+    "GetModel": {"OK", "INVALID_ARGUMENT", "ABORTED"},
+    "GetData": {"OK", "INVALID_ARGUMENT", "UNAUTHENTICATED", "UNAVAILABLE"},
+    "AccumulateGradients": {
+        "OK",
+        "INVALID_ARGUMENT",
+        "OUT_OF_RANGE",
+        "DATA_LOSS",
+        "RESOURCE_EXHAUSTED",
+        "ABORTED",
+        "ALREADY_EXISTS",
+        "UNAUTHENTICATED",
+        "UNAVAILABLE",
+        "resumed OK",
+        "resumed DATA_LOSS",
+    },
+    "Session": {
+        "session OK",
+        "session abandoned",
+        "session INVALID_ARGUMENT",
+        "session UNAUTHENTICATED",
+        "further message",
+    },
+    "GetWork": {"OK", "INVALID_ARGUMENT", "UNAUTHENTICATED"},
+    "GetUpload": {"held", "nothing held", "INVALID_ARGUMENT", "UNAUTHENTICATED"},
+    "StartTraining": {"done", "not done", "INVALID_ARGUMENT"},
+    "SyncModelState": {"done", "INVALID_ARGUMENT"},
+    "StopTraining": {"done", "INVALID_ARGUMENT"},
+}
+
+
+def test_every_target_is_run() -> None:
+    assert SUITE.keys() == OUTCOMES.keys()
+
+
+@pytest.mark.parametrize("name", SUITE)
+def test_mutated_inputs_are_taken_rightly_or_refused_by_name(name: str) -> None:
+    tally = SUITE[name](COUNT, 1)
+    assert tally.inputs == COUNT
+    assert not tally.problem
+    assert OUTCOMES[name] <= tally.outcomes.keys(), tally
