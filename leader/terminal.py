@@ -48,7 +48,7 @@ class TerminalDisplay:
         """Take in `event`; the first RunStarted shows the display."""
         with self._lock:
             self._progress.apply(event)
-            level, started = level_of(event), self._progress.started
+            level = level_of(event)
             if level >= logging.INFO and not isinstance(event, (RunStarted, WaitingForLearners)):
                 text = describe(event, self._progress.rounds)
                 self._messages.append((time.strftime("%H:%M:%S"), text, level >= logging.WARNING))

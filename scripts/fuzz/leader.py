@@ -194,18 +194,20 @@ class InProcessLeader:
     async def finish_round(self, expected: ExpectedSum, file: bytes) -> None:
         """Send `file` for all work that is open, and wait until the round is committed."""
         versions = self.coordinator.versions
-        version = versions.number
+        version, round_ = versions.number, self.coordinator.state.round + 1
         deadline = time.monotonic() + _LONGEST_WAIT_S
         while versions.number == version:
             assert time.monotonic() < deadline, "no round came about"
-            await self._send_all(expected, file)
+            await self._send_all(round_, expected, file)
             # Work whose learner has just left is given to others meanwhile.
             await self._wait(versions.changed, lambda: versions.number != version, 0.05)
         await self.next_round()
 
-    async def _send_all(self, expected: ExpectedSum, file: bytes) -> None:
+    async def _send_all(self, round_: int, expected: ExpectedSum, file: bytes) -> None:
         for member in list(self.workforce.members):
             for order in await self.work(member.token):
+                if order.round != round_:  # the round has closed meanwhile
+                    return
                 sent = upload_messages(member.token, order.work_id, 1, file)
                 reply = await self.call("AccumulateGradients", sent)
                 assert reply.code is grpc.StatusCode.OK, reply

@@ -31,18 +31,18 @@ Settings = dict[str, object]  # config keys of the leader
 class Program:
     """One process in a group of its own; each line of its output is an event.
 
-    The whole output goes to the file `log` too.
+    The whole output goes to the file `log` too. `faults` is where it is to fail, see utils/faults.py.
     """
 
-    def __init__(self, name: str, command: list[str], log: Path, cwd: Path = ROOT) -> None:
+    def __init__(self, name: str, command: list[str], log: Path, faults: str = "") -> None:
         self.name = name
         self.seen: list[Entry] = []  # events taken so far
         self._log = log
         self._events: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self.process = subprocess.Popen(
             command,
-            cwd=cwd,
-            env=_environment(),
+            cwd=ROOT,
+            env=_environment(faults),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -103,6 +103,12 @@ class Program:
         code = self.wait()
         assert code == 0, self._story(f"ended with exit code {code}")
 
+    def frozen(self) -> None:
+        """Wait until it has stopped itself at a fault point; `signal` with SIGCONT lets it go on."""
+        state = os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        assert state is not None
+        assert state.si_code == os.CLD_STOPPED, self._story("ended before it froze")
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to this process alone."""
         self.process.send_signal(number)
@@ -121,9 +127,9 @@ class Program:
 class Leader(Program):
     """`python -m leader` with a JSON log."""
 
-    def __init__(self, name: str, arguments: list[str], log: Path, run_dir: Path) -> None:
+    def __init__(self, name: str, arguments: list[str], log: Path, run_dir: Path, faults: str = "") -> None:
         flags = ["--log-format", "json", "--set", "log.level=debug", *arguments]
-        super().__init__(name, [sys.executable, "-m", "leader", *flags], log)
+        super().__init__(name, [sys.executable, "-m", "leader", *flags], log, faults)
         self.run_dir = run_dir
         self._address: str | None = None
 
@@ -142,13 +148,14 @@ class Cluster:
         self.folder = folder
         self._programs: list[Program] = []
 
-    def leader(self, settings: Settings, listen: str = "127.0.0.1:0") -> Leader:
+    def leader(self, settings: Settings, listen: str = "127.0.0.1:0", faults: str = "") -> Leader:
         """A leader for a new run with these config keys; it listens on a free port."""
         name, log = self._name("leader")
         given = [f"{key}={value}" for key, value in settings.items()]
         sets = [argument for text in given for argument in ("--set", text)]
         run_dir = self.folder / f"{name}-run"
-        leader = Leader(name, ["--listen", listen, "--run-dir", str(run_dir), *sets], log, run_dir)
+        arguments = ["--listen", listen, "--run-dir", str(run_dir), *sets]
+        leader = Leader(name, arguments, log, run_dir, faults)
         self._programs.append(leader)
         return leader
 
@@ -160,12 +167,12 @@ class Cluster:
         self._programs.append(again)
         return again
 
-    def learner(self, leader: str | Leader, *flags: str) -> Program:
+    def learner(self, leader: str | Leader, *flags: str, faults: str = "") -> Program:
         """A learner for this leader (or address); on the CPU with one thread."""
         address = leader if isinstance(leader, str) else leader.address
         name, log = self._name("learner")
         options = ["--leader", address, "--device", "cpu", "--threads", "1", "--log-format", "json", *flags]
-        learner = Program(name, [sys.executable, "-m", "learner", *options], log)
+        learner = Program(name, [sys.executable, "-m", "learner", *options], log, faults)
         self._programs.append(learner)
         return learner
 
@@ -225,7 +232,7 @@ def _entry(line: str) -> Entry:
     return {"event": LINE, "message": line}
 
 
-def _environment() -> dict[str, str]:
+def _environment(faults: str) -> dict[str, str]:
     """Without settings of the person who runs the tests; the leader's arithmetic on one CPU thread."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("FLOCKSTEP_")}
-    return kept | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return kept | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "FLOCKSTEP_FAULTS": faults}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from tests.integration.harness import Cluster, Leader, Settings, assert_same_bits, closed_address
 
 
@@ -25,13 +27,13 @@ def test_a_learner_behind_nat_and_one_that_is_dialled_work_together(
 def test_a_dialled_learner_stays_through_a_restart_of_the_leader(
     cluster: Cluster, gradient: Settings, undisturbed_gradient: Leader
 ) -> None:
-    leader = cluster.leader({**gradient, "learners": 2, "cohort.lease_s": 2})
+    settings: Settings = {**gradient, "learners": 2, "cohort.lease_s": 2}
+    leader = cluster.leader(settings, faults="kill@leader.selecting:3")
     crew = [
         cluster.learner(leader, "--name", "a"),
         cluster.learner(leader, "--name", "b", "--network-addr", closed_address()),
     ]
-    leader.event("RoundCommitted", round=2)
-    leader.kill()
+    assert leader.wait() == -signal.SIGKILL
     resumed = cluster.resumed(leader, "--set", "cohort.lease_s=20")
     for program in (resumed, *crew):
         program.succeed()

@@ -45,14 +45,16 @@ def test_a_learner_that_is_stopped_leaves_its_shard_to_the_other(
     cluster: Cluster, delta: Settings, undisturbed_delta: Leader
 ) -> None:
     leader = cluster.leader({**delta, "learners": 2})
-    stays, goes = cluster.learner(leader, "--name", "a"), cluster.learner(leader, "--name", "b")
-    leader.event("RoundCommitted", round=2)
+    stays = cluster.learner(leader, "--name", "a")
+    goes = cluster.learner(leader, "--name", "b", faults="stop@learner.training:3")
+    goes.frozen()
     goes.signal(signal.SIGTERM)
+    goes.signal(signal.SIGCONT)
     assert goes.wait() == 128 + signal.SIGTERM
     leader.event("LearnerLeft", name="b", reason="stopped by SIGTERM")
     leader.event("RoundCommitted", round=5, learners=1)
-    leader.succeed()
-    stays.succeed()
+    for program in (leader, stays):
+        program.succeed()
     assert "Traceback" not in leader.output + stays.output + goes.output
     assert_same_bits(leader.run_dir, undisturbed_delta.run_dir)
 
@@ -60,11 +62,11 @@ def test_a_learner_that_is_stopped_leaves_its_shard_to_the_other(
 def test_a_learner_that_is_killed_leaves_its_shard_to_the_other(
     cluster: Cluster, gradient: Settings, undisturbed_gradient: Leader
 ) -> None:
-    leader = cluster.leader({**gradient, "learners": 2, "cohort.lease_s": 2})
-    stays, goes = cluster.learner(leader, "--name", "a"), cluster.learner(leader, "--name", "b")
-    leader.event("StepApplied", round=2, step=0)
-    goes.kill()
-    leader.event("LearnerLeft", name="b", reason="no sign of life for 2 s")
-    leader.succeed()
-    stays.succeed()
+    leader = cluster.leader({**gradient, "learners": 2, "cohort.lease_s": 4})
+    stays = cluster.learner(leader, "--name", "a")
+    goes = cluster.learner(leader, "--name", "b", faults="kill@learner.training:2")
+    assert goes.wait() == -signal.SIGKILL
+    leader.event("LearnerLeft", name="b", reason="no sign of life for 4 s")
+    for program in (leader, stays):
+        program.succeed()
     assert_same_bits(leader.run_dir, undisturbed_gradient.run_dir)

@@ -31,8 +31,11 @@ def info(name: str, own: int = 0, classes: int = 10, token: bytes = b"") -> lead
 class Crew:
     """A workforce, what it published, and how often it called."""
 
-    def __init__(self, *, seats: Seats | None = None, holder: str = "leader", **cohort: Any) -> None:
-        config = RunConfig.model_validate({"data": {"holder": holder}, "cohort": cohort})
+    def __init__(
+        self, *, learners: int = 2, seats: Seats | None = None, holder: str = "leader", **cohort: Any
+    ) -> None:
+        values = {"learners": learners, "data": {"holder": holder}, "cohort": cohort}
+        config = RunConfig.model_validate(values)
         events = EventStream()
         self.events: list[Event] = []
         events.subscribe(self.events.append)
@@ -60,7 +63,7 @@ class Crew:
 
 
 def test_the_data_is_dealt_out_once_and_whole() -> None:
-    crew = Crew()
+    crew = Crew(learners=3)
     members = crew.dealt("a", "b", "c")
     shards = [shard for member in members for shard in crew.examples_of(member)]
     assert [len(shard) for shard in shards] == [20, 20, 20]
@@ -70,6 +73,16 @@ def test_the_data_is_dealt_out_once_and_whole() -> None:
     crew.join("d")
     crew.workforce.deal()
     assert len(crew.workforce.parts()) == 3
+
+
+def test_the_split_depends_on_the_learners_waited_for_and_not_on_who_comes() -> None:
+    few, many = Crew(learners=3), Crew(learners=3)
+    few.dealt("a", "b")
+    many.dealt("a", "b", "c", "d")
+    assert [len(shard) for shard in (few.workforce.seats() or pytest.fail("no deal")).shards] == [20, 20, 20]
+    assert list(few.workforce.parts()) == list(many.workforce.parts())
+    assert sorted(few.workforce.holders().values()) == [1, 1, 2]
+    assert sorted(many.workforce.holders().values()) == [1, 2, 3]
 
 
 def test_a_lost_learners_part_goes_to_another_and_its_data_with_it() -> None:
@@ -96,7 +109,7 @@ def test_a_learner_that_joins_later_gets_work_at_the_next_round() -> None:
 
 
 def test_parts_that_nobody_holds_go_to_the_next_learner_that_comes() -> None:
-    crew = Crew()
+    crew = Crew(learners=1)
     (a,) = crew.dealt("a")
     crew.workforce.leave(a, "gone")
     assert crew.workforce.holders() == {}
@@ -114,7 +127,7 @@ moves = st.lists(
 def test_whoever_comes_and_goes_every_part_has_a_holder_that_is_there(
     start: int, steps: list[tuple[str, str]]
 ) -> None:
-    crew = Crew()
+    crew = Crew(learners=start)
     crew.dealt(*"abcde"[:start])
     workforce = crew.workforce
     for name, move in steps:
@@ -238,7 +251,7 @@ def test_seats_are_unknown_before_the_deal() -> None:
 
 
 def test_a_plain_learner_that_names_no_shard_gets_its_first() -> None:
-    crew = Crew()
+    crew = Crew(learners=1)
     (a,) = crew.dealt("a")
     assert crew.workforce.shard_of(a, None).tolist() == list(range(60))
 
