@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install proto check test demo bench clean
+.PHONY: help install proto check test fuzz demo bench clean
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ check: $(INSTALLED) ## format, lint, types, stubs
 
 test: $(INSTALLED) ## run the tests; ARGS="-k name" passes arguments on
 	$(BIN)/python -m pytest -q $(ARGS)
+
+fuzz: $(INSTALLED) ## a million mutated inputs for every payload kind and RPC; ARGS="--seed 1" passes on
+	$(BIN)/python -m scripts.fuzz $(ARGS)
 
 demo: $(INSTALLED) ## train with a leader and two learners here; DATA=DIR holds CIFAR-10
 	@$(BIN)/python -m scripts.demo $(if $(DATA),--data "$(DATA)") $(ARGS)

@@ -68,8 +68,9 @@ def write_atomically(
 
 
 def save_checkpoint(folder: Path, state: RunState, *, keep: int, config: str) -> Path:
-    """Write `state` into `folder` and delete all but the newest `keep` checkpoints.
+    """Write `state` into `folder` and delete all but the newest `keep` checkpoints up to it.
 
+    Later ones stay: they are damaged, and the run will write them again.
     `config` is the run's whole configuration, so that the one file says what it belongs to.
     """
     arrays = _arrays(state)
@@ -83,7 +84,7 @@ def save_checkpoint(folder: Path, state: RunState, *, keep: int, config: str) ->
     path = folder / f"round-{state.round:08d}.safetensors"
     at_fault_point = partial(faults.reach, "leader.checkpointing", state.round)
     write_atomically(path, [encode_header(tensors, metadata), *body], at_fault_point)
-    for old in checkpoints(folder)[keep:]:
+    for old in [other for other in checkpoints(folder) if other.name <= path.name][keep:]:
         old.unlink()
     return path
 

@@ -140,15 +140,18 @@ class Coordinator:
             raise LateUpdateError("no round is open; wait for new work")
         return self._exchange.part(work_id)
 
-    def failed(self, work_id: str, name: str, reason: str) -> None:
+    def failed(self, member: Member, work_id: str, reason: str) -> None:
         """A learner says that it can't do its work; when a second one says so of the same work, the run stops.
 
         One learner's machine may be broken; work that fails on two, or on the only one, is itself
-        at fault: training that diverges does so everywhere.
+        at fault: training that diverges does so everywhere. Work that the learner does not owe
+        says nothing.
         """
-        self._failures.setdefault(work_id, set()).add(name)
+        if work_id not in (order.work_id for order in self.work_of(member)):
+            return
+        self._failures.setdefault(work_id, set()).add(member.name)
         if len(self._failures[work_id]) > 1 or len(self.workforce.members) == 0:
-            self.stop(f"learner {name} failed: {reason}")
+            self.stop(f"learner {member.name} failed: {reason}")
 
     def is_open(self, work_id: str) -> bool:
         """Whether an update for `work_id` would be taken now."""
@@ -220,8 +223,9 @@ class Coordinator:
                 f"{len(members)} of {config.learners} learners came within {wait_s:g} s (cohort.wait_s); "
                 "start more, or lower --learners"
             )
-        if not self.over and len(members) == 0:
-            await changed.wait_until(lambda: self.over or len(members) > 0, config.cohort.wait_s)
+        wait_s = config.cohort.wait_s
+        if not await changed.wait_until(lambda: self.over or len(members) > 0, wait_s):
+            raise self._too_few()
         if not self.over:
             self.workforce.deal()
             # From now on a restart must find the same shards, with the same learners.
@@ -235,10 +239,13 @@ class Coordinator:
         self._events.publish(WaitingForLearners(len(self.workforce.members), self._config.learners))
         wait_s = self._config.cohort.wait_s
         if not await self.workforce.changed.wait_until(lambda: self.over or self.workforce.enough(), wait_s):
-            raise TooFewLearnersError(
-                f"too few learners for {wait_s:g} s (cohort.wait_s) after round {self.state.round}; "
-                "start learners, then resume the run"
-            )
+            raise self._too_few()
+
+    def _too_few(self) -> TooFewLearnersError:
+        return TooFewLearnersError(
+            f"too few learners for {self._config.cohort.wait_s:g} s (cohort.wait_s) after round "
+            f"{self.state.round}; start learners, then resume the run"
+        )
 
     async def _one_round(self) -> None:
         """Run one round to its commit, or give it up."""

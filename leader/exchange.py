@@ -9,7 +9,7 @@ from leader.aggregation.aggregate import Aggregate, Contribution
 from leader.membership import Member
 from leader.rounds import Round
 from leader.uploads import Upload
-from leader.work import Part
+from leader.work import Part, place_of
 from protos import leader_pb2
 from utils.errors import LateUpdateError, LimitError, UnknownLearnerError
 
@@ -42,7 +42,8 @@ class Exchange:
         """The part that an update with this work id is for; raises what it must be refused with."""
         if work_id not in self._work:
             raise LateUpdateError(
-                f"this work is no longer open (round {self._round.plan.round}, step {self.step} is); wait for new work"
+                f"work{place_of(work_id)} is no longer open (round {self._round.plan.round}, "
+                f"step {self.step} is); wait for new work"
             )
         part, order = self._work[work_id]
         refusal = self._round.refusal(order.round, order.step, part.id)

@@ -255,7 +255,7 @@ class LeaderService:
             case "failure":
                 reason = message.failure.message[:500]
                 self._workforce.leave(member, f"failed: {reason}")
-                self._coordinator.failed(message.failure.work_id, member.name, reason)
+                self._coordinator.failed(member, message.failure.work_id, reason)
             case "goodbye":
                 self._workforce.leave(member, message.goodbye.reason[:500] or "said goodbye")
             case _:

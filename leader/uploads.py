@@ -7,6 +7,7 @@ learner can go on at that byte; it is dropped when its work is no longer open or
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from protos import leader_pb2
 from utils.errors import ChecksumError, LimitError, PayloadError, StalledError
 from utils.payload import Manifest, Payload, PayloadReader
 from utils.rpc import UploadMessage
+
+_LEAST_BYTES = 16 << 10  # that an upload must bring in every limits.stall_s seconds
 
 Key = tuple[str, int, int]  # work id, total bytes, CRC-32: equal keys mean equal bytes
 
@@ -136,6 +139,7 @@ class Uploads:
     ) -> int:
         size = 0
         message: UploadMessage | None = first
+        pace = _Pace(self._limits.stall_s)
         while message is not None:
             if not isinstance(message, memoryview):
                 if message.HasField("header") and message is not first:
@@ -144,6 +148,7 @@ class Uploads:
             size += len(message)
             self._traffic.up += len(message)
             reader.feed(message)
+            pace.check(size)
             if size:
                 self._at_chunk()
             message = await self._next(messages)
@@ -170,6 +175,28 @@ class Uploads:
             raise StalledError(
                 f"no bytes for {self._limits.stall_s:g} s in the middle of an update; send the rest again"
             ) from None
+
+
+class _Pace:
+    """The slowest that an upload may be: a dribble of bytes must not hold memory for ever."""
+
+    def __init__(self, window_s: float) -> None:
+        self._window_s = window_s
+        self._begin(0)
+
+    def _begin(self, size: int) -> None:
+        self._size = size
+        self._ends = time.monotonic() + self._window_s
+
+    def check(self, size: int) -> None:
+        """`size` bytes are here; raises StalledError if too few of them came in the last window."""
+        if size - self._size >= _LEAST_BYTES:
+            self._begin(size)
+        elif time.monotonic() > self._ends:
+            raise StalledError(
+                f"only {size - self._size} bytes in {self._window_s:g} s; at least {_LEAST_BYTES} are expected "
+                "(limits.stall_s)"
+            )
 
 
 def _says_something(message: UploadMessage) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,6 +12,15 @@ from leader.config import RunConfig
 from protos import leader_pb2
 from utils.schedule import Schedule
 from utils.seeds import derive_seed
+
+
+_WORK_ID = re.compile(r"([0-9]{1,9})-([0-9]{1,9})-[0-9a-f]{32}")
+
+
+def place_of(work_id: str) -> str:
+    """What a work id says about where it belongs, such as " of round 3, step 0"; anybody may have made it up."""
+    match = _WORK_ID.fullmatch(work_id)
+    return f" of round {match[1]}, step {match[2]}" if match else ""
 
 
 @dataclass(frozen=True)
@@ -103,5 +113,5 @@ class WorkPlanner:
         )
         digest = hashlib.sha256(f"{self._run_id}:{part.id}:".encode())
         digest.update(order.SerializeToString(deterministic=True))
-        order.work_id = digest.hexdigest()[:32]
+        order.work_id = f"{round_}-{step}-{digest.hexdigest()[:32]}"
         return order

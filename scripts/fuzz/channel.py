@@ -57,7 +57,10 @@ class Answers:
         self.answer: Sequence[bytes] = ()
 
     def unary_unary(
-        self, path: str, request_serializer: Callable[[Any], bytes], response_deserializer: Callable[[bytes], Any]
+        self,
+        path: str,
+        request_serializer: Callable[[Any], bytes],
+        response_deserializer: Callable[[bytes], Any],
     ) -> Callable[..., Awaitable[Any]]:
         """A call with one answer."""
 
@@ -68,7 +71,10 @@ class Answers:
         return call
 
     def unary_stream(
-        self, path: str, request_serializer: Callable[[Any], bytes], response_deserializer: Callable[[bytes], Any]
+        self,
+        path: str,
+        request_serializer: Callable[[Any], bytes],
+        response_deserializer: Callable[[bytes], Any],
     ) -> Callable[..., AsyncIterator[Any]]:
         """A call with a stream of answers."""
 
@@ -93,10 +99,10 @@ def as_channel(answers: Answers) -> aio.Channel:
     return answers  # type: ignore[return-value]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Details:
     method: str
-    invocation_metadata: tuple[()] = ()
+    invocation_metadata: tuple[tuple[str, str | bytes], ...] = ()
 
 
 def find_method(service: grpc.GenericRpcHandler, path: str) -> Any:

@@ -43,7 +43,7 @@ class File:
         return cls(tuple(_TOKEN.findall(file[8:end].decode())), file[end:])
 
     @property
-    def bytes(self) -> bytes:
+    def whole(self) -> bytes:
         """The file as it is."""
         return _join("".join(self.tokens), self.data)
 
@@ -52,15 +52,19 @@ def mutated(mutator: Mutator, file: File) -> bytes:
     """`file` with a change to header, size field or data; now and then as it is."""
     match mutator.below(10):
         case 0:
-            return file.bytes
+            return file.whole
         case 1:
-            return mutator.bytes(file.bytes)
+            return mutator.garble(file.whole)
         case 2:
-            whole = file.bytes
-            size = mutator.pick(_SIZES) if mutator.chance(0.5) else len(whole) - 8 - len(file.data) + mutator.below(9) - 4
+            whole = file.whole
+            size = (
+                mutator.pick(_SIZES)
+                if mutator.chance(0.5)
+                else len(whole) - 8 - len(file.data) + mutator.below(9) - 4
+            )
             return struct.pack("<Q", size) + whole[8:]
         case 3:
-            return _join("".join(file.tokens), mutator.bytes(file.data))
+            return _join("".join(file.tokens), mutator.garble(file.data))
         case 4 | 5:
             return _join("".join(file.tokens), mutator.floats(file.data))
         case _:
@@ -88,7 +92,9 @@ def update_files(mutator: Mutator, count: int) -> list[File]:
             entries = mutator.random.sample(entries, len(entries))
         values = np.random.default_rng(seed).normal(size=sum(e.size for e in entries)).astype(np.float32)
         metadata = {"codec": "none", "note": "\u00e4\x1b"} if mutator.chance(0.5) else None
-        files.append(File.of(encode_header([(e.name, "F32", e.shape) for e in entries], metadata) + values.tobytes()))
+        files.append(
+            File.of(encode_header([(e.name, "F32", e.shape) for e in entries], metadata) + values.tobytes())
+        )
     return files
 
 

@@ -7,10 +7,10 @@ import io
 import logging
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import numpy as np
@@ -54,7 +54,12 @@ def make_config(**changes: Any) -> RunConfig:
         "train": TrainConfig(batch_size=8, schedule="constant"),
         # Waits are short, so that an input which must wait does not hold up the others for long.
         "limits": LimitsConfig(
-            max_learners=24, chunk_bytes=1024, upload_bytes=1 << 20, header_bytes=1 << 16, stall_s=0.02, hello_s=0.02
+            max_learners=24,
+            chunk_bytes=1024,
+            upload_bytes=1 << 20,
+            header_bytes=1 << 16,
+            stall_s=0.02,
+            hello_s=0.02,
         ),
         # A round closes when all is in, or when nobody is left who could do the rest.
         "cohort": CohortConfig(lease_s=3600.0, quorum=0.01),
@@ -68,11 +73,20 @@ class Reply:
 
     code: grpc.StatusCode
     answers: Sequence[Any] = ()
+    details: str = ""
 
     @property
     def outcome(self) -> str:
         """The status by name."""
         return self.code.name
+
+
+class Transport(Protocol):
+    """One call with raw messages, to its end."""
+
+    def __call__(self, name: str, messages: Sequence[bytes], peer: str = PEER) -> Awaitable[Reply]:
+        """The answer or the status; anything else is raised."""
+        ...
 
 
 class InProcessLeader:
@@ -89,7 +103,9 @@ class InProcessLeader:
         self.shown = io.StringIO()
         self._subscribe()
         vector = np.frombuffer(model_file(0)[-4 * LAYOUT.total :], np.float32)
-        self.workforce = Workforce(config, classes=CLASSES, labels=data.labels, seats=None, events=self.events)
+        self.workforce = Workforce(
+            config, classes=CLASSES, labels=data.labels, seats=None, events=self.events
+        )
         self.coordinator = Coordinator(
             config,
             RunState("fuzz-run", 0, 0, 1, vector, {}),
@@ -107,6 +123,7 @@ class InProcessLeader:
         )
         self.handlers = {name: find_method(self.service.handler(), f"/{SERVICE}/{name}") for name in METHODS}
         self.members: dict[str, leader_pb2.AckWithMetadata] = {}
+        self.call: Transport = self.call_in_process
 
     def _subscribe(self) -> None:
         """What shows a run sees all of it: it must cope with whatever comes from outside."""
@@ -122,22 +139,27 @@ class InProcessLeader:
         self.events.subscribe(show)
         self._display = display
 
-    async def call(self, name: str, messages: Sequence[bytes], peer: str = PEER) -> Reply:
+    async def call_in_process(self, name: str, messages: Sequence[bytes], peer: str = PEER) -> Reply:
         """One call with raw messages, to its end; anything but an answer or a status is raised."""
         handler, context = self.handlers[name], Context(peer)
         parse = handler.request_deserializer
         try:
             if name == "Session":
-                return Reply(grpc.StatusCode.OK, [m async for m in handler.stream_stream(stream(messages, parse), context)])
+                return Reply(
+                    grpc.StatusCode.OK,
+                    [m async for m in handler.stream_stream(stream(messages, parse), context)],
+                )
             if name == "AccumulateGradients":
-                return Reply(grpc.StatusCode.OK, [await handler.stream_unary(stream(messages, parse), context)])
+                return Reply(
+                    grpc.StatusCode.OK, [await handler.stream_unary(stream(messages, parse), context)]
+                )
             request = parse(messages[0])
             if handler.unary_stream:
                 await handler.unary_stream(request, context)
                 return Reply(grpc.StatusCode.OK, context.written)
             return Reply(grpc.StatusCode.OK, [await handler.unary_unary(request, context)])
         except RefusedError as error:
-            return Reply(error.code)
+            return Reply(error.code, details=str(error))
 
     async def register(self, name: str) -> leader_pb2.AckWithMetadata:
         """Register a learner, a plain one under the name "plain"; its reply is kept in `members`."""
@@ -248,14 +270,18 @@ def resident_info(name: str) -> leader_pb2.LearnerInfo:
     """What a resident registers with."""
     if name == "plain":
         return leader_pb2.LearnerInfo(network_addr="plain.example:1")
-    info = leader_pb2.LearnerInfo(name=name, protocol=1, control=leader_pb2.CONTROL_SESSION, device="cpu")
-    return info
+    return leader_pb2.LearnerInfo(name=name, protocol=1, control=leader_pb2.CONTROL_SESSION, device="cpu")
 
 
 def upload_messages(token: bytes, work_id: str, examples: int, file: bytes) -> list[bytes]:
     """A sound AccumulateGradients stream."""
     header = leader_pb2.UpdateHeader(
-        token=token, work_id=work_id, examples=examples, total_bytes=len(file), crc32=zlib.crc32(file), loss=1.0
+        token=token,
+        work_id=work_id,
+        examples=examples,
+        total_bytes=len(file),
+        crc32=zlib.crc32(file),
+        loss=1.0,
     )
     return [leader_pb2.GradientData(header=header).SerializeToString(), frame(file)]
 

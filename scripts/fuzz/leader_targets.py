@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable
 
 import grpc
 import numpy as np
@@ -12,12 +11,13 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from protos import leader_pb2
+from protos.leader_pb2 import CONTROL_DIALLED, CONTROL_SESSION, LearnerInfo
 from scripts.fuzz.channel import Context, stream
 from scripts.fuzz.files import LAYOUT, mutated, update_files
 from scripts.fuzz.leader import PLAIN_PEER, RESIDENTS, InProcessLeader, Reply, resident_info, upload_messages
 from scripts.fuzz.mutator import WIRE, Mutator
 from scripts.fuzz.oracle import ExpectedSum
-from scripts.fuzz.runner import Target
+from scripts.fuzz.runner import AsyncTarget
 from utils.framing import frame
 
 OK = grpc.StatusCode.OK
@@ -30,13 +30,13 @@ STATUSES = {
 }  # fmt: skip
 
 
-class RpcTarget(Target):
+class RpcTarget(AsyncTarget):
     """One RPC of a leader in this process."""
 
     def __init__(self, leader: InProcessLeader, seed: int) -> None:
         self.leader = leader
         self.mutator = Mutator(seed)
-        self.file = update_files(Mutator(seed), 1)[0].bytes
+        self.file = update_files(Mutator(seed), 1)[0].whole
 
     async def feed(self, *messages: bytes, peer: str = "") -> Reply:
         """Call the target's method; the status must be one that refuses by name."""
@@ -61,16 +61,23 @@ class RegisterTarget(RpcTarget):
     def __init__(self, leader: InProcessLeader, seed: int) -> None:
         super().__init__(leader, seed)
         own = leader_pb2.OwnData(examples=10, classes=3, fingerprint="f" * 64)
-        newcomer = leader_pb2.LearnerInfo(name="newcomer", protocol=1, control=1, release="0.1", device="cpu")
-        with_data = leader_pb2.LearnerInfo(name="owner", protocol=1, control=1, own_data=own)
-        plain = leader_pb2.LearnerInfo(network_addr="10.1.1.1:5")
-        self._infos = [newcomer, with_data, plain, leader_pb2.LearnerInfo(protocol=1, control=2)]
+        newcomer = LearnerInfo(
+            name="newcomer", protocol=1, control=CONTROL_SESSION, release="0.1", device="cpu"
+        )
+        with_data = LearnerInfo(name="owner", protocol=1, control=CONTROL_SESSION, own_data=own)
+        plain = LearnerInfo(network_addr="10.1.1.1:5")
+        self._infos = [
+            newcomer,
+            with_data,
+            plain,
+            LearnerInfo(protocol=1, control=CONTROL_DIALLED),
+        ]
         self._infos += [resident_info(name) for name in RESIDENTS]
         self._fed = 0
 
-    async def step(self) -> str:  # type: ignore[override]
+    async def step(self) -> str:
         """Register somebody; now and then finish a round with all who are here, then send them away."""
-        info = leader_pb2.LearnerInfo()
+        info = LearnerInfo()
         info.CopyFrom(self.mutator.pick(self._infos))
         if info.name == "newcomer" and self.mutator.chance(0.5):
             info.name = f"newcomer-{self.mutator.below(1 << 30)}"
@@ -97,7 +104,7 @@ class GetModelTarget(RpcTarget):
 
     name = "GetModel"
 
-    async def step(self) -> str:  # type: ignore[override]
+    async def step(self) -> str:
         """Ask for the model."""
         request = leader_pb2.Empty(token=self.token())
         if self.mutator.chance(0.5):
@@ -113,7 +120,7 @@ class GetDataTarget(RpcTarget):
 
     name = "GetData"
 
-    async def step(self) -> str:  # type: ignore[override]
+    async def step(self) -> str:
         """Ask for a shard."""
         plain = self.mutator.chance(0.2)
         request = leader_pb2.LearnerDataRequest(network_addr="plain.example:1")
@@ -131,7 +138,7 @@ class GetWorkTarget(RpcTarget):
 
     name = "GetWork"
 
-    async def step(self) -> str:  # type: ignore[override]
+    async def step(self) -> str:
         """Ask for work."""
         reply = await self.feed(self.mutator.message(leader_pb2.WorkRequest(token=self.token())))
         if reply.code is OK:
@@ -149,7 +156,7 @@ class GetUploadTarget(RpcTarget):
         super().__init__(leader, seed)
         self._request = leader_pb2.UploadRequest()
 
-    async def step(self) -> str:  # type: ignore[override]
+    async def step(self) -> str:
         """Ask for an upload that broke."""
         if not self._request.work_id:
             await self._break_one()
@@ -185,7 +192,7 @@ class AccumulateTarget(RpcTarget):
         self._fed = 0
         self._base: NDArray[np.float32] | None = None
 
-    async def step(self) -> str:  # type: ignore[override]
+    async def step(self) -> str:
         """Send an update; after some of them, close the round and look at the model."""
         if self._base is None:
             await self._open()
@@ -223,7 +230,11 @@ class AccumulateTarget(RpcTarget):
                 name, token, order = self._work[0]
         file = mutated(mutator, mutator.pick(self._files))
         header = leader_pb2.UpdateHeader(
-            token=token, work_id=order.work_id, examples=1 + mutator.below(12), total_bytes=len(file), crc32=zlib.crc32(file)
+            token=token,
+            work_id=order.work_id,
+            examples=1 + mutator.below(12),
+            total_bytes=len(file),
+            crc32=zlib.crc32(file),
         )
         if mutator.chance(0.5):
             mutator.field(header)
@@ -244,7 +255,7 @@ class AccumulateTarget(RpcTarget):
         at = mutator.below(len(messages))
         match mutator.below(5):
             case 0:
-                messages[at] = mutator.bytes(messages[at])
+                messages[at] = mutator.garble(messages[at])
             case 1:
                 messages.insert(at, mutator.pick(WIRE))
             case 2:
@@ -311,7 +322,9 @@ class SessionTarget(RpcTarget):
         super().__init__(leader, seed)
         kinds = (
             leader_pb2.LearnerMessage(heartbeat=leader_pb2.Heartbeat()),
-            leader_pb2.LearnerMessage(progress=leader_pb2.Progress(work_id="w", done=3, total=9, images_per_s=5.5)),
+            leader_pb2.LearnerMessage(
+                progress=leader_pb2.Progress(work_id="w", done=3, total=9, images_per_s=5.5)
+            ),
             leader_pb2.LearnerMessage(progress=leader_pb2.Progress(done=3, total=9, images_per_s=5.5)),
             leader_pb2.LearnerMessage(failure=leader_pb2.Failure(work_id="w", message="no memory")),
             leader_pb2.LearnerMessage(goodbye=leader_pb2.Goodbye(reason="done")),
@@ -320,7 +333,7 @@ class SessionTarget(RpcTarget):
         self._left = 0
         self._opened = 0
 
-    async def step(self) -> str:  # type: ignore[override]
+    async def step(self) -> str:
         """Open a session and say a few things in it."""
         if self._left:
             self._left -= 1
@@ -328,7 +341,9 @@ class SessionTarget(RpcTarget):
         self._left = self.mutator.below(self._MESSAGES)
         self._opened += 1
         await self.leader.return_all()
-        hello = leader_pb2.LearnerMessage(hello=leader_pb2.Hello(token=self.leader.members[self.mutator.pick(RESIDENTS[1:])].token))
+        hello = leader_pb2.LearnerMessage(
+            hello=leader_pb2.Hello(token=self.leader.members[self.mutator.pick(RESIDENTS[1:])].token)
+        )
         first = self.mutator.message(hello) if self.mutator.chance(0.3) else hello.SerializeToString()
         further = [self.mutator.message(self.mutator.pick(self._kinds)) for _ in range(self._left)]
         if self._opened % 500 == 0:
@@ -364,4 +379,3 @@ class SessionTarget(RpcTarget):
 TARGETS: tuple[type[RpcTarget], ...] = (
     RegisterTarget, GetModelTarget, GetDataTarget, AccumulateTarget, SessionTarget, GetWorkTarget, GetUploadTarget,
 )  # fmt: skip
-Step = Callable[[], Awaitable[str]]

@@ -13,9 +13,29 @@ from google.protobuf.message import Message
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
-INTEGERS = (0, 1, 2, 7, 127, 128, 255, 2**15, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**40 - 1, 2**40, 2**48, 2**63 - 1, 2**64 - 1)
-DOUBLES = (0.0, -0.0, 1.0, -1.0, 5e-324, 1e30, -1e308, 1.7976931348623157e308)
-DOUBLES += (float("inf"), float("-inf"), float("nan"))
+INTEGERS = (
+    0,
+    1,
+    2,
+    7,
+    127,
+    128,
+    255,
+    2**15,
+    2**16,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**40 - 1,
+    2**40,
+    2**48,
+    2**63 - 1,
+    2**64 - 1,
+)
+DOUBLES = (
+    *(0.0, -0.0, 1.0, -1.0, 5e-324, 1e30, -1e308, 1.7976931348623157e308),
+    *(float("inf"), float("-inf"), float("nan")),
+)
 TEXTS = (
     "",
     "x",
@@ -57,7 +77,19 @@ WIRE = (
     b"\x12\x02\xff\xff",
 )
 #: Floats that an update may hold and must be refused for, or may hold and must be taken with.
-FLOATS = (0.0, -0.0, 1e-45, 1.0, -1024.0, 1024.0, 1024.0001, 3.4e38, float("inf"), float("-inf"), float("nan"))
+FLOATS = (
+    0.0,
+    -0.0,
+    1e-45,
+    1.0,
+    -1024.0,
+    1024.0,
+    1024.0001,
+    3.4e38,
+    float("inf"),
+    float("-inf"),
+    float("nan"),
+)
 #: What a token of a JSON header is replaced by.
 JSON_TOKENS = (
     "{", "}", "[", "]", ":", ",", '"', "", " ", "null", "true", "NaN", "Infinity", "-Infinity", "-1", "-0", "0", "1",
@@ -74,7 +106,7 @@ class Mutator:
     """One stream of random choices; the same seed gives the same inputs."""
 
     def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
+        self.random = random.Random(seed)  # noqa: S311 - repeatable inputs, no secrets
         self._float = self.random.random
 
     def below(self, bound: int) -> int:
@@ -89,7 +121,7 @@ class Mutator:
         """One of `choices`."""
         return choices[int(self._float() * len(choices))]
 
-    def bytes(self, data: bytes) -> bytes:
+    def garble(self, data: bytes) -> bytes:
         """`data` with one to three random changes."""
         for _ in range(1 + self.below(3)):
             data = self._change(data)
@@ -100,7 +132,9 @@ class Mutator:
         end = min(len(data), at + 1 + self.below(16))
         match self.below(9):
             case 0:  # flip a bit
-                return data[:at] + bytes((data[at] ^ 1 << self.below(8),)) + data[at + 1 :] if data else b"\x01"
+                return (
+                    data[:at] + bytes((data[at] ^ 1 << self.below(8),)) + data[at + 1 :] if data else b"\x01"
+                )
             case 1:  # another byte
                 return data[:at] + self.pick((b"\0", b"\x7f", b"\x80", b"\xff", b"\n")) + data[at + 1 :]
             case 2:  # cut off
@@ -133,16 +167,19 @@ class Mutator:
         data = message.SerializeToString()
         if way == 10:
             return data + self.pick(WIRE)
-        return self.bytes(data) if way > 8 else data
+        return self.garble(data) if way > 8 else data
 
     def field(self, message: Message) -> None:
         """Change one field of `message` in place."""
-        fields = message.DESCRIPTOR.fields
+        fields: Sequence[FieldDescriptor] = message.DESCRIPTOR.fields
         if not fields:
             return
         field = self.pick(fields)
         if field.is_repeated:
-            getattr(message, field.name).add() if self.chance(0.5) else message.ClearField(field.name)
+            if self.chance(0.5):
+                getattr(message, field.name).add()
+            else:
+                message.ClearField(field.name)
         elif self.chance(0.15):
             message.ClearField(field.name)
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
@@ -157,14 +194,18 @@ class Mutator:
             return self.pick(TEXTS)
         if field.type == FieldDescriptor.TYPE_BYTES:
             assert isinstance(old, bytes)
-            return self.bytes(old)
+            return self.garble(old)
         if field.type == FieldDescriptor.TYPE_DOUBLE:
             return self.pick(DOUBLES)
         if field.type == FieldDescriptor.TYPE_BOOL:
             return not old
         assert isinstance(old, int)
         value = old + self.pick((-1, 1)) if self.chance(0.3) else self.pick(INTEGERS)
-        unsigned = field.type in (FieldDescriptor.TYPE_UINT32, FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_FIXED32)
+        unsigned = field.type in (
+            FieldDescriptor.TYPE_UINT32,
+            FieldDescriptor.TYPE_UINT64,
+            FieldDescriptor.TYPE_FIXED32,
+        )
         bits = 64 if field.type in (FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_INT64) else 32
         value &= (1 << bits) - 1
         return value if unsigned or value < 1 << (bits - 1) else value - (1 << bits)

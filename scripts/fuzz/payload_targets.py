@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 from leader.aggregation.aggregate import Aggregate, Contribution
 from leader.aggregation.exact_sum import Scale
@@ -22,7 +24,7 @@ from scripts.fuzz.channel import Answers, as_channel
 from scripts.fuzz.files import LAYOUT, File, data_file, model_file, mutated, update_files
 from scripts.fuzz.mutator import DOUBLES, WIRE, Mutator
 from scripts.fuzz.oracle import ExpectedSum
-from scripts.fuzz.runner import Target
+from scripts.fuzz.runner import AsyncTarget, PlainTarget
 from utils.errors import CheckpointError, FlockstepError, WireError
 from utils.framing import frame
 from utils.payload import Payload, PayloadReader
@@ -40,14 +42,14 @@ def collect(chunks: list[bytes]) -> Payload:
     return reader.finish()
 
 
-class HeaderTarget(Target):
+class HeaderTarget(PlainTarget):
     """Files of all dtypes through the reader; what it takes must be what the safetensors library reads."""
 
     name = "safetensors header"
 
     def __init__(self, seed: int) -> None:
         self._mutator = Mutator(seed)
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             "a": np.arange(6, dtype=np.float64).reshape(2, 3),
             "b": np.arange(4, dtype=np.float16),
             "c": np.array(7, np.int64),
@@ -74,7 +76,7 @@ class HeaderTarget(Target):
         return "taken"
 
 
-class UpdateTarget(Target):
+class UpdateTarget(PlainTarget):
     """Updates into an aggregate; after each one its mean must be that of exactly the accepted ones."""
 
     name = "update payload"
@@ -98,7 +100,9 @@ class UpdateTarget(Target):
         if self._fed == 32:
             self._renew()
         file = mutated(mutator, mutator.pick(self._files))
-        weight = 1 + mutator.below(40) if mutator.chance(0.9) else mutator.pick((0, -1, 513, 1 << 63, 1 << 64))
+        weight = (
+            1 + mutator.below(40) if mutator.chance(0.9) else mutator.pick((0, -1, 513, 1 << 63, 1 << 64))
+        )
         loss = mutator.pick(DOUBLES)
         self.last = (weight, loss, file)
         outcome = "accepted"
@@ -113,7 +117,7 @@ class UpdateTarget(Target):
         return outcome
 
 
-class ModelTarget(Target):
+class ModelTarget(AsyncTarget):
     """Models as a learner fetches them; what it takes must be the file's own values, in order."""
 
     name = "model payload"
@@ -124,7 +128,7 @@ class ModelTarget(Target):
         self._answers = Answers()
         self._stub = LeaderStub(as_channel(self._answers))
 
-    async def step(self) -> str:  # type: ignore[override]
+    async def step(self) -> str:
         """Feed one model."""
         self.last = file = mutated(self._mutator, self._file)
         self._answers.answer = _messages(self._mutator, file)
@@ -138,7 +142,7 @@ class ModelTarget(Target):
         return "taken"
 
 
-class DataTarget(Target):
+class DataTarget(AsyncTarget):
     """Shards as a learner fetches them; what it takes must be images and labels that fit each other."""
 
     name = "data payload"
@@ -150,7 +154,7 @@ class DataTarget(Target):
         self._answers = Answers()
         self._stub = LeaderStub(as_channel(self._answers))
 
-    async def step(self) -> str:  # type: ignore[override]
+    async def step(self) -> str:
         """Feed one shard."""
         self.last = file = mutated(self._mutator, self._mutator.pick(self._files))
         self._answers.answer = _messages(self._mutator, file)
@@ -172,11 +176,11 @@ def _messages(mutator: Mutator, file: bytes) -> list[bytes]:
     messages = [frame(chunk) for chunk in mutator.cut(file)]
     if mutator.chance(0.1):
         at = mutator.below(len(messages))
-        messages[at] = mutator.bytes(messages[at])
+        messages[at] = mutator.garble(messages[at])
     return messages
 
 
-class CheckpointTarget(Target):
+class CheckpointTarget(PlainTarget):
     """Checkpoint files; each gives the state that was saved, or a CheckpointError."""
 
     name = "checkpoint file"
@@ -222,7 +226,7 @@ def plain(state: RunState) -> dict[str, object]:
     return fields
 
 
-class FramingTarget(Target):
+class FramingTarget(PlainTarget):
     """Chunk messages; the hand-written parsers must agree with the generated ones."""
 
     name = "framing"
@@ -240,12 +244,12 @@ class FramingTarget(Target):
     def step(self) -> str:
         """Feed one message."""
         message = self._mutator.pick(self._messages)
-        self.last = message = self._mutator.bytes(message) if self._mutator.chance(0.95) else message
+        self.last = message = self._mutator.garble(message) if self._mutator.chance(0.95) else message
         upload = _parsed(parse_upload, message)
         expected = _parsed(leader_pb2.GradientData.FromString, message)
         if isinstance(upload, memoryview):
             assert isinstance(expected, leader_pb2.GradientData)
-            assert (expected.chunk, expected.HasField("header")) == (upload, False)
+            assert (expected.chunk, expected.HasField("header")) == (upload.tobytes(), False)
         else:
             assert upload == expected
         chunk = _parsed(parse_chunk, message)

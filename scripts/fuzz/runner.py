@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import psutil
@@ -53,9 +53,21 @@ class Target:
     name = ""
     last: object = None  # the newest input, for the report of a failure
 
+
+class PlainTarget(Target, ABC):
+    """A target that doesn't wait."""
+
+    @abstractmethod
     def step(self) -> str:
         """Feed one input."""
-        raise NotImplementedError
+
+
+class AsyncTarget(Target, ABC):
+    """A target that runs on an event loop."""
+
+    @abstractmethod
+    async def step(self) -> str:
+        """Feed one input."""
 
 
 class _Meter:
@@ -88,7 +100,7 @@ def _resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def run(target: Target, count: int, seed: int) -> Tally:
+def run(target: PlainTarget, count: int, seed: int) -> Tally:
     """Feed `count` inputs to a target that doesn't wait."""
     tally = Tally(target.name, seed)
     meter = _Meter(tally, count)
@@ -101,17 +113,15 @@ def run(target: Target, count: int, seed: int) -> Tally:
     return meter.finish()
 
 
-async def run_async(
-    target: Target, step: Callable[[], Awaitable[str]], count: int, seed: int
-) -> Tally:
-    """Feed `count` inputs through `step`; raises TimeoutError where the inputs of a batch hang."""
+async def run_async(target: AsyncTarget, count: int, seed: int) -> Tally:
+    """Feed `count` inputs on this event loop; raises TimeoutError where the inputs of a batch hang."""
     tally = Tally(target.name, seed)
     meter = _Meter(tally, count)
     try:
         while tally.inputs < count:
             async with asyncio.timeout(_LONGEST_BATCH_S):
                 for _ in range(min(_BATCH, count - tally.inputs)):
-                    meter.note(await step())
+                    meter.note(await target.step())
                     await asyncio.sleep(0)  # what a broken call left behind is cleared away by the loop
     except BaseException as error:
         error.add_note(_note(target, tally))

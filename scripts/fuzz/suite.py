@@ -32,7 +32,7 @@ def _payload(make: type[HeaderTarget | UpdateTarget | FramingTarget], count: int
 
 def _stream(make: type[ModelTarget | DataTarget], count: int, seed: int) -> Tally:
     target = make(seed)
-    return asyncio.run(run_async(target, target.step, count, seed))
+    return asyncio.run(run_async(target, count, seed))
 
 
 def _checkpoint(count: int, seed: int) -> Tally:
@@ -44,7 +44,7 @@ def _leader_rpc(make: type[RpcTarget], count: int, seed: int) -> Tally:
     async def fuzz() -> Tally:
         async with in_process_leader() as leader:
             target = make(leader, seed)
-            return await run_async(target, target.step, count, seed)
+            return await run_async(target, count, seed)
 
     return asyncio.run(fuzz())
 
@@ -53,7 +53,7 @@ def _learner_rpc(make: type[LearnerTarget], count: int, seed: int) -> Tally:
     async def fuzz() -> Tally:
         async with in_process_learner() as learner:
             target = make(*learner, seed)
-            return await run_async(target, target.step, count, seed)
+            return await run_async(target, count, seed)
 
     return asyncio.run(fuzz())
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.integration.harness import Cluster, Leader, Settings, cluster_in
 
@@ -59,3 +61,32 @@ def undisturbed_gradient(gradient: Settings, tmp_path_factory: pytest.TempPathFa
     """A whole run of `gradient` in which nothing went wrong."""
     with cluster_in(tmp_path_factory.mktemp("gradient")) as cluster:
         return cluster.train(gradient)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Seven rounds of two short steps by two learners; an update is 26 chunks."""
+    random = np.random.default_rng(5)
+    folder = tmp_path_factory.mktemp("noise")
+    for number in range(64):
+        path = folder / f"class-{number % 4}" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+    return {
+        "learners": 2,
+        "rounds": 7,
+        "seed": 7,
+        "exchange": "delta",
+        "data.source": folder,
+        "train.batch_size": 16,
+        "train.local_steps": 2,
+        "train.dtype": "float32",
+        "limits.chunk_bytes": 1 << 16,
+    }
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tiny: Settings, tmp_path_factory: pytest.TempPathFactory) -> Leader:
+    """A whole run of `tiny` in which nothing went wrong."""
+    with cluster_in(tmp_path_factory.mktemp("tiny")) as cluster:
+        return cluster.train(tiny)

@@ -167,12 +167,14 @@ class Cluster:
         self._programs.append(again)
         return again
 
-    def learner(self, leader: str | Leader, *flags: str, faults: str = "") -> Program:
+    def learner(
+        self, leader: str | Leader, *flags: str, faults: str = "", module: str = "learner"
+    ) -> Program:
         """A learner for this leader (or address); on the CPU with one thread."""
         address = leader if isinstance(leader, str) else leader.address
         name, log = self._name("learner")
         options = ["--leader", address, "--device", "cpu", "--threads", "1", "--log-format", "json", *flags]
-        learner = Program(name, [sys.executable, "-m", "learner", *options], log, faults)
+        learner = Program(name, [sys.executable, "-m", module, *options], log, faults)
         self._programs.append(learner)
         return learner
 

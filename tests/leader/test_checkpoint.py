@@ -185,6 +185,17 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path: Path)
         load_newest(tmp_path)
 
 
+def test_damaged_checkpoints_of_later_rounds_do_not_push_out_a_good_one(tmp_path: Path) -> None:
+    _, old, new, newest = save(tmp_path, 1, 2, 3, 4)
+    new.write_bytes(b"")
+    newest.write_bytes(b"")
+    save(tmp_path, 2, keep=1)
+    assert checkpoints(tmp_path) == [newest, new, old]
+    save(tmp_path, 3, keep=1)
+    assert checkpoints(tmp_path) == [newest, new]
+    assert_same(load_newest(tmp_path), state(3))
+
+
 def test_a_folder_without_checkpoints_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"no checkpoint to resume from in .* \(none\); start a new run"

@@ -65,8 +65,11 @@ def test_a_work_id_leads_to_its_part_as_long_as_it_is_open() -> None:
     open_, round_ = exchange()
     ids = [open_.order(part.id).work_id for part in PARTS]
     assert [open_.part(work_id) for work_id in ids] == list(PARTS)
-    with pytest.raises(LateUpdateError, match=r"no longer open \(round 1, step 0 is\)"):
+    with pytest.raises(LateUpdateError, match=r"^work is no longer open \(round 1, step 0 is\); wait"):
         open_.part("0" * 32)
+    past = f"4-2-{'0' * 32}"
+    with pytest.raises(LateUpdateError, match=r"^work of round 4, step 2 is no longer open \(round 1, step 0 is"):
+        open_.part(past)
     round_.handle(Accepted(IDS[0], 0), 1.0)
     with pytest.raises(DuplicateUpdateError, match="shard-00000 is already counted"):
         open_.part(ids[0])

@@ -240,6 +240,21 @@ def test_empty_messages_are_no_progress() -> None:
     asyncio.run(scenario())
 
 
+def test_a_dribble_of_bytes_is_not_progress_enough() -> None:
+    async def dribble() -> AsyncIterator[UploadMessage]:
+        for position in range(len(FILE)):
+            await asyncio.sleep(0.002)
+            yield memoryview(FILE[position : position + 1])
+
+    async def scenario() -> None:
+        these, source = uploads(LIMITS.model_copy(update={"stall_s": 0.3})), dribble()
+        with pytest.raises(StalledError, match=r"only \d+ bytes in 0\.3 s"):
+            async with these.receiving(await these.first(source), source):
+                pass
+
+    asyncio.run(scenario())
+
+
 # --- broken streams ------------------------------------------------------------------------
 
 

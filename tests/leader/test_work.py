@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leader.config import RunConfig
-from leader.work import Part, WorkPlanner
+from leader.work import Part, WorkPlanner, place_of
 from protos import leader_pb2
 
 PART = Part.of_shard(3, 100, run_seed=0)
@@ -36,7 +37,7 @@ def order(
 
 def test_the_same_inputs_give_the_same_order() -> None:
     assert order() == order()
-    assert len(order().work_id) == 32
+    assert re.fullmatch(r"2-0-[0-9a-f]{32}", order().work_id)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,20 @@ def test_the_same_inputs_give_the_same_order() -> None:
 )
 def test_a_work_id_stands_for_all_that_determines_the_update(changes: dict[str, Any]) -> None:
     assert order(**changes).work_id != order().work_id
+
+
+@pytest.mark.parametrize(
+    ("work_id", "place"),
+    [
+        (order(round_=3, step=1, steps=2).work_id, " of round 3, step 1"),
+        ("", ""),
+        ("0" * 32, ""),
+        (f"{'9' * 10}-0-{'a' * 32}", ""),
+        (f"1-0-{'a' * 32}\n", ""),
+    ],
+)
+def test_a_work_id_says_where_it_belongs(work_id: str, place: str) -> None:
+    assert place_of(work_id) == place
 
 
 def test_the_seed_of_a_part_depends_on_its_data_and_not_on_who_trains_it() -> None:

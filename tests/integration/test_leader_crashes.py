@@ -1,0 +1,139 @@
+"""A leader that is killed anywhere is resumed to the bits of one that never was, and trains nothing twice."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from leader.checkpoint import load_checkpoint
+from tests.integration.harness import LINE, Cluster, Leader, Program, Settings, assert_same_bits
+from utils.faults import LEADER_POINTS
+
+ROUNDS = list(range(1, 8))
+#: Where the leader has all updates of a round and has not committed it.
+WITH_ALL_UPDATES = ("leader.collected", "leader.stepping", "leader.checkpointing")
+
+
+def start_crew(cluster: Cluster, leader: Leader) -> list[Program]:
+    """Learners a and b, whose logs tell of each update that they make."""
+    return [cluster.learner(leader, "--name", name, "--log-level", "debug") for name in "ab"]
+
+
+def finish(*programs: Program) -> None:
+    """Wait until all have ended as they should, without a traceback."""
+    for program in programs:
+        program.succeed()
+        assert "Traceback" not in program.output
+
+
+def rounds_told(leader: Leader) -> list[int]:
+    """The rounds in metrics.jsonl."""
+    return [json.loads(line)["round"] for line in (leader.run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def checkpoint(leader: Leader, round_: int) -> Path:
+    """Where the state after `round_` is kept."""
+    return leader.run_dir / "checkpoints" / f"round-{round_:08d}.safetensors"
+
+
+@pytest.mark.parametrize("point", LEADER_POINTS)
+def test_a_leader_killed_at_any_point_loses_nothing(
+    cluster: Cluster, tiny: Settings, undisturbed: Leader, point: str
+) -> None:
+    leader = cluster.leader(tiny, faults=f"kill@{point}:2")
+    crew = start_crew(cluster, leader)
+    assert leader.wait() == -signal.SIGKILL
+    resumed = cluster.resumed(leader)
+    assert resumed.event("RunStarted")["resumed_round"] == (2 if point == "leader.committed" else 1)
+    finish(resumed, *crew)
+    assert rounds_told(resumed) == ROUNDS
+    for learner in crew:
+        made = Counter(event["work_id"] for event in learner.events("UpdateMade"))
+        assert list(made.values()) == [1] * len(ROUNDS)
+        if point in WITH_ALL_UPDATES:
+            assert "round 2: sending the update again that was made before" in learner.output
+    assert_same_bits(resumed.run_dir, undisturbed.run_dir)
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    cluster: Cluster, tiny: Settings, undisturbed: Leader, keep: int
+) -> None:
+    leader = cluster.leader(tiny, faults="kill@leader.selecting:4")
+    crew = start_crew(cluster, leader)
+    assert leader.wait() == -signal.SIGKILL
+    newest = checkpoint(leader, 3)
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+
+    resumed = cluster.resumed(leader, "--set", f"keep_checkpoints={keep}")
+    assert resumed.event("RunStarted")["resumed_round"] == 2
+    finish(resumed, *crew)
+    [warning] = [entry["message"] for entry in resumed.events("log") if entry["level"] == "warning"]
+    assert warning == (
+        f"checkpoint {newest.name} is damaged: its SHA-256 differs; trying the one before"
+    )
+    kept = sorted((leader.run_dir / "checkpoints").iterdir())
+    assert kept == [checkpoint(leader, round_) for round_ in ROUNDS[-keep:]]
+    assert rounds_told(resumed) == ROUNDS
+    assert_same_bits(resumed.run_dir, undisturbed.run_dir)
+
+
+def test_a_full_disk_ends_the_run_with_the_last_round_kept(
+    cluster: Cluster, tiny: Settings, undisturbed: Leader
+) -> None:
+    leader = cluster.leader(tiny, faults="stop@leader.collected:3")
+    crew = start_crew(cluster, leader)
+    leader.frozen()
+    resource.prlimit(leader.process.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))  # less than a checkpoint
+    leader.signal(signal.SIGCONT)
+    assert leader.wait() == 4
+    assert [line["message"] for line in leader.events(LINE)] == [
+        f"error: can't write {checkpoint(leader, 3)}: File too large; free the disk or fix the folder, "
+        "then resume the run",
+        f"resume with: python -m leader --resume {leader.run_dir}",
+    ]
+    finish(*crew)
+    assert "Traceback" not in leader.output
+    kept = sorted((leader.run_dir / "checkpoints").iterdir())
+    assert kept == [checkpoint(leader, round_) for round_ in (0, 1, 2)]
+    assert load_checkpoint(kept[-1]).round == 2
+
+    resumed = cluster.resumed(leader)
+    finish(resumed, *start_crew(cluster, resumed))
+    assert_same_bits(resumed.run_dir, undisturbed.run_dir)
+
+
+def test_a_leader_that_lost_its_learners_waits_for_others_and_then_says_why_it_stops(
+    cluster: Cluster, tiny: Settings
+) -> None:
+    leader = cluster.leader({**tiny, "cohort.lease_s": 2}, faults="kill@leader.collected:3")
+    crew = start_crew(cluster, leader)
+    assert leader.wait() == -signal.SIGKILL
+    for learner in crew:
+        learner.kill()
+    resumed = cluster.resumed(leader, "--set", "cohort.wait_s=1")
+    assert resumed.wait() == 6
+    assert [line["message"] for line in resumed.events(LINE)] == [
+        "error: too few learners for 1 s (cohort.wait_s) after round 2; start learners, then resume the run",
+        f"resume with: python -m leader --resume {leader.run_dir}",
+    ]
+
+
+def test_learners_that_lost_their_leader_wait_for_it_and_then_say_why_they_stop(
+    cluster: Cluster, tiny: Settings
+) -> None:
+    leader = cluster.leader(tiny, faults="kill@leader.collected:2")
+    crew = [cluster.learner(leader, "--name", name, "--reconnect-timeout-s", "1") for name in "ab"]
+    for learner in crew:
+        assert learner.wait() == 5
+        [said] = [line["message"] for line in learner.events(LINE)]
+        assert said.startswith(f"error: leader {leader.address} did not take this learner for 1 s: ")
+        assert said.endswith("check the address, and that the leader runs")
+        assert "Traceback" not in learner.output
