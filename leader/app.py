@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -227,14 +227,27 @@ class App:
             else:
                 workforce.expire()
 
-    async def dismiss(self, reason: str) -> None:
+    async def conclude(self, started: RunStarted, began: float, reason: str) -> RunFinished:
+        """Send the learners home and write the results; raises CheckpointError, such as for a full disk."""
+        finished = RunFinished(self.coordinator.state.round, time.monotonic() - began, reason)
+        await self._dismiss(reason)
+        try:
+            await self._finish(started, finished)
+        except OSError as error:
+            raise CheckpointError(
+                f"can't write the results to {self._folder.path}: {error.strerror}; "
+                "free the disk or fix the folder, then resume the run"
+            ) from error
+        return finished
+
+    async def _dismiss(self, reason: str) -> None:
         """Tell every learner that the run is over, and wait a moment for them to go."""
         members = list(self.coordinator.workforce.members)
         for member in members:
             member.link.stop(reason or "all rounds are done", finished=not reason)
         await asyncio.gather(*(member.link.close() for member in members))
 
-    async def finish(self, started: RunStarted, finished: RunFinished) -> None:
+    async def _finish(self, started: RunStarted, finished: RunFinished) -> None:
         """Write what the run leaves behind: model, metrics, curves, summary."""
         if self._evaluations:
             await self._evaluations.finish()
@@ -286,24 +299,23 @@ async def serving(config: RunConfig, service: LeaderService) -> AsyncIterator[st
 
 async def lead(config: RunConfig, folder: RunFolder, data: Data, *, resume: bool) -> str:
     """Serve and train one run; returns why it ended early, or ""."""
-    app = App(config, folder, data, resume=resume)
     display = open_display(config.log, config.rounds, sys.stderr)
-    app.events.subscribe(display.on_event)
     try:
+        app = App(config, folder, data, resume=resume)
+        app.events.subscribe(display.on_event)
         async with serving(config, app.service) as address:
             started = app.started(address)
             app.events.publish(started)
             write_atomically(folder.path / "address", [address.encode()])
             _stop_on_signals(app.coordinator)
             began = time.monotonic()
-            reason = "it failed; see the error"
             try:
                 reason = await app.run()
-            finally:
-                finished = RunFinished(app.coordinator.state.round, time.monotonic() - began, reason)
-                await app.dismiss(reason)
-                await app.finish(started, finished)
-            app.events.publish(finished)
+            except BaseException:
+                with suppress(CheckpointError):  # what ended the run is told, not what that led to
+                    await app.conclude(started, began, "it failed; see the error")
+                raise
+            app.events.publish(await app.conclude(started, began, reason))
         return reason
     finally:
         display.close()

@@ -13,7 +13,6 @@ from protos import leader_pb2
 from utils.schedule import Schedule
 from utils.seeds import derive_seed
 
-
 _WORK_ID = re.compile(r"([0-9]{1,9})-([0-9]{1,9})-[0-9a-f]{32}")
 
 

@@ -10,16 +10,17 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
 import numpy as np
+from rich.console import Console
 
 from leader.aggregation.exact_sum import Scale
 from leader.config import CohortConfig, DataConfig, LimitsConfig, RunConfig, TrainConfig
 from leader.coordinator import Coordinator
-from leader.events import Event, EventStream
-from leader.log import EventLog
+from leader.events import Event, EventStream, RunStarted
 from leader.optimizers.fedavg import FedAvg
 from leader.refusals import Refusals
 from leader.service import LeaderService
@@ -27,6 +28,7 @@ from leader.signal import Signal
 from leader.state import RunState
 from leader.terminal import TerminalDisplay
 from leader.uploads import Uploads
+from leader.wording import describe
 from leader.workforce import Workforce
 from protos import leader_pb2
 from scripts.fuzz.channel import Context, RefusedError, find_method, stream
@@ -58,8 +60,8 @@ def make_config(**changes: Any) -> RunConfig:
             chunk_bytes=1024,
             upload_bytes=1 << 20,
             header_bytes=1 << 16,
-            stall_s=0.02,
-            hello_s=0.02,
+            stall_s=0.2,
+            hello_s=0.2,
         ),
         # A round closes when all is in, or when nobody is left who could do the rest.
         "cohort": CohortConfig(lease_s=3600.0, quorum=0.01),
@@ -100,8 +102,15 @@ class InProcessLeader:
         images = random.integers(0, 256, (EXAMPLES, 3, 4, 4), np.uint8)
         data = Dataset("noise", images, random.integers(0, CLASSES, EXAMPLES), tuple("abc"))
         self.events = EventStream()
-        self.shown = io.StringIO()
-        self._subscribe()
+        self.trouble: Exception | None = None  # of what shows the run
+        self._console = Console(file=io.StringIO(), width=100)
+        self._display = TerminalDisplay(config.rounds, self._console)
+        self.events.subscribe(self._show)
+        self.events.publish(
+            RunStarted(
+                "fuzz-run", Path("runs"), "noise", "tiny", 17, "delta", config.rounds, "127.0.0.1:1", 5
+            )
+        )
         vector = np.frombuffer(model_file(0)[-4 * LAYOUT.total :], np.float32)
         self.workforce = Workforce(
             config, classes=CLASSES, labels=data.labels, seats=None, events=self.events
@@ -125,19 +134,14 @@ class InProcessLeader:
         self.members: dict[str, leader_pb2.AckWithMetadata] = {}
         self.call: Transport = self.call_in_process
 
-    def _subscribe(self) -> None:
-        """What shows a run sees all of it: it must cope with whatever comes from outside."""
-        from rich.console import Console
-
-        display = TerminalDisplay(10, Console(file=io.StringIO(), width=100))
-        log = EventLog(10)
-
-        def show(event: Event) -> None:
-            display.on_event(event)
-            log.on_event(event)
-
-        self.events.subscribe(show)
-        self._display = display
+    def _show(self, event: Event) -> None:
+        """What shows a run must cope with whatever comes from outside."""
+        try:
+            self._display.on_event(event)
+            describe(event, self.config.rounds)
+        except Exception as error:  # the stream of events would only log it
+            self.trouble = error
+            raise
 
     async def call_in_process(self, name: str, messages: Sequence[bytes], peer: str = PEER) -> Reply:
         """One call with raw messages, to its end; anything but an answer or a status is raised."""
@@ -257,8 +261,14 @@ class InProcessLeader:
 
     def render(self) -> None:
         """Draw the display, which must not fail over what it was told."""
-        console = self._display._console
-        console.print(self._display.render())
+        if self.trouble is not None:
+            raise self.trouble
+        with self._console.capture():
+            self._console.print(self._display.render())
+
+    def close(self) -> None:
+        """Take the display away."""
+        self._display.close()
 
 
 METHODS = (
@@ -289,7 +299,8 @@ def upload_messages(token: bytes, work_id: str, examples: int, file: bytes) -> l
 @asynccontextmanager
 async def in_process_leader(**changes: Any) -> AsyncIterator[InProcessLeader]:
     """A leader whose residents are registered and whose first round is open; it must end without a trace."""
-    logging.getLogger("leader").setLevel(logging.CRITICAL)
+    level = logging.root.manager.disable
+    logging.disable()  # a line for every second input
     leader = InProcessLeader(make_config(**changes))
     before = asyncio.all_tasks()
     leader.run = asyncio.ensure_future(leader.coordinator.run())
@@ -302,4 +313,6 @@ async def in_process_leader(**changes: Any) -> AsyncIterator[InProcessLeader]:
     finally:
         leader.coordinator.stop("the fuzzing is done")
         await asyncio.wait_for(leader.run, _LONGEST_WAIT_S)
+        leader.close()
+        logging.disable(level)
     assert asyncio.all_tasks() == before, asyncio.all_tasks() - before

@@ -184,7 +184,7 @@ class AccumulateTarget(RpcTarget):
     """AccumulateGradients: after each round the model must have moved by the mean of what was accepted."""
 
     name = "AccumulateGradients"
-    _A_ROUND = 40  # inputs
+    _A_ROUND = 80  # inputs
 
     def __init__(self, leader: InProcessLeader, seed: int) -> None:
         super().__init__(leader, seed)
@@ -221,12 +221,12 @@ class AccumulateTarget(RpcTarget):
 
     async def _send(self) -> str:
         mutator = self.mutator
-        name, token, order = mutator.pick(self._work)
+        name, token, order = mutator.pick(self._open_work() if mutator.chance(0.7) else self._work)
         if name == "plain":
             owed = await self.leader.work(token)
             if owed:
                 order = owed[0]
-            elif mutator.chance(0.99):  # a plain learner without work is let wait
+            elif mutator.chance(0.999):  # a plain learner without work is let wait
                 name, token, order = self._work[0]
         file = mutated(mutator, mutator.pick(self._files))
         header = leader_pb2.UpdateHeader(
@@ -243,12 +243,17 @@ class AccumulateTarget(RpcTarget):
             messages.insert(0, leader_pb2.GradientData(header=header).SerializeToString())
         if mutator.chance(0.2):
             self._change_messages(messages)
-        if name != "plain" and mutator.chance(0.15):
+        if name != "plain" and mutator.chance(0.08):
             return await self._send_in_two(header, file)
         reply = await self.feed(*messages, peer=PLAIN_PEER if name == "plain" else "ipv4:10.0.0.2:7")
         if reply.code is OK:
             self._accepted(messages, order)
         return reply.outcome
+
+    def _open_work(self) -> list[tuple[str, bytes, leader_pb2.WorkOrder]]:
+        """What has no update yet; all of it where there is none such."""
+        is_open = self.leader.coordinator.is_open
+        return [work for work in self._work if is_open(work[2].work_id)] or self._work
 
     def _change_messages(self, messages: list[bytes]) -> None:
         mutator = self.mutator

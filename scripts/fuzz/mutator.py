@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -171,7 +171,7 @@ class Mutator:
 
     def field(self, message: Message) -> None:
         """Change one field of `message` in place."""
-        fields: Sequence[FieldDescriptor] = message.DESCRIPTOR.fields
+        fields = cast(Sequence[FieldDescriptor], message.DESCRIPTOR.fields)
         if not fields:
             return
         field = self.pick(fields)

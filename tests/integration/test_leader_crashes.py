@@ -76,9 +76,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     assert resumed.event("RunStarted")["resumed_round"] == 2
     finish(resumed, *crew)
     [warning] = [entry["message"] for entry in resumed.events("log") if entry["level"] == "warning"]
-    assert warning == (
-        f"checkpoint {newest.name} is damaged: its SHA-256 differs; trying the one before"
-    )
+    assert warning == (f"checkpoint {newest.name} is damaged: its SHA-256 differs; trying the one before")
     kept = sorted((leader.run_dir / "checkpoints").iterdir())
     assert kept == [checkpoint(leader, round_) for round_ in ROUNDS[-keep:]]
     assert rounds_told(resumed) == ROUNDS

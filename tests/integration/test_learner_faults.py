@@ -64,10 +64,10 @@ def test_a_learner_killed_at_every_point_comes_back_under_its_name(
 def test_a_killed_learner_leaves_its_shard_to_the_other(
     cluster: Cluster, tiny: Settings, undisturbed: Leader, point: str
 ) -> None:
-    leader = cluster.leader({**tiny, "cohort.lease_s": 2})
+    leader = cluster.leader({**tiny, "cohort.lease_s": 3})
     stays = cluster.learner(leader, "--name", "a")
     killed = cluster.learner(leader, "--name", "b", faults=f"kill@{point}:2")
-    leader.event("LearnerLeft", name="b", reason="no sign of life for 2 s")
+    leader.event("LearnerLeft", name="b", reason="no sign of life for 3 s")
     assert killed.wait() == -signal.SIGKILL
     finish(leader, stays)
     assert_each_counted_once(leader)
@@ -78,12 +78,12 @@ def test_a_killed_learner_leaves_its_shard_to_the_other(
 def test_a_learner_that_sleeps_past_its_lease_comes_back_to_other_work(
     cluster: Cluster, tiny: Settings, undisturbed: Leader, point: str
 ) -> None:
-    leader = cluster.leader({**tiny, "cohort.lease_s": 2})
+    leader = cluster.leader({**tiny, "cohort.lease_s": 3})
     # The one that stays waits in round 5 for the other, which would else come back to a run that is over.
     stays = cluster.learner(leader, "--name", "a", faults="stop@learner.training:5")
     sleeps = cluster.learner(leader, "--name", "b", faults=f"stop@{point}:2")
     sleeps.frozen()
-    leader.event("LearnerLeft", name="b", reason="no sign of life for 2 s")
+    leader.event("LearnerLeft", name="b", reason="no sign of life for 3 s")
     stays.frozen()
     sleeps.signal(signal.SIGCONT)
     leader.event("LearnerJoined", name="b")

@@ -6,7 +6,6 @@ import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,6 +14,7 @@ import pytest
 from protos import leader_pb2, leader_pb2_grpc
 from tests.integration.harness import TIMEOUT_S, Cluster, Leader, Settings, assert_same_bits, cluster_in
 
+RESENDING = "tests.integration.resending_learner"
 FORGED = b"sixteen made up."
 
 
@@ -22,8 +22,9 @@ def test_an_update_that_is_sent_too_often_counts_once(
     cluster: Cluster, tiny: Settings, undisturbed: Leader
 ) -> None:
     leader = cluster.leader(tiny)
-    resends = cluster.learner(leader, "--name", "b", "--threads", "1", module=RESENDING)
+    resends = cluster.learner(leader, "--name", "b", module=RESENDING)
     waits = cluster.learner(leader, "--name", "a", faults="stop@learner.trained:3")
+    waits.frozen()
     again = resends.event("SentAgain", what="counted", round=3)
     waits.signal(signal.SIGCONT)
     for program in (leader, resends, waits):
@@ -43,9 +44,6 @@ def test_an_update_that_is_sent_too_often_counts_once(
     counted = Counter(event["round"] for event in leader.events("UpdateAccepted"))
     assert counted == dict.fromkeys(range(1, 8), 2)
     assert_same_bits(leader.run_dir, undisturbed.run_dir)
-
-
-RESENDING = "tests.integration.resending_learner"
 
 
 def test_of_two_learners_with_one_name_the_second_waits_until_the_first_is_dead(

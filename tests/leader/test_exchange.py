@@ -68,7 +68,9 @@ def test_a_work_id_leads_to_its_part_as_long_as_it_is_open() -> None:
     with pytest.raises(LateUpdateError, match=r"^work is no longer open \(round 1, step 0 is\); wait"):
         open_.part("0" * 32)
     past = f"4-2-{'0' * 32}"
-    with pytest.raises(LateUpdateError, match=r"^work of round 4, step 2 is no longer open \(round 1, step 0 is"):
+    with pytest.raises(
+        LateUpdateError, match=r"^work of round 4, step 2 is no longer open \(round 1, step 0 is"
+    ):
         open_.part(past)
     round_.handle(Accepted(IDS[0], 0), 1.0)
     with pytest.raises(DuplicateUpdateError, match="shard-00000 is already counted"):
