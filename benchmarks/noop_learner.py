@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from benchmarks import small_model
 from benchmarks.probe import Probe
-from learner.app import App
+from learner.app import learn
 from learner.options import parse
 from learner.task import Task
 from learner.trainer import Progress, Trainer, Update
@@ -57,24 +57,19 @@ class NoOpWorker(Worker):
         return NoOpTrainer(FlatModel(module, self._device), self.probe)
 
 
-async def learn(argv: list[str]) -> None:
-    """One learner, from its registration to the leader's Stop."""
-    options = parse(argv, os.environ)
-    setup_logging(options.log_format, options.log_level)
-    torch.set_num_threads(1)
-    await App(options, choose_device(options.device), None, worker_type=NoOpWorker).run()
-
-
 def run() -> int:
     """Learn and leave the readings; returns the exit code."""
     small_model.register()
+    options = parse(sys.argv[1:], os.environ)
+    setup_logging(options.log_format, options.log_level)
+    torch.set_num_threads(1)
     try:
-        asyncio.run(learn(sys.argv[1:]))
+        code = asyncio.run(learn(options, choose_device(options.device), None, NoOpWorker))
     except FlockstepError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     NoOpWorker.probe.write()
-    return 0
+    return code
 
 
 if __name__ == "__main__":

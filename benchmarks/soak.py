@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import statistics
 import subprocess
@@ -22,7 +23,7 @@ from scripts.demo import free_port
 LEARNERS = 4
 _WARMUP = 100  # rounds that the leader may grow in
 _EDGE = 50  # rounds at both ends that are compared
-_STOP_S = 30.0
+_PATIENCE_S = 120.0
 _STAY_S = 4.0  # between one departure and the next
 
 
@@ -88,50 +89,71 @@ def soak(folder: Path, rounds: int) -> tuple[list[Reading], int]:
             over.set()
 
         threading.Thread(target=watch, daemon=True).start()
-        joins = _come_and_go(folder, address, over)
+        joins = _come_and_go(address, over)
         if process.wait() != 0:
             raise ProgramFailedError(leader, f"ended with exit code {process.returncode}")
     return read_probe(folder / "leader.probe")[1:], joins
 
 
-def _come_and_go(folder: Path, address: str, over: threading.Event) -> int:
-    """Keep learners running, ending and replacing the oldest again and again, until it is over."""
-    crew: list[subprocess.Popen[bytes]] = []
+def _come_and_go(address: str, over: threading.Event) -> int:
+    """Keep learners running; each time a new one has come the oldest leaves, until it is over."""
+    crew: list[_Learner] = []
     joins = 0
     try:
         while not over.is_set():
-            while len(crew) < LEARNERS + 1:
-                joins += 1
-                crew.append(_learner(folder, address, joins))
-            # One that was just started has about this long until it trains.
-            over.wait(_STAY_S)
-            oldest = crew.pop(0)
-            oldest.send_signal(signal.SIGTERM)
-            oldest.wait(_STOP_S)
+            joins += 1
+            crew.append(_Learner(address, joins))
+            if crew[-1].wait_until_there(over) and len(crew) > LEARNERS:
+                crew.pop(0).leave()
+                over.wait(_STAY_S)
     finally:
         for learner in crew:
-            learner.kill()
-            learner.wait()
+            learner.end()
     return joins
 
 
-def _learner(folder: Path, address: str, number: int) -> subprocess.Popen[bytes]:
-    name = f"learner-{number}"
-    command = (sys.executable, "-m", "benchmarks.noop_learner", "--leader", address, "--name", name)
-    return _popen(
-        Program(name, ("env", f"{PROBE_FILE}={folder / name}.probe", *command), folder / f"{name}.log")
-    )
+class _Learner:
+    """One learner process, whose log a thread reads to its end."""
 
+    def __init__(self, address: str, number: int) -> None:
+        command = (sys.executable, "-m", "benchmarks.noop_learner", "--leader", address)
+        self._process = subprocess.Popen(
+            ("env", f"{PROBE_FILE}={os.devnull}", *command, "--name", f"learner-{number}"),
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._there = threading.Event()
+        threading.Thread(target=self._read, daemon=True).start()
 
-def _popen(program: Program) -> subprocess.Popen[bytes]:
-    assert program.log is not None
-    with program.log.open("wb") as log:
-        return subprocess.Popen(program.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            if "registered as learner" in line:
+                self._there.set()
+        self._there.set()  # it ended, so nobody need wait any longer
+
+    def wait_until_there(self, over: threading.Event) -> bool:
+        """Wait until it is registered; False if the run is over."""
+        self._there.wait(_PATIENCE_S)
+        return not over.is_set()
+
+    def leave(self) -> None:
+        """Let it say goodbye and end."""
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(_PATIENCE_S)
+
+    def end(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.wait()
 
 
 @contextmanager
 def _started(program: Program) -> Iterator[subprocess.Popen[bytes]]:
-    process = _popen(program)
+    assert program.log is not None
+    with program.log.open("wb") as log:
+        process = subprocess.Popen(program.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         yield process
     finally:

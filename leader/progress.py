@@ -144,7 +144,8 @@ class RunProgress:
                 view.state = "left"
             case LearnerProgress(round=self.round) if view.state != "sent":
                 view.state = "training"
-                view.done, view.total, view.images_per_s = event.done, event.total, event.images_per_s
+                view.done, view.total = min(event.done, event.total), event.total
+                view.images_per_s = event.images_per_s
             case UpdateAccepted():
                 view.loss, view.images_per_s = event.loss, event.images_per_s
                 if self.steps > 1:

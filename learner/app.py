@@ -213,9 +213,14 @@ class App:
             self._worker.disconnect()
 
 
-async def learn(options: LearnerOptions, device: torch.device, own: Own | None) -> int:
-    """Run one learner; returns the exit code, raises FlockstepError."""
-    app = App(options, device, own)
+async def learn(
+    options: LearnerOptions, device: torch.device, own: Own | None, worker_type: type[Worker] = Worker
+) -> int:
+    """Run one learner until the leader says stop or a signal comes; returns the exit code.
+
+    Raises FlockstepError.
+    """
+    app = App(options, device, own, worker_type)
     loop = asyncio.get_running_loop()
     received: list[int] = []
 

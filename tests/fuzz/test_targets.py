@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from scripts.fuzz.__main__ import main
 from scripts.fuzz.suite import SUITE
 
 COUNT = 100_000
@@ -61,3 +62,10 @@ def test_mutated_inputs_are_taken_rightly_or_refused_by_name(name: str) -> None:
     assert tally.inputs == COUNT
     assert not tally.problem
     assert OUTCOMES[name] <= tally.outcomes.keys(), tally
+
+
+def test_the_command_prints_a_line_for_each_target_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--count", "300", "--seed", "5", "framing", "GetWork"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == ["framing", "GetWork"]
+    assert all(": 300 inputs in " in line for line in lines)

@@ -10,7 +10,9 @@ import logging
 import os
 import sys
 
-from learner.app import App
+import torch
+
+from learner.app import learn
 from learner.options import parse
 from learner.transfer import HeldUpdate, push
 from learner.worker import Worker
@@ -44,13 +46,14 @@ class ResendingWorker(Worker):
         _log.info("sent again", extra={"event": "SentAgain", "fields": said})
 
 
-async def learn() -> None:
-    """Take part until the leader says stop."""
+def main() -> int:
+    """Take part until the leader says stop; returns the exit code."""
     options = parse(sys.argv[1:], os.environ)
     faults.arm(os.environ)
     setup_logging(options.log_format, options.log_level)
-    await App(options, choose_device(options.device), None, worker_type=ResendingWorker).run()
+    torch.set_num_threads(options.threads)
+    return asyncio.run(learn(options, choose_device(options.device), None, ResendingWorker))
 
 
 if __name__ == "__main__":
-    asyncio.run(learn())
+    sys.exit(main())

@@ -56,6 +56,13 @@ def test_a_delta_round_goes_by_the_steps_of_its_learners(clock: Clock) -> None:
     assert progress.seconds_left == pytest.approx(40 * 10 - 20)
 
 
+def test_a_learner_that_claims_more_steps_than_it_has_counts_as_done(clock: Clock) -> None:
+    progress = begin(clock)
+    progress.apply(RoundStarted(1, 1, 2))
+    progress.apply(LearnerProgress(0, 1, 2**32 - 1, 1, 900.0))
+    assert progress.round_fraction == 1.0
+
+
 def test_a_gradient_round_goes_by_its_exchanges(clock: Clock) -> None:
     progress = begin(clock)
     progress.apply(RoundStarted(1, 4, 2))
