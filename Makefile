@@ -43,7 +43,7 @@ fuzz: $(INSTALLED) ## a million mutated inputs for every payload kind and RPC; A
 demo: $(INSTALLED) ## train with a leader and two learners here; DATA=DIR holds CIFAR-10
 	@$(BIN)/python -m scripts.demo $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-bench: $(INSTALLED) ## measure; QUICK=1 takes a minute
+bench: $(INSTALLED) ## measure; QUICK=1 takes some minutes
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ARGS)
 
 clean: ## remove what make has built; runs/ and data/ stay

@@ -12,6 +12,7 @@ from rich.console import Console
 from benchmarks import idle_round, leader_memory, resnet18_round, sessions, soak
 from benchmarks.machine import describe_machine
 from benchmarks.result import Result, document, table
+from benchmarks.sessions_plot import draw_sessions
 from scripts.children import ProgramFailedError, StoppedError
 
 ENTRIES: dict[str, Callable[[bool], Result]] = {
@@ -27,7 +28,7 @@ RESULTS = Path(__file__).parents[1] / "docs" / "benchmarks"
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer repeats: about a minute in all")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats: some minutes in all")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results; docs/benchmarks")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(ENTRIES)}; default: all")
     options = parser.parse_args(argv)
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             result = ENTRIES[name](options.quick)
             path = options.out / f"{name}.json"
             path.write_text(document(result, machine, options.quick), encoding="utf-8")
+            if result.entry == "sessions":
+                draw_sessions(result.series, options.out / "sessions.png")
             results.append(result)
     except ProgramFailedError as error:
         print(f"error: {error}", file=sys.stderr)

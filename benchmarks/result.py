@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.table import Table
@@ -45,6 +45,7 @@ class Result:
     target: Target | None  # None where the project promises nothing
     figures: tuple[Figure, ...]
     ratios: Mapping[str, float]
+    series: Mapping[str, Sequence[float]] = field(default_factory=dict)  # columns for a plot
 
 
 def document(result: Result, machine: Mapping[str, object], quick: bool) -> str:
@@ -56,6 +57,7 @@ def document(result: Result, machine: Mapping[str, object], quick: bool) -> str:
         "target": {**asdict(result.target), "met": result.target.met} if result.target else None,
         "figures": {figure.name: {"unit": figure.unit, **asdict(figure.spread)} for figure in result.figures},
         "ratios": dict(result.ratios),
+        "series": {name: list(values) for name, values in result.series.items()},
         "machine": dict(machine),
     }
     return json.dumps(_rounded(content), indent=2) + "\n"
@@ -64,6 +66,8 @@ def document(result: Result, machine: Mapping[str, object], quick: bool) -> str:
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.4g}")
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     return value

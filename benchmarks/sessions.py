@@ -56,6 +56,13 @@ def measure(quick: bool) -> Result:
         about="sessions with a connection each on one leader; clients on the same machine",
         target=None,
         figures=tuple(figures),
+        series={
+            "sessions": [point.sessions for point in points],
+            "KiB": [point.kib_a_session * point.sessions for point in points],
+            "idle CPU, %": [100 * point.idle_cpu for point in points],
+            "heard p50, ms": [_median_ms(point) for point in points],
+            "heard p99, ms": [1e3 * _percentile(point.heard_s, 99) for point in points],
+        },
         ratios={
             "KiB a session (slope of the memory)": _slope(
                 points, [p.kib_a_session * p.sessions for p in points]

@@ -15,6 +15,7 @@ from utils.rpc import channel_options, rpc_message
 
 _log = logging.getLogger(__name__)
 _CALL_TIMEOUT_S = 10.0
+_OUTBOX = 1000  # messages that wait for a learner that does not read
 _CLOSING: set[asyncio.Task[None]] = set()  # the event loop itself keeps no task alive
 
 
@@ -70,11 +71,11 @@ class SessionLink:
 
     def work(self, order: leader_pb2.WorkOrder) -> None:
         """Queue the order."""
-        self._outbox.put_nowait(leader_pb2.LeaderMessage(work=order))
+        self._put(leader_pb2.LeaderMessage(work=order))
 
     def committed(self, round_: int, version: int) -> None:
         """Queue the commit."""
-        self._outbox.put_nowait(leader_pb2.LeaderMessage(committed=leader_pb2.Committed(round=round_)))
+        self._put(leader_pb2.LeaderMessage(committed=leader_pb2.Committed(round=round_)))
 
     def stop(self, reason: str, *, finished: bool) -> None:
         """Queue the stop; nothing is sent after it."""
@@ -86,6 +87,12 @@ class SessionLink:
     def end(self) -> None:
         """Close the stream after what is queued."""
         self._outbox.put_nowait(None)
+
+    def _put(self, message: leader_pb2.LeaderMessage) -> None:
+        if self._outbox.qsize() < _OUTBOX:
+            self._outbox.put_nowait(message)
+        else:  # a learner that reads nothing must come back and be given what is open then
+            self.end()
 
     async def next(self) -> leader_pb2.LeaderMessage | None:
         """The next message to send, None after the last."""

@@ -151,7 +151,9 @@ class LeaderService:
 
     async def _get_model(self, request: leader_pb2.Empty, context: Context) -> None:
         versions = self._coordinator.versions
-        if not request.token and versions.number is not None:
+        if request.token:
+            self._member(request.token, "", context)
+        elif versions.number is not None:
             await self._coordinator.fresh_model(context.peer(), self._config.limits.stall_s)
         version = versions.get(request.version if request.HasField("version") else None)
         await self._send(versions.stream(version), context)
@@ -161,7 +163,7 @@ class LeaderService:
         if self._data is None:
             raise PayloadError("this leader hands out no data; start the learner with --data DIR")
         await self._workforce.changed.wait_until(
-            lambda: self._coordinator.over or self._workforce.seats() is not None, self._config.limits.stall_s
+            lambda: self._coordinator.over or self._workforce.dealt, self._config.limits.stall_s
         )
         indices = self._workforce.shard_of(member, request.shard if request.HasField("shard") else None)
         _log.debug("GetData from learner %d: %d examples", member.learner_id, len(indices))

@@ -202,6 +202,11 @@ class Workforce:
         self._map.rebalance()
         self._announce()
 
+    @property
+    def dealt(self) -> bool:
+        """Whether the data has been dealt out."""
+        return self._shards is not None
+
     def seats(self) -> Seats | None:
         """The deal as it stands, by learners' names; None before the data is dealt."""
         if self._shards is None:

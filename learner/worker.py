@@ -26,6 +26,7 @@ from utils.errors import (
     DuplicateUpdateError,
     FlockstepError,
     LateUpdateError,
+    PayloadError,
     StalledError,
     UnknownLearnerError,
     UnreachableError,
@@ -93,7 +94,15 @@ class Worker:
             self._wanted.pop(self._orders.get_nowait().work_id, None)
 
     def order(self, order: leader_pb2.WorkOrder) -> None:
-        """Take a work order; one that is in hand already is not taken twice."""
+        """Take a work order; one that is in hand already is not taken twice.
+
+        Raises PayloadError for an order that says nothing that could be done.
+        """
+        if order.exchange not in ("gradient", "delta") or not (order.local_steps and order.batch_size):
+            raise PayloadError(
+                f"work order with exchange {order.exchange[:20]!r}, {order.local_steps} steps and batches of "
+                f"{order.batch_size}; install the same release on both sides"
+            )
         if order.work_id in self._wanted:
             return
         if self._current is not None and (self._current.round, self._current.step) < (
