@@ -37,7 +37,7 @@ _LEAVE_S = 2.0
 _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 5.0
 #: What a new registration can mend.
-_MENDABLE = (UnreachableError, UnknownLearnerError, NotReadyError, NameTakenError)
+_MENDABLE = (UnknownLearnerError, NotReadyError, NameTakenError)
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ class _Patience:
         left_s = self._since + self._limit_s - time.monotonic()
         if left_s <= 0:
             raise UnreachableError(
-                f"leader {leader} did not take this learner for {self._limit_s:g} s: {problem}; "
-                "check the address, and that the leader runs"
+                f"leader {leader} did not take this learner for {self._limit_s:g} s: {problem}"
             )
         first = self._wait_s == _FIRST_WAIT_S
         text = "leader %s: %s; trying again for up to %.0f s"
@@ -172,6 +171,8 @@ class App:
                     _log.info("the leader says stop: %s", stop.reason)
                     return
                 problem = "it closed the session"
+            except UnreachableError as error:
+                problem = f"{error}; check the address, and that the leader runs"
             except _MENDABLE as error:
                 problem = str(error)
             if self._leaving.is_set():
