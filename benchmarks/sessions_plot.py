@@ -39,6 +39,7 @@ def draw_sessions(series: Series, path: Path) -> None:
         heard, count, series["heard p50, ms"], "round start until heard", "ms", 1000, "ms per 1,000 (median)"
     )
     heard.plot(count, series["heard p99, ms"], "o--", color="tab:orange", label="99th percentile")
+    heard.set_ylim(0, 1.1 * max(series["heard p99, ms"]))
     heard.legend(frameon=False)
     figure.savefig(path, dpi=110)
 
