@@ -28,10 +28,10 @@ from leader.events import (
     RoundStarted,
     StepApplied,
     UpdateAccepted,
-    WaitingForLearners,
 )
 from leader.exchange import Exchange
 from leader.membership import Member
+from leader.muster import Muster
 from leader.optimizers.base import ServerOptimizer
 from leader.signal import Signal
 from leader.state import RunState
@@ -43,7 +43,7 @@ from leader.workforce import Workforce
 from model.flat import Layout
 from protos import leader_pb2
 from utils import faults
-from utils.errors import LateUpdateError, NotReadyError, TooFewLearnersError, WireError
+from utils.errors import LateUpdateError, NotReadyError, WireError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -83,6 +83,7 @@ class Coordinator:
         self._optimizer = optimizer
         self._save_state = save
         self._events = events
+        self._muster = Muster(config, workforce, events, lambda: self.over)
         self._planner = WorkPlanner(config, state.run_id)
         self._deadlines = Deadlines(
             ceiling_s=config.cohort.deadline_s,
@@ -198,10 +199,10 @@ class Coordinator:
         await self._publish(self.state)
         await self._save(self.state)
         try:
-            await self._gather()
+            await self._deal()
             while not self.over:
                 await self._one_round()
-                await self._enough()
+                await self._muster.enough(self.state.round)
         finally:
             self._round = self._exchange = None
             self._stop_reason = self._stop_reason or ""
@@ -210,42 +211,15 @@ class Coordinator:
             self._arithmetic.shutdown(wait=True)
         return self._stop_reason
 
-    async def _gather(self) -> None:
+    async def _deal(self) -> None:
         """Wait for the first learners, then deal out the data."""
-        config, members = self._config, self.workforce.members
-        changed = self.workforce.changed
-        self._events.publish(WaitingForLearners(len(members), config.learners))
-        resumed = self.state.seats is not None
-        wait_s = config.cohort.lease_s if resumed else config.cohort.wait_s
-        complete = await changed.wait_until(lambda: self.over or len(members) >= config.learners, wait_s)
-        if not complete and not resumed:
-            raise TooFewLearnersError(
-                f"{len(members)} of {config.learners} learners came within {wait_s:g} s (cohort.wait_s); "
-                "start more, or lower --learners"
-            )
-        wait_s = config.cohort.wait_s
-        if not await changed.wait_until(lambda: self.over or len(members) > 0, wait_s):
-            raise self._too_few()
+        await self._muster.first(self.state.round, resumed=self.state.seats is not None)
         if not self.over:
             self.workforce.deal()
             # From now on a restart must find the same shards, with the same learners.
             self.state = replace(self.state, seats=self.workforce.seats())
             await self._save(self.state)
-            await self._enough()
-
-    async def _enough(self) -> None:
-        if self.over or self.workforce.enough():
-            return
-        self._events.publish(WaitingForLearners(len(self.workforce.members), self._config.learners))
-        wait_s = self._config.cohort.wait_s
-        if not await self.workforce.changed.wait_until(lambda: self.over or self.workforce.enough(), wait_s):
-            raise self._too_few()
-
-    def _too_few(self) -> TooFewLearnersError:
-        return TooFewLearnersError(
-            f"too few learners for {self._config.cohort.wait_s:g} s (cohort.wait_s) after round "
-            f"{self.state.round}; start learners, then resume the run"
-        )
+            await self._muster.enough(self.state.round)
 
     async def _one_round(self) -> None:
         """Run one round to its commit, or give it up."""
