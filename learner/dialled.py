@@ -77,12 +77,12 @@ class LearnerServer:
         request_work = leader_pb2.WorkRequest(token=connection.token)
         try:
             orders = await connection.stub.get_work(request_work, _CALL_TIMEOUT_S)
+            for order in orders.orders:
+                self._worker.order(order)
         except aio.AioRpcError as error:
             return learner_pb2.Ack(success=False, message=str(error_of(error.code(), error.details() or "")))
         except PayloadError as error:
             return learner_pb2.Ack(success=False, message=str(error))
-        for order in orders.orders:
-            self._worker.order(order)
         return learner_pb2.Ack(success=True, message=f"{len(orders.orders)} orders taken")
 
     async def _sync_model_state(self, state: learner_pb2.ModelState) -> learner_pb2.Ack:

@@ -58,7 +58,13 @@ class StartTarget(LearnerTarget):
     async def step(self) -> str:
         """Start training."""
         order = leader_pb2.WorkOrder(
-            work_id=f"w{self.mutator.below(50)}", round=1, version=7, seed=3, local_steps=4
+            work_id=f"w{self.mutator.below(50)}",
+            round=1,
+            version=7,
+            seed=3,
+            exchange="delta",
+            local_steps=4,
+            batch_size=16,
         )
         self.answers.answer = [self.mutator.message(leader_pb2.WorkOrders(orders=[order, order]))]
         return await self.feed(self.mutator.message(learner_pb2.Empty()))
