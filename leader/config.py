@@ -29,13 +29,20 @@ class DataConfig(Section):
         "leader",
         description="leader: shards are streamed to learners that bring no data; learner: all bring their own",
     )
-    partition: Literal["iid", "dirichlet"] = Field(
-        "iid", description="how the leader splits its data into shards"
+    partition: Literal["iid", "dirichlet", "classes", "quantity", "groups"] = Field(
+        "iid",
+        description="how the leader splits its data into shards; classes: few classes each, "
+        "quantity: unequal sizes, groups: by folder",
     )
     shards: int = Field(
         0, ge=0, le=100_000, description="shards to split the data into; 0 = one for each learner waited for"
     )
-    alpha: Positive = Field(0.5, description="Dirichlet concentration of the label skew; small = more skewed")
+    alpha: Positive = Field(
+        0.5, description="Dirichlet concentration of the skew (dirichlet, quantity); small = more skewed"
+    )
+    classes_per_shard: int = Field(
+        2, ge=1, le=100_000, description="label-sorted pieces that make up a shard (classes)"
+    )
     train_examples: int = Field(0, ge=0, description="use only the first N training examples; 0 = all")
     test_examples: int = Field(0, ge=0, description="use only the first N test examples; 0 = all")
 
@@ -47,6 +54,14 @@ class ModelConfig(Section):
     norm: Literal["batch", "group"] = Field("batch", description="normalisation layers")
     classes: int = Field(
         10, ge=2, le=100_000, description="number of classes where the leader has no data to count them from"
+    )
+    task: str = Field("", description="a task of your own, as package.module:Name, in place of a model name")
+    weights: Path | None = Field(
+        None, description="safetensors file to start from; with model.name '' it alone says what the model is"
+    )
+    local: str = Field(
+        "",
+        description="comma-separated patterns of tensors that stay at each learner (FedBN), such as *.norm.*",
     )
 
 
@@ -79,6 +94,18 @@ class TrainConfig(Section):
         "auto",
         description="arithmetic of forward and backward; auto = bfloat16 where the device is fast at it",
     )
+    proximal_mu: float = Field(
+        0.0, ge=0, le=1e6, description="FedProx: weight of the distance to the global model; 0 = off"
+    )
+    control_variates: bool = Field(
+        False, description="SCAFFOLD: correct local steps for each learner's drift"
+    )
+    personal_lambda: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="Ditto: train a personal model, drawn to the global one by this; 0 = off",
+    )
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> TrainConfig:
@@ -87,10 +114,45 @@ class TrainConfig(Section):
         return self
 
 
+class ServerConfig(Section):
+    """What the leader does with the mean of the deltas (delta runs)."""
+
+    optimizer: Literal["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "diloco"] = Field(
+        "fedavg", description="server optimizer"
+    )
+    lr: Positive = Field(1.0, description="server learning rate; fedavg with 1 adds the mean as it is")
+    momentum: float = Field(0.9, ge=0, lt=1, description="server momentum (fedavgm, diloco)")
+    beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment (fedadam, fedyogi)")
+    beta2: float = Field(0.99, ge=0, lt=1, description="decay of the second moment (fedadam, fedyogi)")
+    tau: Positive = Field(1e-3, description="adaptivity, added to the root of the second moment")
+
+
+class BufferConfig(Section):
+    """Asynchronous runs (FedBuff): a round is a buffer of updates, whoever sends them."""
+
+    size: int = Field(0, ge=0, le=100_000, description="updates that make a round; 0 = synchronous rounds")
+    exponent: float = Field(
+        0.5, ge=0, le=10, description="an update s rounds old counts (1 + s) to the minus this"
+    )
+    max_staleness: int = Field(
+        20, ge=0, le=10_000, description="rounds that an update may be old; older work is given out anew"
+    )
+
+
 class CohortConfig(Section):
     """Who takes part in a round, and when it closes."""
 
-    size: int = Field(0, ge=0, description="shards drawn a round, uniformly; 0 = all")
+    size: int = Field(0, ge=0, description="shards drawn a round; 0 = all")
+    policy: Literal["uniform", "by_examples", "round_robin", "oort", "power_of_choice"] = Field(
+        "uniform", description="how they are drawn"
+    )
+    require: str = Field(
+        "",
+        description="comma-separated wants of a learner: a tag, device=cuda or memory>=GIB, such as site-a,memory>=8",
+    )
+    candidates: int = Field(
+        0, ge=0, description="shards that power_of_choice takes the worst of; 0 = twice the size"
+    )
     over_selection: float = Field(
         1.0, ge=1, le=10, description="shards drawn as a multiple of size; the round closes when size are in"
     )
@@ -127,13 +189,48 @@ class EvaluationConfig(Section):
         1, ge=0, description="rounds between evaluations on the test split; 0 = only at the end"
     )
     batch_size: int = Field(500, ge=1, description="images a batch")
+    holdout: float = Field(
+        0.0, ge=0, le=0.9, description="share of each learner's examples kept from training, to test on there"
+    )
+    federated_every: int = Field(
+        0, ge=0, description="rounds between evaluations at the learners, on what they hold out; 0 = never"
+    )
+    metric: str = Field(
+        "test_accuracy",
+        description="what target and patience look at; federated.NAME for that of the learners",
+    )
+    target: float | None = Field(None, description="stop when the metric has reached this")
+    patience: int = Field(
+        0, ge=0, description="stop after this many evaluations without a better metric; 0 = never"
+    )
+    mode: Literal["auto", "max", "min"] = Field(
+        "auto", description="whether a larger metric is better; auto = min for a loss, else max"
+    )
 
 
 class AggregateConfig(Section):
-    """The exact sum."""
+    """How updates become one: the exact weighted mean, or a robust rule."""
 
     max_abs: float = Field(
         1024.0, ge=2.0**-20, le=2.0**20, description="largest magnitude of a value in an update"
+    )
+    weighting: Literal["examples", "uniform", "fednova", "qfedavg"] = Field(
+        "examples", description="what an update counts in the mean"
+    )
+    q: float = Field(1.0, ge=0, le=10, description="fairness of qfedavg; 0 = that of uniform weights")
+    rule: Literal["mean", "median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median"] = (
+        Field("mean", description="mean, or a rule that some malicious updates can't sway")
+    )
+    byzantine: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="malicious updates that the rule must withstand (trimmed on each side)",
+    )
+    clip_norm: float = Field(0.0, ge=0, description="updates are scaled down to this L2 norm; 0 = off")
+    reject_norm: float = Field(0.0, ge=0, description="updates of a larger L2 norm are refused; 0 = off")
+    spool_bytes: int = Field(
+        64 * MIB, ge=1 * MIB, description="memory in which a rule combines the updates that it keeps on disk"
     )
 
 
@@ -184,6 +281,8 @@ class RunConfig(Section):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    server: ServerConfig = ServerConfig()
+    buffer: BufferConfig = BufferConfig()
     cohort: CohortConfig = CohortConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     aggregate: AggregateConfig = AggregateConfig()

@@ -17,7 +17,7 @@ CONTROL_SESSION: Control
 CONTROL_DIALLED: Control
 
 class LearnerInfo(_message.Message):
-    __slots__ = ("network_addr", "protocol", "release", "name", "token", "device", "control", "own_data")
+    __slots__ = ("network_addr", "protocol", "release", "name", "token", "device", "control", "own_data", "tags", "device_kind", "memory_bytes")
     NETWORK_ADDR_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,9 @@ class LearnerInfo(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     CONTROL_FIELD_NUMBER: _ClassVar[int]
     OWN_DATA_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_KIND_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     network_addr: str
     protocol: int
     release: str
@@ -34,7 +37,10 @@ class LearnerInfo(_message.Message):
     device: str
     control: Control
     own_data: OwnData
-    def __init__(self, network_addr: _Optional[str] = ..., protocol: _Optional[int] = ..., release: _Optional[str] = ..., name: _Optional[str] = ..., token: _Optional[bytes] = ..., device: _Optional[str] = ..., control: _Optional[_Union[Control, str]] = ..., own_data: _Optional[_Union[OwnData, _Mapping]] = ...) -> None: ...
+    tags: _containers.RepeatedScalarFieldContainer[str]
+    device_kind: str
+    memory_bytes: int
+    def __init__(self, network_addr: _Optional[str] = ..., protocol: _Optional[int] = ..., release: _Optional[str] = ..., name: _Optional[str] = ..., token: _Optional[bytes] = ..., device: _Optional[str] = ..., control: _Optional[_Union[Control, str]] = ..., own_data: _Optional[_Union[OwnData, _Mapping]] = ..., tags: _Optional[_Iterable[str]] = ..., device_kind: _Optional[str] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
 
 class OwnData(_message.Message):
     __slots__ = ("examples", "classes", "fingerprint")
@@ -75,20 +81,26 @@ class AckWithMetadata(_message.Message):
     def __init__(self, success: _Optional[bool] = ..., message: _Optional[str] = ..., learner_id: _Optional[int] = ..., max_learners: _Optional[int] = ..., token: _Optional[bytes] = ..., run: _Optional[_Union[RunDescription, _Mapping]] = ..., name: _Optional[str] = ...) -> None: ...
 
 class RunDescription(_message.Message):
-    __slots__ = ("run_id", "model", "norm", "classes", "heartbeat_s", "chunk_bytes")
+    __slots__ = ("run_id", "model", "norm", "classes", "heartbeat_s", "chunk_bytes", "local", "holdout", "own_task")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     NORM_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_S_FIELD_NUMBER: _ClassVar[int]
     CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
+    HOLDOUT_FIELD_NUMBER: _ClassVar[int]
+    OWN_TASK_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     model: str
     norm: str
     classes: int
     heartbeat_s: float
     chunk_bytes: int
-    def __init__(self, run_id: _Optional[str] = ..., model: _Optional[str] = ..., norm: _Optional[str] = ..., classes: _Optional[int] = ..., heartbeat_s: _Optional[float] = ..., chunk_bytes: _Optional[int] = ...) -> None: ...
+    local: _containers.RepeatedScalarFieldContainer[str]
+    holdout: float
+    own_task: bool
+    def __init__(self, run_id: _Optional[str] = ..., model: _Optional[str] = ..., norm: _Optional[str] = ..., classes: _Optional[int] = ..., heartbeat_s: _Optional[float] = ..., chunk_bytes: _Optional[int] = ..., local: _Optional[_Iterable[str]] = ..., holdout: _Optional[float] = ..., own_task: _Optional[bool] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("success", "message")
@@ -127,7 +139,7 @@ class GradientData(_message.Message):
     def __init__(self, chunk: _Optional[bytes] = ..., header: _Optional[_Union[UpdateHeader, _Mapping]] = ...) -> None: ...
 
 class UpdateHeader(_message.Message):
-    __slots__ = ("token", "work_id", "examples", "total_bytes", "crc32", "loss", "seconds", "offset")
+    __slots__ = ("token", "work_id", "examples", "total_bytes", "crc32", "loss", "seconds", "offset", "metrics", "start_loss")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     WORK_ID_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -136,6 +148,8 @@ class UpdateHeader(_message.Message):
     LOSS_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    START_LOSS_FIELD_NUMBER: _ClassVar[int]
     token: bytes
     work_id: str
     examples: int
@@ -144,7 +158,19 @@ class UpdateHeader(_message.Message):
     loss: float
     seconds: float
     offset: int
-    def __init__(self, token: _Optional[bytes] = ..., work_id: _Optional[str] = ..., examples: _Optional[int] = ..., total_bytes: _Optional[int] = ..., crc32: _Optional[int] = ..., loss: _Optional[float] = ..., seconds: _Optional[float] = ..., offset: _Optional[int] = ...) -> None: ...
+    metrics: _containers.RepeatedCompositeFieldContainer[Metric]
+    start_loss: float
+    def __init__(self, token: _Optional[bytes] = ..., work_id: _Optional[str] = ..., examples: _Optional[int] = ..., total_bytes: _Optional[int] = ..., crc32: _Optional[int] = ..., loss: _Optional[float] = ..., seconds: _Optional[float] = ..., offset: _Optional[int] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., start_loss: _Optional[float] = ...) -> None: ...
+
+class Metric(_message.Message):
+    __slots__ = ("name", "value", "examples")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: float
+    examples: int
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., examples: _Optional[int] = ...) -> None: ...
 
 class UploadRequest(_message.Message):
     __slots__ = ("token", "work_id", "total_bytes", "crc32")
@@ -177,7 +203,7 @@ class WorkOrders(_message.Message):
     def __init__(self, orders: _Optional[_Iterable[_Union[WorkOrder, _Mapping]]] = ...) -> None: ...
 
 class WorkOrder(_message.Message):
-    __slots__ = ("work_id", "round", "step", "version", "shard", "seed", "exchange", "first_batch", "local_steps", "batch_size", "progress_start", "progress_end", "schedule", "momentum", "weight_decay", "nesterov", "augment", "dtype", "label_smoothing")
+    __slots__ = ("work_id", "round", "step", "version", "shard", "seed", "exchange", "first_batch", "local_steps", "batch_size", "progress_start", "progress_end", "schedule", "momentum", "weight_decay", "nesterov", "augment", "dtype", "label_smoothing", "last_round", "proximal_mu", "control_variates", "personal_lambda", "evaluate", "start_loss")
     WORK_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -197,6 +223,12 @@ class WorkOrder(_message.Message):
     AUGMENT_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     LABEL_SMOOTHING_FIELD_NUMBER: _ClassVar[int]
+    LAST_ROUND_FIELD_NUMBER: _ClassVar[int]
+    PROXIMAL_MU_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_VARIATES_FIELD_NUMBER: _ClassVar[int]
+    PERSONAL_LAMBDA_FIELD_NUMBER: _ClassVar[int]
+    EVALUATE_FIELD_NUMBER: _ClassVar[int]
+    START_LOSS_FIELD_NUMBER: _ClassVar[int]
     work_id: str
     round: int
     step: int
@@ -216,7 +248,13 @@ class WorkOrder(_message.Message):
     augment: str
     dtype: str
     label_smoothing: float
-    def __init__(self, work_id: _Optional[str] = ..., round: _Optional[int] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., shard: _Optional[int] = ..., seed: _Optional[int] = ..., exchange: _Optional[str] = ..., first_batch: _Optional[int] = ..., local_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., progress_start: _Optional[float] = ..., progress_end: _Optional[float] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., momentum: _Optional[float] = ..., weight_decay: _Optional[float] = ..., nesterov: _Optional[bool] = ..., augment: _Optional[str] = ..., dtype: _Optional[str] = ..., label_smoothing: _Optional[float] = ...) -> None: ...
+    last_round: int
+    proximal_mu: float
+    control_variates: bool
+    personal_lambda: float
+    evaluate: bool
+    start_loss: bool
+    def __init__(self, work_id: _Optional[str] = ..., round: _Optional[int] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., shard: _Optional[int] = ..., seed: _Optional[int] = ..., exchange: _Optional[str] = ..., first_batch: _Optional[int] = ..., local_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., progress_start: _Optional[float] = ..., progress_end: _Optional[float] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., momentum: _Optional[float] = ..., weight_decay: _Optional[float] = ..., nesterov: _Optional[bool] = ..., augment: _Optional[str] = ..., dtype: _Optional[str] = ..., label_smoothing: _Optional[float] = ..., last_round: _Optional[int] = ..., proximal_mu: _Optional[float] = ..., control_variates: _Optional[bool] = ..., personal_lambda: _Optional[float] = ..., evaluate: _Optional[bool] = ..., start_loss: _Optional[bool] = ...) -> None: ...
 
 class Schedule(_message.Message):
     __slots__ = ("kind", "lr", "warmup")
