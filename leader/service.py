@@ -147,6 +147,7 @@ class LeaderService:
         self, request: leader_pb2.UploadRequest, context: Context
     ) -> leader_pb2.UploadStatus:
         self._member(request.token, "", context)
+        self._coordinator.check_open(request.work_id)
         return leader_pb2.UploadStatus(received=self._uploads.received(request))
 
     async def _get_model(self, request: leader_pb2.Empty, context: Context) -> None:

@@ -24,6 +24,7 @@ from utils.errors import (
     FlockstepError,
     NameTakenError,
     NotReadyError,
+    StalledError,
     UnknownLearnerError,
     UnreachableError,
 )
@@ -37,7 +38,7 @@ _LEAVE_S = 2.0
 _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 5.0
 #: What a new registration can mend.
-_MENDABLE = (UnknownLearnerError, NotReadyError, NameTakenError)
+_MENDABLE = (UnknownLearnerError, NotReadyError, NameTakenError, StalledError)
 
 
 @dataclass(frozen=True)
@@ -203,15 +204,31 @@ class App:
         return Connection(stub, reply.token, reply.learner_id, reply.run)
 
     async def _serve(self, connection: Connection) -> leader_pb2.Stop | None:
-        self._worker.connect(connection)
+        """Take orders over this connection; the leader's Stop, or None when it went away without.
+
+        Raises what the leader refused control with, and what an order failed with that needs another
+        connection.
+        """
+        broken = self._worker.connect(connection)
+        control = asyncio.ensure_future(self._control(connection))
         try:
-            if self._server is not None:
-                return await self._server.run(connection)
-            self._session = Session(connection, self._worker)
+            await asyncio.wait((control, broken), return_when=asyncio.FIRST_COMPLETED)
+            if control.done():
+                return control.result()
+            raise broken.result()
+        finally:
+            control.cancel()
+            await asyncio.gather(control, return_exceptions=True)
+            self._worker.disconnect()
+
+    async def _control(self, connection: Connection) -> leader_pb2.Stop | None:
+        if self._server is not None:
+            return await self._server.run(connection)
+        self._session = Session(connection, self._worker)
+        try:
             return await self._session.run()
         finally:
             self._session = None
-            self._worker.disconnect()
 
 
 async def learn(

@@ -12,9 +12,9 @@ from grpc_health.v1 import health, health_pb2_grpc
 
 from learner.worker import Connection, Worker
 from protos import leader_pb2, learner_pb2
-from utils.errors import ConfigError, PayloadError
+from utils.errors import ConfigError, FlockstepError, PayloadError
 from utils.rpc import checked, raw, server_options
-from utils.status import error_of, status_of
+from utils.status import failures_told, status_of
 
 _CALL_TIMEOUT_S = 10.0
 _SILENCE_LEASES = 4  # heartbeats missed before the leader counts as gone
@@ -54,16 +54,23 @@ class LearnerServer:
         await self._server.start()
 
     async def run(self, connection: Connection) -> leader_pb2.Stop | None:
-        """Serve this registration; the leader's Stop, or None when it was silent for too long."""
+        """Serve this registration; the leader's Stop, or None when it was silent for too long.
+
+        Raises UnreachableError or what the leader refused to tell its orders with.
+        """
         self._connection = connection
         silence_s = _SILENCE_LEASES * connection.run.heartbeat_s
         try:
+            # What was ordered before this registration is not told again.
+            await self._take_work(connection)
             while self._stop is None:
                 self._heard.clear()
                 async with asyncio.timeout(silence_s):
                     await self._heard.wait()
         except TimeoutError:
             return None
+        finally:
+            self._connection = None
         return self._stop
 
     async def close(self) -> None:
@@ -74,16 +81,19 @@ class LearnerServer:
         connection = self._connection
         if connection is None:
             return learner_pb2.Ack(success=False, message="not registered yet")
-        request_work = leader_pb2.WorkRequest(token=connection.token)
         try:
-            orders = await connection.stub.get_work(request_work, _CALL_TIMEOUT_S)
-            for order in orders.orders:
-                self._worker.order(order)
-        except aio.AioRpcError as error:
-            return learner_pb2.Ack(success=False, message=str(error_of(error.code(), error.details() or "")))
-        except PayloadError as error:
+            taken = await self._take_work(connection)
+        except FlockstepError as error:
             return learner_pb2.Ack(success=False, message=str(error))
-        return learner_pb2.Ack(success=True, message=f"{len(orders.orders)} orders taken")
+        return learner_pb2.Ack(success=True, message=f"{taken} orders taken")
+
+    async def _take_work(self, connection: Connection) -> int:
+        request = leader_pb2.WorkRequest(token=connection.token)
+        with failures_told():
+            orders = (await connection.stub.get_work(request, _CALL_TIMEOUT_S)).orders
+        for order in orders:
+            self._worker.order(order)
+        return len(orders)
 
     async def _sync_model_state(self, state: learner_pb2.ModelState) -> learner_pb2.Ack:
         # An order names the version that it needs, so the model is fetched when it is needed.

@@ -6,9 +6,9 @@ import asyncio
 import logging
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
+import grpc
 import numpy as np
 from grpc import aio
 from numpy.typing import NDArray
@@ -18,15 +18,16 @@ from learner.trainer import Update
 from model.flat import Layout
 from protos import leader_pb2
 from utils import faults
-from utils.errors import IncompatibleError, PayloadError, StalledError, UnreachableError
+from utils.errors import IncompatibleError, PayloadError, StalledError
 from utils.framing import frames
 from utils.payload import Manifest, Payload, PayloadReader, encode_header
 from utils.rpc import LeaderStub
-from utils.status import error_of
+from utils.status import failures_told
 
 _log = logging.getLogger(__name__)
 _CALL_TIMEOUT_S = 10.0
 _STALL_S = 60.0
+_TRIES = 5  # to send an update whose stream ends without a reason
 _HEADER_BYTES = 8 << 20
 _MAX_DATA_BYTES = 1 << 40
 
@@ -77,32 +78,29 @@ async def push(
 
     With `resume` the leader is asked first how much of it an earlier, broken stream brought.
     """
-    said = held.said
+    with failures_told():
+        offset = await _received(stub, token, held.said) if resume else 0
+        for left in reversed(range(_TRIES)):
+            try:
+                await stub.accumulate(held.messages(token, chunk_bytes, offset))
+                return
+            except aio.AioRpcError as error:
+                # A leader that refuses a stream ends it while we write. grpc.aio often gives INTERNAL
+                # ("Internal error from Core") for the failed write then, and drops the leader's status.
+                if error.code() is not grpc.StatusCode.INTERNAL or not left:
+                    raise
+            # A unary call always gets its status: the leader tells the refusal here, or how to go on.
+            offset = await _received(stub, token, held.said)
+
+
+async def _received(stub: LeaderStub, token: bytes, said: leader_pb2.UpdateHeader) -> int:
     request = leader_pb2.UploadRequest(
         token=token, work_id=said.work_id, total_bytes=said.total_bytes, crc32=said.crc32
     )
-    with _failures_told():
-        offset = (await stub.get_upload(request, _CALL_TIMEOUT_S)).received if resume else 0
-        if offset:
-            _log.info("going on with the upload at byte %d of %d", offset, said.total_bytes)
-        await stub.accumulate(held.messages(token, chunk_bytes, offset))
-
-
-@contextmanager
-def _failures_told() -> Iterator[None]:
-    """Failed calls as the errors that they mean."""
-    try:
-        yield
-    except aio.AioRpcError as error:
-        raise error_of(error.code(), error.details() or "") from None
-    except aio.UsageError as error:  # the channel was closed before the call
-        raise UnreachableError(str(error)) from None
-    except asyncio.CancelledError:
-        # A channel that is closed cancels its calls, which looks as if this task were to end.
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise UnreachableError("the connection was closed in the middle of a transfer") from None
+    received = (await stub.get_upload(request, _CALL_TIMEOUT_S)).received
+    if received:
+        _log.info("going on with the upload at byte %d of %d", received, said.total_bytes)
+    return received
 
 
 async def pull_model(
@@ -118,7 +116,7 @@ async def pull_model(
         check_model(layout, manifest)
         faults.reach("learner.downloading", order.round)
 
-    with _failures_told():
+    with failures_told():
         payload = await _collect(stub.get_model(request), 4 * layout.total + _HEADER_BYTES, accept)
     return payload.data.view(np.float32)
 
@@ -142,7 +140,7 @@ def check_model(layout: Layout, manifest: Manifest) -> None:
 async def pull_shard(stub: LeaderStub, token: bytes, shard: int, network_addr: str, classes: int) -> Shard:
     """One shard of the leader's data; raises PayloadError if it is not images and labels."""
     request = leader_pb2.LearnerDataRequest(network_addr=network_addr, token=token, shard=shard)
-    with _failures_told():
+    with failures_told():
         payload = await _collect(stub.get_data(request), _MAX_DATA_BYTES, _check_data)
     arrays = payload.arrays()
     images, labels = (

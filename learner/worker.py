@@ -69,19 +69,26 @@ class Worker:
         self._trainer: Trainer | None = None
         self._base: tuple[int, NDArray[np.float32]] | None = None  # version and weights
         self._connection: Connection | None = None
+        self._broken: asyncio.Future[FlockstepError] | None = None  # of this connection
         self._last_sent = ""  # work id
         self.failed_work = ""  # work id of the order that `run` raised for
         self.report: Report = lambda progress: None
 
-    def connect(self, connection: Connection) -> None:
-        """Work for this registration from now on; raises ConfigError for a model that can't be built."""
+    def connect(self, connection: Connection) -> asyncio.Future[FlockstepError]:
+        """Work for this registration from now on; raises ConfigError for a model that can't be built.
+
+        The result is there once an order has failed over this connection: the leader sends the order
+        again only to a learner that registers again.
+        """
         self._connection = connection
+        self._broken = broken = asyncio.get_running_loop().create_future()
         if self._run is None or self._run.run_id != connection.run.run_id:
             self._held.clear()
             self._shards.clear()
             self._base = None
             self._trainer = self._make_trainer(connection.run)
         self._run = connection.run
+        return broken
 
     def _make_trainer(self, run: leader_pb2.RunDescription) -> Trainer:
         module = build_model(run.model, classes=run.classes, norm=run.norm)
@@ -89,7 +96,7 @@ class Worker:
 
     def disconnect(self) -> None:
         """The session is gone: orders that were not begun will come again."""
-        self._connection = None
+        self._connection = self._broken = None
         while not self._orders.empty():
             self._wanted.pop(self._orders.get_nowait().work_id, None)
 
@@ -135,6 +142,8 @@ class Worker:
                 _log.info("round %d: %s", order.round, error)
             except (UnreachableError, StalledError, UnknownLearnerError) as error:
                 _log.warning("round %d: %s; going on after the reconnect", order.round, error)
+                if self._broken is not None and not self._broken.done():
+                    self._broken.set_result(error)
             except FlockstepError:
                 self.failed_work = order.work_id
                 raise

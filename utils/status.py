@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import grpc
+from grpc import aio
 
 from utils.errors import (
     ChecksumError,
@@ -55,3 +60,20 @@ def error_of(code: grpc.StatusCode, details: str) -> FlockstepError:
         return UnreachableError(details.rpartition("last error: ")[2] or code.name)
     kind = _BY_STATUS.get(code, UnreachableError)
     return kind(details.removeprefix(REFUSED))
+
+
+@contextmanager
+def failures_told() -> Iterator[None]:
+    """Failed calls as the errors that they mean."""
+    try:
+        yield
+    except aio.AioRpcError as error:
+        raise error_of(error.code(), error.details() or "") from None
+    except aio.UsageError as error:  # the channel was closed before the call
+        raise UnreachableError(str(error)) from None
+    except asyncio.CancelledError:
+        # A channel that is closed cancels its calls, which looks as if this task were to end.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise UnreachableError("the connection was closed in the middle of a call") from None

@@ -107,6 +107,7 @@ async def in_process_learner() -> AsyncIterator[tuple[LearnerServer, Worker, Ans
     worker = Worker(LearnerOptions(leader="127.0.0.1:1"), torch.device("cpu"), own)
     server = LearnerServer("127.0.0.1:0", worker)
     answers = Answers()
+    answers.answer = [b""]  # no orders yet
     run = leader_pb2.RunDescription(run_id="r", model="resnet20", norm="batch", classes=3, heartbeat_s=3600.0)
     connection = Connection(LeaderStub(as_channel(answers)), b"t" * 16, 1, run)
     worker.connect(connection)

@@ -45,7 +45,7 @@ OUTCOMES = {
         "further message",
     },
     "GetWork": {"OK", "INVALID_ARGUMENT", "UNAUTHENTICATED"},
-    "GetUpload": {"held", "nothing held", "INVALID_ARGUMENT", "UNAUTHENTICATED"},
+    "GetUpload": {"held", "nothing held", "ABORTED", "INVALID_ARGUMENT", "UNAUTHENTICATED"},
     "StartTraining": {"done", "not done", "INVALID_ARGUMENT"},
     "SyncModelState": {"done", "INVALID_ARGUMENT"},
     "StopTraining": {"done", "INVALID_ARGUMENT"},

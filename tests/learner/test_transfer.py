@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import math
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
@@ -103,14 +104,22 @@ Refusal = tuple[grpc.StatusCode, str]
 
 
 class Leader:
-    """Serves one stream of messages, takes updates, and refuses either where told to."""
+    """Serves one stream of messages, takes updates, and refuses either where told to.
+
+    The first `breaks` updates end with INTERNAL, as if the network had broken them.
+    """
 
     def __init__(
-        self, messages: Iterable[bytes | None] = (), refusal: Refusal | None = None, held: int = 0
+        self,
+        messages: Iterable[bytes | None] = (),
+        refusal: Refusal | None = None,
+        held: int = 0,
+        breaks: int = 0,
     ) -> None:
         self.messages = messages
         self.refusal = refusal
         self.held = held
+        self.breaks = breaks
         self.requests: list[Any] = []
         self.taken: list[bytes] = []
 
@@ -129,9 +138,14 @@ class Leader:
         self, messages: AsyncIterator[bytes], context: aio.ServicerContext[Any, Any]
     ) -> leader_pb2.Ack:
         """AccumulateGradients."""
+        stream = aiter(messages)
+        first = await anext(stream)
+        if self.breaks:
+            self.breaks -= 1
+            await context.abort(grpc.StatusCode.INTERNAL, "Received RST_STREAM")
         if self.refusal:
             await context.abort(*self.refusal)
-        self.taken = [message async for message in messages]
+        self.taken = [first, *[message async for message in stream]]
         return leader_pb2.Ack(success=True)
 
     async def get_upload(
@@ -139,6 +153,8 @@ class Leader:
     ) -> leader_pb2.UploadStatus:
         """GetUpload."""
         self.requests.append(request)
+        if self.refusal:
+            await context.abort(*self.refusal)
         return leader_pb2.UploadStatus(received=self.held)
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
@@ -329,7 +345,7 @@ def test_an_update_that_broke_off_is_sent_from_where_the_leader_has_it(received:
     [
         (grpc.StatusCode.ALREADY_EXISTS, "leader: counted before", DuplicateUpdateError),
         (grpc.StatusCode.ABORTED, "leader: round 4 has closed", LateUpdateError),
-        (grpc.StatusCode.INTERNAL, "Received RST_STREAM", UnreachableError),
+        (grpc.StatusCode.UNKNOWN, "Stream removed", UnreachableError),
     ],
 )
 def test_a_refused_update_is_told_by_its_reason(
@@ -337,6 +353,35 @@ def test_a_refused_update_is_told_by_its_reason(
 ) -> None:
     with pytest.raises(kind, match=details.removeprefix("leader: ")):
         send(Leader(refusal=(code, details)))
+
+
+def test_a_refusal_is_heard_wherever_it_meets_the_stream() -> None:
+    leader = Leader(refusal=(grpc.StatusCode.ABORTED, "leader: round 4 has closed"))
+    layout = Layout.of(nn.Linear(1024, 512))
+    values = np.zeros(layout.total, np.float32)
+    large = HeldUpdate.of(ORDER, Update(values, examples=70, trained=64, loss=0.25, seconds=1.5), layout)
+
+    async def pushes(stub: LeaderStub) -> list[BaseException | None]:
+        eight = [[push(stub, TOKEN, large, 1 << 19) for _ in range(8)] for _ in range(25)]
+        return [end for some in eight for end in await asyncio.gather(*some, return_exceptions=True)]
+
+    ends = talking(leader, pushes)
+    assert Counter(map(repr, ends)) == {"LateUpdateError('round 4 has closed')": 200}
+
+
+def test_an_update_whose_stream_breaks_without_a_reason_goes_on() -> None:
+    leader = Leader(held=100, breaks=4)
+    send(leader)
+    assert leader.taken == list(held().messages(TOKEN, 256, 100))
+    assert len(leader.requests) == 4
+
+
+def test_an_update_whose_stream_breaks_each_time_is_given_up() -> None:
+    leader = Leader(breaks=6)
+    with pytest.raises(UnreachableError, match="Received RST_STREAM"):
+        send(leader)
+    assert leader.breaks == 1
+    assert leader.taken == []
 
 
 def test_a_leader_that_is_not_there_is_unreachable() -> None:

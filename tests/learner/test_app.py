@@ -1,0 +1,179 @@
+"""A learner whose transfer fails while its control goes on registers again, and the order gets done."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from operator import methodcaller
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import torch
+from grpc import aio
+
+from leader.versions import VersionStore
+from learner.app import App, Own
+from learner.options import LearnerOptions
+from learner.task import Shard
+from model.flat import FlatModel
+from model.registry import build_model
+from protos import leader_pb2, learner_pb2, learner_pb2_grpc
+from utils.framing import unframe
+from utils.rpc import SERVICE, raw
+
+CPU = torch.device("cpu")
+MODEL = FlatModel(build_model("resnet20", classes=3), CPU)
+MODEL_FILE = VersionStore(MODEL.layout, 1 << 20).encode(9, np.zeros(MODEL.layout.total, np.float32)).messages
+ORDER = leader_pb2.WorkOrder(
+    work_id="w" * 32, round=1, version=9, exchange="delta", local_steps=1, batch_size=2, dtype="float32"
+)
+ORDER.schedule.kind, ORDER.schedule.lr = "constant", 0.1
+SERIALISED = methodcaller("SerializeToString")
+Context = aio.ServicerContext[Any, Any]
+Failure = tuple[grpc.StatusCode, str]
+
+
+class Leader:
+    """Gives one order to whoever registers, until its update is here; `failures` come first, one a call.
+
+    Control stays up all the while: only the learner can end it.
+    """
+
+    def __init__(self, method: str, failures: list[Failure]) -> None:
+        self.tokens: list[bytes] = []  # that learners registered with
+        self.taken = asyncio.Event()
+        self.updates: list[leader_pb2.UpdateHeader] = []
+        self._method = method
+        self._failures = failures
+
+    async def _fail(self, method: str, context: Context) -> None:
+        if method == self._method and self._failures:
+            await context.abort(*self._failures.pop(0))
+
+    async def register(self, info: leader_pb2.LearnerInfo, context: Context) -> leader_pb2.AckWithMetadata:
+        """RegisterLearner."""
+        self.tokens.append(info.token)
+        run = leader_pb2.RunDescription(
+            run_id="r", model="resnet20", norm="batch", classes=3, heartbeat_s=60.0, chunk_bytes=1 << 16
+        )
+        token = f"token {len(self.tokens)}".encode()
+        return leader_pb2.AckWithMetadata(success=True, learner_id=1, token=token, name="a", run=run)
+
+    async def session(
+        self, messages: AsyncIterator[leader_pb2.LearnerMessage], context: Context
+    ) -> AsyncIterator[leader_pb2.LeaderMessage]:
+        """Session: the order at its beginning, stop when the update is here."""
+        yield leader_pb2.LeaderMessage(work=ORDER)
+        await self.taken.wait()
+        yield leader_pb2.LeaderMessage(stop=leader_pb2.Stop(reason="all done", finished=True))
+
+    async def get_work(self, request: leader_pb2.WorkRequest, context: Context) -> leader_pb2.WorkOrders:
+        """GetWork."""
+        return leader_pb2.WorkOrders(orders=() if self.taken.is_set() else (ORDER,))
+
+    async def get_model(self, request: leader_pb2.Empty, context: Context) -> AsyncIterator[bytes]:
+        """GetModel."""
+        await self._fail("GetModel", context)
+        for message in MODEL_FILE:
+            yield message
+
+    async def get_upload(
+        self, request: leader_pb2.UploadRequest, context: Context
+    ) -> leader_pb2.UploadStatus:
+        """GetUpload."""
+        return leader_pb2.UploadStatus()
+
+    async def accumulate(self, messages: AsyncIterator[bytes], context: Context) -> leader_pb2.Ack:
+        """AccumulateGradients."""
+        stream = aiter(messages)
+        header = leader_pb2.GradientData.FromString(await anext(stream)).header
+        chunks = [unframe(message) or b"" async for message in stream]
+        # Not before: grpc.aio often drops the status of a stream that ends while it is written.
+        await self._fail("AccumulateGradients", context)
+        assert sum(map(len, chunks)) == header.total_bytes
+        self.updates.append(header)
+        self.taken.set()
+        return leader_pb2.Ack(success=True)
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The service."""
+        unary = grpc.unary_unary_rpc_method_handler
+        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "RegisterLearner": unary(self.register, leader_pb2.LearnerInfo.FromString, SERIALISED),
+            "GetWork": unary(self.get_work, leader_pb2.WorkRequest.FromString, SERIALISED),
+            "GetUpload": unary(self.get_upload, leader_pb2.UploadRequest.FromString, SERIALISED),
+            "GetModel": grpc.unary_stream_rpc_method_handler(
+                self.get_model, leader_pb2.Empty.FromString, raw
+            ),
+            "AccumulateGradients": grpc.stream_unary_rpc_method_handler(self.accumulate, raw, SERIALISED),
+            "Session": grpc.stream_stream_rpc_method_handler(
+                self.session, leader_pb2.LearnerMessage.FromString, SERIALISED
+            ),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+
+def closed_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+async def stop_dialled(leader: Leader, address: str) -> None:
+    """Tell the learner at `address` that the run is over, once its update is here."""
+    await leader.taken.wait()
+    async with aio.insecure_channel(address) as channel:
+        stop = learner_pb2_grpc.LearnerServiceStub(channel).StopTraining
+        await stop(learner_pb2.StopNotice(reason="all done", finished=True))
+
+
+def learn(leader: Leader, *, dialled: bool) -> None:
+    """Run a learner with own data against `leader` until it is told to stop."""
+    shard = Shard(np.zeros((4, 3, 32, 32), np.uint8), np.arange(4) % 3)
+    own = Own(shard, leader_pb2.OwnData(examples=4, classes=3))
+
+    async def scenario() -> None:
+        server = aio.server()
+        server.add_generic_rpc_handlers((leader.handler(),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        address = closed_address() if dialled else ""
+        app = App(LearnerOptions(leader=f"127.0.0.1:{port}", network_addr=address), CPU, own)
+        try:
+            async with asyncio.timeout(60):
+                await asyncio.gather(app.run(), *([stop_dialled(leader, address)] if dialled else []))
+        finally:
+            await server.stop(None)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("dialled", [False, True], ids=["session", "dialled"])
+@pytest.mark.parametrize(
+    ("method", "failure"),
+    [
+        ("AccumulateGradients", (grpc.StatusCode.UNKNOWN, "Stream removed")),
+        ("AccumulateGradients", (grpc.StatusCode.DEADLINE_EXCEEDED, "leader: no bytes for 60 s")),
+        ("AccumulateGradients", (grpc.StatusCode.UNAUTHENTICATED, "leader: unknown session token")),
+        ("GetModel", (grpc.StatusCode.CANCELLED, "upstream reset")),
+    ],
+)
+def test_a_learner_whose_transfer_fails_registers_again_and_does_its_order(
+    method: str, failure: Failure, dialled: bool
+) -> None:
+    leader = Leader(method, [failure, failure])
+    learn(leader, dialled=dialled)
+    assert leader.tokens == [b"", b"token 1", b"token 2"]
+    [update] = leader.updates
+    assert (update.token, update.work_id) == (b"token 3", ORDER.work_id)
+
+
+@pytest.mark.parametrize("dialled", [False, True], ids=["session", "dialled"])
+def test_an_upload_that_breaks_without_a_reason_goes_on_over_the_same_connection(dialled: bool) -> None:
+    leader = Leader("AccumulateGradients", [(grpc.StatusCode.INTERNAL, "Internal error from Core")])
+    learn(leader, dialled=dialled)
+    assert leader.tokens == [b""]
+    assert [update.token for update in leader.updates] == [b"token 1"]
