@@ -79,7 +79,14 @@ class Deserted:
     """No learner is left that could do any of the work."""
 
 
-Event = Begin | Accepted | Assigned | StepApplied | Tick | Deserted
+@dataclass(frozen=True)
+class Outdated:
+    """The model that the open work on `part` starts from is no longer served (asynchronous runs)."""
+
+    part: str
+
+
+Event = Begin | Accepted | Assigned | StepApplied | Tick | Deserted | Outdated
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,19 @@ from dataclasses import dataclass
 import torch
 from grpc import aio
 
+from learner.capability import memory_bytes
 from learner.dialled import LearnerServer
+from learner.memory import Memory
 from learner.options import LearnerOptions
 from learner.session import Session
-from learner.task import Shard
+from learner.workbench import Tools
 from learner.worker import Connection, Worker
+from model.image_classification import ImageClassification
 from model.precision import choose_device
+from model.task import Examples, Task, load_task
 from protos import leader_pb2
-from utils.datasets import open_dataset
 from utils.errors import (
+    DataError,
     FlockstepError,
     NameTakenError,
     NotReadyError,
@@ -45,22 +49,46 @@ _MENDABLE = (UnknownLearnerError, NotReadyError, NameTakenError, StalledError)
 class Own:
     """The learner's own data and what it tells the leader about it."""
 
-    shard: Shard
+    examples: Examples
     said: leader_pb2.OwnData
 
 
-def open_own(options: LearnerOptions) -> Own | None:
-    """The data under --data; raises DataError."""
-    if options.data is None:
+def open_tools(options: LearnerOptions) -> Tools:
+    """What the options say to train with; raises ConfigError."""
+    task = load_task(options.task, "--task") if options.task else None
+    device = choose_device(options.device)
+    return Tools(device, task, compile=options.compile, channels_last=options.channels_last)
+
+
+def open_own(options: LearnerOptions, task: Task | None) -> Own | None:
+    """The data under --data, as the task reads it; raises DataError."""
+    if options.data is None and task is None:
         return None
-    train = open_dataset(str(options.data), options.data, download=False).train
+    if task is not None:
+        examples = task.open_data(options.data, train=True)
+        if examples is None or len(examples) == 0:
+            raise DataError(f"--data: the task finds no training examples in {options.data}")
+        said = leader_pb2.OwnData(examples=len(examples), fingerprint=_fingerprint(examples))
+        _log.info("own data: %d examples; it stays here", len(examples))
+        return Own(examples, said)
+    images = ImageClassification().open_data(options.data, train=True)
+    assert images is not None
     _log.info(
-        "own data: %s, %d examples in %d classes; it stays here", train.name, len(train), len(train.classes)
+        "own data: %s, %d examples in %d classes; it stays here",
+        images.name,
+        len(images),
+        len(images.classes),
     )
     said = leader_pb2.OwnData(
-        examples=len(train), classes=len(train.classes), fingerprint=train.fingerprint()
+        examples=len(images), classes=len(images.classes), fingerprint=images.fingerprint()
     )
-    return Own(Shard(train.images, train.labels), said)
+    return Own(images, said)
+
+
+def _fingerprint(examples: Examples) -> str:
+    """What the examples say that identifies them, if they do."""
+    fingerprint = getattr(examples, "fingerprint", None)
+    return str(fingerprint())[:64] if callable(fingerprint) else ""
 
 
 def describe_device(device: torch.device) -> str:
@@ -102,14 +130,15 @@ class App:
     def __init__(
         self,
         options: LearnerOptions,
-        device: torch.device,
+        tools: Tools,
         own: Own | None,
         worker_type: type[Worker] = Worker,
     ) -> None:
         self._options = options
         self._own = own
-        self._device_text = describe_device(device)
-        self._worker = worker_type(options, device, own.shard if own else None)
+        self._device = tools.device
+        memory = Memory(options.state_dir)
+        self._worker = worker_type(tools, memory, options.network_addr, own.examples if own else None)
         self._server = LearnerServer(options.network_addr, self._worker) if options.network_addr else None
         self._name = options.name
         self._token = b""
@@ -189,9 +218,12 @@ class App:
             release=RELEASE,
             name=self._name,
             token=self._token,
-            device=self._device_text,
+            device=describe_device(self._device),
             control=control,
             own_data=self._own.said if self._own else None,
+            tags=options.tags.split(",") if options.tags else (),
+            device_kind=self._device.type,
+            memory_bytes=memory_bytes(self._device),
         )
         try:
             reply = await stub.register(info, _CALL_TIMEOUT_S)
@@ -232,13 +264,13 @@ class App:
 
 
 async def learn(
-    options: LearnerOptions, device: torch.device, own: Own | None, worker_type: type[Worker] = Worker
+    options: LearnerOptions, tools: Tools, own: Own | None, worker_type: type[Worker] = Worker
 ) -> int:
     """Run one learner until the leader says stop or a signal comes; returns the exit code.
 
     Raises FlockstepError.
     """
-    app = App(options, device, own, worker_type)
+    app = App(options, tools, own, worker_type)
     loop = asyncio.get_running_loop()
     received: list[int] = []
 
@@ -258,5 +290,5 @@ def run(options: LearnerOptions) -> int:
         torch.set_num_threads(options.threads)
     # The same order must give the same update each time it is trained.
     torch.backends.cudnn.deterministic = True
-    device = choose_device(options.device)
-    return asyncio.run(learn(options, device, open_own(options)))
+    tools = open_tools(options)
+    return asyncio.run(learn(options, tools, open_own(options, tools.task)))

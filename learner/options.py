@@ -44,7 +44,16 @@ class LearnerOptions(BaseModel):
     leader: Annotated[str, AfterValidator(_address)] = Field(description="where the leader listens")
     data: Path | None = Field(
         None,
-        description="folder with own data, which is never sent; if not given, the leader sends a shard",
+        description="own data, which is never sent: a folder, or a .safetensors file of scripts.partition; "
+        "if not given, the leader sends a shard",
+    )
+    task: Annotated[str, _matching(r"|[\w.]+:\w+", "package.module:Name")] = Field(
+        "", description="a task of your own, as package.module:Name; if not given, what the leader names"
+    )
+    state_dir: Path | None = Field(
+        None,
+        description="folder for what stays here between rounds (control variates, local layers, personal model); "
+        "if not given, it is lost when this program ends",
     )
     device: Annotated[str, _matching(r"auto|cpu|mps|cuda(:\d{1,3})?", "auto, cpu, cuda, cuda:N, mps")] = (
         Field("auto", description="where to train; auto = the first accelerator, else the CPU")
@@ -56,6 +65,13 @@ class LearnerOptions(BaseModel):
     name: Annotated[str, _matching(r"[A-Za-z0-9._-]{0,64}", "1 to 64 letters, digits, '.', '_' or '-'")] = (
         Field("", description="stable name, under which a learner that comes back gets its shard again")
     )
+    tags: Annotated[
+        str,
+        _matching(
+            r"([A-Za-z0-9._-]{1,32}(,[A-Za-z0-9._-]{1,32}){0,15})?",
+            "at most 16, comma-separated, each of 1 to 32 letters, digits, '.', '_' or '-'",
+        ),
+    ] = Field("", description="words that a leader may ask for (cohort.require), such as site-a,night")
     compile: bool = Field(False, description="compile the model with torch.compile")
     channels_last: bool = Field(
         True, description="keep images channels-last, which is faster for most convolutions"
@@ -77,9 +93,12 @@ SCHEMA = Schema(LearnerOptions, prefix="FLOCKSTEP_LEARNER_")
 _METAVARS = {
     "leader": "HOST:PORT",
     "data": "DIR",
+    "task": "MODULE:NAME",
+    "state_dir": "DIR",
     "device": "auto|cpu|cuda|cuda:N|mps",
     "network_addr": "HOST:PORT",
     "name": "NAME",
+    "tags": "TAG,TAG",
     "connect_timeout_s": "SECONDS",
     "reconnect_timeout_s": "SECONDS",
 }

@@ -5,21 +5,27 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from learner.task import Task
+from learner.local_sgd import ControlVariate, Correction, LocalSgd, Proximal
 from model.flat import FlatModel
 from model.precision import autocast, choose_dtype
+from model.scoring import mean_loss, score
+from model.task import Examples, FitPlan, FitsItself, Indices, Task, to_device
 from protos import leader_pb2
 from utils import faults
-from utils.errors import FlockstepError
-from utils.schedule import Schedule
+from utils.batches import ShardSampler, batch_generator, holdout_split
+from utils.errors import FlockstepError, IncompatibleError
+
+_SCORING_BATCH = 500  # examples
+Vector = NDArray[np.float32]
 
 
 class DivergedError(FlockstepError):
@@ -31,14 +37,38 @@ class CancelledError(FlockstepError):
 
 
 @dataclass(frozen=True)
+class Score:
+    """One metric on held-out examples."""
+
+    value: float
+    examples: int
+
+
+@dataclass(frozen=True)
 class Update:
     """What one work order came to."""
 
-    values: NDArray[np.float32]  # (total,): gradient or delta of the parameters, change of the buffers
+    values: Vector  # (total,): gradient or delta of the parameters, change of the buffers
     examples: int  # the update's weight
     trained: int  # images that went through the model
     loss: float  # example-weighted mean over the batches
     seconds: float
+    memory: Mapping[str, Vector] = field(default_factory=dict)  # what the part keeps if the update counts
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    start_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A work order with everything that it needs."""
+
+    order: leader_pb2.WorkOrder
+    base: Vector  # (total,): the order's version of the model
+    task: Task
+    examples: Examples
+    control: Vector | None = None  # (P,): the leader's control variate
+    memory: Mapping[str, Vector] = field(default_factory=dict)  # of the part
+    holdout: float = 0.0  # share of the examples that is not trained on
 
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, images a second
@@ -52,74 +82,209 @@ class Trainer:
         self._device = model.vector.device
         self._forward: nn.Module = torch.compile(model.module) if compile_model else model.module  # type: ignore[assignment]
         self._cancelled = threading.Event()
+        self._local = _places(model, model.layout.local)
 
     def cancel(self) -> None:
         """Make the order that runs now raise CancelledError before its next step; any thread may call it."""
         self._cancelled.set()
 
-    def run(
-        self,
-        order: leader_pb2.WorkOrder,
-        base: NDArray[np.float32],
-        task: Task,
-        examples: int,
-        progress: Progress = lambda done, total, rate: None,
-    ) -> Update:
-        """Train from the weights `base` (total,) as the order says; `examples` is the shard's size.
-
-        Raises DivergedError or CancelledError.
-        """
+    def run(self, assignment: Assignment, progress: Progress = lambda done, total, rate: None) -> Update:
+        """Train as the order says; raises DivergedError, CancelledError or IncompatibleError."""
         self._cancelled.clear()
         began = time.perf_counter()
-        self.model.load(base)
-        self.model.module.train()
+        work = _Work(assignment)
+        start = self._start(assignment)
+        self.model.load(start)
+        scores = self._scores(work)
+        start_loss = self._start_loss(work)
+        order = assignment.order
         gradient = order.exchange == "gradient"
-        trained, losses = 0, []
-        velocity = None if gradient else torch.zeros_like(self.model.gradient)
-        for step in range(order.local_steps):
-            if self._cancelled.is_set():
-                raise CancelledError(f"round {order.round} is over")
-            batch_loss, count = self._backward(order, task, order.first_batch + step)
-            if velocity is not None:
-                self._descend(order, velocity, step)
-            losses.append((count, batch_loss))
-            trained += count
-            faults.reach("learner.training", order.round)
-            progress(step + 1, order.local_steps, trained / (time.perf_counter() - began))
-        loss = math.fsum(count * float(value) for count, value in losses) / trained
+        if isinstance(assignment.task, FitsItself):
+            trained, loss = self._fit(work, assignment.task)
+        else:
+            trained, loss = self._train(work, None if gradient else self._sgd(assignment), progress)
         if not math.isfinite(loss):
             raise DivergedError(
                 f"training diverged in round {order.round}: the loss is {loss}; lower train.lr"
             )
-        values = self._gradient(base) if gradient else self._change(base)
-        return Update(values, trained if gradient else examples, trained, loss, time.perf_counter() - began)
+        change = self.model.vector.detach().cpu().numpy() - start
+        memory = self._remember(work, change)
+        values = self._values(change, gradient=gradient)
+        weight = trained if gradient else work.examples
+        seconds = time.perf_counter() - began
+        return Update(values, weight, trained, loss, seconds, memory, scores, start_loss)
 
-    def _backward(self, order: leader_pb2.WorkOrder, task: Task, batch: int) -> tuple[Tensor, int]:
+    def _start(self, assignment: Assignment) -> Vector:
+        """The order's model, with the part's own values where tensors stay local."""
+        own = assignment.memory.get("local")
+        if own is None:
+            return assignment.base
+        if own.size != len(self._local):
+            raise IncompatibleError(
+                "the local tensors kept here are of another model; use another --state-dir"
+            )
+        start = assignment.base.copy()
+        start[self._local] = own
+        return start
+
+    def _sgd(self, assignment: Assignment) -> LocalSgd:
+        order, split = assignment.order, self.model.layout.parameter_count
+        corrections: list[Correction] = []
+        if order.proximal_mu:
+            corrections.append(Proximal(order.proximal_mu, self.model.vector[:split].clone()))
+        if order.control_variates:
+            corrections.append(ControlVariate(self._tensor(_drift(assignment, split))))
+        return LocalSgd(order, self.model, corrections)
+
+    def _train(self, work: _Work, sgd: LocalSgd | None, progress: Progress) -> tuple[int, float]:
+        """(examples trained, mean loss); without `sgd` the gradient is left in the model."""
+        self.model.module.train()
+        order, began = work.order, time.perf_counter()
+        trained, losses = 0, []
+        for step, (number, indices) in enumerate(work.batches()):
+            if self._cancelled.is_set():
+                raise CancelledError(f"round {order.round} is over")
+            losses.append((len(indices), self._backward(work, number, indices)))
+            if sgd is not None:
+                sgd.step(step)
+            trained += len(indices)
+            faults.reach("learner.training", order.round)
+            progress(step + 1, order.local_steps, trained / (time.perf_counter() - began))
+        return trained, math.fsum(count * float(value) for count, value in losses) / trained
+
+    def _backward(self, work: _Work, number: int, indices: Indices) -> Tensor:
         self.model.zero_gradient()
-        with autocast(self._device, choose_dtype(order.dtype, self._device)):
-            loss, count = task.loss(self._forward, batch)
+        rng = batch_generator(work.order.seed, number)
+        batch = to_device(work.task.make_batch(work.data, indices, rng), self._device)
+        with autocast(self._device, self._dtype(work)):
+            loss = work.task.loss(self._forward, batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), count
+        return loss.detach()
 
-    def _descend(self, order: leader_pb2.WorkOrder, velocity: Tensor, step: int) -> None:
-        """One local step of SGD as torch.optim.SGD defines it, on the flat vector at once."""
-        spread = order.progress_end - order.progress_start
-        schedule = Schedule(order.schedule.kind, order.schedule.lr, order.schedule.warmup)
-        lr = schedule.at(order.progress_start + spread * step / order.local_steps)
-        parameters = self.model.vector[: self.model.layout.parameter_count]
-        gradient = self.model.gradient
-        with torch.no_grad():
-            if order.weight_decay:
-                gradient.add_(parameters, alpha=order.weight_decay)
-            velocity.mul_(order.momentum).add_(gradient)
-            if order.nesterov:
-                gradient.add_(velocity, alpha=order.momentum)
-            parameters.add_(gradient if order.nesterov else velocity, alpha=-lr)
+    def _fit(self, work: _Work, task: FitsItself) -> tuple[int, float]:
+        if work.order.exchange == "gradient":
+            raise IncompatibleError("this task trains by itself, so it has no gradients; use exchange: delta")
+        plan = FitPlan(
+            lambda: (i for _, i in work.batches()), LocalSgd(work.order, self.model).lr(0), work.order.seed
+        )
+        loss = task.fit(self.model.module, work.data, plan)
+        return sum(len(indices) for _, indices in work.batches()), float(loss)
 
-    def _change(self, base: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self.model.vector.detach().cpu().numpy() - base
-
-    def _gradient(self, base: NDArray[np.float32]) -> NDArray[np.float32]:
-        values = self._change(base)
-        values[: self.model.layout.parameter_count] = self.model.gradient.cpu().numpy()
+    def _values(self, change: Vector, *, gradient: bool) -> Vector:
+        """What travels: change or gradient, zero where tensors stay local."""
+        values = change
+        if gradient:
+            values[: self.model.layout.parameter_count] = self.model.gradient.cpu().numpy()
+        values[self._local] = 0
         return values
+
+    # --- what stays here -------------------------------------------------------------------
+
+    def _remember(self, work: _Work, change: Vector) -> dict[str, Vector]:
+        order, split = work.order, self.model.layout.parameter_count
+        memory: dict[str, Vector] = {}
+        if len(self._local):
+            memory["local"] = self.model.vector.detach().cpu().numpy()[self._local]
+        if order.control_variates:
+            # Option II of the paper: c_i+ = c_i - c + (x - y_i) / (K lr), with the sum of the steps' lr.
+            sgd = LocalSgd(order, self.model)
+            travelled = np.float32(math.fsum(sgd.lr(step) for step in range(order.local_steps)))
+            memory["control"] = -_drift(work.assignment, split) - change[:split] / travelled
+        if order.personal_lambda:
+            memory["personal"] = self._personalise(work)
+        return memory
+
+    def _personalise(self, work: _Work) -> Vector:
+        """Ditto (Li et al. 2021, algorithm 1): as many steps of the personal model, drawn to the round's one."""
+        assignment, split = work.assignment, self.model.layout.parameter_count
+        anchor = self._tensor(self._start(assignment)[:split])
+        self.model.load(self._personal(assignment))
+        proximal = Proximal(assignment.order.personal_lambda, anchor)
+        self._train(work, LocalSgd(assignment.order, self.model, [proximal]), lambda done, total, rate: None)
+        personal: Vector = self.model.vector.detach().cpu().numpy().copy()
+        return personal
+
+    def _personal(self, assignment: Assignment) -> Vector:
+        kept = assignment.memory.get("personal")
+        return assignment.base if kept is None else kept
+
+    # --- scores ----------------------------------------------------------------------------
+
+    def _scores(self, work: _Work) -> dict[str, Score]:
+        """Of the order's model, then of the personal one, on what is held out."""
+        order, held = work.order, work.held
+        if not order.evaluate or not len(held):
+            return {}
+        scores = {name: Score(value, len(held)) for name, value in self._score(work).items()}
+        if order.personal_lambda:
+            kept = self.model.snapshot()
+            self.model.load(self._personal(work.assignment))
+            scores |= {f"personal_{n}": Score(value, len(held)) for n, value in self._score(work).items()}
+            self.model.load(kept)
+        return scores
+
+    def _score(self, work: _Work) -> dict[str, float]:
+        return score(
+            self.model.module,
+            work.task,
+            work.data,
+            work.held,
+            batch_size=_SCORING_BATCH,
+            device=self._device,
+            dtype=self._dtype(work),
+        )
+
+    def _start_loss(self, work: _Work) -> float | None:
+        if not work.order.start_loss:
+            return None
+        return mean_loss(
+            self.model.module,
+            work.task,
+            work.data,
+            work.train,
+            batch_size=_SCORING_BATCH,
+            device=self._device,
+            dtype=self._dtype(work),
+        )
+
+    def _dtype(self, work: _Work) -> torch.dtype:
+        return choose_dtype(work.order.dtype, self._device)
+
+    def _tensor(self, vector: Vector) -> Tensor:
+        return torch.from_numpy(np.array(vector, np.float32)).to(self._device)
+
+
+class _Work:
+    """An assignment with its examples split into what is trained on and what is held out."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self.assignment = assignment
+        self.order = assignment.order
+        self.task = assignment.task
+        self.data: Any = assignment.examples
+        self.train, self.held = holdout_split(len(assignment.examples), assignment.holdout, self.order.seed)
+        self.examples = len(self.train)
+        self._sampler = ShardSampler(self.examples, self.order.batch_size, self.order.seed)
+
+    def batches(self) -> Iterator[tuple[int, Indices]]:
+        """(number, positions in the examples, ascending) of each of the order's batches."""
+        for step in range(self.order.local_steps):
+            number = self.order.first_batch + step
+            yield number, self.train[np.sort(self._sampler.indices(number))]
+
+
+def _places(model: FlatModel, names: frozenset[str]) -> NDArray[np.int64]:
+    """Positions in the flat vector of the tensors with these names, ascending."""
+    pieces = [np.arange(e.start, e.start + e.size) for e in model.layout.entries if e.name in names]
+    return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
+
+
+def _drift(assignment: Assignment, size: int) -> Vector:
+    """SCAFFOLD's c - c_i, (P,)."""
+    if assignment.control is None or assignment.control.size != size:
+        raise IncompatibleError(
+            "the leader sent no control variate that fits; install the same release on both"
+        )
+    kept = assignment.memory.get("control")
+    drift: Vector = assignment.control if kept is None else assignment.control - kept
+    return drift

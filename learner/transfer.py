@@ -13,14 +13,15 @@ import numpy as np
 from grpc import aio
 from numpy.typing import NDArray
 
-from learner.task import Shard
 from learner.trainer import Update
+from learner.workbench import Download
 from model.flat import Layout
+from model.image_classification import Shard
 from protos import leader_pb2
 from utils import faults
 from utils.errors import IncompatibleError, PayloadError, StalledError
 from utils.framing import frames
-from utils.payload import Manifest, Payload, PayloadReader, encode_header
+from utils.payload import CONTROL_VARIATE, Manifest, Payload, PayloadReader, encode_header
 from utils.rpc import LeaderStub
 from utils.status import failures_told
 
@@ -38,18 +39,22 @@ class HeldUpdate:
 
     work_id: str
     round: int
+    last_round: int  # the commit of this round ends the work
     header: bytes  # of the safetensors file
-    values: NDArray[np.float32]  # (total,)
+    values: NDArray[np.float32]  # (shared elements,)
     said: leader_pb2.UpdateHeader  # without token
 
     @classmethod
     def of(cls, order: leader_pb2.WorkOrder, update: Update, layout: Layout) -> HeldUpdate:
-        """The update that answers `order`."""
+        """The update that answers `order`; tensors that stay local are not in it."""
         header = encode_header(
-            ((entry.name, "F32", entry.shape) for entry in layout.entries),
+            ((entry.name, "F32", entry.shape) for entry in layout.shared),
             {"codec": "none", "exchange": order.exchange},
         )
-        values = np.ascontiguousarray(update.values)
+        values = update.values
+        if layout.local:
+            values = np.concatenate([values[e.start : e.start + e.size] for e in layout.shared])
+        values = np.ascontiguousarray(values)
         said = leader_pb2.UpdateHeader(
             work_id=order.work_id,
             examples=update.examples,
@@ -57,8 +62,13 @@ class HeldUpdate:
             crc32=zlib.crc32(values.data.cast("B"), zlib.crc32(header)),
             loss=update.loss,
             seconds=update.seconds,
+            metrics=[
+                leader_pb2.Metric(name=name, value=score.value, examples=score.examples)
+                for name, score in update.scores.items()
+            ],
+            start_loss=update.start_loss,
         )
-        return cls(order.work_id, order.round, header, values, said)
+        return cls(order.work_id, order.round, order.last_round or order.round, header, values, said)
 
     def messages(self, token: bytes, chunk_bytes: int, offset: int = 0) -> Iterator[bytes]:
         """The AccumulateGradients stream, framed, from byte `offset` of the file on."""
@@ -103,38 +113,54 @@ async def _received(stub: LeaderStub, token: bytes, said: leader_pb2.UpdateHeade
     return received
 
 
-async def pull_model(
-    stub: LeaderStub, token: bytes, order: leader_pb2.WorkOrder, layout: Layout
-) -> NDArray[np.float32]:
-    """The flat vector (total,) float32 of the order's model version.
+async def pull_model(stub: LeaderStub, token: bytes, order: leader_pb2.WorkOrder, layout: Layout) -> Download:
+    """The order's model version, with the leader's control variate where the order wants that.
 
     Raises IncompatibleError if its tensors are not `layout`'s.
     """
     request = leader_pb2.Empty(token=token, version=order.version)
+    control = layout.parameter_count if order.control_variates else None
 
     def accept(manifest: Manifest) -> None:
-        check_model(layout, manifest)
+        check_model(layout, manifest, control)
         faults.reach("learner.downloading", order.round)
 
     with failures_told():
-        payload = await _collect(stub.get_model(request), 4 * layout.total + _HEADER_BYTES, accept)
-    return payload.data.view(np.float32)
+        payload = await _collect(stub.get_model(request), 8 * layout.total + _HEADER_BYTES, accept)
+    return unpack_model(layout, payload)
 
 
-def check_model(layout: Layout, manifest: Manifest) -> None:
-    """Raise IncompatibleError unless the payload is the flat vector of `layout`."""
-    received = [(tensor.name, tensor.dtype, tensor.shape) for tensor in manifest.tensors]
-    expected = [(entry.name, "F32", entry.shape) for entry in layout.entries]
-    for theirs, ours in zip(received, expected, strict=False):
+def unpack_model(layout: Layout, payload: Payload) -> Download:
+    """The flat vector in a payload that `check_model` has passed; a view of it where the order is the layout's."""
+    tensors = {tensor.name: payload.data[tensor.start : tensor.stop] for tensor in payload.manifest.tensors}
+    control = tensors.pop(CONTROL_VARIATE, None)
+    if list(tensors) == [entry.name for entry in layout.entries]:
+        vector = payload.data[: 4 * layout.total]
+    else:
+        vector = np.concatenate([tensors[entry.name] for entry in layout.entries])
+    return Download(vector.view(np.float32), None if control is None else control.view(np.float32))
+
+
+def check_model(layout: Layout, manifest: Manifest, control: int | None = None) -> None:
+    """Raise IncompatibleError unless the payload holds `layout`'s tensors, in any order.
+
+    With `control` it must hold the leader's control variate of that many values as well.
+    """
+    received = {tensor.name: (tensor.dtype, tensor.shape) for tensor in manifest.tensors}
+    expected = {entry.name: ("F32", entry.shape) for entry in layout.entries}
+    if control is not None:
+        expected[CONTROL_VARIATE] = ("F32", (control,))
+    for name in [*expected, *received]:
+        theirs, ours = received.get(name), expected.get(name)
         if theirs != ours:
             raise IncompatibleError(
-                f"the leader's model has {theirs} where this learner's has {ours}; install the same release on both"
+                f"the leader's model has {name!r} as {_said(theirs)}, this learner's as {_said(ours)}; "
+                "install the same release on both sides, and use the same task"
             )
-    if len(received) != len(expected):
-        raise IncompatibleError(
-            f"the leader's model has {len(received)} tensors, this learner's {len(expected)}; "
-            "install the same release on both"
-        )
+
+
+def _said(tensor: tuple[str, tuple[int, ...]] | None) -> str:
+    return f"{tensor[0]}{list(tensor[1])}" if tensor else "nothing"
 
 
 async def pull_shard(stub: LeaderStub, token: bytes, shard: int, network_addr: str, classes: int) -> Shard:

@@ -9,16 +9,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from learner.options import LearnerOptions
-from learner.task import ImageClassification, Shard
-from learner.trainer import CancelledError, Trainer, Update
+from learner.memory import Memory
+from learner.trainer import CancelledError, Update
 from learner.transfer import HeldUpdate, pull_model, pull_shard, push
-from model.flat import FlatModel
-from model.registry import build_model
+from learner.workbench import Download, Tools, Workbench
+from model.image_classification import Shard
+from model.task import Examples
 from protos import leader_pb2
 from utils import faults
 from utils.errors import (
@@ -54,20 +50,21 @@ Report = Callable[[leader_pb2.Progress], None]
 class Worker:
     """Does one work order after the other; survives reconnects with its data, model and last updates."""
 
-    def __init__(self, options: LearnerOptions, device: torch.device, own: Shard | None) -> None:
-        self._options = options
-        self._device = device
+    def __init__(self, tools: Tools, memory: Memory, network_addr: str, own: Examples | None) -> None:
+        self._tools = tools
+        self._memory = memory
+        self._network_addr = network_addr
         self._own = own
         self._thread = ThreadPoolExecutor(1, "training")
         self._orders: asyncio.Queue[leader_pb2.WorkOrder] = asyncio.Queue()
         self._wanted: dict[str, leader_pb2.WorkOrder] = {}  # by work id: queued or under way
         self._current: leader_pb2.WorkOrder | None = None
         self._unwanted = False  # the current order was cancelled, perhaps before its training began
-        self._held: dict[int, HeldUpdate] = {}  # last update by shard, -1 for own data
+        self._held: dict[str, HeldUpdate] = {}  # last update by part
         self._shards: dict[int, Shard] = {}
         self._run: leader_pb2.RunDescription | None = None
-        self._trainer: Trainer | None = None
-        self._base: tuple[int, NDArray[np.float32]] | None = None  # version and weights
+        self._bench: Workbench | None = None
+        self._base: tuple[int, Download] | None = None  # version and what came for it
         self._connection: Connection | None = None
         self._broken: asyncio.Future[FlockstepError] | None = None  # of this connection
         self._last_sent = ""  # work id
@@ -86,13 +83,12 @@ class Worker:
             self._held.clear()
             self._shards.clear()
             self._base = None
-            self._trainer = self._make_trainer(connection.run)
+            self._bench = self._make_bench(connection.run)
         self._run = connection.run
         return broken
 
-    def _make_trainer(self, run: leader_pb2.RunDescription) -> Trainer:
-        module = build_model(run.model, classes=run.classes, norm=run.norm)
-        return Trainer(FlatModel(module, self._device), compile_model=self._options.compile)
+    def _make_bench(self, run: leader_pb2.RunDescription) -> Workbench:
+        return Workbench(run, self._tools, self._memory)
 
     def disconnect(self) -> None:
         """The session is gone: orders that were not begun will come again."""
@@ -112,24 +108,23 @@ class Worker:
             )
         if order.work_id in self._wanted:
             return
-        if self._current is not None and (self._current.round, self._current.step) < (
-            order.round,
-            order.step,
-        ):
+        self._memory.committed(order.round - 1)
+        if self._current is not None and _is_over(self._current, order):
             self._cancel()
         self._wanted[order.work_id] = order
         self._orders.put_nowait(order)
 
     def committed(self, round_: int) -> None:
         """Let go of updates whose round is on disk, and of work for it."""
-        self._held = {key: held for key, held in self._held.items() if held.round > round_}
-        if self._current is not None and self._current.round <= round_:
+        self._held = {part: held for part, held in self._held.items() if held.last_round > round_}
+        self._memory.committed(round_)
+        if self._current is not None and last_round(self._current) <= round_:
             self._cancel()
 
     def _cancel(self) -> None:
         self._unwanted = True
-        if self._trainer is not None:
-            self._trainer.cancel()
+        if self._bench is not None:
+            self._bench.cancel()
 
     async def run(self) -> None:
         """Do the orders as they come, for ever; raises on an error that no reconnect can mend."""
@@ -152,52 +147,60 @@ class Worker:
                 self._wanted.pop(order.work_id, None)
 
     async def _do(self, order: leader_pb2.WorkOrder) -> None:
-        key = order.shard if order.HasField("shard") else -1
-        held = self._held.get(key)
+        part = f"shard-{order.shard:05d}" if order.HasField("shard") else "own"
+        held = self._held.get(part)
         if held is None or held.work_id != order.work_id:
-            update = await self._train(order)
-            assert self._trainer is not None
-            held = HeldUpdate.of(order, update, self._trainer.model.layout)
-            self._held[key] = held
-            made = {"round": order.round, "step": order.step, "shard": key, "work_id": order.work_id}
-            _log.debug("update made", extra={"event": "UpdateMade", "fields": made})
-            faults.reach("learner.trained", order.round)
-            level = logging.DEBUG if order.exchange == "gradient" else logging.INFO
-            text = "round %d: loss %.4f, %d steps, %.0f images/s"
-            _log.log(
-                level, text, order.round, update.loss, order.local_steps, update.trained / update.seconds
-            )
+            held = await self._make(order, part)
         else:
             _log.info("round %d: sending the update again that was made before", order.round)
-        await self._send(held)
+        try:
+            await self._send(held)
+        except DuplicateUpdateError:
+            self._memory.counted(part)  # the answer to an earlier stream was lost
+            raise
+        self._memory.counted(part)
         faults.reach("learner.uploaded", order.round)
 
-    async def _train(self, order: leader_pb2.WorkOrder) -> Update:
-        connection = self._connected()
-        trainer = self._trainer
-        assert trainer is not None
-        shard = await self._shard(connection, order)
+    async def _make(self, order: leader_pb2.WorkOrder, part: str) -> HeldUpdate:
+        """Train, and keep the update."""
+        update = await self._train(order, part)
+        assert self._bench is not None
+        held = self._held[part] = HeldUpdate.of(order, update, self._bench.layout)
+        made = {"round": order.round, "step": order.step, "part": part, "work_id": order.work_id}
+        _log.debug("update made", extra={"event": "UpdateMade", "fields": made})
+        faults.reach("learner.trained", order.round)
+        level = logging.DEBUG if order.exchange == "gradient" else logging.INFO
+        text = "round %d: loss %.4f, %d steps, %.0f examples/s"
+        _log.log(level, text, order.round, update.loss, order.local_steps, update.trained / update.seconds)
+        return held
+
+    async def _train(self, order: leader_pb2.WorkOrder, part: str) -> Update:
+        connection, bench = self._connected(), self._bench
+        assert bench is not None
+        examples = await self._examples(connection, order)
         if self._base is None or self._base[0] != order.version:
-            layout = trainer.model.layout
-            vector = await pull_model(connection.stub, connection.token, order, layout)
-            self._base = (order.version, vector)
-        task = ImageClassification(shard, order, self._device, channels_last=self._options.channels_last)
+            self._base = (
+                order.version,
+                await pull_model(connection.stub, connection.token, order, bench.layout),
+            )
         if self._unwanted:
             raise CancelledError(f"round {order.round} is over")
         loop = asyncio.get_running_loop()
         progress = self._reporter(order.work_id, loop)
         return await loop.run_in_executor(
-            self._thread, trainer.run, order, self._base[1], task, len(shard), progress
+            self._thread, bench.make, order, self._base[1], examples, part, progress
         )
 
-    async def _shard(self, connection: Connection, order: leader_pb2.WorkOrder) -> Shard:
+    async def _examples(self, connection: Connection, order: leader_pb2.WorkOrder) -> Examples:
         if not order.HasField("shard"):
             if self._own is None:
                 raise LateUpdateError("the order is for own data, but this learner has none")
             return self._own
         if order.shard not in self._shards:
-            address, classes = self._options.network_addr, connection.run.classes
-            shard = await pull_shard(connection.stub, connection.token, order.shard, address, classes)
+            classes = connection.run.classes
+            shard = await pull_shard(
+                connection.stub, connection.token, order.shard, self._network_addr, classes
+            )
             _log.info("received shard %d: %d examples", order.shard, len(shard))
             self._shards[order.shard] = shard
         return self._shards[order.shard]
@@ -235,3 +238,15 @@ class Worker:
         """Stop the order that runs now and wait for its thread."""
         self._cancel()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+
+
+def last_round(order: leader_pb2.WorkOrder) -> int:
+    """The round whose commit ends the order."""
+    return order.last_round or order.round
+
+
+def _is_over(current: leader_pb2.WorkOrder, newer: leader_pb2.WorkOrder) -> bool:
+    """Whether an order that comes now tells that the one under way is no longer wanted."""
+    if current.last_round:
+        return current.last_round < newer.round
+    return (current.round, current.step) < (newer.round, newer.step)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -40,6 +41,8 @@ class Layout:
 
     parameters: tuple[Entry, ...]
     buffers: tuple[Entry, ...]
+    #: Names of entries that stay at each learner: updates come without them, and the leader's never change.
+    local: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, module: nn.Module) -> Layout:
@@ -53,6 +56,31 @@ class Layout:
     def entries(self) -> tuple[Entry, ...]:
         """Parameters, then buffers."""
         return self.parameters + self.buffers
+
+    def keeping(self, patterns: Iterable[str]) -> Layout:
+        """This layout with the entries whose names match a glob pattern, such as `*.norm.*`, kept local.
+
+        Raises ConfigError for a pattern that matches nothing, or if no parameter would be shared.
+        """
+        names = [entry.name for entry in self.entries]
+        local: set[str] = set()
+        for pattern in patterns:
+            matches = fnmatch.filter(names, pattern)
+            if not matches:
+                raise ConfigError(
+                    f"model.local: {pattern!r} matches no tensor of the model; its first is {names[0]!r}"
+                )
+            local.update(matches)
+        if not any(entry.name not in local for entry in self.parameters):
+            raise ConfigError(
+                "model.local: every parameter would stay local, so nothing would be trained together"
+            )
+        return replace(self, local=frozenset(local))
+
+    @property
+    def shared(self) -> tuple[Entry, ...]:
+        """Entries that updates bring, parameters first."""
+        return tuple(entry for entry in self.entries if entry.name not in self.local)
 
     @property
     def parameter_count(self) -> int:

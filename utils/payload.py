@@ -36,6 +36,8 @@ _ALIGN = 64
 _MAX_RANK = 8
 MAX_TENSORS = 16_384
 MAX_NAME = 256
+#: Tensor of a model's payload that is no part of the model: SCAFFOLD's control variate of the leader, (P,).
+CONTROL_VARIATE = "control_variate"
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,10 @@ import sys
 
 import torch
 
-from learner.app import learn
+from learner.app import learn, open_tools
 from learner.options import parse
 from learner.transfer import HeldUpdate, push
 from learner.worker import Worker
-from model.precision import choose_device
 from utils import faults
 from utils.console import setup_logging
 from utils.errors import WireError
@@ -52,7 +51,7 @@ def main() -> int:
     faults.arm(os.environ)
     setup_logging(options.log_format, options.log_level)
     torch.set_num_threads(options.threads)
-    return asyncio.run(learn(options, choose_device(options.device), None, ResendingWorker))
+    return asyncio.run(learn(options, open_tools(options), None, ResendingWorker))
 
 
 if __name__ == "__main__":

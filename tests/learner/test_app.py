@@ -17,7 +17,8 @@ from grpc import aio
 from leader.versions import VersionStore
 from learner.app import App, Own
 from learner.options import LearnerOptions
-from learner.task import Shard
+from learner.workbench import Tools
+from model.image_classification import Shard
 from model.flat import FlatModel
 from model.registry import build_model
 from protos import leader_pb2, learner_pb2, learner_pb2_grpc
@@ -141,7 +142,7 @@ def learn(leader: Leader, *, dialled: bool) -> None:
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         address = closed_address() if dialled else ""
-        app = App(LearnerOptions(leader=f"127.0.0.1:{port}", network_addr=address), CPU, own)
+        app = App(LearnerOptions(leader=f"127.0.0.1:{port}", network_addr=address), Tools(CPU), own)
         try:
             async with asyncio.timeout(60):
                 await asyncio.gather(app.run(), *([stop_dialled(leader, address)] if dialled else []))

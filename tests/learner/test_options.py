@@ -27,7 +27,7 @@ def test_only_the_leader_must_be_given() -> None:
 
 def test_every_flag_sets_its_option() -> None:
     argv = (
-        "--leader [::1]:1 --data d --device cuda:1 --threads 2 --network-addr h:2 --name 007 --compile "
+        "--leader [::1]:1 --data d --device cuda:1 --threads 2 --network-addr h:2 --name 007 --tags a,b.c --compile "
         "--no-channels-last --connect-timeout-s 3 --reconnect-timeout-s 4.5 "
         "--log-format json --log-level debug"
     )
@@ -38,6 +38,7 @@ def test_every_flag_sets_its_option() -> None:
         threads=2,
         network_addr="h:2",
         name="007",
+        tags="a,b.c",
         compile=True,
         channels_last=False,
         connect_timeout_s=3.0,
@@ -81,6 +82,14 @@ def test_names_that_could_not_be_file_names_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"^--name: name is .*; allowed: 1 to 64 letters, digits"):
         parse(["--leader", "h:1", "--name", name], {})
     assert parse(["--leader", "h:1", "--name", "x" * 64], {}).name == "x" * 64
+
+
+@pytest.mark.parametrize("tags", ["a,", ",a", "a,,b", "a b", "é", "x" * 33, ",".join("abcdefghijklmnopq")])
+def test_tags_that_a_leader_would_refuse_are_refused(tags: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--tags: tags is .*; allowed: at most 16, comma-separated, each of 1"):
+        parse(["--leader", "h:1", "--tags", tags], {})
+    most = ",".join(letter * 32 for letter in "abcdefghijklmnop")
+    assert parse(["--leader", "h:1", "--tags", most], {}).tags == most
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from torch import nn
 from leader.data_stream import stream_shard
 from leader.versions import VersionStore
 from learner import transfer
-from learner.task import Shard
 from learner.trainer import Update
 from learner.transfer import HeldUpdate, pull_model, pull_shard, push
 from model.flat import Layout

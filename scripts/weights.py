@@ -1,0 +1,47 @@
+"""`python -m scripts.weights`: write a task's initial weights, for a leader that doesn't know the task."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from leader.origin import tensors_of, weights_metadata
+from model.flat import FlatModel
+from model.task import load_task
+from utils.errors import FlockstepError
+from utils.flags import FlagParser
+
+_DESCRIPTION = """\
+Write the initial weights of a task of your own to a safetensors file. A leader that starts from it \
+(model.weights) needs nothing but the file: neither the task's code nor what that imports.
+
+  python -m scripts.weights --task my_tasks.digits:Digits --out start.safetensors
+  python -m leader --set model.name= --set model.weights=start.safetensors --data none --set data.holder=learner"""
+
+
+def main(argv: list[str]) -> int:
+    """Build the model and write it; returns the exit code."""
+    parser = FlagParser("python -m scripts.weights", "%(prog)s --task MODULE:NAME --out FILE", _DESCRIPTION)
+    parser.add_argument(
+        "--task", required=True, metavar="MODULE:NAME", help="the task, as package.module:Name"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="safetensors file to write")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights [0]")
+    try:
+        options = parser.parse_or_raise(argv, {})
+        model = FlatModel(load_task(options.task, "--task").build_model(options.seed))
+        save_file(tensors_of(model), options.out, weights_metadata(model.layout))
+    except FlockstepError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"error: --out: can't write {options.out}: {error.strerror}", file=sys.stderr)
+        return 2
+    print(f"{options.out}: {model.layout.parameter_count:,} parameters, {len(model.layout.entries)} tensors")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
