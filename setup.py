@@ -20,7 +20,9 @@ setup(
         "protos",
         "leader",
         "leader.aggregation",
+        "leader.aggregation.robust",
         "leader.optimizers",
+        "leader.selection",
         "learner",
         "model",
         "utils",
@@ -28,6 +30,7 @@ setup(
         "scripts",
         "scripts.chaos",
         "scripts.fuzz",
+        "scripts.simulate",
     ],
     package_data={"": ["py.typed"], "protos": ["*.proto", "*.pyi"]},
     install_requires=[

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from utils.datasets.cifar10 import BINARY_FOLDER, PYTHON_FOLDER, download_cifar10, find_cifar10, load_cifar10
+from utils.datasets.data_file import SUFFIX, load_dataset
 from utils.datasets.dataset import Split
 from utils.datasets.image_folder import load_image_folder
 from utils.datasets.synthetic import synthetic_shapes
@@ -14,8 +15,9 @@ from utils.errors import DataError
 def open_dataset(source: str, cache: Path, *, download: bool = True, size: int = 32) -> Split:
     """The dataset that `source` names.
 
-    "cifar10": looked for in `cache`, else downloaded to it; "synthetic": drawn shapes; anything else is a
-    folder: CIFAR-10's (either version, or the folder around it) or an image tree, read at `size`.
+    "cifar10": looked for in `cache`, else downloaded to it; "synthetic": drawn shapes; a path that
+    ends in .safetensors is a data set file; anything else is a folder: CIFAR-10's (either version, or the
+    folder around it) or an image tree, read at `size`.
     Raises DataError saying what was looked for and what is allowed.
     """
     if source == "synthetic":
@@ -23,10 +25,13 @@ def open_dataset(source: str, cache: Path, *, download: bool = True, size: int =
     if source == "cifar10":
         return load_cifar10(_cached_cifar10(cache, download=download))
     folder = Path(source).expanduser()
+    if folder.suffix == SUFFIX and not folder.is_dir():
+        return Split(load_dataset(folder), None)
     if not folder.is_dir():
         raise DataError(
-            f"no dataset {source!r}: it is no folder; "
-            "use cifar10, synthetic, or a folder with CIFAR-10 or one folder of images a class"
+            f"no dataset {source!r}: there is no such folder; "
+            "use cifar10, synthetic, a folder with CIFAR-10 or one folder of images a class, "
+            f"or a {SUFFIX} file of scripts.partition"
         )
     if find_cifar10(folder):
         return load_cifar10(folder)

@@ -73,3 +73,33 @@ LABELS = np.array([0, 1], np.int64)
 def test_wrong_arrays_are_refused(images: NDArray[np.uint8], labels: NDArray[np.int64], message: str) -> None:
     with pytest.raises(DataError, match=message):
         Dataset("wrong", images, labels, ("a", "b"))
+
+
+def grouped() -> Dataset:
+    data = numbered(4)
+    groups = np.array([0, 1, 1, 0], np.int64)
+    return Dataset("grouped", data.images, data.labels, data.classes, groups, ("x", "y"))
+
+
+def test_select_and_take_keep_images_labels_and_groups_together() -> None:
+    chosen = grouped().select(np.array([3, 1]))
+    assert chosen.images[:, 0, 0, 0].tolist() == [36, 12]
+    assert chosen.labels.tolist() == [1, 1]
+    assert chosen.groups is not None
+    assert chosen.groups.tolist() == [0, 1]
+    taken = grouped().take(2)
+    assert taken.groups is not None
+    assert (taken.groups.tolist(), taken.group_names) == ([0, 1], ("x", "y"))
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (np.zeros(3, np.int64), r"groups are int64 \(3,\); they must be int64 \(4,\)"),
+        (np.array([0, 1, 2, 0]), r"groups run from 0 to 2; its 2 group_names are 0 to 1"),
+    ],
+)
+def test_groups_that_do_not_fit_are_refused(groups: NDArray[np.int64], message: str) -> None:
+    data = numbered(4)
+    with pytest.raises(DataError, match=message):
+        Dataset("wrong", data.images, data.labels, data.classes, groups, ("x", "y"))

@@ -159,3 +159,53 @@ def test_a_test_class_unknown_in_training_is_refused(tmp_path: Path) -> None:
     write_class(tmp_path / "test" / "c", RED, 1)
     with pytest.raises(DataError, match=r"c is no class of"):
         load_image_folder(tmp_path)
+
+
+def write_groups(folder: Path) -> None:
+    write_class(folder / "north" / "cat", RED, 3)
+    write_class(folder / "north" / "dog", GREEN, 2)
+    write_class(folder / "south" / "ant", BLUE, 4)
+    write_class(folder / "south" / "dog" / "deeper", GREEN, 1)
+
+
+def test_folders_of_class_folders_are_groups_that_share_the_classes(tmp_path: Path) -> None:
+    write_groups(tmp_path)
+    data = load_image_folder(tmp_path).train
+    assert data.classes == ("ant", "cat", "dog")
+    assert data.group_names == ("north", "south")
+    assert data.groups is not None
+    pairs = sorted(zip(data.groups.tolist(), data.labels.tolist(), strict=True))
+    assert pairs == [(0, 1)] * 3 + [(0, 2)] * 2 + [(1, 0)] * 4 + [(1, 2)]
+    strongest = data.images.astype(int).sum(axis=(2, 3)).argmax(axis=1)
+    assert data.labels.tolist() == [{0: 1, 1: 2, 2: 0}[channel] for channel in strongest]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_test_images_of_grouped_training_may_be_grouped_or_not(tmp_path: Path, grouped: bool) -> None:
+    write_groups(tmp_path / "train")
+    write_class(tmp_path / "test" / ("east" if grouped else "") / "dog", GREEN, 2)
+    test = load_image_folder(tmp_path).test
+    assert test is not None
+    assert (test.classes, test.labels.tolist()) == (("ant", "cat", "dog"), [2, 2])
+    assert test.group_names == (("east",) if grouped else ())
+
+
+def test_a_class_whose_images_lie_deeper_is_no_group(tmp_path: Path) -> None:
+    for kind in ("a", "b"):  # as in Tiny ImageNet
+        write_class(tmp_path / kind / "images", RED, 1)
+    data = load_image_folder(tmp_path).train
+    assert (data.classes, data.groups) == (("a", "b"), None)
+
+
+def test_a_group_without_images_is_refused(tmp_path: Path) -> None:
+    write_groups(tmp_path)
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(DataError, match=r"notes has no images; expected .*GROUP/CLASS"):
+        load_image_folder(tmp_path)
+
+
+def test_a_class_without_images_in_any_group_is_refused(tmp_path: Path) -> None:
+    write_groups(tmp_path)
+    (tmp_path / "south" / "eel").mkdir()
+    with pytest.raises(DataError, match=r"class eel has no images; expected"):
+        load_image_folder(tmp_path)

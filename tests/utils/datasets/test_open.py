@@ -54,5 +54,5 @@ def test_synthetic_is_drawn(tmp_path: Path) -> None:
 
 
 def test_a_source_that_is_nothing_says_what_is_allowed(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no dataset 'cifar11': .* use cifar10, synthetic, or a folder"):
+    with pytest.raises(DataError, match=r"no dataset 'cifar11': .* use cifar10, synthetic, a folder"):
         open_dataset("cifar11", tmp_path)
