@@ -1,15 +1,18 @@
-"""One exchange's aggregate: exact sums of parameters and buffers, and the losses that came along."""
+"""One exchange's exact weighted mean: sums of parameters and buffers, and the losses that came along."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leader.aggregation.base import Contribution, Result
 from leader.aggregation.exact_sum import ExactSum, Scale
+from leader.aggregation.norms import squared_norm
+from leader.aggregation.weighting import Facts, Weighting
 from model.flat import Entry, Layout
 from utils.errors import PayloadError
 from utils.payload import Manifest, Payload
@@ -17,55 +20,54 @@ from utils.payload import Manifest, Payload
 #: Losses are float32 where they are made; larger ones, infinite and NaN are left out of the mean.
 _MAX_LOSS = 2.0**128
 
-
-@dataclass(frozen=True)
-class Contribution:
-    """One complete, verified update."""
-
-    part: str  # which piece of the round's work it is
-    weight: int  # number of training examples behind it
-    payload: Payload
-    loss: float  # mean training loss, NaN if not said
-
-
-@dataclass(frozen=True)
-class Result:
-    """What an exchange came to."""
-
-    mean: NDArray[np.float32]  # (total,): mean gradient or delta, then mean change of the buffers
-    examples: int
-    loss: float  # example-weighted mean over the contributions that told theirs
-    digest: str  # hex; equal exactly when parts, weights and payloads were equal
+Piece = tuple[ExactSum, NDArray[np.float32], int]  # where to add, the values, the first element
 
 
 class Aggregate:
     """Folds contributions into exact sums: memory is O(model), whatever the number of learners."""
 
-    def __init__(self, layout: Layout, scale: Scale) -> None:
+    def __init__(self, layout: Layout, scale: Scale, weighting: Weighting) -> None:
         self._layout = layout
+        self._weighting = weighting
         self._parameters = ExactSum(layout.parameter_count, scale)
         self._buffers = ExactSum(layout.total - layout.parameter_count, scale)
-        self._members: dict[str, tuple[int, int]] = {}
-        self._losses: dict[str, tuple[int, float]] = {}
+        self._members: list[tuple[str, tuple[int | float, ...]]] = []
+        self._facts: list[Facts] = []
 
     def add(self, contribution: Contribution) -> None:
         """Fold one contribution in, whole or not at all; raises PayloadError, ValueRangeError, LimitError."""
         check_update(self._layout, contribution.payload.manifest)
+        facts = self._facts_of(contribution)
+        weight, factor = self._weighting.weight(facts), self._weighting.factor(facts)
         pieces = self._pieces(contribution.payload)
-        has_buffers = any(target is self._buffers for target, _, _ in pieces)
+        if contribution.staleness:
+            pieces = self._renewed(pieces, contribution.buffers_shift)
+        # Buffers are averages that each learner has taken of what it saw, not steps that add up: they
+        # count by their weight alone. A factor would leave them somewhere between the old and the mean.
+        factors = {self._parameters: factor, self._buffers: 1.0}
         for target, values, _ in pieces:
-            target.check(values, contribution.weight)
+            target.check(values, weight, factors[target])
         for target, values, start in pieces:
-            target.add(values, contribution.weight, start)
-        self._parameters.count(contribution.weight)
-        if has_buffers:
-            self._buffers.count(contribution.weight)
-        self._members[contribution.part] = (contribution.weight, contribution.payload.crc32)
-        if abs(contribution.loss) < _MAX_LOSS:
-            self._losses[contribution.part] = (contribution.weight, contribution.loss)
+            target.add(values, weight, start, factors[target])
+        for target in {target for target, _, _ in pieces} | {self._parameters}:
+            target.count(weight)
+        counted = (weight, contribution.payload.crc32)
+        self._members.append((contribution.part, counted if factor == 1.0 else (*counted, factor)))
+        self._facts.append(facts)
 
-    def _pieces(self, payload: Payload) -> list[tuple[ExactSum, NDArray[np.float32], int]]:
-        """(sum, values, first element) of the payload; two pieces if it lies as the layout does."""
+    def _facts_of(self, contribution: Contribution) -> Facts:
+        needs_norm = self._weighting.needs_norm
+        return Facts(
+            contribution.weight,
+            contribution.local_steps,
+            contribution.loss,
+            contribution.start_loss,
+            contribution.staleness,
+            squared_norm(self._layout, contribution.payload) if needs_norm else 0.0,
+        )
+
+    def _pieces(self, payload: Payload) -> list[Piece]:
+        """The payload's values; two pieces if it lies as the layout does."""
         tensors = payload.manifest.tensors
         named = {entry.name: entry for entry in self._layout.entries}
         order = tuple(named[tensor.name] for tensor in tensors)
@@ -79,7 +81,22 @@ class Aggregate:
             for entry, tensor in zip(order, tensors, strict=True)
         ]
 
-    def _target(self, entry: Entry, values: NDArray[np.float32]) -> tuple[ExactSum, NDArray[np.float32], int]:
+    def _renewed(self, pieces: list[Piece], shift: NDArray[np.float32] | None) -> list[Piece]:
+        """A stale update's pieces, with the change of its buffers counted from the newest model.
+
+        As a change from the model that it started from it could take a variance below zero: others have
+        changed it since. Without the `shift` between the two models the buffers are left out.
+        """
+        renewed = []
+        for target, values, start in pieces:
+            if target is self._parameters:
+                renewed.append((target, values, start))
+            elif shift is not None:
+                with np.errstate(over="ignore", invalid="ignore"):  # refused by the check
+                    renewed.append((target, values + shift[start : start + values.size], start))
+        return renewed
+
+    def _target(self, entry: Entry, values: NDArray[np.float32]) -> Piece:
         split = self._layout.parameter_count
         if entry.start < split or entry.size == 0:  # an empty last parameter starts where the buffers do
             return self._parameters, values, entry.start
@@ -87,21 +104,30 @@ class Aggregate:
 
     def finish(self) -> Result:
         """The mean over everything added."""
-        text = repr(sorted(self._members.items()))
+        text = repr(sorted(self._members))
         split = self._layout.parameter_count
         mean = np.empty(self._layout.total, np.float32)
-        self._parameters.mean(out=mean[:split])
+        scalar = self._weighting.finish(self._facts) if self._facts else 1.0
+        self._parameters.mean(out=mean[:split], scalar=scalar)
         self._buffers.mean(out=mean[split:])
+        losses = {
+            str(number): (facts.examples, facts.loss)
+            for number, facts in enumerate(self._facts)
+            if abs(facts.loss) < _MAX_LOSS
+        }
         return Result(
             mean,
-            self._parameters.weight,
-            weighted_loss(self._losses),
+            sum(facts.examples for facts in self._facts),
+            weighted_loss(losses),
             hashlib.sha256(text.encode()).hexdigest(),
         )
 
+    def close(self) -> None:
+        """Nothing is held outside memory."""
 
-def weighted_loss(losses: dict[str, tuple[int, float]]) -> float:
-    """Example-weighted mean of (examples, loss), summed in order of the keys; NaN if there is none."""
+
+def weighted_loss(losses: Mapping[str, tuple[int, float]]) -> float:
+    """Example-weighted mean of (examples, loss), summed exactly; NaN if there is none."""
     examples = sum(weight for weight, _ in losses.values())
     return math.fsum(weight * loss for weight, loss in losses.values()) / examples if examples else math.nan
 
@@ -116,14 +142,18 @@ def check_update(layout: Layout, manifest: Manifest) -> None:
         entry = expected.get(tensor.name)
         if entry is None:
             raise PayloadError(f"update has a tensor {tensor.name!r} that the model does not have")
+        if tensor.name in layout.local:
+            raise PayloadError(f"update has {tensor.name!r}, which is to stay at the learner (model.local)")
         if tensor.dtype != "F32" or tensor.shape != entry.shape:
             raise PayloadError(
                 f"update has {tensor.name!r} as {tensor.dtype}{list(tensor.shape)}, expected F32{list(entry.shape)}"
             )
     given = {tensor.name for tensor in manifest.tensors}
-    missing = [entry.name for entry in layout.parameters if entry.name not in given]
-    absent = [entry.name for entry in layout.buffers if entry.name not in given]
-    if missing or (absent and len(absent) < len(layout.buffers)):
+    awaited = [entry for entry in layout.shared if entry.name not in given]
+    buffers = {entry.name for entry in layout.buffers}
+    missing = [entry.name for entry in awaited if entry.name not in buffers]
+    absent = [entry.name for entry in awaited if entry.name in buffers]
+    if missing or (absent and len(absent) < len(buffers - layout.local)):
         raise PayloadError(
             f"update lacks {(missing or absent)[0]!r}; send all parameters, and all buffers or none"
         )

@@ -52,32 +52,36 @@ class Scale:
 
 
 class ExactSum:
-    """Sum of weight * value over updates of `size` elements."""
+    """Sum of weight * factor * value over updates of `size` elements."""
 
     def __init__(self, size: int, scale: Scale) -> None:
         self.scale = scale
         self.weight = 0
         self._sums = np.zeros(size, np.int64)
 
-    def check(self, values: NDArray[np.float32], weight: int) -> None:
-        """Raise ValueRangeError or LimitError if `values` (size,) or `weight` can't be added."""
+    def check(self, values: NDArray[np.float32], weight: int, factor: float = 1.0) -> None:
+        """Raise ValueRangeError or LimitError if `factor` * `values` (size,) or `weight` can't be added."""
         if not 0 < weight <= self.scale.max_weight - self.weight:
             raise LimitError(
                 f"weight {weight} is outside 1..{self.scale.max_weight - self.weight} of the round plan"
             )
         if values.size == 0:
             return
-        # NaN makes both comparisons false.
         low, high, bound = values.min(), values.max(), self.scale.max_abs
+        if factor != 1.0:
+            low, high = float(low) * factor, float(high) * factor
+        # NaN makes both comparisons false.
         if not (low >= -bound and high <= bound):
+            scaled = "" if factor == 1.0 else f", times its factor of {factor:g}"
             raise ValueRangeError(
-                f"values from {low:g} to {high:g} in the update; finite values within +-{bound:g} are taken "
-                "(aggregate.max_abs)"
+                f"values from {low:g} to {high:g} in the update{scaled}; finite values within +-{bound:g} "
+                "are taken (aggregate.max_abs)"
             )
 
-    def add(self, values: NDArray[np.float32], weight: int, start: int = 0) -> None:
-        """Add weight * values to the elements from `start` on; `check` must have passed."""
-        factor = 2.0**self.scale.fraction_bits
+    def add(self, values: NDArray[np.float32], weight: int, start: int = 0, factor: float = 1.0) -> None:
+        """Add weight * factor * values to the elements from `start` on; `check` must have passed."""
+        # A power of two: the products below are those of `factor` alone, rounded once, and shifted.
+        factor *= 2.0**self.scale.fraction_bits
         scratch = np.empty(min(_BLOCK, max(1, values.size)), np.float64)
         correction = np.int64(_wrap(-weight * _ROUND_BITS))
         with np.errstate(over="ignore"):
@@ -104,10 +108,13 @@ class ExactSum:
         self._sums += other._sums
         self.weight += other.weight
 
-    def mean(self, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Weighted mean (size,) float32, written to `out` where given; zero where nothing was added."""
+    def mean(self, out: NDArray[np.float32] | None = None, scalar: float = 1.0) -> NDArray[np.float32]:
+        """`scalar` times the weighted mean, (size,) float32, written to `out` where given.
+
+        Zero where nothing was added.
+        """
         mean = np.empty(self._sums.size, np.float32) if out is None else out
-        divisor = float(self.weight or 1) * 2.0**self.scale.fraction_bits
+        divisor = float(self.weight or 1) * 2.0**self.scale.fraction_bits / scalar
         for first in range(0, mean.size, _BLOCK):
             sums, quotient = self._sums[first : first + _BLOCK], mean[first : first + _BLOCK]
             np.divide(sums, divisor, out=quotient, dtype=np.float64, casting="same_kind")

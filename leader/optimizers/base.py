@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,15 @@ Vector = NDArray[np.float32]
 State = Mapping[str, Vector]  # named vectors of the parameters' size: what a checkpoint keeps
 
 
+@dataclass(frozen=True)
+class Step:
+    """What a server step may know of the exchange that it closes."""
+
+    lr: float  # the schedule's, for optimizers that have none of their own
+    local_lr: float = 0.0  # sum of the learning rates of an update's local steps
+    participation: float = 1.0  # share (0..1) of all parts' examples that the mean is taken over
+
+
 class ServerOptimizer(Protocol):
     """Turns the mean of one exchange's updates into new parameters."""
 
@@ -19,6 +29,6 @@ class ServerOptimizer(Protocol):
         """State before the first step, for `size` parameters."""
         ...
 
-    def apply(self, state: State, parameters: Vector, mean: Vector, lr: float) -> tuple[State, Vector]:
+    def apply(self, state: State, parameters: Vector, mean: Vector, step: Step) -> tuple[State, Vector]:
         """New state and new parameters; the arguments are left as they were."""
         ...

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from leader.optimizers.base import State, Vector
+import numpy as np
+
+from leader.optimizers.base import State, Step, Vector
 
 
 @dataclass(frozen=True)
 class FedAvg:
-    """FedAvg (McMahan et al. 2017, algorithm 1): w = w + mean of the example-weighted deltas.
+    """FedAvg (McMahan et al. 2017, algorithm 1): w = w + lr * mean of the deltas, with lr = 1.
 
-    The learning rate is the learners' own; the server adds the mean as it is.
+    Other learning rates are those of Reddi et al. 2021, algorithm 1 with SGD at the server.
     """
+
+    lr: float = 1.0
 
     def init(self, size: int) -> State:
         """FedAvg keeps no state."""
         return {}
 
-    def apply(self, state: State, parameters: Vector, mean: Vector, lr: float) -> tuple[State, Vector]:
-        """New parameters (P,); `lr` is not used."""
-        return state, parameters + mean
+    def apply(self, state: State, parameters: Vector, mean: Vector, step: Step) -> tuple[State, Vector]:
+        """New parameters (P,)."""
+        return state, parameters + (mean if self.lr == 1 else np.float32(self.lr) * mean)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leader.optimizers.base import State, Vector
+from leader.optimizers.base import State, Step, Vector
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,13 @@ class Sgd:
         """Zero velocity, if there is momentum."""
         return {"velocity": np.zeros(size, np.float32)} if self.momentum else {}
 
-    def apply(self, state: State, parameters: Vector, mean: Vector, lr: float) -> tuple[State, Vector]:
+    def apply(self, state: State, parameters: Vector, mean: Vector, step: Step) -> tuple[State, Vector]:
         """One step; plain element-wise operations, so the bits do not depend on how it is cut up."""
+        lr = np.float32(step.lr)
         gradient = mean + np.float32(self.weight_decay) * parameters if self.weight_decay else mean
         if not self.momentum:
-            return state, parameters - np.float32(lr) * gradient
+            return state, parameters - lr * gradient
         velocity = np.float32(self.momentum) * state["velocity"]
         velocity += gradient
-        step = gradient + np.float32(self.momentum) * velocity if self.nesterov else velocity
-        return {"velocity": velocity}, parameters - np.float32(lr) * step
+        change = gradient + np.float32(self.momentum) * velocity if self.nesterov else velocity
+        return {"velocity": velocity}, parameters - lr * change

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from leader.aggregation.aggregate import Aggregate, Contribution, Result, weighted_loss
+from leader.aggregation.aggregate import Aggregate, weighted_loss
+from leader.aggregation.base import Contribution, Result
 from leader.aggregation.exact_sum import Scale
+from leader.aggregation.weighting import ByExamples
 from model.flat import Entry, Layout
 from utils.errors import LimitError, PayloadError, ValueRangeError
 from utils.payload import Payload, PayloadReader, encode_header
@@ -38,7 +40,7 @@ def contribution(part: int, weight: int = 1, loss: float = 0.5) -> Contribution:
 
 
 def aggregated(*contributions: Contribution) -> Result:
-    aggregate = Aggregate(LAYOUT, SCALE)
+    aggregate = Aggregate(LAYOUT, SCALE, ByExamples())
     for one in contributions:
         aggregate.add(one)
     return aggregate.finish()
@@ -134,7 +136,7 @@ def bad_payloads() -> dict[str, tuple[Payload, type[Exception], str]]:
 @pytest.mark.parametrize("case", bad_payloads())
 def test_a_refused_update_leaves_no_trace(case: str) -> None:
     bad, kind, message = bad_payloads()[case]
-    aggregate = Aggregate(LAYOUT, SCALE)
+    aggregate = Aggregate(LAYOUT, SCALE, ByExamples())
     aggregate.add(contribution(1, 10))
     with pytest.raises(kind, match=message):
         aggregate.add(Contribution("bad", 5, bad, 100.0))
@@ -145,7 +147,7 @@ def test_a_refused_update_leaves_no_trace(case: str) -> None:
 
 
 def test_weights_beyond_the_plan_are_refused_and_leave_no_trace() -> None:
-    aggregate = Aggregate(LAYOUT, SCALE)  # its bound is the next power of two, 1024
+    aggregate = Aggregate(LAYOUT, SCALE, ByExamples())  # its bound is the next power of two, 1024
     aggregate.add(contribution(1, 1000))
     with pytest.raises(LimitError, match=r"weight 25 is outside 1..24"):
         aggregate.add(contribution(2, 25))
@@ -174,7 +176,7 @@ def test_losses_are_summed_without_rounding_on_the_way() -> None:
 
 
 def test_an_aggregate_of_nothing_is_zero() -> None:
-    result = Aggregate(LAYOUT, SCALE).finish()
+    result = Aggregate(LAYOUT, SCALE, ByExamples()).finish()
     assert result.mean.tolist() == [0.0] * TOTAL
     assert result.examples == 0
     assert math.isnan(result.loss)

@@ -187,6 +187,34 @@ def test_a_weight_outside_the_plan_is_refused(weight: int) -> None:
     total.check(values, 61)
 
 
+@given(scales(most_bits=20), st.data())
+def test_a_factor_multiplies_the_values_before_they_are_rounded(scale: Scale, data: st.DataObject) -> None:
+    values, factor = data.draw(vectors(scale)), data.draw(st.floats(0, 1))
+    total = ExactSum(SIZE, scale)
+    total.check(values, 1, factor)
+    total.add(values, 1, factor=factor)
+    unit = 1 << scale.fraction_bits
+    exact = [round(Fraction(float(value) * factor) * unit) for value in values]
+    assert integers(total) == exact
+
+
+@pytest.mark.parametrize("factor", [2.0, 1e300, math.nan, math.inf])
+def test_values_are_in_range_after_their_factor(factor: float) -> None:
+    values, total = np.array([-0.6, 0.0, 0.6], np.float32), ExactSum(SIZE, Scale.of(1.0, 64))
+    total.check(values, 1)
+    with pytest.raises(ValueRangeError, match="in the update, times its factor of"):
+        total.check(values, 1, factor)
+    total.check(np.float32(1e30) * values, 1, 1e-30)
+    with pytest.raises(ValueRangeError):
+        total.check(np.array([1.0, math.inf, 1.0], np.float32), 1, 1e-30)
+
+
+def test_the_mean_may_be_taken_with_a_scalar() -> None:
+    total = summed(Scale.of(4.0, 64), [(1, np.array([1, 2, 3], np.float32)), (3, np.ones(SIZE, np.float32))])
+    assert total.mean(scalar=4.0).tolist() == [4.0, 5.0, 6.0]
+    assert total.mean(scalar=1.0).tobytes() == total.mean().tobytes()
+
+
 def test_partial_sums_of_another_plan_are_refused() -> None:
     scale = Scale.of(1.0, 64)
     total = summed(scale, [(3, np.ones(SIZE, np.float32))])

@@ -1,0 +1,155 @@
+"""One exchange's updates, kept on disk until a robust rule combines them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leader.aggregation.aggregate import check_update, weighted_loss
+from leader.aggregation.base import Contribution, Result
+from leader.aggregation.norms import check_norm, clip_factor, squared_norm
+from leader.aggregation.robust.bulyan import bulyan
+from leader.aggregation.robust.geometric_median import geometric_median
+from leader.aggregation.robust.krum import krum, multi_krum
+from leader.aggregation.robust.median import median
+from leader.aggregation.robust.rows import Rule
+from leader.aggregation.robust.trimmed_mean import trimmed_mean
+from leader.aggregation.spool import Spool
+from leader.combinations import least_updates
+from leader.config import AggregateConfig, RunConfig
+from model.flat import Layout
+from utils.errors import TooFewLearnersError, ValueRangeError
+from utils.payload import Payload
+
+RULES: dict[str, Rule] = {
+    "median": median,
+    "trimmed_mean": trimmed_mean,
+    "krum": krum,
+    "multi_krum": multi_krum,
+    "bulyan": bulyan,
+    "geometric_median": geometric_median,
+}
+#: Losses are float32 where they are made; larger ones, infinite and NaN are left out of the mean.
+_MAX_LOSS = 2.0**128
+
+
+def open_robust(config: RunConfig, layout: Layout, spool_dir: Path | None) -> RobustAggregate:
+    """An empty aggregate under `aggregate.rule`, spooled in `spool_dir` (None: where temporary files go).
+
+    Raises CheckpointError where no file can be made there.
+    """
+    spool = Spool(layout, spool_dir, config.aggregate.spool_bytes)
+    return RobustAggregate(config.aggregate, layout, spool)
+
+
+@dataclass(frozen=True, order=True)
+class _Member:
+    """One spooled update; members are ordered by part, whenever they came."""
+
+    part: str
+    weight: int
+    crc32: int
+    row: int
+    has_buffers: bool
+    loss: float
+
+
+class RobustAggregate:
+    """Every update counts once, whatever its examples and its age: a malicious learner may claim any number.
+
+    The rule combines the parameters. Buffers are statistics, not steps, and a rule that picks one
+    update would leave them to one learner: under every rule they become their coordinate-wise
+    median over the updates that have them, and stay as they are when no more than twice
+    `byzantine` do.
+    """
+
+    def __init__(self, config: AggregateConfig, layout: Layout, spool: Spool) -> None:
+        self._config = config
+        self._layout = layout
+        self._spool = spool
+        self._members: list[_Member] = []
+
+    def add(self, contribution: Contribution) -> None:
+        """Spool one contribution, whole or not at all.
+
+        Raises PayloadError or ValueRangeError for a bad one, and CheckpointError when the disk is full.
+        """
+        payload = contribution.payload
+        check_update(self._layout, payload.manifest)
+        check_range(payload, self._config.max_abs)
+        factor = self._factor(payload)
+        row = self._spool.append(payload, factor)
+        has_buffers = len(payload.manifest.tensors) > len(self._layout.parameters)
+        self._members.append(
+            _Member(
+                contribution.part, contribution.weight, payload.crc32, row, has_buffers, contribution.loss
+            )
+        )
+
+    def _factor(self, payload: Payload) -> float:
+        """What the parameters are multiplied by to keep `clip_norm`; raises beyond `reject_norm`."""
+        clip, reject = self._config.clip_norm, self._config.reject_norm
+        if not (clip or reject):
+            return 1.0
+        squared = squared_norm(self._layout, payload)
+        if reject:
+            check_norm(squared, reject)
+        return clip_factor(squared, clip) if clip else 1.0
+
+    def finish(self) -> Result:
+        """What the rule makes of everything added.
+
+        Raises TooFewLearnersError when these are fewer than the rule needs, and CheckpointError
+        when they can't be read back.
+        """
+        byzantine, rule = self._config.byzantine, self._config.rule
+        members = sorted(self._members)
+        if len(members) < (needed := least_updates(rule, byzantine)):
+            raise TooFewLearnersError(
+                f"an exchange closed on {len(members)} updates; aggregate.rule={rule} with "
+                f"aggregate.byzantine={byzantine} needs {needed}: resume with more learners"
+            )
+        split, total = self._layout.parameter_count, self._layout.total
+        mean = np.zeros(total, np.float32)
+        everyone = self._spool.rows([member.row for member in members], 0, split)
+        mean[:split] = RULES[rule](everyone, byzantine)
+        with_buffers = [member.row for member in members if member.has_buffers]
+        if len(with_buffers) >= least_updates("median", byzantine):
+            mean[split:] = median(self._spool.rows(with_buffers, split, total), byzantine)
+        return Result(mean, sum(member.weight for member in members), self._loss(members), _digest(members))
+
+    def _loss(self, members: list[_Member]) -> float:
+        return weighted_loss(
+            {
+                str(number): (member.weight, member.loss)
+                for number, member in enumerate(members)
+                if abs(member.loss) < _MAX_LOSS
+            }
+        )
+
+    def close(self) -> None:
+        """Give the disk space back; calling it again changes nothing."""
+        self._spool.close()
+
+
+def _digest(members: list[_Member]) -> str:
+    counted = [(member.part, member.weight, member.crc32) for member in members]
+    return hashlib.sha256(repr(counted).encode()).hexdigest()
+
+
+def check_range(payload: Payload, max_abs: float) -> None:
+    """Raise ValueRangeError unless all values, which must be float32, are finite and within +-`max_abs`."""
+    values: NDArray[np.float32] = payload.data.view(np.float32)
+    if values.size == 0:
+        return
+    low, high = values.min(), values.max()
+    # NaN makes both comparisons false.
+    if not (low >= -max_abs and high <= max_abs):
+        raise ValueRangeError(
+            f"values from {low:g} to {high:g} in the update; finite values within +-{max_abs:g} are taken "
+            "(aggregate.max_abs)"
+        )

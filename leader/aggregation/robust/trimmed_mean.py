@@ -1,0 +1,22 @@
+"""The coordinate-wise trimmed mean (Yin et al. 2018, "Byzantine-Robust Distributed Learning", Definition 2).
+
+https://arxiv.org/abs/1803.01498
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leader.aggregation.robust.rows import Rows
+from leader.aggregation.robust.tile import sort_columns
+
+
+def trimmed_mean(rows: Rows, byzantine: int) -> NDArray[np.float32]:
+    """Mean of each coordinate without its `byzantine` smallest and its `byzantine` largest values; n > 2 of those."""
+    result = np.empty(rows.size, np.float32)
+    for start, block in rows.tiles():
+        sort_columns(block)
+        kept = block[byzantine : rows.n - byzantine]
+        result[start : start + block.shape[1]] = kept.mean(axis=0, dtype=np.float64)
+    return result
