@@ -16,6 +16,9 @@ from utils.version import PROTOCOL, RELEASE
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_TEXT = 256
+_TAG = re.compile(r"[A-Za-z0-9._-]{1,32}")
+_MAX_TAGS = 16
+_DEVICE_KIND = re.compile(r"[a-z0-9]{0,16}")
 _REMEMBERED = 4  # names whose ids are kept, as a multiple of the learners that may be registered
 CONTROL_NAMES: dict[int, str] = {
     leader_pb2.CONTROL_PLAIN: "plain",
@@ -46,6 +49,9 @@ class Member:
     device: str
     own_data: OwnData | None
     last_seen: float
+    tags: frozenset[str] = frozenset()  # words of its owner
+    device_kind: str = ""  # such as "cuda"; "" = not said
+    memory_bytes: int = 0  # of the device; 0 = not said
     connected: bool = False  # its session is open, or it was reached by dialling
     link: LearnerLink = field(default_factory=PlainLink, repr=False)
 
@@ -132,6 +138,9 @@ class Membership:
             if info.HasField("own_data")
             else None,
             last_seen=now,
+            tags=frozenset(info.tags),
+            device_kind=info.device_kind,
+            memory_bytes=info.memory_bytes,
         )
 
     def by_token(self, token: bytes) -> Member:
@@ -208,5 +217,12 @@ def _check(info: leader_pb2.LearnerInfo) -> None:
             raise PayloadError(
                 f"text of {len(text)} characters in LearnerInfo; printable, at most {_MAX_TEXT}"
             )
+    if len(info.tags) > _MAX_TAGS or not all(_TAG.fullmatch(tag) for tag in info.tags):
+        raise PayloadError(
+            f"{len(info.tags)} tags in LearnerInfo; at most {_MAX_TAGS}, each of 1 to 32 letters, digits, "
+            "'.', '_' and '-'"
+        )
+    if not _DEVICE_KIND.fullmatch(info.device_kind):
+        raise PayloadError(f"device_kind {info.device_kind[:64]!r} is no kind of device, such as cpu or cuda")
     if info.HasField("own_data") and not 0 < info.own_data.examples < 1 << 40:
         raise PayloadError(f"own_data.examples is {info.own_data.examples}; it must be from 1 to 2**40")

@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from leader.aggregation.exact_sum import Scale
 from leader.config import RunConfig
 from leader.events import EventStream, LearnerJoined, LearnerLeft
-from leader.links import DialledLink, LearnerLink, SessionLink
+from leader.links import DialledLink, LearnerLink
 from leader.membership import CONTROL_NAMES, Member, Membership
 from leader.partition import partition
+from leader.selection.requirement import Requirement
 from leader.shards import ShardMap
 from leader.signal import Signal
 from leader.work import Part
 from protos import leader_pb2
+from utils.batches import held_out
 from utils.errors import IncompatibleError, LimitError, NotReadyError
 
 _log = logging.getLogger(__name__)
@@ -49,10 +51,12 @@ class Workforce:
         labels: NDArray[np.int64] | None,
         seats: Seats | None,
         events: EventStream,
+        groups: NDArray[np.int64] | None = None,
     ) -> None:
         self._config = config
-        self._classes = classes
+        self._classes = classes  # 0 = a task of the user's own, which alone knows its data
         self._labels = labels  # None where the leader holds no data to deal out
+        self._groups = groups  # None where the data has none
         self._events = events
         self.members = Membership(max_learners=config.limits.max_learners, lease_s=config.cohort.lease_s)
         self.changed = Signal()
@@ -61,6 +65,15 @@ class Workforce:
         self._map = ShardMap(0)
         self._own_at_start = 0
         self._resumed = seats
+        self._requirement = Requirement.parse(config.cohort.require)
+        self._eligible: dict[int, Member] = {}  # those that meet it; the others only look on
+        self._shard_parts: dict[str, Part] = {}
+        self._own_parts: dict[int, Part] = {}  # of eligible members with own data
+        self._even = False  # no rebalancing would move a shard
+        # Asked several times a round, so made once after each change; None = not made yet.
+        self._parts: Mapping[str, Part] | None = None
+        self._holders: Mapping[str, int] | None = None
+        self._seats: Seats | None = None
 
     def register(self, info: leader_pb2.LearnerInfo, peer: str) -> Member:
         """Take a learner in; raises IncompatibleError, NameTakenError, LimitError or PayloadError."""
@@ -69,12 +82,18 @@ class Workforce:
             member.link.end()
             member.link = self._dialled(member)
             member.connected = True
-        if member.own_data is None:
-            self._map.add(member.learner_id)
-        else:  # it may have come without data before
-            self._map.remove(member.learner_id)
-        if self._map.orphans:
-            self._map.rebalance()
+        took_part = new or member.learner_id in self._eligible
+        if not self._place(member) and took_part:
+            _log.warning(
+                "%s is left out, it does not meet cohort.require (%s): it said tags %s, device %s, %.1f GiB of memory",
+                member.name,
+                self._config.cohort.require,
+                ",".join(sorted(member.tags)) or "none",
+                member.device_kind or "unknown",
+                member.memory_bytes / (1 << 30),
+            )
+        if self._shards and self._map.orphans:
+            self._spread()
         if new:
             own = member.own_data.examples if member.own_data else None
             control = CONTROL_NAMES[member.control]
@@ -84,13 +103,48 @@ class Workforce:
         self._announce()
         return member
 
+    def _place(self, member: Member) -> bool:
+        """Let a registered learner take part if it meets cohort.require."""
+        learner, own = member.learner_id, member.own_data
+        eligible = self._requirement.met_by(member.tags, member.device_kind, member.memory_bytes)
+        if eligible and own is None:
+            self._map.add(learner)
+        else:  # it may have been able to take a shard before
+            self._map.remove(learner)
+        self._eligible.pop(learner, None)
+        self._own_parts.pop(learner, None)
+        if eligible:
+            self._eligible[learner] = member
+        if eligible and own is not None:
+            self._own_parts[learner] = Part.of_own(
+                member.name, self._trained(own.examples), own.fingerprint, self._config.seed
+            )
+        self._moved()
+        return eligible
+
+    def _trained(self, examples: int) -> int:
+        """How many of these are trained on; learners hold the others out."""
+        return examples - held_out(examples, self._config.evaluation.holdout)
+
+    def _moved(self) -> None:
+        """Who is there or who holds what has changed."""
+        self._even = False
+        self._parts = self._holders = self._seats = None
+
+    def _spread(self) -> None:
+        """Give every shard a holder, evenly."""
+        if not self._even:
+            self._map.rebalance()
+            self._moved()
+            self._even = True
+
     def _check_data(self, info: leader_pb2.LearnerInfo) -> None:
         own = info.own_data if info.HasField("own_data") else None
         if own is None and self._labels is None:
             raise IncompatibleError(
                 "this run's leader hands out no data (data.holder is learner); start the learner with --data DIR"
             )
-        if own is not None and own.classes != self._classes:
+        if own is not None and self._classes and own.classes != self._classes:
             raise IncompatibleError(
                 f"your data has {own.classes} classes, this run's model {self._classes}; "
                 "use the same classes everywhere (leader: model.classes)"
@@ -119,7 +173,7 @@ class Workforce:
             lost=lambda reason: self.leave(member, f"can't be dialled any more: {reason}"),
         )
 
-    def attach(self, member: Member, link: SessionLink) -> None:
+    def attach(self, member: Member, link: LearnerLink) -> None:
         """The member's session is open: push to it through `link` from now on."""
         member.link.end()
         member.link = link
@@ -138,9 +192,11 @@ class Workforce:
         if not self.members.remove(member):
             return
         member.link.end()
-        if member.own_data is None:
+        self._moved()
+        self._own_parts.pop(member.learner_id, None)
+        if self._eligible.pop(member.learner_id, None) is not None and member.own_data is None:
             self._map.remove(member.learner_id)
-            self._map.rebalance()
+            self._spread()
         self._events.publish(LearnerLeft(member.learner_id, member.name, reason))
         self._announce()
 
@@ -171,19 +227,25 @@ class Workforce:
         """
         if self._shards is not None:
             return
-        takers = [member for member in self.members if member.own_data is None]
-        self._own_at_start = len(self.members) - len(takers)
+        takers = [member for member in self._eligible.values() if member.own_data is None]
+        self._own_at_start = len(self._own_parts)
         if self._resumed is not None:
             self._own_at_start = self._resumed.own
             self._adopt(self._resumed.shards, takers, self._resumed.holders)
-        elif self._labels is None or not takers:
+        elif self._labels is None or (self._own_parts and not takers):
             self._adopt((), takers, {})
         else:
             data = self._config.data
             # By the learners waited for, not by those that happen to be here: the same split each time.
             parts = data.shards or max(1, self._config.learners - self._own_at_start)
             shards = partition(
-                self._labels, parts, kind=data.partition, alpha=data.alpha, seed=self._config.seed
+                self._labels,
+                data.shards if data.partition == "groups" else parts,
+                kind=data.partition,
+                alpha=data.alpha,
+                seed=self._config.seed,
+                classes_per_shard=data.classes_per_shard,
+                groups=self._groups,
             )
             self._adopt(shards, takers, {})
 
@@ -192,14 +254,18 @@ class Workforce:
             member.learner_id: tuple(int(shard) for shard, name in holders.items() if name == member.name)
             for member in takers
         }
+        seed = self._config.seed
+        parts = [Part.of_shard(i, self._trained(len(indices)), seed) for i, indices in enumerate(shards)]
         self._shards = shards
+        self._shard_parts = {part.id: part for part in parts}
         self._map = ShardMap(len(shards), held)
-        self._map.rebalance()
+        self._moved()
+        self._spread()
         self._announce()
 
     def rebalance(self) -> None:
         """Between rounds: spread the shards evenly again, with as few moves as possible."""
-        self._map.rebalance()
+        self._spread()
         self._announce()
 
     @property
@@ -211,9 +277,11 @@ class Workforce:
         """The deal as it stands, by learners' names; None before the data is dealt."""
         if self._shards is None:
             return None
-        names = {member.learner_id: member.name for member in self.members}
-        holders = {str(shard): names[learner] for shard, learner in self._map.holders().items()}
-        return Seats(self._shards, holders, self._own_at_start)
+        if self._seats is None:
+            held = self._map.holders().items()
+            holders = {str(shard): self._eligible[learner].name for shard, learner in held}
+            self._seats = Seats(self._shards, holders, self._own_at_start)
+        return self._seats
 
     def shard_of(self, member: Member, shard: int | None) -> NDArray[np.int64]:
         """Example indices of a shard that `member` may fetch; its first one where none is named."""
@@ -226,21 +294,23 @@ class Workforce:
             raise NotReadyError(f"{member.name} does not hold shard {shard}; wait for a work order")
         return self._shards[shard]
 
-    def parts(self) -> dict[str, Part]:
+    def parts(self) -> Mapping[str, Part]:
         """All the work there is at present, by part id."""
-        seed = self._config.seed
-        parts = [Part.of_shard(i, len(indices), seed) for i, indices in enumerate(self._shards or ())]
-        for member in self.members:
-            if member.own_data is not None:
-                own = member.own_data
-                parts.append(Part.of_own(member.name, own.examples, own.fingerprint, seed))
-        return {part.id: part for part in parts}
+        if self._parts is None:
+            self._parts = self._shard_parts | {part.id: part for part in self._own_parts.values()}
+        return self._parts
 
-    def holders(self) -> dict[str, int]:
+    def holders(self) -> Mapping[str, int]:
         """Which learner does which part; parts that nobody can do are left out."""
-        held = {Part.shard_id(shard): learner for shard, learner in self._map.holders().items()}
-        held |= {Part.own_id(m.name): m.learner_id for m in self.members if m.own_data is not None}
-        return held
+        if self._holders is None:
+            ids = list(self._shard_parts)
+            held = {ids[shard]: learner for shard, learner in self._map.holders().items()}
+            self._holders = held | {part.id: learner for learner, part in self._own_parts.items()}
+        return self._holders
+
+    def eligible(self) -> int:
+        """How many of the learners meet cohort.require."""
+        return len(self._eligible)
 
     def enough(self) -> bool:
         """Whether a further round can begin with the learners that are here.
@@ -248,7 +318,7 @@ class Workforce:
         Somebody must be able to do the leader's shards, and of the learners with own data a
         quorum of those that were there at the start must be here.
         """
-        own = sum(member.own_data is not None for member in self.members)
-        if self._shards and own == len(self.members):
+        own = len(self._own_parts)
+        if self._shards and own == len(self._eligible):
             return False
         return len(self.holders()) > 0 and own >= math.ceil(self._config.cohort.quorum * self._own_at_start)

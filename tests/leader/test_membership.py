@@ -207,6 +207,21 @@ def test_own_data_is_kept_as_it_was_told() -> None:
     assert joined(members(), full()).own_data is None
 
 
+def test_tags_device_and_memory_are_kept_and_plain_learners_have_none() -> None:
+    info = full()
+    info.tags.extend(["site-a", "b", "b"])
+    info.device_kind, info.memory_bytes = "cuda", (1 << 64) - 1
+    member = joined(members(), info)
+    assert member.tags == {"site-a", "b"}
+    assert (member.device_kind, member.memory_bytes) == ("cuda", (1 << 64) - 1)
+    member = joined(members(), plain())
+    assert (member.tags, member.device_kind, member.memory_bytes) == (frozenset(), "", 0)
+
+
+def tagged(*tags: str) -> leader_pb2.LearnerInfo:
+    return leader_pb2.LearnerInfo(tags=tags)
+
+
 def own(examples: int) -> leader_pb2.LearnerInfo:
     info = full()
     info.own_data.CopyFrom(leader_pb2.OwnData(examples=examples, classes=10))
@@ -230,6 +245,13 @@ def own(examples: int) -> leader_pb2.LearnerInfo:
         (plain("a\x1b[2J"), PayloadError, "printable, at most 256"),
         (leader_pb2.LearnerInfo(device="\n"), PayloadError, "printable, at most 256"),
         (leader_pb2.LearnerInfo(release="\x00"), PayloadError, "printable, at most 256"),
+        (tagged("a", ""), PayloadError, "2 tags in LearnerInfo; at most 16, each of 1 to 32 letters"),
+        (tagged("a,b"), PayloadError, "1 tags in LearnerInfo; at most 16"),
+        (tagged("a" * 33), PayloadError, "each of 1 to 32 letters"),
+        (tagged("é"), PayloadError, "each of 1 to 32 letters"),
+        (tagged(*["a"] * 17), PayloadError, "17 tags in LearnerInfo; at most 16"),
+        (leader_pb2.LearnerInfo(device_kind="cuda\n"), PayloadError, "is no kind of device, such as cpu"),
+        (leader_pb2.LearnerInfo(device_kind="a" * 17), PayloadError, "is no kind of device"),
         (own(0), PayloadError, "own_data.examples is 0; it must be from 1 to"),
         (own(1 << 40), PayloadError, "it must be from 1 to"),
     ],
@@ -243,6 +265,8 @@ def test_a_registration_that_cannot_be_is_refused(
     assert len(register) == 0
 
 
-def test_the_longest_name_and_the_largest_data_set_are_taken() -> None:
+def test_the_longest_name_and_tags_and_the_largest_data_set_are_taken() -> None:
+    most = [letter * 32 for letter in "abcdefghijklmnop"]
+    assert joined(members(), tagged(*most)).tags == set(most)
     assert joined(members(), full("a" * 64)).name == "a" * 64
     assert joined(members(), own((1 << 40) - 1)).own_data == OwnData((1 << 40) - 1, 10, "")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -21,8 +22,12 @@ from utils.errors import IncompatibleError, NotReadyError
 LABELS = np.arange(60) % 10
 
 
-def info(name: str, own: int = 0, classes: int = 10, token: bytes = b"") -> leader_pb2.LearnerInfo:
-    this = leader_pb2.LearnerInfo(name=name, control=leader_pb2.CONTROL_SESSION, token=token, device="cpu")
+def info(
+    name: str, own: int = 0, classes: int = 10, token: bytes = b"", tags: str = ""
+) -> leader_pb2.LearnerInfo:
+    this = leader_pb2.LearnerInfo(
+        name=name, control=leader_pb2.CONTROL_SESSION, token=token, device="cpu", tags=tags.split()
+    )
     if own:
         this.own_data.CopyFrom(leader_pb2.OwnData(examples=own, classes=classes, fingerprint=f"f{own}"))
     return this
@@ -47,8 +52,8 @@ class Crew:
     def _called(self) -> None:
         self.calls += 1
 
-    def join(self, *names: str, own: int = 0) -> list[Member]:
-        return [self.workforce.register(info(name, own), f"ipv4:1.1.1.1:{name}") for name in names]
+    def join(self, *names: str, own: int = 0, tags: str = "") -> list[Member]:
+        return [self.workforce.register(info(name, own, tags=tags), f"ipv4:1.1.1.1:{name}") for name in names]
 
     def dealt(self, *names: str) -> list[Member]:
         members = self.join(*names)
@@ -119,16 +124,18 @@ def test_parts_that_nobody_holds_go_to_the_next_learner_that_comes() -> None:
 
 
 moves = st.lists(
-    st.tuples(st.sampled_from("abcde"), st.sampled_from(["join", "leave", "own", "rebalance"])), max_size=15
+    st.tuples(st.sampled_from("abcde"), st.sampled_from(["join", "leave", "own", "rebalance", "spectate"])),
+    max_size=15,
 )
 
 
 @given(start=st.integers(1, 4), steps=moves)
-def test_whoever_comes_and_goes_every_part_has_a_holder_that_is_there(
+def test_whoever_comes_and_goes_every_part_has_a_holder_that_is_there_and_may_work(
     start: int, steps: list[tuple[str, str]]
 ) -> None:
-    crew = Crew(learners=start)
-    crew.dealt(*"abcde"[:start])
+    crew = Crew(learners=start, require="fit")
+    crew.join(*"abcde"[:start], tags="fit")
+    crew.workforce.deal()
     workforce = crew.workforce
     for name, move in steps:
         here = {member.name: member for member in workforce.members}
@@ -137,8 +144,11 @@ def test_whoever_comes_and_goes_every_part_has_a_holder_that_is_there(
         elif move == "rebalance":
             workforce.rebalance()
         elif move in ("join", "own"):
-            workforce.register(info(name, 7 if move == "own" else 0), "peer")
-        here = {member.name: member for member in workforce.members}
+            workforce.register(info(name, 7 if move == "own" else 0, tags="fit"), "peer")
+        elif move == "spectate":
+            workforce.register(info(name, 7), "peer")
+        here = {member.name: member for member in workforce.members if "fit" in member.tags}
+        assert workforce.eligible() == len(here)
         takers = {member.learner_id for member in here.values() if member.own_data is None}
         holders = {part: id_ for part, id_ in workforce.holders().items() if part.startswith("shard-")}
         assert set(holders.values()) <= takers
@@ -210,6 +220,85 @@ def test_the_leaders_shards_need_at_least_one_taker() -> None:
     assert crew.workforce.enough()
     crew.workforce.leave(a, "gone")
     assert not crew.workforce.enough()
+
+
+# --- who may take part ---------------------------------------------------------------------
+
+
+def test_learners_that_do_not_meet_the_requirement_are_registered_and_hold_nothing() -> None:
+    crew = Crew(learners=3, require="site-a")
+    (a,) = crew.join("a", tags="site-a night")
+    b, _ = crew.join("b", "c", tags="site-b")
+    crew.join("d", own=5)
+    crew.join("e", own=7, tags="site-a")
+    crew.workforce.deal()
+    assert len(crew.workforce.members) == 5
+    assert crew.workforce.eligible() == 2
+    # 3 wanted, 1 with own data: 2 shards.
+    assert {part.id: part.examples for part in crew.workforce.parts().values()} == {
+        "shard-00000": 30,
+        "shard-00001": 30,
+        "own-e": 7,
+    }
+    assert crew.workforce.holders() == {"shard-00000": 1, "shard-00001": 1, "own-e": 5}
+    seats = crew.workforce.seats()
+    assert seats is not None
+    assert (seats.holders, seats.own) == ({"0": "a", "1": "a"}, 1)
+    with pytest.raises(NotReadyError, match="b does not hold shard 0"):
+        crew.workforce.shard_of(b, 0)
+    crew.workforce.leave(a, "gone")
+    crew.workforce.rebalance()
+    assert crew.workforce.holders() == {"own-e": 5}
+    assert not crew.workforce.enough()
+
+
+def test_rounds_wait_until_somebody_meets_the_requirement() -> None:
+    crew = Crew(learners=2, require="site-a")
+    crew.dealt("a", "b")
+    assert len(crew.workforce.parts()) == 2  # the data is split, though nobody may hold it yet
+    assert crew.workforce.holders() == {}
+    assert not crew.workforce.enough()
+    (c,) = crew.join("c", tags="site-a")
+    assert crew.workforce.holders() == {"shard-00000": c.learner_id, "shard-00001": c.learner_id}
+    assert crew.workforce.enough()
+
+
+def test_the_quorum_of_own_data_counts_those_that_take_part() -> None:
+    crew = Crew(holder="learner", require="site-a")
+    (a,) = crew.join("a", own=5, tags="site-a")
+    crew.join("b", "c", own=5)
+    crew.workforce.deal()
+    assert crew.workforce.enough()
+    crew.workforce.leave(a, "gone")
+    assert not crew.workforce.enough()
+
+
+def test_a_learner_that_comes_back_with_other_tags_gains_or_loses_its_place() -> None:
+    crew = Crew(learners=2, require="site-a")
+    a, b = crew.join("a", "b", tags="site-a")
+    crew.workforce.deal()
+    crew.workforce.register(info("b", token=b.token), "peer")
+    assert crew.workforce.holders() == {"shard-00000": a.learner_id, "shard-00001": a.learner_id}
+    again = crew.workforce.members.get(b.learner_id)
+    assert again is not None
+    crew.workforce.register(info("b", token=again.token, tags="site-a"), "peer")
+    crew.workforce.rebalance()
+    assert crew.workforce.holders() == {"shard-00000": a.learner_id, "shard-00001": b.learner_id}
+
+
+def test_why_a_learner_is_left_out_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    crew = Crew(require="site-a,device=cuda,memory>=8")
+    with caplog.at_level(logging.WARNING):
+        (a,) = crew.join("a", tags="night b")
+        for _ in range(3):
+            a = crew.workforce.register(info("a", token=a.token, tags="night b"), "peer")
+        fit = info("c", tags="site-a")
+        fit.device_kind, fit.memory_bytes = "cuda", 8 << 30
+        crew.workforce.register(fit, "peer")
+    assert caplog.messages == [
+        "a is left out, it does not meet cohort.require (site-a,device=cuda,memory>=8): "
+        "it said tags b,night, device unknown, 0.0 GiB of memory"
+    ]
 
 
 # --- what a restart finds ------------------------------------------------------------------
@@ -334,3 +423,12 @@ def test_learners_whose_lease_ran_out_are_let_go() -> None:
     patient.join("a")
     patient.workforce.expire()
     assert len(patient.workforce.members) == 1
+
+
+def test_a_part_counts_only_the_examples_that_are_trained_on() -> None:
+    config = RunConfig.model_validate({"learners": 2, "evaluation": {"holdout": 0.25}})
+    workforce = Workforce(config, classes=10, labels=LABELS, seats=None, events=EventStream())
+    workforce.register(info("a"), "ipv4:1.1.1.1:1")
+    workforce.register(info("b", own=7), "ipv4:1.1.1.1:2")
+    workforce.deal()
+    assert {part.id: part.examples for part in workforce.parts().values()} == {"shard-00000": 45, "own-b": 6}

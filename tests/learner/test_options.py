@@ -86,7 +86,9 @@ def test_names_that_could_not_be_file_names_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("tags", ["a,", ",a", "a,,b", "a b", "é", "x" * 33, ",".join("abcdefghijklmnopq")])
 def test_tags_that_a_leader_would_refuse_are_refused(tags: str) -> None:
-    with pytest.raises(ConfigError, match=r"^--tags: tags is .*; allowed: at most 16, comma-separated, each of 1"):
+    with pytest.raises(
+        ConfigError, match=r"^--tags: tags is .*; allowed: at most 16, comma-separated, each of 1"
+    ):
         parse(["--leader", "h:1", "--tags", tags], {})
     most = ",".join(letter * 32 for letter in "abcdefghijklmnop")
     assert parse(["--leader", "h:1", "--tags", most], {}).tags == most
