@@ -9,9 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import idle_round, leader_memory, resnet18_round, sessions, soak
+from benchmarks import idle_round, leader_memory, resnet18_round, robust_memory, sessions, soak
 from benchmarks.machine import describe_machine
 from benchmarks.result import Result, document, table
+from benchmarks.robust_memory_plot import draw_robust_memory
 from benchmarks.sessions_plot import draw_sessions
 from scripts.children import ProgramFailedError, StoppedError
 
@@ -19,6 +20,7 @@ ENTRIES: dict[str, Callable[[bool], Result]] = {
     "idle_round": idle_round.measure,
     "resnet18_round": resnet18_round.measure,
     "leader_memory": leader_memory.measure,
+    "robust_memory": robust_memory.measure,
     "sessions": sessions.measure,
     "soak": soak.measure,
 }
@@ -52,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             path.write_text(document(result, machine, options.quick), encoding="utf-8")
             if result.entry == "sessions":
                 draw_sessions(result.series, options.out / "sessions.png")
+            if result.entry == "robust_memory":
+                draw_robust_memory(result.series, options.out / "robust_memory.png")
             results.append(result)
     except ProgramFailedError as error:
         print(f"error: {error}", file=sys.stderr)

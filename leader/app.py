@@ -9,7 +9,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,29 +21,32 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from leader.checkpoint import checkpoints, load_newest, save_checkpoint, write_atomically
+from leader.best_model import BestModel
+from leader.checkpoint import checkpoints, load_checkpoint, load_newest, save_checkpoint, write_atomically
 from leader.cli import Command
+from leader.clock import Clock
 from leader.config import RunConfig
 from leader.config_file import dump_config
 from leader.coordinator import Coordinator
 from leader.curves import curves_title, draw_curves
-from leader.evaluation import EvaluationQueue, Evaluator
-from leader.events import Event, EventStream, RoundCommitted, RunFinished, RunStarted
+from leader.evaluation import EvaluationQueue, Evaluator, Vector
+from leader.events import Event, EventStream, FederatedEvaluated, RoundCommitted, RunFinished, RunStarted
 from leader.log import open_display
+from leader.metric_names import FEDERATED_PREFIX, on_test_split
 from leader.optimizers.base import ServerOptimizer
-from leader.optimizers.fedavg import FedAvg
-from leader.optimizers.sgd import Sgd
+from leader.optimizers.choose import make_optimizer
+from leader.origin import Origin, model_title, open_origin
 from leader.refusals import Refusals
-from leader.run_folder import MetricsLog, RunFolder, default_run_dir
+from leader.run_folder import FEDERATED, TEST, MetricsLog, RunFolder, default_run_dir
 from leader.service import LeaderService
 from leader.state import RunState
 from leader.summary import summarize, write_summary
 from leader.uploads import Uploads
+from leader.verdict import Verdict
 from leader.versions import model_header
 from leader.workforce import Workforce
-from model.flat import FlatModel
-from model.precision import choose_device
-from model.registry import build_model
+from model.flat import Layout
+from model.task import Examples, load_task
 from protos import leader_pb2
 from utils import faults
 from utils.datasets import Dataset, open_dataset
@@ -62,116 +65,153 @@ class Data:
 
     name: str
     train: Dataset | None  # None where learners bring their own
-    test: Dataset | None
-    classes: int
+    test: Examples | None
+    classes: int  # 0 where the run trains a task of the user's own
 
 
 def open_data(config: RunConfig) -> Data:
     """The run's data set, cut to the configured number of examples; raises DataError."""
     wanted = config.data
+    own = bool(config.model.task or not config.model.name)
     if wanted.source == "none":
-        return Data("the learners' own data", None, None, config.model.classes)
+        return Data("the learners' own data", None, None, 0 if own else config.model.classes)
+    if config.model.task:
+        task = load_task(config.model.task, "model.task")
+        return Data(config.model.task, None, task.open_data(Path(wanted.source), train=False), 0)
     split = open_dataset(wanted.source, wanted.dir)
     test = split.test.take(wanted.test_examples) if split.test else None
     train = split.train.take(wanted.train_examples) if wanted.holder == "leader" else None
     return Data(split.train.name, train, test, len(split.train.classes))
 
 
-def make_optimizer(config: RunConfig) -> ServerOptimizer:
-    """The server optimizer that the exchange calls for."""
-    train = config.train
-    if config.exchange == "gradient":
-        return Sgd(train.momentum, train.weight_decay, train.nesterov)
-    return FedAvg()
-
-
-def initial_state(config: RunConfig, model: FlatModel, optimizer: ServerOptimizer) -> RunState:
-    """Round 0 of a new run: seeded weights."""
-    vector = model.snapshot().cpu().numpy()
+def initial_state(config: RunConfig, origin: Origin, optimizer: ServerOptimizer) -> RunState:
+    """Round 0 of a new run: seeded or given weights."""
+    vector = origin.vector
     return RunState(
-        run_id=f"{config.model.name}-{secrets.token_hex(4)}",
+        run_id=f"{model_title(config)}-{secrets.token_hex(4)}",
         round=0,
         exchanges=0,
         version=int.from_bytes(hashlib.sha256(vector.tobytes()).digest()[:8]) >> 1,
         vector=vector,
-        optimizer=optimizer.init(model.layout.parameter_count),
+        optimizer=optimizer.init(origin.layout.parameter_count),
     )
 
 
-def resumed_state(folder: RunFolder, model: FlatModel) -> RunState:
+def resumed_state(folder: RunFolder, layout: Layout) -> RunState:
     """The newest whole checkpoint; raises CheckpointError if there is none that fits the model."""
     state = load_newest(folder.checkpoints)
-    if state.vector.size != model.layout.total:
+    if state.vector.size != layout.total:
         raise CheckpointError(
-            f"checkpoint holds {state.vector.size} values, the model has {model.layout.total}; "
+            f"checkpoint holds {state.vector.size} values, the model has {layout.total}; "
             "was config.yaml of the run folder changed?"
         )
     return state
 
 
-def expects_evaluation(config: RunConfig, test: Dataset | None, round_: int) -> bool:
+def weights_before(folder: RunFolder, state: RunState) -> Vector | None:
+    """The weights (total,) of the round before `state`, where its checkpoint is still there."""
+    for path in checkpoints(folder.checkpoints):
+        with suppress(CheckpointError):
+            before = load_checkpoint(path)
+            if before.round == state.round - 1:
+                return before.vector
+    return None
+
+
+def expects_evaluation(config: RunConfig, test: Examples | None, round_: int) -> bool:
     """Whether the model of this round is to be evaluated; that of the last round always is."""
     every = config.evaluation.every
     return test is not None and (round_ == config.rounds or (every > 0 and round_ % every == 0))
 
 
+def awaited_evaluations(config: RunConfig, test: Examples | None, round_: int) -> Iterator[str]:
+    """The evaluations of the model of this round that are to come; learners score it in the round after."""
+    every = config.evaluation.federated_every
+    if expects_evaluation(config, test, round_):
+        yield TEST
+    if every > 0 and round_ % every == 0 and round_ < config.rounds:
+        yield FEDERATED
+
+
 class App:
     """One run of the leader, with everything wired up."""
 
-    def __init__(self, config: RunConfig, folder: RunFolder, data: Data, *, resume: bool) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        data: Data,
+        *,
+        resume: bool,
+        clock: Clock | None = None,
+    ) -> None:
         self._config = config
         self._folder = folder
         self._data = data
-        module = build_model(
-            config.model.name, classes=data.classes, norm=config.model.norm, seed=config.seed
-        )
-        model = FlatModel(module, choose_device("auto"))
+        origin = open_origin(config, data.classes)
+        layout = origin.layout
         optimizer = make_optimizer(config)
-        state = resumed_state(folder, model) if resume else initial_state(config, model, optimizer)
+        state = resumed_state(folder, layout) if resume else initial_state(config, origin, optimizer)
         self.resumed_round = state.round
         self.events = EventStream()
-        self._layout = model.layout
+        self.layout = layout
         workforce = Workforce(
             config,
             classes=data.classes,
             labels=data.train.labels if data.train else None,
+            groups=data.train.groups if data.train else None,
             seats=state.seats,
             events=self.events,
         )
         self.coordinator = Coordinator(
             config,
             state,
-            layout=model.layout,
+            layout=layout,
             optimizer=optimizer,
             workforce=workforce,
             save=partial(
                 save_checkpoint, folder.checkpoints, keep=config.keep_checkpoints, config=dump_config(config)
             ),
             events=self.events,
+            spool=folder.path / "spool",
+            clock=clock,
         )
-        self._metrics = MetricsLog(folder, state.round, expects_evaluation=self._expects_evaluation)
         self.refusals = Refusals(self.events)
+        wanted = config.evaluation
+        self._best = BestModel(folder.best, layout, model_title(config), wanted.metric, wanted.mode)
         self._evaluations = (
-            EvaluationQueue(Evaluator(model, data.test, config), self.events) if data.test else None
+            EvaluationQueue(
+                Evaluator(origin.model, origin.task, data.test, config), self.events, self._keep_tested
+            )
+            if data.test and origin.model and origin.task
+            else None
         )
-        self.events.subscribe(self._metrics.on_event)
-        self.events.subscribe(self._offer_evaluation)
-        if state.committed is not None:
-            # A crash right after the checkpoint may have lost this round's line and its evaluation.
-            self._metrics.on_event(state.committed)
+        self._metrics = MetricsLog(
+            folder,
+            state.round,
+            awaited=partial(awaited_evaluations, config, data.test if self._evaluations else None),
+        )
+        self._verdict = Verdict(wanted, self._best, self._evaluations, lambda: self.coordinator.state.vector)
+        for subscriber in (self._metrics.on_event, self._verdict.on_event, self._offer_evaluation):
+            self.events.subscribe(subscriber)
+        self._recall(state)
+        self.description = leader_pb2.RunDescription(
+            run_id=state.run_id,
+            model="" if origin.own else config.model.name,
+            norm=config.model.norm,
+            classes=data.classes,
+            heartbeat_s=config.cohort.lease_s / 2,
+            chunk_bytes=config.limits.chunk_bytes,
+            local=sorted(layout.local),
+            holdout=config.evaluation.holdout,
+            own_task=origin.own,
+        )
         self.service = LeaderService(
             config,
-            leader_pb2.RunDescription(
-                run_id=state.run_id,
-                model=config.model.name,
-                norm=config.model.norm,
-                classes=data.classes,
-                heartbeat_s=config.cohort.lease_s / 2,
-                chunk_bytes=config.limits.chunk_bytes,
-            ),
+            self.description,
             self.coordinator,
             Uploads(
-                model.layout,
+                layout,
                 config.limits,
                 self.coordinator.traffic,
                 self.coordinator.is_open,
@@ -182,11 +222,34 @@ class App:
             self.refusals,
         )
 
-    def _expects_evaluation(self, round_: int) -> bool:
-        return expects_evaluation(self._config, self._data.test, round_)
+    def _recall(self, state: RunState) -> None:
+        """Take in what the run did before it was resumed.
+
+        A crash right after the checkpoint may have lost what that round was to tell.
+        """
+        scored = FederatedEvaluated(state.round - 1, state.federated) if state.federated else None
+        if scored is not None:
+            self._metrics.on_event(scored)
+        if state.committed is not None:
+            self._metrics.on_event(state.committed)
+        by_learners = self._best.metric.startswith(FEDERATED_PREFIX)
+        self._verdict.recall(
+            self._metrics.records, weights_before(self._folder, state) if by_learners else None
+        )
+        if scored is not None:
+            self._verdict.on_event(scored)
+        if state.committed is not None:
+            self._verdict.on_event(state.committed)
+
+    def _keep_tested(self, round_: int, metrics: Mapping[str, float], vector: Vector) -> None:
+        self._best.offer(round_, on_test_split(metrics), vector)
 
     def _offer_evaluation(self, event: Event) -> None:
-        if isinstance(event, RoundCommitted) and self._evaluations and self._expects_evaluation(event.round):
+        if (
+            isinstance(event, RoundCommitted)
+            and self._evaluations
+            and expects_evaluation(self._config, self._data.test, event.round)
+        ):
             self._evaluations.offer(event.round, self.coordinator.state.vector)
 
     def started(self, address: str) -> RunStarted:
@@ -195,8 +258,8 @@ class App:
             run_id=self.coordinator.state.run_id,
             run_dir=self._folder.path,
             dataset=self._data.name,
-            model=self._config.model.name,
-            parameters=self._layout.parameter_count,
+            model=model_title(self._config),
+            parameters=self.layout.parameter_count,
             exchange=self._config.exchange,
             rounds=self._config.rounds,
             address=address,
@@ -206,14 +269,23 @@ class App:
         )
 
     async def run(self) -> str:
-        """Train to the end; returns why it ended early, or ""."""
+        """Train to the end; returns why the run was stopped, or ""."""
         leases = asyncio.ensure_future(self._watch_leases())
-        if self.coordinator.state.committed is not None:
-            self._offer_evaluation(self.coordinator.state.committed)
         try:
-            return await self.coordinator.run()
+            return await self.train()
         finally:
             leases.cancel()
+
+    async def train(self) -> str:
+        """What `run` does, with learners that have no leases, such as simulated ones."""
+        if self.coordinator.state.committed is not None:
+            self._offer_evaluation(self.coordinator.state.committed)
+        return await self.coordinator.run(self._verdict.trained_enough)
+
+    async def evaluated(self) -> None:
+        """Wait for the evaluations under way."""
+        if self._evaluations:
+            await self._evaluations.idle()
 
     async def _watch_leases(self) -> None:
         workforce = self.coordinator.workforce
@@ -229,8 +301,10 @@ class App:
 
     async def conclude(self, started: RunStarted, began: float, reason: str) -> RunFinished:
         """Send the learners home and write the results; raises CheckpointError, such as for a full disk."""
-        finished = RunFinished(self.coordinator.state.round, time.monotonic() - began, reason)
-        await self._dismiss(reason)
+        finished = RunFinished(
+            self.coordinator.state.round, time.monotonic() - began, reason, self._stopped_early(reason)
+        )
+        await self._dismiss(finished)
         try:
             await self._finish(started, finished)
         except OSError as error:
@@ -240,11 +314,16 @@ class App:
             ) from error
         return finished
 
-    async def _dismiss(self, reason: str) -> None:
+    def _stopped_early(self, reason: str) -> str:
+        done = reason or self.coordinator.state.round >= self._config.rounds
+        return "" if done else self._verdict.reason or ""
+
+    async def _dismiss(self, finished: RunFinished) -> None:
         """Tell every learner that the run is over, and wait a moment for them to go."""
         members = list(self.coordinator.workforce.members)
+        why = finished.reason or finished.stopped_early or "all rounds are done"
         for member in members:
-            member.link.stop(reason or "all rounds are done", finished=not reason)
+            member.link.stop(why, finished=not finished.reason)
         await asyncio.gather(*(member.link.close() for member in members))
 
     async def _finish(self, started: RunStarted, finished: RunFinished) -> None:
@@ -253,12 +332,13 @@ class App:
             await self._evaluations.finish()
         self._metrics.close()
         vector = self.coordinator.state.vector
-        header = model_header(self._layout, {"format": "pt", "model": self._config.model.name})
+        header = model_header(self.layout, {"format": "pt", "model": model_title(self._config)})
         write_atomically(self._folder.model, [header, vector.data.cast("B")])
         records = self._metrics.records
         digest = hashlib.sha256(np.ascontiguousarray(vector).data).hexdigest()
         write_summary(
-            self._folder.summary, summarize(records, started, finished, digest, self.refusals.counts)
+            self._folder.summary,
+            summarize(records, started, finished, digest, self.refusals.counts, self._best.best),
         )
         if records:
             draw_curves(records, self._folder.curves, curves_title(started))
@@ -337,7 +417,7 @@ def run(command: Command) -> int:
         # What was changed for this resume, such as more rounds, holds for the next one too.
         write_atomically(folder.config, [dump_config(config).encode()])
     else:
-        path = config.run_dir or default_run_dir(config.model.name, datetime.now())
+        path = config.run_dir or default_run_dir(model_title(config), datetime.now())
         config = config.model_copy(update={"run_dir": path})
         folder = RunFolder.create(path, dump_config(config))
     try:

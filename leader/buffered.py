@@ -45,6 +45,15 @@ class Ticket:
 
 
 @dataclass(frozen=True)
+class OpenWork:
+    """A ticket as a checkpoint keeps it."""
+
+    round: int  # that it was given out in
+    turn: int  # its number among the part's
+    version: int  # number of the model version that it starts from
+
+
+@dataclass(frozen=True)
 class Desk:
     """What the machine hands from round to round, and a checkpoint keeps."""
 

@@ -21,7 +21,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from leader.buffered import OpenWork
 from leader.events import RoundCommitted
+from leader.selection.base import PartHistory
 from leader.state import RunState
 from leader.workforce import Seats
 from utils import faults
@@ -29,7 +31,7 @@ from utils.errors import CheckpointError, FlockstepError
 from utils.payload import DTYPES, PayloadReader, encode_header
 
 _log = logging.getLogger(__name__)
-_FORMAT = "flockstep-checkpoint-1"
+_FORMAT = "flockstep-checkpoint-2"
 _NAME = re.compile(r"round-(\d{8})\.safetensors")
 _READ_BYTES = 8 << 20
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
@@ -138,32 +140,46 @@ def _digest(fields: str, config: str, tensors: list[tuple[str, str, tuple[int, .
 
 
 def _fields(state: RunState) -> dict[str, object]:
-    names = ("run_id", "round", "exchanges", "version", "bytes_up", "bytes_down", "seconds")
+    names = ("run_id", "round", "exchanges", "version", "bytes_up", "bytes_down", "seconds", "federated")
     return {
         **{name: getattr(state, name) for name in names},
         "holders": dict(state.seats.holders) if state.seats else {},
         "own": state.seats.own if state.seats else 0,
         "committed": asdict(state.committed) if state.committed else None,
         "shards": len(state.seats.shards) if state.seats else None,
+        "history": {
+            part: [past.times, past.last_round, past.loss, past.seconds]
+            for part, past in sorted(state.history.items())
+        },
+        "open_work": {
+            part: [work.round, work.turn, work.version] for part, work in sorted(state.open_work.items())
+        },
+        "turns": dict(sorted(state.turns.items())),
     }
 
 
 def _arrays(state: RunState) -> dict[str, NDArray[np.generic]]:
     arrays: dict[str, NDArray[np.generic]] = {"vector": state.vector}
     arrays |= {f"optimizer.{name}": vector for name, vector in state.optimizer.items()}
-    arrays |= {
-        f"shard.{i}": indices.astype(np.int32)
-        for i, indices in enumerate(state.seats.shards if state.seats else ())
-    }
+    if state.seats and state.seats.shards:
+        arrays["shards"] = np.concatenate(state.seats.shards).astype(np.int32)
+        arrays["shard_sizes"] = np.array([len(shard) for shard in state.seats.shards], np.int32)
     return arrays
+
+
+def _shards(arrays: Arrays) -> tuple[NDArray[np.int64], ...]:
+    ends = np.cumsum(arrays["shard_sizes"].astype(np.int64))
+    return tuple(np.split(arrays["shards"].astype(np.int64), ends[:-1]))
 
 
 def _state(fields: dict[str, object], arrays: Arrays) -> RunState:
     own = int(str(fields.pop("own")))
     count, holders, committed = fields.pop("shards"), fields.pop("holders"), fields.pop("committed")
-    shards = (
-        () if count is None else tuple(arrays[f"shard.{i}"].astype(np.int64) for i in range(int(str(count))))
-    )
+    history = fields.pop("history", {})  # checkpoints of earlier releases have none
+    open_work = fields.pop("open_work", {})
+    assert isinstance(history, dict)
+    assert isinstance(open_work, dict)
+    shards = _shards(arrays) if count else ()
     prefix = "optimizer."
     return RunState(
         vector=arrays["vector"].astype(np.float32, copy=False),
@@ -174,5 +190,7 @@ def _state(fields: dict[str, object], arrays: Arrays) -> RunState:
         },
         seats=None if count is None else Seats(shards, holders, own),  # type: ignore[arg-type]
         committed=RoundCommitted(**committed) if isinstance(committed, dict) else None,
+        history={part: PartHistory(*values) for part, values in history.items()},
+        open_work={part: OpenWork(*values) for part, values in open_work.items()},
         **fields,  # type: ignore[arg-type]
     )

@@ -39,6 +39,8 @@ RESUMABLE = (
     "cohort.deadline_s",
     "cohort.lease_s",
     "cohort.wait_s",
+    "evaluation.target",
+    "evaluation.patience",
     "limits.",
     "log.",
 )
@@ -81,7 +83,8 @@ def parse(argv: list[str], environ: Mapping[str, str]) -> Command:
     flags = SCHEMA.from_text(options.settings)
     given = {**run, **file, **environment, **flags}  # the one place of precedence: later ones win
     config = SCHEMA.build(given)
-    _check_model_name(config.model.name, given)
+    if config.model.name and not config.model.task:
+        _check_model_name(config.model.name, given)
     if options.resume:
         _check_resumable(SCHEMA.build(run), config, given)
     return Command(config, options.resume, options.print_config)

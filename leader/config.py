@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from leader.combinations import problems
+from leader.selection.requirement import Requirement
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -173,6 +176,22 @@ class CohortConfig(Section):
         3600.0, description="seconds that the leader waits for enough learners before it stops"
     )
 
+    @field_validator("require")
+    @classmethod
+    def _requirement(cls, text: str) -> str:
+        Requirement.parse(text)
+        return text
+
+    @model_validator(mode="after")
+    def _enough_candidates(self) -> CohortConfig:
+        if self.candidates and self.policy != "power_of_choice":
+            raise ValueError("cohort.candidates is for cohort.policy=power_of_choice; leave it 0")
+        if 0 < self.candidates < self.size * self.over_selection:
+            raise ValueError(
+                "cohort.candidates must be no fewer than the shards drawn (size x over_selection)"
+            )
+        return self
+
     @model_validator(mode="after")
     def _sensible(self) -> CohortConfig:
         if self.over_selection > 1 and not self.size:
@@ -300,4 +319,10 @@ class RunConfig(Section):
         host, _, port = self.listen.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
             raise ValueError(f"listen is {self.listen!r}; it must be HOST:PORT with a port from 0 to 65535")
+        return self
+
+    @model_validator(mode="after")
+    def _combinations(self) -> RunConfig:
+        if found := problems(self):
+            raise ValueError("; ".join(found))
         return self

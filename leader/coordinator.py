@@ -9,35 +9,43 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from leader import rounds
-from leader.aggregation.aggregate import Aggregate, Contribution, Result, weighted_loss
-from leader.aggregation.exact_sum import Scale
-from leader.cohort import choose_cohort
+from leader.aggregation.base import Contribution
+from leader.aggregation.choose import open_aggregate
+from leader.buffered import Buffer, Desk, Ticket
+from leader.buffered_exchange import BufferedExchange
+from leader.clock import Clock, WallClock
 from leader.config import RunConfig
 from leader.deadline import Deadlines
 from leader.events import (
     EventStream,
+    FederatedEvaluated,
     RoundAbandoned,
-    RoundCommitted,
     RoundStarted,
     StepApplied,
     UpdateAccepted,
 )
 from leader.exchange import Exchange
+from leader.federated import check_metrics
 from leader.membership import Member
 from leader.muster import Muster
-from leader.optimizers.base import ServerOptimizer
+from leader.optimizers.base import ServerOptimizer, Step
+from leader.optimizers.scaffold import CONTROL
+from leader.planning import Machine, Opening, RoundPlanner
 from leader.signal import Signal
 from leader.state import RunState
+from leader.stepping import Stepper
+from leader.tally import Tally
 from leader.traffic import Traffic
 from leader.uploads import Upload
-from leader.versions import VersionStore, next_version
+from leader.versions import VersionStore
 from leader.work import Part, WorkPlanner
 from leader.workforce import Workforce
 from model.flat import Layout
@@ -47,6 +55,8 @@ from utils.errors import LateUpdateError, NotReadyError, WireError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_OLD_VERSIONS = 4  # that an asynchronous run serves at most; work from older ones is given out anew
+_PARTS_AWAY = 3  # parts whose learner is away and whose history is kept, as a multiple of limits.max_learners
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,10 @@ class Submission:
     upload: Upload
     work_id: str
     fate: asyncio.Future[None]
+
+
+async def _never() -> bool:
+    return False
 
 
 class Coordinator:
@@ -72,17 +86,22 @@ class Coordinator:
         workforce: Workforce,
         save: Callable[[RunState], object],
         events: EventStream,
+        spool: Path | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.state = state
         self.workforce = workforce
         self.traffic = Traffic(state.bytes_up, state.bytes_down)
-        self.versions = VersionStore(layout, config.limits.chunk_bytes)
+        older = min(_OLD_VERSIONS, config.buffer.max_staleness) if config.buffer.size else 0
+        self.versions = VersionStore(layout, config.limits.chunk_bytes, older)
         self.opened = Signal()  # new work is open, or the run is over
         self._config = config
+        self._clock = clock or WallClock()
         self._layout = layout
-        self._optimizer = optimizer
+        self._stepper = Stepper(layout, optimizer)
         self._save_state = save
         self._events = events
+        self._spool = spool  # where a robust rule keeps updates
         self._muster = Muster(config, workforce, events, lambda: self.over)
         self._planner = WorkPlanner(config, state.run_id)
         self._deadlines = Deadlines(
@@ -90,21 +109,20 @@ class Coordinator:
             floor_s=config.cohort.deadline_floor_s,
             k=config.cohort.deadline_k,
         )
+        self._rounds = RoundPlanner(config, workforce, self._planner, self._deadlines)
         # One thread for all arithmetic: the event loop stays free, and sums need no lock.
         self._arithmetic = ThreadPoolExecutor(1, "arithmetic")
-        self._queue: asyncio.Queue[Submission | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[Submission | rounds.Outdated | None] = asyncio.Queue()
         self._woken = False
         self._stop_reason: str | None = None
-        self._round: rounds.Round | None = None
-        self._parts: dict[str, Part] = {}
-        self._exchange: Exchange | None = None
+        self._round: Machine | None = None
+        self._opening: Opening | None = None
+        self._exchange: Exchange | BufferedExchange | None = None
+        self._desk = _desk_of(state)
         self._working = state  # the committed state plus the steps of the open round
-        self._losses: dict[str, tuple[int, float]] = {}
-        self._learners: set[int] = set()
-        self._opened_at = 0.0  # clock value when the open exchange began
-        self._failures: dict[str, set[str]] = {}  # learners that failed, by work id, in the open round
+        self._tally = Tally(0.0, self.traffic)
+        self._given_at: dict[str, float] = {}  # clock value at which work was given out, by part
         self._counted: set[str] = set()  # peers of plain learners with an update in the open exchange
-        self._scale = Scale(0, 1.0, 1)
         workforce.on_change = self.wake
 
     # --- what RPCs ask ---------------------------------------------------------------------
@@ -150,9 +168,16 @@ class Coordinator:
         """
         if work_id not in (order.work_id for order in self.work_of(member)):
             return
-        self._failures.setdefault(work_id, set()).add(member.name)
-        if len(self._failures[work_id]) > 1 or len(self.workforce.members) == 0:
+        if self._tally.failed(work_id, member.name) > 1 or self.workforce.eligible() == 0:
             self.stop(f"learner {member.name} failed: {reason}")
+
+    def outdated(self, member: Member, version: int) -> None:
+        """A learner asks for a version that is gone: work of an asynchronous run that needs it is given out anew."""
+        if not self._config.buffer.size or self._exchange is None or self._round is None:
+            return
+        for part in self._round.pending_of(member.learner_id):
+            if self._exchange.order(part).version == version:
+                self._queue.put_nowait(rounds.Outdated(part))
 
     def is_open(self, work_id: str) -> bool:
         """Whether an update for `work_id` would be taken now."""
@@ -190,25 +215,33 @@ class Coordinator:
 
     # --- the run ---------------------------------------------------------------------------
 
-    async def run(self) -> str:
-        """Commit rounds until the last; returns why it ended early, or "".
+    async def run(self, trained_enough: Callable[[], Awaitable[bool]] = _never) -> str:
+        """Commit rounds until the last, or until `trained_enough`; returns why the run was stopped, or "".
 
-        Raises TooFewLearnersError when too few learners were there for cohort.wait_s seconds, and
+        `trained_enough` is asked before each round, which waits for the answer. Raises
+        TooFewLearnersError when too few learners were there for cohort.wait_s seconds, and
         CheckpointError when a round can't be written.
         """
         await self._publish(self.state)
         await self._save(self.state)
         try:
-            await self._deal()
+            if await trained_enough():
+                self._stop_reason = ""  # over, as after the last round
+            else:
+                await self._deal()
             while not self.over:
                 await self._one_round()
+                if await trained_enough():
+                    self._stop_reason = self._stop_reason or ""
                 await self._muster.enough(self.state.round)
         finally:
-            self._round = self._exchange = None
+            given_up, self._round, self._exchange = self._exchange, None, None
             self._stop_reason = self._stop_reason or ""
             self.opened.notify()
             self._refuse_queued("the run is over")
             self._arithmetic.shutdown(wait=True)
+            if given_up is not None:
+                given_up.aggregate.close()
         return self._stop_reason
 
     async def _deal(self) -> None:
@@ -224,90 +257,87 @@ class Coordinator:
     async def _one_round(self) -> None:
         """Run one round to its commit, or give it up."""
         self.workforce.rebalance()
-        began = time.monotonic()
-        before = Traffic(self.traffic.up, self.traffic.down)
+        self._tally = Tally(time.monotonic(), self.traffic)
         faults.reach("leader.selecting", self.state.round + 1)
         machine = self._begin_round()
-        await self._perform(machine.handle(rounds.Begin(self.workforce.holders()), time.monotonic()))
+        await self._perform(machine.handle(rounds.Begin(self.workforce.holders()), self._clock.now()))
         while (
             machine.phase not in (rounds.Phase.COMMITTED, rounds.Phase.ABANDONED)
             and self._stop_reason is None
         ):
             await self._next_event(machine)
         if machine.phase is rounds.Phase.COMMITTED:
-            await self._commit(machine, began, before)
-        elif self.versions.number != self.state.version:
-            await self._publish(self.state)
-        self._round = self._exchange = None
-        self._refuse_queued("the round has closed; wait for new work")
+            self._desk = machine.desk if isinstance(machine, Buffer) else self._desk
+            await self._commit(machine)
+        else:
+            self._desk = _desk_of(self.state)
+            if self.versions.number != self.state.version:
+                await self._publish(self.state)
+        if self._exchange is not None:
+            self._exchange.aggregate.close()
+        if not self._config.buffer.size:  # else work goes on over the rounds
+            self._round = self._exchange = None
+            self._refuse_queued("the round has closed; wait for new work")
 
-    def _begin_round(self) -> rounds.Round:
-        config = self._config
-        available = self.workforce.parts()
-        number = self.state.round + 1
-        drawn = math.ceil(config.cohort.size * config.cohort.over_selection)
-        cohort = choose_cohort(tuple(available), drawn, seed=config.seed, round_=number)
-        target = min(config.cohort.size or len(cohort), len(cohort))
-        holders = self.workforce.holders()
-        names = {member.name for member in self.workforce.members if member.learner_id in holders.values()}
-        self._parts = {part: available[part] for part in cohort}
-        plan = rounds.RoundPlan(
-            round=number,
-            steps=self._planner.steps(self._parts.values()),
-            parts=cohort,
-            quorum=max(1, math.ceil(config.cohort.quorum * target)),
-            deadline_s=self._deadlines.of(names),
-            target=target,
-        )
-        self._scale = Scale.of(config.aggregate.max_abs, self._planner.weight_bound(self._parts.values()))
-        self._round = rounds.Round(plan)
-        self._working, self._losses, self._learners = self.state, {}, set()
-        self._failures.clear()
+    def _begin_round(self) -> Machine:
+        opening = self._opening = self._rounds.open(self.state, self._desk)
+        self._round = opening.machine
+        self._working = self.state
         self._open_step()
-        self._events.publish(RoundStarted(number, plan.steps, len(set(self.workforce.holders().values()))))
-        return self._round
+        plan = opening.machine.plan
+        self._events.publish(RoundStarted(plan.round, plan.steps, opening.learners))
+        return opening.machine
 
     def _open_step(self) -> None:
         """Make the work orders of the exchange that opens next, and an empty aggregate."""
-        assert self._round is not None
-        plan = self._round.plan
-        step = 0 if self._round.phase is rounds.Phase.SELECTING else self._round.step + 1
+        assert self._opening is not None
+        machine, parts = self._opening.machine, self._opening.parts
+        aggregate = open_aggregate(self._config, self._layout, self._opening.scale, self._spool)
+        if isinstance(machine, Buffer):
+            if not isinstance(self._exchange, BufferedExchange):
+                split, oldest = self._layout.parameter_count, self._config.buffer.max_staleness
+                self._exchange = BufferedExchange(self._planner, self.state, split, oldest)
+            self._exchange.begin(self.state, machine, parts, aggregate)
+            return
+        plan = machine.plan
+        step = 0 if machine.phase is rounds.Phase.SELECTING else machine.step + 1
+        version, first = self._working.version, self.state.exchanges
         orders = [
             (
                 part,
                 self._planner.order(
-                    plan.round,
-                    step,
-                    plan.steps,
-                    part,
-                    version=self._working.version,
-                    first_exchange=self.state.exchanges,
+                    plan.round, step, plan.steps, part, version=version, first_exchange=first
                 ),
             )
-            for part in self._parts.values()
+            for part in parts.values()
         ]
-        self._opened_at = time.monotonic()
-        self._exchange = Exchange(self._round, step, orders, Aggregate(self._layout, self._scale))
+        self._exchange = Exchange(machine, step, orders, aggregate)
 
-    async def _next_event(self, machine: rounds.Round) -> None:
-        timeout_s = None if machine.deadline is None else max(0.0, machine.deadline - time.monotonic())
+    async def _next_event(self, machine: Machine) -> None:
         try:
-            async with asyncio.timeout(timeout_s):
-                submission = await self._queue.get()
+            async with self._clock.until(machine.deadline):
+                event = await self._queue.get()
         except TimeoutError:
-            await self._perform(machine.handle(rounds.Tick(), time.monotonic()))
+            await self._perform(machine.handle(rounds.Tick(), self._clock.now()))
             return
-        if submission is not None:
-            await self._take(machine, submission)
-            return
+        match event:
+            case Submission():
+                await self._take(machine, event)
+            case rounds.Outdated():
+                await self._perform(machine.handle(event, self._clock.now()))
+            case None:
+                await self._look_at_learners(machine)
+
+    async def _look_at_learners(self, machine: Machine) -> None:
+        """Tell the machine who holds what by now."""
         self._woken = False
         holders = self.workforce.holders()
         if not any(part in holders for part in machine.plan.parts):
-            await self._perform(machine.handle(rounds.Deserted(), time.monotonic()))
+            await self._perform(machine.handle(rounds.Deserted(), self._clock.now()))
         for part in machine.plan.parts:
-            await self._perform(machine.handle(rounds.Assigned(part, holders.get(part)), time.monotonic()))
+            await self._perform(machine.handle(rounds.Assigned(part, holders.get(part)), self._clock.now()))
 
-    async def _take(self, machine: rounds.Round, submission: Submission) -> None:
+    async def _take(self, machine: Machine, submission: Submission) -> None:
         """Fold one update in and count it, or refuse it by name."""
         if submission.fate.done():
             return
@@ -315,6 +345,7 @@ class Coordinator:
             part = self.check_open(submission.work_id)
             assert self._exchange is not None
             contribution = self._exchange.contribution(submission.member, submission.upload, part)
+            metrics = check_metrics(submission.upload.header)
             await self._compute(self._exchange.aggregate.add, contribution)
         except WireError as error:
             if not submission.fate.done():
@@ -322,15 +353,17 @@ class Coordinator:
             return
         if not submission.fate.done():
             submission.fate.set_result(None)
-        self._learners.add(submission.member.learner_id)
-        self._deadlines.note(submission.member.name, time.monotonic() - self._opened_at)
-        if submission.member.plain:
-            self._counted.add(submission.member.peer)
+        member, order = submission.member, self._exchange.order(part.id)
+        seconds = self._clock.now() - self._given_at.get(part.id, self._clock.now())
+        self._tally.counted(member.learner_id, part, contribution, metrics if order.evaluate else (), seconds)
+        self._deadlines.note(member.name, seconds)
+        if member.plain:
+            self._counted.add(member.peer)
         self._announce_accepted(machine, submission, contribution)
-        await self._perform(machine.handle(rounds.Accepted(part.id, machine.step), time.monotonic()))
+        await self._perform(machine.handle(rounds.Accepted(part.id, order.step), self._clock.now()))
 
     def _announce_accepted(
-        self, machine: rounds.Round, submission: Submission, contribution: Contribution
+        self, machine: Machine, submission: Submission, contribution: Contribution
     ) -> None:
         header = submission.upload.header
         seconds = header.seconds if header and math.isfinite(header.seconds) else 0.0
@@ -364,17 +397,26 @@ class Coordinator:
     def _dispatch(self, learner: int, part: str) -> None:
         member = self.workforce.members.get(learner)
         if member is not None and self._exchange is not None:
+            self._given_at[part] = self._clock.now()
             member.link.work(self._exchange.order(part))
 
     async def _close_step(self, step: int) -> None:
         """Mean, optimizer step, new version; then the machine opens the next exchange."""
-        assert self._round is not None
+        assert self._opening is not None
         assert self._exchange is not None
-        plan = self._round.plan
-        lr = self._planner.lr(plan.round, step, plan.steps)
+        machine, plan = self._opening.machine, self._opening.machine.plan
+        local_steps = max(self._planner.local_steps(part) for part in self._opening.parts.values())
+        server_step = Step(
+            self._planner.lr(plan.round, step, plan.steps),
+            self._planner.local_lr(plan.round, step, plan.steps, local_steps),
+        )
+        everybody = sum(part.examples for part in self.workforce.parts().values())
         faults.reach("leader.collected", plan.round)
-        self._working, result = await self._compute(self._apply, self._working, self._exchange.aggregate, lr)
-        self._losses[f"{step:08d}"] = (result.examples, result.loss)
+        self._working, result = await self._compute(
+            self._stepper.apply, self._working, self._exchange.aggregate, server_step, everybody
+        )
+        self._exchange.aggregate.close()
+        self._tally.applied(step, result)
         self._counted.clear()
         await self._publish(self._working)
         self._events.publish(
@@ -382,40 +424,15 @@ class Coordinator:
         )
         if step + 1 < plan.steps:
             self._open_step()
-        await self._perform(self._round.handle(rounds.StepApplied(), time.monotonic()))
+        await self._perform(machine.handle(rounds.StepApplied(), self._clock.now()))
         self.wake()  # who was lost while the step was applied must not be waited for
 
-    def _apply(self, state: RunState, aggregate: Aggregate, lr: float) -> tuple[RunState, Result]:
-        result = aggregate.finish()
-        faults.reach("leader.stepping", state.round + 1)
-        split = self._layout.parameter_count
-        optimizer, parameters = self._optimizer.apply(
-            state.optimizer, state.vector[:split], result.mean[:split], lr
-        )
-        vector = result.mean
-        vector[split:] += state.vector[split:]
-        vector[:split] = parameters
-        version = next_version(state.version, result.digest)
-        return (
-            replace(
-                state, vector=vector, optimizer=optimizer, version=version, exchanges=state.exchanges + 1
-            ),
-            result,
-        )
-
-    async def _commit(self, machine: rounds.Round, began: float, before: Traffic) -> None:
+    async def _commit(self, machine: Machine) -> None:
         """Checkpoint on disk first, then everybody hears of it."""
         plan = machine.plan
-        committed = RoundCommitted(
-            round=plan.round,
-            loss=weighted_loss({key: pair for key, pair in self._losses.items() if math.isfinite(pair[1])}),
-            seconds=time.monotonic() - began,
-            bytes_up=self.traffic.up - before.up,
-            bytes_down=self.traffic.down - before.down,
-            learners=len(self._learners),
-            examples=sum(examples for examples, _ in self._losses.values()),
-            lr=self._planner.lr(plan.round, plan.steps, plan.steps),
-        )
+        lr = self._planner.lr(plan.round, plan.steps, plan.steps)
+        committed = self._tally.committed(plan.round, lr, time.monotonic(), self.traffic)
+        parts_away = _PARTS_AWAY * self._config.limits.max_learners
         state = replace(
             self._working,
             round=plan.round,
@@ -424,16 +441,25 @@ class Coordinator:
             bytes_down=self.traffic.down,
             seconds=self._working.seconds + committed.seconds,
             committed=committed,
+            federated=self._tally.scores(),
+            history=self._tally.history(
+                self.state.history, plan.round, present=self.workforce.parts(), absent=parts_away
+            ),
+            open_work=self._exchange.desk() if isinstance(self._exchange, BufferedExchange) else {},
+            turns=self._desk.turns,
         )
         await self._save(state)
         faults.reach("leader.committed", plan.round)
         self.state = state
+        if state.federated:
+            self._events.publish(FederatedEvaluated(plan.round - 1, state.federated))
         self._events.publish(committed)
         for member in self.workforce.members:
             member.link.committed(plan.round, state.version)
 
     async def _publish(self, state: RunState) -> None:
-        self.versions.publish(await self._compute(self.versions.encode, state.version, state.vector))
+        control = state.optimizer.get(CONTROL) if self._config.train.control_variates else None
+        self.versions.publish(await self._compute(self.versions.encode, state.version, state.vector, control))
 
     async def _save(self, state: RunState) -> None:
         await self._compute(self._save_state, state)
@@ -445,7 +471,13 @@ class Coordinator:
 
     def _refuse_queued(self, why: str) -> None:
         while not self._queue.empty():
-            submission = self._queue.get_nowait()
-            self._woken = self._woken and submission is not None
-            if submission is not None and not submission.fate.done():
-                submission.fate.set_exception(LateUpdateError(why))
+            event = self._queue.get_nowait()
+            self._woken = self._woken and event is not None
+            if isinstance(event, Submission) and not event.fate.done():
+                event.fate.set_exception(LateUpdateError(why))
+
+
+def _desk_of(state: RunState) -> Desk:
+    """What an asynchronous run had open when `state` was committed."""
+    tickets = {part: Ticket(work.round, work.turn) for part, work in state.open_work.items()}
+    return Desk(tickets, state.turns)

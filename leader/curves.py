@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leader.events import RunStarted
+from leader.metric_names import headline, is_share
 from leader.run_folder import Record, replace_file
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def draw_curves(records: Sequence[Record], path: Path, title: str) -> None:
 
 
 def curves_figure(records: Sequence[Record], title: str) -> Figure:
-    """Four panels over the rounds: loss, test accuracy (%), seconds and megabytes a round."""
+    """Four panels over the rounds: loss, test accuracy (or the task's own metric), seconds and megabytes a round."""
     from matplotlib.figure import Figure  # imported here because it takes most of a second
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -55,8 +56,9 @@ def curves_figure(records: Sequence[Record], title: str) -> Figure:
     _line(loss, losses, _BLUE)
     if len(losses) == 1:
         _from_zero(loss)
-    _panel(accuracy, "Test accuracy (%)", records)
-    _accuracy(accuracy, _points(records, "test_accuracy", 100))
+    metric = _metric(records)
+    _panel(accuracy, f"{metric.capitalize()} (%)" if is_share(metric) else metric.capitalize(), records)
+    _quality(accuracy, records, metric)
     _panel(seconds, "Seconds a round", records)
     _line(seconds, _points(records, "seconds"), _PURPLE)
     _from_zero(seconds)
@@ -99,18 +101,55 @@ def _marker(points: Points) -> str:
     return "o" if len(points) <= _MARKED else ""
 
 
-def _accuracy(axes: Axes, points: Points) -> None:
-    if not points:
+def _metric(records: Sequence[Record]) -> str:
+    """The metric to draw, such as "test accuracy"; that of the learners where there is no test split."""
+    on_test = [key.removeprefix("test_") for record in records for key in record if key.startswith("test_")]
+    at_learners = [name for record in records for name in record.get("federated", ())]
+    name = headline(dict.fromkeys(on_test or at_learners)) or "accuracy"
+    return f"test {name}" if on_test or not at_learners else name
+
+
+def _quality(axes: Axes, records: Sequence[Record], metric: str) -> None:
+    name = metric.removeprefix("test ")
+    scale = 100 if is_share(name) else 1
+    points = _points(records, f"test_{name}", scale)
+    scored = [
+        (record["round"], record["federated"][name])
+        for record in records
+        if name in record.get("federated", ())
+    ]
+    means: Points = [(number, spread["mean"] * scale) for number, spread in scored]
+    worst: Points = [(number, spread["worst_decile"] * scale) for number, spread in scored]
+    if not points and not means:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "not evaluated", transform=axes.transAxes, ha="center", color=_FAINT, fontsize=12)
         return
-    _line(axes, points, _GREEN)
-    if len(points) == 1:
+    if means:
+        _learners(axes, means, worst)
+    if points:
+        _line(axes, points, _GREEN)
+    if scale == 100 and len(points) + len(means) == 1:
         axes.set_ylim(0, 100)
+    _mark_last(axes, points or means, "%" if scale == 100 else "", _GREEN if points else _BLUE)
+
+
+def _learners(axes: Axes, means: Points, worst: Points) -> None:
+    """The learners' mean as a line, and a band from it to the worst tenth of them."""
+    rounds, upper = _columns(_thinned_alike(means))
+    _, lower = _columns(_thinned_alike(worst))
+    style = {"color": _BLUE, "linewidth": 1.5, "marker": _marker(means), "markersize": 3.5}
+    axes.plot(rounds, upper, label="at the learners", **style)  # type: ignore[arg-type]
+    axes.fill_between(rounds, lower, upper, color=_BLUE, alpha=0.15, linewidth=0, label="to their worst 10%")
+    axes.legend(
+        frameon=False, fontsize=9, labelcolor=_INK, ncols=2, loc="lower right", bbox_to_anchor=(1.02, 0.985)
+    )
+
+
+def _mark_last(axes: Axes, points: Points, unit: str, color: str) -> None:
     last = points[-1]
-    axes.plot(*last, "o", color=_GREEN, markersize=7, markeredgecolor="white", clip_on=False)
+    axes.plot(*last, "o", color=color, markersize=7, markeredgecolor="white", clip_on=False)
     axes.annotate(
-        f"{last[1]:.2f}%",
+        f"{last[1]:.2f}{unit}",
         last,
         xytext=(-8, -10),
         textcoords="offset points",
@@ -118,7 +157,7 @@ def _accuracy(axes: Axes, points: Points) -> None:
         va="top",
         fontsize=11,
         fontweight="bold",
-        color=_GREEN,
+        color=color,
         bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
     )
 
@@ -173,6 +212,12 @@ def _thinned(points: Points) -> Points:
         return sorted({block[0], low, high, block[-1]})
 
     return _by_block(points, _DRAWN // 4, ends) if len(points) > _DRAWN else points
+
+
+def _thinned_alike(points: Points) -> Points:
+    """At most `_DRAWN` of the points, the same rounds of every line; the last among them."""
+    step = math.ceil(len(points) / _DRAWN)
+    return points[::-step][::-1]
 
 
 def _means(points: Points) -> Points:

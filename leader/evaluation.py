@@ -4,55 +4,57 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from leader.config import RunConfig
 from leader.events import Evaluated, EvaluationSkipped, EventStream
 from model.flat import FlatModel
-from model.precision import autocast, choose_dtype
-from utils.batches import normalise
-from utils.datasets import Dataset
+from model.precision import choose_dtype
+from model.scoring import score
+from model.task import Examples, Task
 
 Vector = NDArray[np.float32]
+Keep = Callable[[int, Mapping[str, float], Vector], None]  # round, its metrics, its weights (total,)
 
 
 class Evaluator:
-    """Accuracy and loss of weights on one data set; not thread-safe."""
+    """The task's metrics of weights on one data set; not thread-safe."""
 
-    def __init__(self, model: FlatModel, test: Dataset, config: RunConfig) -> None:
+    def __init__(self, model: FlatModel, task: Task, test: Examples, config: RunConfig) -> None:
         self._model = model
+        self._task = task
         self._test = test
         self._batch_size = config.evaluation.batch_size
-        self._device = model.vector.device
-        self._dtype = choose_dtype(config.train.dtype, self._device)
+        self._dtype = choose_dtype(config.train.dtype, model.vector.device)
 
-    def evaluate(self, vector: Vector) -> tuple[float, float]:
-        """(accuracy 0..1, mean cross-entropy) of the weights `vector` (total,)."""
+    def evaluate(self, vector: Vector) -> dict[str, float]:
+        """Means over all test examples, by name, of the model with the weights `vector` (total,)."""
         self._model.load(vector)
-        self._model.module.eval()
-        correct, loss = 0, 0.0
-        with torch.inference_mode(), autocast(self._device, self._dtype):
-            for start in range(0, len(self._test), self._batch_size):
-                images = torch.from_numpy(np.array(self._test.images[start : start + self._batch_size]))
-                labels = torch.from_numpy(self._test.labels[start : start + self._batch_size]).to(
-                    self._device
-                )
-                logits = self._model.module(normalise(images.to(self._device), channels_last=True)).float()
-                correct += int((logits.argmax(1) == labels).sum())
-                loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
-        return correct / len(self._test), loss / len(self._test)
+        return score(
+            self._model.module,
+            self._task,
+            self._test,
+            np.arange(len(self._test)),
+            batch_size=self._batch_size,
+            device=self._model.vector.device,
+            dtype=self._dtype,
+        )
 
 
 class EvaluationQueue:
-    """Evaluates one model at a time in a thread of its own; a newer one replaces one that waits."""
+    """Evaluates one model at a time in a thread of its own; a newer one replaces one that waits.
 
-    def __init__(self, evaluator: Evaluator, events: EventStream) -> None:
+    `keep` is called in that thread with each result, before it is told.
+    """
+
+    def __init__(self, evaluator: Evaluator, events: EventStream, keep: Keep) -> None:
         self._evaluator = evaluator
         self._events = events
+        self._keep = keep
         self._thread = ThreadPoolExecutor(1, "evaluation")
         self._next: tuple[int, Vector] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -70,11 +72,22 @@ class EvaluationQueue:
         while self._next is not None:
             (round_, vector), self._next = self._next, None
             began = time.monotonic()
-            accuracy, loss = await loop.run_in_executor(self._thread, self._evaluator.evaluate, vector)
-            self._events.publish(Evaluated(round_, accuracy, loss, time.monotonic() - began))
+            metrics = await loop.run_in_executor(self._thread, self._evaluate, round_, vector)
+            self._events.publish(Evaluated(round_, metrics, time.monotonic() - began))
 
-    async def finish(self) -> None:
-        """Wait for what was offered."""
+    def _evaluate(self, round_: int, vector: Vector) -> dict[str, float]:
+        metrics = self._evaluator.evaluate(vector)
+        self._keep(round_, metrics, vector)
+        return metrics
+
+    async def idle(self) -> None:
+        """Wait for what was offered; raises what `keep` raised."""
         if self._task is not None:
             await self._task
-        self._thread.shutdown()
+
+    async def finish(self) -> None:
+        """Wait for what was offered and end the thread."""
+        try:
+            await self.idle()
+        finally:
+            self._thread.shutdown()

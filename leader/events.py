@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from leader.federated import Spread
 
 _log = logging.getLogger(__name__)
 
@@ -143,8 +145,7 @@ class Evaluated(Event):
     """The global model of `round` was evaluated on the test split."""
 
     round: int
-    test_accuracy: float  # 0..1
-    test_loss: float
+    metrics: Mapping[str, float]  # means over the test examples by name, such as accuracy (0..1) and loss
     seconds: float
 
 
@@ -156,12 +157,24 @@ class EvaluationSkipped(Event):
 
 
 @dataclass(frozen=True)
+class FederatedEvaluated(Event):
+    """Learners scored the global model of `round` (0: the initial weights) on their held-out examples.
+
+    Told before the commit of the round after it, in which they sent the scores.
+    """
+
+    round: int
+    scores: Mapping[str, Spread]
+
+
+@dataclass(frozen=True)
 class RunFinished(Event):
-    """All rounds are committed (`reason` is empty) or the run was stopped early for `reason`."""
+    """The run is done: all its rounds are committed, or enough of them; or it was stopped for `reason`."""
 
     round: int  # last committed round
     seconds: float  # training time in this process, first work order to last commit
-    reason: str = ""
+    reason: str = ""  # empty where the run is done
+    stopped_early: str = ""  # why it was done before its last round
 
 
 Subscriber = Callable[[Event], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from leader.aggregation.aggregate import Aggregate, Contribution
+from leader.aggregation.base import Aggregator, Contribution
 from leader.membership import Member
 from leader.rounds import Round
 from leader.uploads import Upload
@@ -22,7 +22,7 @@ class Exchange:
         round_: Round,
         step: int,
         orders: Iterable[tuple[Part, leader_pb2.WorkOrder]],
-        aggregate: Aggregate,
+        aggregate: Aggregator,
     ) -> None:
         self.step = step
         self.aggregate = aggregate
@@ -53,10 +53,22 @@ class Exchange:
 
     def contribution(self, member: Member, upload: Upload, part: Part) -> Contribution:
         """The upload as a weighted contribution; raises LimitError or UnknownLearnerError."""
-        header = upload.header
-        weight = part.examples if header is None else header.examples
-        if not 0 < weight <= part.examples:
-            raise LimitError(f"update claims {weight} examples, its part has {part.examples}")
-        if part.shard is None and part.id != Part.own_id(member.name):
-            raise UnknownLearnerError(f"only the owner of {part.id} may send its update")
-        return Contribution(part.id, weight, upload.payload, header.loss if header else math.nan)
+        return contribution_of(member, upload, part, self._by_part[part.id])
+
+
+def contribution_of(member: Member, upload: Upload, part: Part, order: leader_pb2.WorkOrder) -> Contribution:
+    """The upload that answers `order` as a contribution; raises LimitError or UnknownLearnerError."""
+    header = upload.header
+    weight = part.examples if header is None else header.examples
+    if not 0 < weight <= part.examples:
+        raise LimitError(f"update claims {weight} examples, its part has {part.examples}")
+    if part.shard is None and part.id != Part.own_id(member.name):
+        raise UnknownLearnerError(f"only the owner of {part.id} may send its update")
+    return Contribution(
+        part.id,
+        weight,
+        upload.payload,
+        loss=header.loss if header else math.nan,
+        local_steps=order.local_steps,
+        start_loss=header.start_loss if header and header.HasField("start_loss") else math.nan,
+    )

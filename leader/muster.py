@@ -27,16 +27,16 @@ class Muster:
         A resumed run gives those it had one lease to come back, and then goes on with whoever is
         here. Raises TooFewLearnersError.
         """
-        config, members = self._config, self._workforce.members
+        config = self._config
         self._tell()
         wait_s = config.cohort.lease_s if resumed else config.cohort.wait_s
-        complete = await self._wait(lambda: len(members) >= config.learners, wait_s)
+        complete = await self._wait(lambda: self._workforce.eligible() >= config.learners, wait_s)
         if not complete and not resumed:
             raise TooFewLearnersError(
-                f"{len(members)} of {config.learners} learners came within {wait_s:g} s (cohort.wait_s); "
+                f"{self._workforce.eligible()} of {config.learners} learners came within {wait_s:g} s (cohort.wait_s); "
                 "start more, or lower --learners"
             )
-        if not await self._wait(lambda: len(members) > 0, config.cohort.wait_s):
+        if not await self._wait(lambda: self._workforce.eligible() > 0, config.cohort.wait_s):
             raise self._too_few(round_)
 
     async def enough(self, round_: int) -> None:
@@ -48,7 +48,7 @@ class Muster:
             raise self._too_few(round_)
 
     def _tell(self) -> None:
-        self._events.publish(WaitingForLearners(len(self._workforce.members), self._config.learners))
+        self._events.publish(WaitingForLearners(self._workforce.eligible(), self._config.learners))
 
     async def _wait(self, condition: Callable[[], bool], wait_s: float) -> bool:
         return await self._workforce.changed.wait_until(lambda: self._over() or condition(), wait_s)

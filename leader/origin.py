@@ -81,7 +81,10 @@ def _layout(manifest: Manifest) -> Layout:
     carried: list[Entry] = []
     for tensor in manifest.tensors:
         if tensor.dtype != "F32":
-            raise ConfigError(f"model.weights: {tensor.name!r} is {tensor.dtype}; all tensors must be F32")
+            raise ConfigError(
+                f"model.weights: {tensor.name!r} is {tensor.dtype}; all tensors must be F32, "
+                "as python -m scripts.weights writes them"
+            )
         kind = carried if tensor.name in buffers else parameters
         kind.append(Entry(tensor.name, tensor.shape, 0, math.prod(tensor.shape)))
     if not parameters:
@@ -98,12 +101,15 @@ def _buffers(manifest: Manifest) -> set[str]:
     text = manifest.metadata.get("buffers", "[]")
     try:
         names = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(
             f"model.weights: metadata 'buffers' is {text[:80]!r}; it must be a JSON list of names"
         )
+    unknown = set(names) - {tensor.name for tensor in manifest.tensors}
+    if unknown:
+        raise ConfigError(f"model.weights: metadata 'buffers' has {min(unknown)!r}, the file has it not at all")
     return set(names)
 
 
@@ -118,7 +124,10 @@ def _vector(layout: Layout, payload: Payload) -> NDArray[np.float32]:
                 f"model.weights: the model has {entry.name!r} as F32{list(entry.shape)}, the file has it {found}"
             )
     if tensors:
-        raise ConfigError(f"model.weights: the file has {next(iter(tensors))!r}, which the model has not")
+        raise ConfigError(
+            f"model.weights: the file has {next(iter(tensors))!r}, which is no parameter or float buffer of the "
+            "model; leave it out"
+        )
     places = {tensor.name: (tensor.start, tensor.stop) for tensor in payload.manifest.tensors}
     pieces = [payload.data[slice(*places[entry.name])].view(np.float32) for entry in layout.entries]
     vector = np.concatenate(pieces)

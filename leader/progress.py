@@ -11,6 +11,7 @@ from leader.events import (
     CallRefused,
     Evaluated,
     Event,
+    FederatedEvaluated,
     LearnerJoined,
     LearnerLeft,
     LearnerProgress,
@@ -23,6 +24,8 @@ from leader.events import (
     UpdateAccepted,
     WaitingForLearners,
 )
+from leader.federated import Spread
+from leader.metric_names import headline, is_better, lower_is_better
 
 _RATE_WINDOW_S = 5.0
 _RECENT_ROUNDS = 20  # the time left goes by the mean of so many rounds
@@ -42,12 +45,22 @@ class LearnerView:
     total: int = 0  # 0 while it has no work order
 
 
+@dataclass(frozen=True)
+class Score:
+    """The metric that there is room for, of one round's model."""
+
+    round: int
+    metric: str  # such as "accuracy"
+    value: float
+
+
 @dataclass
 class RoundView:
     """One committed round."""
 
     commit: RoundCommitted
-    test_accuracy: float | None = None  # 0..1
+    test: Score | None = None
+    federated: Spread | None = None  # of the learners' metric that there is room for
 
 
 class RunProgress:
@@ -65,8 +78,9 @@ class RunProgress:
         self.step = 0  # exchanges done in it
         self.steps = 1
         self.loss: float | None = None
-        self.newest: Evaluated | None = None
-        self.best: Evaluated | None = None
+        self.newest: Score | None = None
+        self.best: Score | None = None
+        self.federated: tuple[str, Spread] | None = None  # metric and spread, newest
         self.rate: tuple[float, float] | None = None  # bytes a second up and down
         self._clock = clock
         self._round_began: float | None = None  # None between rounds
@@ -111,6 +125,8 @@ class RunProgress:
                 self.waiting = event
             case Evaluated():
                 self._evaluated(event)
+            case FederatedEvaluated():
+                self._scored(event)
             case RoundStarted() | StepApplied() | RoundCommitted() | RoundAbandoned():
                 self._apply_round(event)
             case _:
@@ -173,12 +189,25 @@ class RunProgress:
                 view.state = "ready"
 
     def _evaluated(self, event: Evaluated) -> None:
-        self.newest = event
-        if self.best is None or event.test_accuracy > self.best.test_accuracy:
-            self.best = event
+        metric = headline(event.metrics)
+        if metric is None:
+            return
+        self.newest = Score(event.round, metric, event.metrics[metric])
+        best = self.best.value if self.best else None
+        if is_better(self.newest.value, best, lower=lower_is_better(metric)):
+            self.best = self.newest
         for row in self.history:
             if row.commit.round == event.round:
-                row.test_accuracy = event.test_accuracy
+                row.test = self.newest
+
+    def _scored(self, event: FederatedEvaluated) -> None:
+        metric = headline(event.scores)
+        if metric is None:
+            return
+        self.federated = (metric, event.scores[metric])
+        for row in self.history:
+            if row.commit.round == event.round:
+                row.federated = event.scores[metric]
 
     def _sample(self, event: StepApplied) -> None:
         now = self._clock()

@@ -7,17 +7,19 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from leader.events import Evaluated, EvaluationSkipped, Event, RoundCommitted
+from leader.events import Evaluated, EvaluationSkipped, Event, FederatedEvaluated, RoundCommitted
+from leader.metric_names import on_test_split
 from utils.errors import ConfigError
 
 Record = dict[str, Any]  # one line of metrics.jsonl; a value that is not finite is None
+TEST, FEDERATED = "test", "federated"  # the evaluations that a line may wait for
 
 
 def replace_file(path: Path, content: bytes, sync: bool = True) -> None:
@@ -96,7 +98,7 @@ class RunFolder:
     @property
     def holds_run(self) -> bool:
         """Whether any file of a run is there."""
-        files = (self.config, self.metrics, self.summary, self.model)
+        files = (self.config, self.metrics, self.summary, self.model, self.best)
         return any(file.exists() for file in files) or any(self.checkpoints.glob("*"))
 
     @property
@@ -134,12 +136,18 @@ class RunFolder:
         """The trained model."""
         return self.path / "model.safetensors"
 
+    @property
+    def best(self) -> Path:
+        """The best model so far by `evaluation.metric`; absent while nothing was evaluated."""
+        return self.path / "best.safetensors"
+
 
 class MetricsLog:
     """Event subscriber that writes metrics.jsonl, a line a committed round, in round order.
 
-    A line waits for its round's evaluation where `expects_evaluation(round)` says that one
-    comes. Waiting lines are kept in a second small file, so that killing the leader loses none.
+    A line waits for its round's evaluations: those that `awaited(round)` names, and the learners'
+    scores at most until the next round is committed. Waiting lines are kept in a second small file,
+    so that killing the leader loses none.
     On resume, rounds after `resumed_round` are dropped: they will be trained again.
     """
 
@@ -148,16 +156,16 @@ class MetricsLog:
         folder: RunFolder,
         resumed_round: int = 0,
         *,
-        expects_evaluation: Callable[[int], bool],
+        awaited: Callable[[int], Iterable[str]],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder = folder
-        self._expects_evaluation = expects_evaluation
+        self._awaited = awaited
         self._clock = clock
         self._records = _read_records(folder, resumed_round)
         self._by_round = {record["round"]: record for record in self._records}
         self._written = len(self._records)  # how many of the records, from the first, are in metrics.jsonl
-        self._waiting: set[int] = set()
+        self._waiting: dict[int, set[str]] = {}  # evaluations that rounds wait for
         self._early: dict[int, Record] = {}  # evaluations that came before their round's commit
         self._rewrite()
         folder.pending_metrics.unlink(missing_ok=True)
@@ -171,44 +179,53 @@ class MetricsLog:
         """Take in a commit or what became of an evaluation; a round seen before is ignored."""
         match event:
             case RoundCommitted() if event.round not in self._by_round:
+                self._settle(event.round - 1, FEDERATED)
                 self._add(event)
             case Evaluated():
-                self._evaluated(event)
+                metrics = on_test_split(event.metrics)
+                self._evaluated(event.round, TEST, {name: _finite(metrics[name]) for name in metrics})
+            case FederatedEvaluated():
+                self._evaluated(event.round, FEDERATED, {FEDERATED: event.scores})
             case EvaluationSkipped():
-                self._waiting.discard(event.round)
+                self._settle(event.round, TEST)
             case _:
                 return
         self._write_settled()
 
     def close(self) -> None:
-        """Write the lines whose evaluation never came, without an accuracy."""
+        """Write the lines whose evaluation never came, without it."""
         self._waiting.clear()
         self._write_settled()
 
     def _add(self, event: RoundCommitted) -> None:
         record = _record(event, self._clock())
-        evaluation = self._early.pop(event.round, None)
-        if evaluation is not None:
-            record |= evaluation
-        elif self._expects_evaluation(event.round):
-            self._waiting.add(event.round)
+        waiting = set(self._awaited(event.round))
+        if event.round in self._early:
+            record |= self._early.pop(event.round)
+            waiting.discard(TEST)
+        self._waiting[event.round] = waiting
         self._records.append(record)
         self._by_round[event.round] = record
 
-    def _evaluated(self, event: Evaluated) -> None:
-        evaluation = {"test_accuracy": _finite(event.test_accuracy), "test_loss": _finite(event.test_loss)}
-        record = self._by_round.get(event.round)
+    def _settle(self, round_: int, kind: str) -> None:
+        """The line of `round_` need not wait for this evaluation any longer."""
+        self._waiting.get(round_, set()).discard(kind)
+
+    def _evaluated(self, round_: int, kind: str, evaluation: Mapping[str, object]) -> None:
+        record = self._by_round.get(round_)
         if record is None:
-            self._early[event.round] = evaluation
+            if kind == TEST:  # the learners' scores come after the commit, or are of the initial weights
+                self._early[round_] = dict(evaluation)
             return
-        record |= evaluation
-        self._waiting.discard(event.round)
-        if self._written and event.round <= self._records[self._written - 1]["round"]:
+        record.update(evaluation)
+        self._settle(round_, kind)
+        if self._written and round_ <= self._records[self._written - 1]["round"]:
             self._rewrite()
 
     def _write_settled(self) -> None:
         settled = self._written
-        while settled < len(self._records) and self._records[settled]["round"] not in self._waiting:
+        while settled < len(self._records) and not self._waiting.get(self._records[settled]["round"]):
+            self._waiting.pop(self._records[settled]["round"], None)
             settled += 1
         if settled > self._written:
             with self._folder.metrics.open("ab") as file:

@@ -19,10 +19,11 @@ from leader.links import SessionLink
 from leader.membership import Member
 from leader.refusals import Refusals
 from leader.uploads import Uploads
+from leader.versions import ModelVersion
 from protos import leader_pb2
 from utils import faults
 from utils.datasets import Dataset
-from utils.errors import NotReadyError, PayloadError, StalledError, WireError
+from utils.errors import LateUpdateError, NotReadyError, PayloadError, StalledError, WireError
 from utils.rpc import SERVICE, UploadMessage, checked, parse_upload, raw
 from utils.status import REFUSED, status_of
 
@@ -156,8 +157,17 @@ class LeaderService:
             self._member(request.token, "", context)
         elif versions.number is not None:
             await self._coordinator.fresh_model(context.peer(), self._config.limits.stall_s)
-        version = versions.get(request.version if request.HasField("version") else None)
+        version = self._version(request, context)
         await self._send(versions.stream(version), context)
+
+    def _version(self, request: leader_pb2.Empty, context: Context) -> ModelVersion:
+        """The version asked for; raises NotReadyError or LateUpdateError."""
+        try:
+            return self._coordinator.versions.get(request.version if request.HasField("version") else None)
+        except LateUpdateError:
+            if request.token:
+                self._coordinator.outdated(self._member(request.token, "", context), request.version)
+            raise
 
     async def _get_data(self, request: leader_pb2.LearnerDataRequest, context: Context) -> None:
         member = self._member(request.token, request.network_addr, context)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leader.buffered import OpenWork
 from leader.events import RoundCommitted
+from leader.federated import Spread
+from leader.selection.base import PartHistory
 from leader.workforce import Seats
 
 
@@ -26,4 +29,10 @@ class RunState:
     bytes_up: int = 0
     bytes_down: int = 0
     seconds: float = 0.0  # training time
+    federated: Mapping[str, Spread] = field(
+        default_factory=dict
+    )  # learners' scores of the model before this one
     committed: RoundCommitted | None = None  # what was told, or would have been, about the last round
+    history: Mapping[str, PartHistory] = field(default_factory=dict)  # by part, of committed rounds
+    open_work: Mapping[str, OpenWork] = field(default_factory=dict)  # by part (asynchronous runs)
+    turns: Mapping[str, int] = field(default_factory=dict)  # work given out so far, by part (the same)

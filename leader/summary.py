@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from leader.best_model import Best
 from leader.events import RunFinished, RunStarted
 from leader.run_folder import Record, replace_file
 
@@ -16,15 +18,18 @@ def summarize(
     finished: RunFinished,
     model_sha256: str,
     refused: Mapping[str, int],
+    best: Best | None = None,
 ) -> dict[str, object]:
     """What the run came to; totals count all rounds, those before a resume too.
 
-    `test_accuracy` is that of the newest evaluated model, from round `evaluated_round`; both are
-    None if none was evaluated. `refused` counts refused calls by kind, since the process began.
-    `seconds` is training time; `learners` the most in one round.
+    `test_accuracy` (or what else the task measures, as test_NAME) is that of the newest evaluated
+    model, from round `evaluated_round`; both are None if none was evaluated. `federated` is what
+    learners scored last, of the model of `federated_round`. `best` is what best.safetensors holds.
+    `refused` counts refused calls by kind, since the process began. `seconds` is training time;
+    `learners` the most in one round.
     """
-    evaluated = [record for record in records if record.get("test_accuracy") is not None]
-    newest = evaluated[-1] if evaluated else {}
+    newest = next((record for record in reversed(records) if any(map(_of_test_split, record))), {})
+    at_learners = next((record for record in reversed(records) if "federated" in record), {})
     return {
         "run": started.run_id,
         "model": started.model,
@@ -34,16 +39,24 @@ def summarize(
         "learners": max((record["learners"] for record in records), default=0),
         "rounds": finished.round,
         "test_accuracy": newest.get("test_accuracy"),
+        **{name: value for name, value in newest.items() if _of_test_split(name)},
         "evaluated_round": newest.get("round"),
-        "best_test_accuracy": max((record["test_accuracy"] for record in evaluated), default=None),
+        "best": asdict(best) if best else None,
+        "federated": at_learners.get("federated"),
+        "federated_round": at_learners.get("round"),
         "loss": records[-1]["loss"] if records else None,
         "seconds": round(sum(record["seconds"] for record in records), 3),
         "bytes_up": sum(record["bytes_up"] for record in records),
         "bytes_down": sum(record["bytes_down"] for record in records),
         "refused": dict(refused),
         "stopped": finished.reason or None,
+        "stopped_early": finished.stopped_early or None,
         "model_sha256": model_sha256,
     }
+
+
+def _of_test_split(name: str) -> bool:
+    return name.startswith("test_")
 
 
 def write_summary(path: Path, summary: dict[str, object]) -> None:

@@ -18,13 +18,15 @@ from rich.table import Table
 from rich.text import Text
 
 from leader.events import Event, RunStarted, WaitingForLearners
-from leader.progress import LearnerView, RunProgress
-from leader.wording import describe, learner_command, level_of, number_of, size
+from leader.federated import Spread
+from leader.metric_names import show
+from leader.progress import LearnerView, RoundView, RunProgress, Score
+from leader.wording import describe, describe_spread, learner_command, level_of, number_of, size
 from utils.console import printable
 
 _REFRESHES_PER_S = 4
 _MESSAGES = 5
-_FRAME_LINES = 14  # lines of the display that are neither learners nor messages
+_FRAME_LINES = 15  # lines of the display that are neither learners nor messages
 _STATE_STYLES = {"training": "green", "sent": "cyan", "refused": "red", "left": "dim"}
 
 
@@ -71,6 +73,8 @@ class TerminalDisplay:
             parts: list[ConsoleRenderable] = [_header(started)]
             if self._progress.round > 0:
                 parts += [_bars(self._progress), _numbers(self._progress)]
+            if self._progress.federated is not None:
+                parts.append(_at_learners(self._progress.federated))
             if self._progress.waiting is not None:
                 parts.append(_invitation(self._progress, started))
             if self._progress.learners:
@@ -85,8 +89,10 @@ def render_end(progress: RunProgress) -> ConsoleRenderable:
     words = describe(ending, progress.rounds) if ending else f"run ended after round {progress.committed}"
     parts: list[ConsoleRenderable] = [Text(printable(words[0].upper() + words[1:]), style="bold")]
     if progress.newest is not None and progress.best is not None:
-        best = f"best {_percent(progress.best.test_accuracy)} after round {progress.best.round}"
-        parts.append(Text(f"Test accuracy {_percent(progress.newest.test_accuracy)} ({best})"))
+        best = f"best {_value(progress.best)} after round {progress.best.round}"
+        parts.append(Text(printable(f"Test {progress.newest.metric} {_value(progress.newest)} ({best})")))
+    if progress.federated is not None:
+        parts.append(Text(f"At the learners {describe_spread(progress.federated)}"))
     if progress.started is not None:
         parts.append(Text(f"Results in {printable(str(progress.started.run_dir))}"))
     if progress.history:
@@ -96,20 +102,31 @@ def render_end(progress: RunProgress) -> ConsoleRenderable:
 
 def _history(progress: RunProgress) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("round", "loss", "test accuracy", "seconds", "up", "down", "learners"):
+    metric = progress.newest.metric if progress.newest else "accuracy"
+    at_learners = progress.federated is not None
+    headings = ["round", "loss", printable(f"test {metric}"), "seconds", "up", "down", "learners"]
+    for heading in headings[:3] + ["at learners", "worst 10%"] * at_learners + headings[3:]:
         table.add_column(heading, justify="right")
     for row in progress.history:
         commit, is_best = row.commit, progress.best is not None and progress.best.round == row.commit.round
         table.add_row(
             str(commit.round),
             f"{commit.loss:.4f}",
-            Text(_percent(row.test_accuracy), style="bold green" if is_best else ""),
+            Text(_value(row.test), style="bold green" if is_best else ""),
+            *(_federated(progress, row) if at_learners else ()),
             f"{commit.seconds:.1f}",
             size(commit.bytes_up),
             size(commit.bytes_down),
             str(commit.learners),
         )
     return table
+
+
+def _federated(progress: RunProgress, row: RoundView) -> tuple[str, str]:
+    if row.federated is None or progress.federated is None:
+        return "-", "-"
+    metric = progress.federated[0]
+    return show(metric, row.federated["mean"]), show(metric, row.federated["worst_decile"])
 
 
 def _header(started: RunStarted) -> Panel:
@@ -149,11 +166,11 @@ def _bar(fraction: float) -> ProgressBar:
 def _numbers(progress: RunProgress) -> Text:
     up, down = ("-", "-") if progress.rate is None else (f"{size(rate)}/s" for rate in progress.rate)
     newest, best = progress.newest, progress.best
-    accuracy = _percent(newest.test_accuracy if newest else None)
-    best_words = f" (best {_percent(best.test_accuracy)})" if best and best is not newest else ""
+    metric = printable(newest.metric) if newest else "accuracy"
+    best_words = f" (best {_value(best)})" if best and best is not newest else ""
     parts = (
         (" loss ", _number(progress.loss, ".4f"), ""),
-        ("   test accuracy ", accuracy, best_words),
+        (f"   test {metric} ", _value(newest), best_words),
         ("   up ", up, ""),
         ("   down ", down, ""),
     )
@@ -161,6 +178,11 @@ def _numbers(progress: RunProgress) -> Text:
     for label, value, remark in parts:
         line.append(label, "dim").append(value, "bold").append(remark)
     return line
+
+
+def _at_learners(scored: tuple[str, Spread]) -> Text:
+    line = Text(" at the learners ", "dim", no_wrap=True, overflow="ellipsis")
+    return line.append(describe_spread(scored), "not dim")
 
 
 def _invitation(progress: RunProgress, started: RunStarted) -> Group:
@@ -211,5 +233,5 @@ def _number(value: float | None, spec: str) -> str:
     return "-" if value is None else format(value, spec)
 
 
-def _percent(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{fraction:.2%}"
+def _value(score: Score | None) -> str:
+    return "-" if score is None else show(score.metric, score.value)

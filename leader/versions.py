@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,10 +14,10 @@ from leader.signal import Signal
 from model.flat import Layout
 from utils.errors import LateUpdateError, NotReadyError
 from utils.framing import frames
-from utils.payload import encode_header
+from utils.payload import CONTROL_VARIATE, encode_header
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelVersion:
     """One state of the global model, ready to send."""
 
@@ -29,51 +30,66 @@ def next_version(number: int, digest: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{number}:{digest}".encode()).digest()[:8]) >> 1
 
 
-def model_header(layout: Layout, metadata: dict[str, str]) -> bytes:
-    """Header of the safetensors file that holds the flat vector under the layout's names."""
-    return encode_header(((entry.name, "F32", entry.shape) for entry in layout.entries), metadata)
+def model_header(layout: Layout, metadata: dict[str, str], *, control: bool = False) -> bytes:
+    """Header of the safetensors file that holds the flat vector under the layout's names.
+
+    With `control`, a control variate follows it.
+    """
+    tensors = [(entry.name, "F32", entry.shape) for entry in layout.entries]
+    extra = [(CONTROL_VARIATE, "F32", (layout.parameter_count,))] if control else []
+    return encode_header([*tensors, *extra], metadata)
 
 
 class VersionStore:
-    """The version that is served now, and the one before it for downloads under way."""
+    """The version that is served now, and `older` ones: in asynchronous runs work goes on from them.
 
-    def __init__(self, layout: Layout, chunk_bytes: int) -> None:
+    Without any the one before the newest is kept, for downloads under way.
+    """
+
+    def __init__(self, layout: Layout, chunk_bytes: int, older: int = 0) -> None:
         self._layout = layout
         self._chunk_bytes = chunk_bytes
-        self._current: ModelVersion | None = None
-        self._previous: ModelVersion | None = None
+        self._serves_old = older > 0
+        self._kept: deque[ModelVersion] = deque(maxlen=max(1, older) + 1)  # newest last
         self.changed = Signal()
 
-    def encode(self, number: int, vector: NDArray[np.float32]) -> ModelVersion:
-        """The version's messages; safe to call from another thread."""
-        header = model_header(self._layout, {"format": "pt", "version": str(number)})
-        body = np.ascontiguousarray(vector).data.cast("B")
+    def encode(
+        self, number: int, vector: NDArray[np.float32], control: NDArray[np.float32] | None = None
+    ) -> ModelVersion:
+        """The version's messages, with SCAFFOLD's control variate (P,) if given; any thread may call it."""
+        metadata = {"format": "pt", "version": str(number)}
+        header = model_header(self._layout, metadata, control=control is not None)
+        values = vector if control is None else np.concatenate([vector, control])
+        body = np.ascontiguousarray(values).data.cast("B")
         return ModelVersion(number, tuple(frames(header, body, self._chunk_bytes)))
 
     def publish(self, version: ModelVersion) -> None:
         """Serve `version` from now on."""
-        self._previous, self._current = self._current, version
+        self._kept.append(version)
         self.changed.notify()
 
     @property
     def number(self) -> int | None:
         """Number of the version served now."""
-        return self._current.number if self._current else None
+        return self._kept[-1].number if self._kept else None
 
     def get(self, number: int | None) -> ModelVersion:
         """The version asked for, or the newest; raises NotReadyError or LateUpdateError."""
-        if self._current is None:
+        if not self._kept:
             raise NotReadyError("the model is not ready yet; try again")
-        if number is None or number == self._current.number:
-            return self._current
+        if number is None:
+            return self._kept[-1]
+        for version in self._kept if self._serves_old else (self._kept[-1],):
+            if version.number == number:
+                return version
         raise LateUpdateError(f"model version {number} is no longer served; fetch new work")
 
     def stream(self, version: ModelVersion) -> Iterator[bytes]:
-        """The messages of `version`; raises LateUpdateError once it is two versions old.
+        """The messages of `version`; raises LateUpdateError once it is no longer kept.
 
-        A slow learner can thus keep only one old version in memory, however slow it is.
+        A slow learner thus keeps nothing in memory that would not be there anyway.
         """
         for message in version.messages:
-            if version is not self._current and version is not self._previous:
+            if version not in self._kept:
                 raise LateUpdateError("this model version was replaced during the download; fetch new work")
             yield message

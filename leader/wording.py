@@ -6,11 +6,13 @@ import logging
 import socket
 from ipaddress import ip_address
 
+from leader import metric_names
 from leader.events import (
     CallRefused,
     Evaluated,
     EvaluationSkipped,
     Event,
+    FederatedEvaluated,
     LearnerJoined,
     LearnerLeft,
     LearnerProgress,
@@ -23,6 +25,7 @@ from leader.events import (
     UpdateAccepted,
     WaitingForLearners,
 )
+from leader.federated import Spread
 
 _DEBUG = (StepApplied, LearnerProgress, UpdateAccepted, RoundStarted, EvaluationSkipped)
 _WARNING = (CallRefused, RoundAbandoned)
@@ -98,6 +101,13 @@ def describe(event: Event, rounds: int, join: str = "") -> str:
             return _describe_round(event, rounds)
 
 
+def describe_spread(scored: tuple[str, Spread]) -> str:
+    """A metric's name and its spread over the learners, such as `accuracy 61.00%, worst 10% 40.00%`."""
+    name, spread = scored
+    mean, worst = spread["mean"], spread["worst_decile"]
+    return f"{name} {metric_names.show(name, mean)}, worst 10% {metric_names.show(name, worst)}"
+
+
 def _describe_round(event: Event, rounds: int) -> str:
     match event:
         case RoundStarted():
@@ -114,14 +124,18 @@ def _describe_round(event: Event, rounds: int) -> str:
                 f"up {size(event.bytes_up)}, down {size(event.bytes_down)}"
             )
         case Evaluated():
-            return (
-                f"round {event.round}/{rounds} evaluated: test accuracy {event.test_accuracy:.2%}, "
-                f"test loss {event.test_loss:.4f}"
-            )
+            scores = [
+                f"test {name} {metric_names.show(name, value)}" for name, value in event.metrics.items()
+            ]
+            return f"round {event.round}/{rounds} evaluated: {', '.join(scores)}"
+        case FederatedEvaluated():
+            model = f"round {event.round}/{rounds}" if event.round else "initial weights"
+            return f"{model} scored by learners: {'; '.join(map(describe_spread, event.scores.items()))}"
         case EvaluationSkipped():
             return f"round {event.round}/{rounds} not evaluated: a newer model was ready"
         case RunFinished(reason=""):
-            return f"run finished after round {event.round}/{rounds}: {event.seconds:.1f} s"
+            early = f"; {event.stopped_early}" if event.stopped_early else ""
+            return f"run finished after round {event.round}/{rounds}: {event.seconds:.1f} s{early}"
         case RunFinished():
             return f"run stopped after round {event.round}/{rounds}: {event.reason}"
         case _:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from leader.aggregation.weighting import Facts, make_weighting
+from leader.buffered import OpenWork
 from leader.config import RunConfig
 from protos import leader_pb2
 from utils.schedule import Schedule
@@ -39,7 +41,7 @@ class Part:
     @classmethod
     def of_own(cls, name: str, examples: int, fingerprint: str, run_seed: int) -> Part:
         """The part that is the own data of the learner called `name`."""
-        return cls(cls.own_id(name), examples, None, derive_seed(run_seed, "own", fingerprint))
+        return cls(cls.own_id(name), examples, None, derive_seed(run_seed, "own", fingerprint or name))
 
     @staticmethod
     def shard_id(shard: int) -> str:
@@ -67,6 +69,12 @@ class WorkPlanner:
             return 1
         return self._config.train.local_steps or max(self._epoch_batches(part) for part in parts)
 
+    def local_steps(self, part: Part) -> int:
+        """Batches that a learner trains on for one update of this part."""
+        if self._config.exchange == "gradient":
+            return 1
+        return self._config.train.local_steps or self._epoch_batches(part)
+
     def _epoch_batches(self, part: Part) -> int:
         train = self._config.train
         return train.local_epochs * math.ceil(part.examples / train.batch_size)
@@ -79,9 +87,30 @@ class WorkPlanner:
         """Learning rate when `step` exchanges of the round are done: that of the leader's own next step."""
         return self.schedule.at(self.progress(round_, step, steps))
 
+    def local_lr(self, round_: int, step: int, steps: int, local_steps: int) -> float:
+        """Sum of the learning rates of `local_steps` local steps in this exchange."""
+        start, end = self.progress(round_, step, steps), self.progress(round_, step + 1, steps)
+        spread = end - start
+        return sum(self.schedule.at(start + spread * i / local_steps) for i in range(local_steps))
+
+    def evaluates(self, round_: int) -> bool:
+        """Whether learners score the model of `round_` (0: the initial weights), at the start of the next one."""
+        every = self._config.evaluation.federated_every
+        return every > 0 and round_ % every == 0
+
     def weight_bound(self, parts: Iterable[Part]) -> int:
-        """Largest total weight that the updates of these parts can have."""
-        return sum(part.examples for part in parts)
+        """Largest total weight of a round's updates: one of each part, or a buffer full of any."""
+        weighting, size = make_weighting(self._config), self._config.buffer.size
+        weights = [weighting.weight(Facts(part.examples)) for part in parts]
+        return size * max(weights, default=0) if size else sum(weights)
+
+    def ticket(self, part: Part, work: OpenWork, max_staleness: int) -> leader_pb2.WorkOrder:
+        """The work order of an asynchronous run; later work on a part goes on in its batches."""
+        order = self.order(work.round, 0, 1, part, version=work.version, first_exchange=0)
+        order.step = work.turn
+        order.first_batch = work.turn * order.local_steps
+        order.last_round = work.round + max_staleness
+        return self._sealed(order, part)
 
     def order(
         self, round_: int, step: int, steps: int, part: Part, *, version: int, first_exchange: int
@@ -89,7 +118,7 @@ class WorkPlanner:
         """The work order; `first_exchange` counts the exchanges of all rounds before this one."""
         train = self._config.train
         gradient = self._config.exchange == "gradient"
-        local_steps = 1 if gradient else train.local_steps or self._epoch_batches(part)
+        local_steps = self.local_steps(part)
         order = leader_pb2.WorkOrder(
             round=round_,
             step=step,
@@ -109,8 +138,18 @@ class WorkPlanner:
             augment=train.augment,
             dtype=train.dtype,
             label_smoothing=train.label_smoothing,
+            evaluate=self.evaluates(round_ - 1) and step == 0,
+            proximal_mu=train.proximal_mu,
+            control_variates=train.control_variates,
+            personal_lambda=train.personal_lambda,
+            start_loss=self._config.aggregate.weighting == "qfedavg",
         )
+        return self._sealed(order, part)
+
+    def _sealed(self, order: leader_pb2.WorkOrder, part: Part) -> leader_pb2.WorkOrder:
+        """`order` with the id that all its inputs together have."""
+        order.ClearField("work_id")
         digest = hashlib.sha256(f"{self._run_id}:{part.id}:".encode())
         digest.update(order.SerializeToString(deterministic=True))
-        order.work_id = f"{round_}-{step}-{digest.hexdigest()[:32]}"
+        order.work_id = f"{order.round}-{order.step}-{digest.hexdigest()[:32]}"
         return order

@@ -14,7 +14,7 @@ from grpc import aio
 
 from learner.capability import memory_bytes
 from learner.dialled import LearnerServer
-from learner.memory import Memory
+from learner.memory import Memory, alone_in
 from learner.options import LearnerOptions
 from learner.session import Session
 from learner.workbench import Tools
@@ -67,8 +67,9 @@ def open_own(options: LearnerOptions, task: Task | None) -> Own | None:
     if task is not None:
         examples = task.open_data(options.data, train=True)
         if examples is None or len(examples) == 0:
-            raise DataError(f"--data: the task finds no training examples in {options.data}")
-        said = leader_pb2.OwnData(examples=len(examples), fingerprint=_fingerprint(examples))
+            where = f"in {options.data}" if options.data else "by itself; name a place with --data"
+            raise DataError(f"--data: the task finds no training examples {where}")
+        said = leader_pb2.OwnData(examples=len(examples), fingerprint=fingerprint_of(examples))
         _log.info("own data: %d examples; it stays here", len(examples))
         return Own(examples, said)
     images = ImageClassification().open_data(options.data, train=True)
@@ -85,7 +86,7 @@ def open_own(options: LearnerOptions, task: Task | None) -> Own | None:
     return Own(images, said)
 
 
-def _fingerprint(examples: Examples) -> str:
+def fingerprint_of(examples: Examples) -> str:
     """What the examples say that identifies them, if they do."""
     fingerprint = getattr(examples, "fingerprint", None)
     return str(fingerprint())[:64] if callable(fingerprint) else ""
@@ -182,7 +183,10 @@ class App:
         error = work.exception()
         if self._session is not None and error is not None:
             self._leaving.set()
-            self._session.failure(self._worker.failed_work, str(error))
+            # What a task of the user's own raises may quote the data, which stays here.
+            known = isinstance(error, FlockstepError)
+            why = str(error) if known else f"{type(error).__name__} in its task; see the learner's output"
+            self._session.failure(self._worker.failed_work, why)
             await asyncio.wait((control,), timeout=_LEAVE_S)  # until the leader has heard it
         work.result()
 
@@ -291,4 +295,5 @@ def run(options: LearnerOptions) -> int:
     # The same order must give the same update each time it is trained.
     torch.backends.cudnn.deterministic = True
     tools = open_tools(options)
-    return asyncio.run(learn(options, tools, open_own(options, tools.task)))
+    with alone_in(options.state_dir):
+        return asyncio.run(learn(options, tools, open_own(options, tools.task)))

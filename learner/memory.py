@@ -1,32 +1,43 @@
 """What a learner keeps of a part between rounds: control variates, local tensors, a personal model.
 
-It belongs to committed rounds: what an update would change is staged until the leader has counted
-the update and committed its round, so that work done twice starts from the same memory.
+It belongs to committed rounds: what an update would change is staged, on disk before the update is
+sent, until the leader has counted the update and committed its round. Work done twice thus starts
+from the same memory, and a learner that dies between the two finds what it staged: work of a later
+round tells that the leader has closed the round, with the update in it.
 """
 
 from __future__ import annotations
 
-import logging
+import fcntl
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from utils.errors import ConfigError
 
-_log = logging.getLogger(__name__)
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 Vectors = Mapping[str, NDArray[np.float32]]
 
 
+@dataclass(frozen=True)
+class _Staged:
+    """What the memory of a part will be once the update of `round` counts."""
+
+    round: int
+    vectors: Vectors
+
+
 class Memory:
-    """Named vectors of each part; written to `folder`, if there is one, at every commit.
+    """Named vectors of each part; kept in `folder` too, if there is one.
 
     Raises ConfigError where the folder can't be used or a file in it is damaged.
     """
@@ -35,7 +46,7 @@ class Memory:
         self._folder = folder
         self._run = ""
         self._kept: dict[str, Vectors] = {}
-        self._staged: dict[str, tuple[int, Vectors]] = {}  # by part: round of the update, its memory
+        self._staged: dict[str, _Staged] = {}
         self._counted: set[str] = set()  # parts whose staged update the leader has counted
         self._committed = 0  # last round known to be on disk
 
@@ -49,16 +60,31 @@ class Memory:
         self._counted.clear()
         self._committed = 0
 
-    def of(self, part: str) -> Vectors:
-        """The vectors of a part as of the last committed round that it took part in; empty at first."""
+    def of(self, part: str, round_: int) -> Vectors:
+        """The vectors of a part that work of `round_` starts from; empty at first.
+
+        The leader has closed all earlier rounds. An update of one of them that it has not refused was
+        counted, though its answer may be lost.
+        """
         if part not in self._kept:
-            self._kept[part] = self._load(part)
+            self._load(part)
+        staged = self._staged.get(part)
+        if staged is not None and staged.round < round_:
+            self._keep(part)
         return self._kept[part]
 
     def stage(self, part: str, round_: int, vectors: Vectors) -> None:
         """What the part's memory will be if the update of `round_` counts."""
-        self._staged[part] = (round_, vectors)
         self._counted.discard(part)
+        self._staged[part] = _Staged(round_, vectors)
+        if path := self._path(part, ".staged"):
+            _write(path, vectors, {"round": str(round_)})
+
+    def refused(self, part: str) -> None:
+        """The leader has closed the round without the staged update of the part."""
+        self._counted.discard(part)
+        if self._staged.pop(part, None) is not None and (path := self._path(part, ".staged")):
+            path.unlink(missing_ok=True)
 
     def counted(self, part: str) -> None:
         """The leader has counted the staged update of the part; the commit may have been heard before."""
@@ -71,41 +97,86 @@ class Memory:
         self._settle()
 
     def _settle(self) -> None:
-        for part in sorted(self._counted & self._staged.keys()):
-            made, vectors = self._staged[part]
-            if made <= self._committed:
-                del self._staged[part]
-                self._counted.discard(part)
-                self._kept[part] = vectors
-                self._save(part, vectors)
+        for part in sorted(self._counted):
+            staged = self._staged.get(part)
+            if staged is not None and staged.round <= self._committed:
+                self._keep(part)
 
-    def _path(self, part: str) -> Path | None:
+    def _keep(self, part: str) -> None:
+        """What is staged is the memory from now on."""
+        self._counted.discard(part)
+        self._kept[part] = self._staged.pop(part).vectors
+        staged, kept = self._path(part, ".staged"), self._path(part)
+        if staged and kept:
+            try:
+                staged.replace(kept)
+            except OSError as error:
+                raise ConfigError(f"--state-dir: can't write {kept}: {error.strerror}") from None
+
+    def _path(self, part: str, kind: str = "") -> Path | None:
         if self._folder is None:
             return None
-        return self._folder / _UNSAFE.sub("_", self._run) / f"{_UNSAFE.sub('_', part)}.safetensors"
+        return self._folder / f"run-{_safe(self._run)}" / f"{_safe(part)}{kind}.safetensors"
 
-    def _load(self, part: str) -> Vectors:
-        path = self._path(part)
-        if path is None or not path.exists():
-            return {}
+    def _load(self, part: str) -> None:
+        """What an earlier process left of the part."""
+        kept, staged = self._path(part), self._path(part, ".staged")
+        self._kept[part] = _read(kept)[0] if kept else {}
+        if part not in self._staged and staged and staged.exists():
+            vectors, metadata = _read(staged)
+            self._staged[part] = _Staged(int(metadata.get("round", "0")), vectors)
+
+
+@contextmanager
+def alone_in(folder: Path | None) -> Iterator[None]:
+    """Keep other processes out of a --state-dir: two learners would overwrite each other's memory.
+
+    Raises ConfigError if one is there already, or the folder can't be made.
+    """
+    if folder is None:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("wb")
+    except OSError as error:
+        raise ConfigError(f"--state-dir: can't write to {folder}: {error.strerror}") from None
+    with lock:
         try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
             raise ConfigError(
-                f"--state-dir: {path} can't be read: {error}; delete it to start afresh"
+                f"--state-dir: another learner uses {folder}; give each learner its own"
             ) from None
+        yield
 
-    def _save(self, part: str, vectors: Vectors) -> None:
-        path = self._path(part)
-        if path is None or not vectors:
-            return
-        partial = path.with_name(path.name + ".partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                file.write(save({name: np.ascontiguousarray(vector) for name, vector in vectors.items()}))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except OSError as error:
-            raise ConfigError(f"--state-dir: can't write {path}: {error.strerror}") from None
+
+def _safe(name: str) -> str:
+    return _UNSAFE.sub("_", name)
+
+
+def _read(path: Path) -> tuple[Vectors, Mapping[str, str]]:
+    """The vectors in a file, and what was written beside them; nothing if it is not there."""
+    if not path.exists():
+        return {}, {}
+    try:
+        with safe_open(path, "np") as file:
+            metadata = file.metadata() or {}
+        return load_file(path), metadata
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"--state-dir: {path} can't be read: {error}; delete it to start afresh") from None
+
+
+def _write(path: Path, vectors: Vectors, metadata: Mapping[str, str]) -> None:
+    """The file as a whole or not at all, on disk when this returns."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            contiguous = {name: np.ascontiguousarray(vector) for name, vector in vectors.items()}
+            file.write(save(contiguous, dict(metadata)))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigError(f"--state-dir: can't write {path}: {error.strerror}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -23,7 +24,9 @@ from protos import leader_pb2
 from utils import faults
 from utils.batches import ShardSampler, batch_generator, holdout_split
 from utils.errors import FlockstepError, IncompatibleError
+from utils.seeds import derive_seed
 
+_log = logging.getLogger(__name__)
 _SCORING_BATCH = 500  # examples
 Vector = NDArray[np.float32]
 
@@ -83,6 +86,7 @@ class Trainer:
         self._forward: nn.Module = torch.compile(model.module) if compile_model else model.module  # type: ignore[assignment]
         self._cancelled = threading.Event()
         self._local = _places(model, model.layout.local)
+        self._local_parameters = self._local[self._local < model.layout.parameter_count]
 
     def cancel(self) -> None:
         """Make the order that runs now raise CancelledError before its next step; any thread may call it."""
@@ -93,6 +97,7 @@ class Trainer:
         self._cancelled.clear()
         began = time.perf_counter()
         work = _Work(assignment)
+        self._check_memory(assignment.memory)
         start = self._start(assignment)
         self.model.load(start)
         scores = self._scores(work)
@@ -103,10 +108,7 @@ class Trainer:
             trained, loss = self._fit(work, assignment.task)
         else:
             trained, loss = self._train(work, None if gradient else self._sgd(assignment), progress)
-        if not math.isfinite(loss):
-            raise DivergedError(
-                f"training diverged in round {order.round}: the loss is {loss}; lower train.lr"
-            )
+        _check_loss("training", order, loss, "train.lr")
         change = self.model.vector.detach().cpu().numpy() - start
         memory = self._remember(work, change)
         values = self._values(change, gradient=gradient)
@@ -114,15 +116,20 @@ class Trainer:
         seconds = time.perf_counter() - began
         return Update(values, weight, trained, loss, seconds, memory, scores, start_loss)
 
+    def _check_memory(self, memory: Mapping[str, Vector]) -> None:
+        layout = self.model.layout
+        sizes = {"local": len(self._local), "control": layout.parameter_count, "personal": layout.total}
+        wrong = [name for name, vector in memory.items() if vector.size != sizes.get(name, vector.size)]
+        if wrong:
+            raise IncompatibleError(
+                f"what is kept here ({', '.join(wrong)}) is of another model; use another --state-dir"
+            )
+
     def _start(self, assignment: Assignment) -> Vector:
         """The order's model, with the part's own values where tensors stay local."""
         own = assignment.memory.get("local")
         if own is None:
             return assignment.base
-        if own.size != len(self._local):
-            raise IncompatibleError(
-                "the local tensors kept here are of another model; use another --state-dir"
-            )
         start = assignment.base.copy()
         start[self._local] = own
         return start
@@ -133,7 +140,7 @@ class Trainer:
         if order.proximal_mu:
             corrections.append(Proximal(order.proximal_mu, self.model.vector[:split].clone()))
         if order.control_variates:
-            corrections.append(ControlVariate(self._tensor(_drift(assignment, split))))
+            corrections.append(ControlVariate(self._tensor(self._drift(assignment))))
         return LocalSgd(order, self.model, corrections)
 
     def _train(self, work: _Work, sgd: LocalSgd | None, progress: Progress) -> tuple[int, float]:
@@ -156,16 +163,25 @@ class Trainer:
         self.model.zero_gradient()
         rng = batch_generator(work.order.seed, number)
         batch = to_device(work.task.make_batch(work.data, indices, rng), self._device)
+        # Dropout and the like draw from torch's own generator: the same numbers for the same batch.
+        torch.manual_seed(derive_seed(work.order.seed, "torch", number))
         with autocast(self._device, self._dtype(work)):
             loss = work.task.loss(self._forward, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def _fit(self, work: _Work, task: FitsItself) -> tuple[int, float]:
-        if work.order.exchange == "gradient":
+        order = work.order
+        if order.exchange == "gradient":
             raise IncompatibleError("this task trains by itself, so it has no gradients; use exchange: delta")
+        if order.proximal_mu or order.control_variates or order.personal_lambda:
+            raise IncompatibleError(
+                "this task trains by itself, so its steps can't be corrected; leave out train.proximal_mu, "
+                "train.control_variates and train.personal_lambda"
+            )
+        self.model.module.train()
         plan = FitPlan(
-            lambda: (i for _, i in work.batches()), LocalSgd(work.order, self.model).lr(0), work.order.seed
+            lambda: (i for _, i in work.batches()), LocalSgd(order, self.model).lr(0), order.seed
         )
         loss = task.fit(self.model.module, work.data, plan)
         return sum(len(indices) for _, indices in work.batches()), float(loss)
@@ -189,7 +205,11 @@ class Trainer:
             # Option II of the paper: c_i+ = c_i - c + (x - y_i) / (K lr), with the sum of the steps' lr.
             sgd = LocalSgd(order, self.model)
             travelled = np.float32(math.fsum(sgd.lr(step) for step in range(order.local_steps)))
-            memory["control"] = -_drift(work.assignment, split) - change[:split] / travelled
+            if travelled:
+                memory["control"] = -self._drift(work.assignment) - change[:split] / travelled
+                memory["control"][self._local_parameters] = 0
+            else:  # no step was made
+                memory |= {n: v for n, v in work.assignment.memory.items() if n == "control"}
         if order.personal_lambda:
             memory["personal"] = self._personalise(work)
         return memory
@@ -200,13 +220,26 @@ class Trainer:
         anchor = self._tensor(self._start(assignment)[:split])
         self.model.load(self._personal(assignment))
         proximal = Proximal(assignment.order.personal_lambda, anchor)
-        self._train(work, LocalSgd(assignment.order, self.model, [proximal]), lambda done, total, rate: None)
+        sgd = LocalSgd(assignment.order, self.model, [proximal])
+        _, loss = self._train(work, sgd, lambda done, total, rate: None)
+        _check_loss("the personal model", assignment.order, loss, "train.personal_lambda or train.lr")
         personal: Vector = self.model.vector.detach().cpu().numpy().copy()
         return personal
 
     def _personal(self, assignment: Assignment) -> Vector:
         kept = assignment.memory.get("personal")
-        return assignment.base if kept is None else kept
+        return self._start(assignment) if kept is None else kept
+
+    def _drift(self, assignment: Assignment) -> Vector:
+        """SCAFFOLD's c - c_i, (P,); zero where tensors stay local, which no other learner pulls along."""
+        control, kept = assignment.control, assignment.memory.get("control")
+        if control is None or control.size != self.model.layout.parameter_count:
+            raise IncompatibleError(
+                "the leader sent no control variate that fits; install the same release on both"
+            )
+        drift: Vector = control - (kept if kept is not None else np.float32(0))
+        drift[self._local_parameters] = 0
+        return drift
 
     # --- scores ----------------------------------------------------------------------------
 
@@ -215,13 +248,20 @@ class Trainer:
         order, held = work.order, work.held
         if not order.evaluate or not len(held):
             return {}
-        scores = {name: Score(value, len(held)) for name, value in self._score(work).items()}
+        scores = self._score(work)
         if order.personal_lambda:
             kept = self.model.snapshot()
             self.model.load(self._personal(work.assignment))
-            scores |= {f"personal_{n}": Score(value, len(held)) for n, value in self._score(work).items()}
+            scores |= {f"personal_{name}": value for name, value in self._score(work).items()}
             self.model.load(kept)
-        return scores
+        undefined = sorted(name for name, value in scores.items() if not math.isfinite(value))
+        if undefined:
+            _log.warning(
+                "round %d: %s left out, the held-out examples give no finite value",
+                order.round,
+                ", ".join(undefined),
+            )
+        return {n: Score(value, len(held)) for n, value in scores.items() if n not in undefined}
 
     def _score(self, work: _Work) -> dict[str, float]:
         return score(
@@ -279,12 +319,6 @@ def _places(model: FlatModel, names: frozenset[str]) -> NDArray[np.int64]:
     return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
 
 
-def _drift(assignment: Assignment, size: int) -> Vector:
-    """SCAFFOLD's c - c_i, (P,)."""
-    if assignment.control is None or assignment.control.size != size:
-        raise IncompatibleError(
-            "the leader sent no control variate that fits; install the same release on both"
-        )
-    kept = assignment.memory.get("control")
-    drift: Vector = assignment.control if kept is None else assignment.control - kept
-    return drift
+def _check_loss(what: str, order: leader_pb2.WorkOrder, loss: float, lower: str) -> None:
+    if not math.isfinite(loss):
+        raise DivergedError(f"{what} diverged in round {order.round}: the loss is {loss}; lower {lower}")

@@ -134,11 +134,20 @@ def unpack_model(layout: Layout, payload: Payload) -> Download:
     """The flat vector in a payload that `check_model` has passed; a view of it where the order is the layout's."""
     tensors = {tensor.name: payload.data[tensor.start : tensor.stop] for tensor in payload.manifest.tensors}
     control = tensors.pop(CONTROL_VARIATE, None)
+    variate = None if control is None else control.view(np.float32)
     if list(tensors) == [entry.name for entry in layout.entries]:
-        vector = payload.data[: 4 * layout.total]
-    else:
-        vector = np.concatenate([tensors[entry.name] for entry in layout.entries])
-    return Download(vector.view(np.float32), None if control is None else control.view(np.float32))
+        return Download(payload.data[: 4 * layout.total].view(np.float32), variate)
+    vector = np.concatenate([tensors[entry.name] for entry in layout.entries]).view(np.float32)
+    return Download(vector, None if variate is None else _reordered(layout, list(tensors), variate))
+
+
+def _reordered(layout: Layout, theirs: list[str], control: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The control variate (P,), which lies in the order of the leader's parameters, in that of the layout's."""
+    sizes = {entry.name: entry.size for entry in layout.parameters}
+    names = [name for name in theirs if name in sizes]
+    ends = np.cumsum([sizes[name] for name in names])
+    pieces = dict(zip(names, np.split(control, ends[:-1]), strict=True))
+    return np.concatenate([pieces[entry.name] for entry in layout.parameters])
 
 
 def check_model(layout: Layout, manifest: Manifest, control: int | None = None) -> None:

@@ -69,7 +69,7 @@ class Assignments:
             self._tools.task or _images(self._run, self._tools, order),
             examples,
             base.control,
-            self._memory.of(part),
+            self._memory.of(part, order.round),
             self._run.holdout,
         )
 

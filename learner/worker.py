@@ -139,7 +139,7 @@ class Worker:
                 _log.warning("round %d: %s; going on after the reconnect", order.round, error)
                 if self._broken is not None and not self._broken.done():
                     self._broken.set_result(error)
-            except FlockstepError:
+            except Exception:
                 self.failed_work = order.work_id
                 raise
             finally:
@@ -153,10 +153,15 @@ class Worker:
             held = await self._make(order, part)
         else:
             _log.info("round %d: sending the update again that was made before", order.round)
+        again = held.work_id == self._last_sent
         try:
             await self._send(held)
         except DuplicateUpdateError:
             self._memory.counted(part)  # the answer to an earlier stream was lost
+            raise
+        except LateUpdateError:
+            if not again:  # else an earlier stream of it may have come in time
+                self._memory.refused(part)
             raise
         self._memory.counted(part)
         faults.reach("learner.uploaded", order.round)

@@ -71,7 +71,7 @@ class Layout:
                     f"model.local: {pattern!r} matches no tensor of the model; its first is {names[0]!r}"
                 )
             local.update(matches)
-        if not any(entry.name not in local for entry in self.parameters):
+        if local and local.issuperset(entry.name for entry in self.parameters):
             raise ConfigError(
                 "model.local: every parameter would stay local, so nothing would be trained together"
             )

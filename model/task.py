@@ -82,8 +82,8 @@ def load_task(name: str, option: str) -> Task:
     It is imported from this machine alone: names never come over the wire. Raises ConfigError,
     which names `option`.
     """
-    module_name, colon, attribute = name.partition(":")
-    if not module_name or not colon or not attribute:
+    module_name, _, attribute = name.partition(":")
+    if not attribute.isidentifier() or not all(map(str.isidentifier, module_name.split("."))):
         raise ConfigError(
             f"{option} is {name!r}; it must be package.module:Name, such as my_tasks.digits:Digits"
         )
@@ -93,10 +93,17 @@ def load_task(name: str, option: str) -> Task:
         raise ConfigError(
             f"{option} {name}: no module {error.name!r}; start in the folder that it lies in, or install it"
         ) from None
+    except Exception as error:
+        raise ConfigError(f"{option} {name}: importing {module_name} failed: {_told(error)}") from error
     made = getattr(module, attribute, None)
     if made is None:
         raise ConfigError(f"{option} {name}: {module_name} has no {attribute}")
-    task = made()
+    try:
+        task = made()
+    except Exception as error:
+        raise ConfigError(
+            f"{option} {name}: {attribute}() failed, it must work without arguments: {_told(error)}"
+        ) from error
     missing = [method for method in _METHODS if not callable(getattr(task, method, None))]
     if missing:
         raise ConfigError(
@@ -108,12 +115,18 @@ def load_task(name: str, option: str) -> Task:
 _METHODS = ("build_model", "open_data", "make_batch", "loss", "metrics")
 
 
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """`batch` with every tensor in it on `device`."""
     if isinstance(batch, Tensor):
         return batch.to(device)
     if isinstance(batch, dict):
         return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):  # a named tuple
+        return type(batch)(*(to_device(value, device) for value in batch))
     if isinstance(batch, tuple | list):
         return type(batch)(to_device(value, device) for value in batch)
     return batch

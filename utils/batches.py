@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -87,9 +89,30 @@ class ShardSampler:
         return self._cached[1][start : start + size + (part < larger)]
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
-        # NumPy keeps the raw draws of a bit generator the same for ever, but not Generator.permutation.
-        draws = np.random.PCG64(derive_seed(self._seed, "epoch", epoch)).random_raw(self._examples)
-        return np.argsort(draws, kind="stable")
+        return _permutation(derive_seed(self._seed, "epoch", epoch), self._examples)
+
+
+def held_out(examples: int, fraction: float) -> int:
+    """How many of a part's examples are kept from training; at least one is always trained on.
+
+    >>> held_out(50, 0.1), held_out(9, 0.1), held_out(1, 0.9)
+    (5, 0, 0)
+    """
+    return max(0, min(examples - 1, math.floor(examples * fraction)))
+
+
+def holdout_split(examples: int, fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(trained, held out): ascending positions in a part; `seed` is the part's, so every round has the same ones."""
+    trained = examples - held_out(examples, fraction)
+    if trained == examples:
+        return np.arange(examples), np.empty(0, np.int64)
+    order = _permutation(derive_seed(seed, "holdout"), examples)
+    return np.sort(order[:trained]), np.sort(order[trained:])
+
+
+def _permutation(seed: int, count: int) -> NDArray[np.int64]:
+    # NumPy keeps the raw draws of a bit generator the same for ever, but not Generator.permutation.
+    return np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable")
 
 
 def batch_generator(seed: int, batch: int) -> np.random.Generator:

@@ -79,3 +79,10 @@ def rechunk(pieces: Iterable[Buffer], chunk_bytes: int) -> Iterator[bytes]:
             size += len(view)
     if size:
         yield frame(*pending)
+
+
+def framed_bytes(size: int, chunk_bytes: int) -> int:
+    """Bytes of the messages that `rechunk` makes of `size` bytes."""
+    full, rest = divmod(size, chunk_bytes)
+    lengths = [(full, chunk_bytes), (1, rest)] if rest else [(full, chunk_bytes)]
+    return sum(count * (1 + len(_varint(length)) + length) for count, length in lengths)

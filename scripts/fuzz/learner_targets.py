@@ -11,9 +11,10 @@ import safetensors.numpy
 import torch
 
 from learner.dialled import LearnerServer
-from learner.options import LearnerOptions
-from learner.task import Shard
+from learner.memory import Memory
+from learner.workbench import Tools
 from learner.worker import Connection, Worker
+from model.image_classification import Shard
 from protos import leader_pb2, learner_pb2
 from scripts.fuzz.channel import Answers, Context, RefusedError, as_channel, find_method
 from scripts.fuzz.files import File, data_file, model_file, mutated
@@ -104,7 +105,7 @@ async def in_process_learner() -> AsyncIterator[tuple[LearnerServer, Worker, Ans
     """A registered learner whose leader's answers are what is put into `Answers`."""
     arrays = safetensors.numpy.load(data_file(0))
     own = Shard(arrays["images"], arrays["labels"])
-    worker = Worker(LearnerOptions(leader="127.0.0.1:1"), torch.device("cpu"), own)
+    worker = Worker(Tools(torch.device("cpu")), Memory(), "", own)
     server = LearnerServer("127.0.0.1:0", worker)
     answers = Answers()
     answers.answer = [b""]  # no orders yet

@@ -177,9 +177,11 @@ class Mutator:
         field = self.pick(fields)
         if field.is_repeated:
             if self.chance(0.5):
+                message.ClearField(field.name)
+            elif field.type == FieldDescriptor.TYPE_MESSAGE:
                 getattr(message, field.name).add()
             else:
-                message.ClearField(field.name)
+                getattr(message, field.name).append(self._value(field, ""))
         elif self.chance(0.15):
             message.ClearField(field.name)
         elif field.type == FieldDescriptor.TYPE_MESSAGE:

@@ -12,8 +12,10 @@ import safetensors.numpy
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from leader.aggregation.aggregate import Aggregate, Contribution
+from leader.aggregation.aggregate import Aggregate
+from leader.aggregation.base import Contribution
 from leader.aggregation.exact_sum import Scale
+from leader.aggregation.weighting import ByExamples
 from leader.checkpoint import load_checkpoint, save_checkpoint
 from leader.events import RoundCommitted
 from leader.state import RunState
@@ -89,7 +91,7 @@ class UpdateTarget(PlainTarget):
         self._renew()
 
     def _renew(self) -> None:
-        self._aggregate = Aggregate(LAYOUT, self._scale)
+        self._aggregate = Aggregate(LAYOUT, self._scale, ByExamples())
         self._expected = ExpectedSum(self._scale.fraction_bits)
         self._fed = 0
 
@@ -133,7 +135,7 @@ class ModelTarget(AsyncTarget):
         self.last = file = mutated(self._mutator, self._file)
         self._answers.answer = _messages(self._mutator, file)
         try:
-            vector = await pull_model(self._stub, b"token", leader_pb2.WorkOrder(version=1), LAYOUT)
+            vector = (await pull_model(self._stub, b"token", leader_pb2.WorkOrder(version=1), LAYOUT)).vector
         except FlockstepError as error:
             return type(error).__name__
         arrays = safetensors.numpy.load(b"".join(parse_chunk(message) for message in self._answers.answer))

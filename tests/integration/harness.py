@@ -178,6 +178,13 @@ class Cluster:
         self._programs.append(learner)
         return learner
 
+    def program(self, kind: str, command: list[str]) -> Program:
+        """Any other program."""
+        name, log = self._name(kind)
+        program = Program(name, command, log)
+        self._programs.append(program)
+        return program
+
     def train(self, settings: Settings, learners: int = 2) -> Leader:
         """Run to the end with learners called a, b, ...; the leader that has ended."""
         leader = self.leader({"learners": learners, **settings})

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,10 +11,21 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from leader.checkpoint import checkpoints, load_checkpoint, load_newest, save_checkpoint, write_atomically
+from leader.checkpoint import (
+    _fields,
+    _state,
+    checkpoints,
+    load_checkpoint,
+    load_newest,
+    save_checkpoint,
+    write_atomically,
+)
 from leader.events import RoundCommitted
+from leader.federated import FederatedScores, Spread
+from leader.selection.base import PartHistory
 from leader.state import RunState
 from leader.workforce import Seats
+from protos import leader_pb2
 from utils.errors import CheckpointError
 
 CONFIG = '{"rounds": 9}'
@@ -37,6 +50,12 @@ write_atomically(Path(sys.argv[1]), [b"new", b"er"], lambda: os.kill(os.getpid()
 """
 
 
+def spreads(value: float) -> dict[str, Spread]:
+    scores = FederatedScores()
+    scores.add("own-b", (leader_pb2.Metric(name="accuracy", value=value, examples=3),))
+    return scores.spreads()
+
+
 def state(round_: int = 5, seed: int = 0) -> RunState:
     generator = np.random.Generator(np.random.PCG64(seed + round_))
     return RunState(
@@ -50,7 +69,9 @@ def state(round_: int = 5, seed: int = 0) -> RunState:
         bytes_up=1 << 40,
         bytes_down=7,
         seconds=12.5,
+        federated=spreads(0.1 + 0.2),
         committed=RoundCommitted(round_, 0.1 + 0.2, 2.5, 10, 20, 2, 640, 0.05),
+        history={"shard-00000": PartHistory(3, 5, 0.1 + 0.2, 1e-9), "own-b": PartHistory(1, 2, -7.5, 0.0)},
     )
 
 
@@ -100,6 +121,29 @@ def test_a_state_without_shards_or_optimizer_state_is_loaded(
 ) -> None:
     sparse = replace(state(), **changes)  # type: ignore[arg-type]
     assert_same(load_checkpoint(save_checkpoint(tmp_path, sparse, keep=1, config=CONFIG)), sparse)
+
+
+def test_the_order_of_the_history_makes_no_difference(tmp_path: Path) -> None:
+    turned = replace(state(), history=dict(reversed(list(state().history.items()))))
+    assert list(turned.history) != list(state().history)
+    (path,) = save(tmp_path, 5)
+    first = path.read_bytes()
+    assert save_checkpoint(tmp_path, turned, keep=1, config=CONFIG).read_bytes() == first
+
+
+def test_a_part_that_told_no_loss_is_kept(tmp_path: Path) -> None:
+    silent = replace(state(), history={"own-a": PartHistory(2, 4, math.nan, 3.0)})
+    past = load_checkpoint(save_checkpoint(tmp_path, silent, keep=1, config=CONFIG)).history["own-a"]
+    assert math.isnan(past.loss)
+    assert replace(past, loss=0.0) == PartHistory(2, 4, 0.0, 3.0)
+
+
+def test_a_checkpoint_of_a_release_without_history_is_loaded() -> None:
+    fields = _fields(replace(state(), seats=None))
+    del fields["history"]
+    loaded = _state(json.loads(json.dumps(fields)), {"vector": state().vector})
+    assert loaded.history == {}
+    assert loaded.round == 5
 
 
 def test_the_safetensors_library_reads_a_checkpoint(tmp_path: Path) -> None:

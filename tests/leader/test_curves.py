@@ -98,3 +98,44 @@ def test_the_title_names_model_and_dataset() -> None:
     assert curves_title(started) == "resnet20 on synthetic shapes (drawn), gradient exchange"
     figure = curves_figure(records(1), curves_title(started))
     assert figure.get_suptitle() == "resnet20 on synthetic shapes (drawn), gradient exchange"
+
+
+def scored(made: list[Record], every: int = 2, name: str = "accuracy") -> list[Record]:
+    """Learners scored every second model: half of them well, the worst tenth badly."""
+    for record in made[:: every or 1]:
+        record["federated"] = {name: {"mean": 0.5, "worst_decile": 0.25}}
+    return made
+
+
+def test_what_learners_score_is_a_line_with_a_band_down_to_the_worst() -> None:
+    shown = panels(scored(records(4)))["Test accuracy (%)"]
+    assert values(shown, 0) == [(1, 50.0), (3, 50.0)]
+    assert values(shown, 1)[3] == (4, 87.5)
+    [band] = shown.collections
+    [path] = band.get_paths()
+    assert {(x, y) for x, y in np.asarray(path.vertices).tolist()} == {(1, 50), (3, 50), (1, 25), (3, 25)}
+    legend = shown.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["at the learners", "to their worst 10%"]
+    assert texts(shown) == ["87.50%"]
+
+
+def test_without_a_test_split_the_panel_is_that_of_the_learners() -> None:
+    shown = panels(scored(records(4, every=0)))["Accuracy (%)"]
+    assert texts(shown) == ["50.00%"]
+
+
+def test_another_metric_is_drawn_under_its_name_without_per_cent() -> None:
+    made = scored(records(3, every=0), name="mae")
+    for record in made:
+        record |= {"test_loss": 1.0, "test_mae": 4.0 - record["round"]}
+    shown = panels(made)["Test mae"]
+    assert values(shown, 1) == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    assert texts(shown) == ["1.00"]
+
+
+def test_a_band_over_many_rounds_is_thinned_to_the_same_rounds_on_both_sides() -> None:
+    shown = panels(scored(records(10_000), every=1))["Test accuracy (%)"]
+    drawn = values(shown, 0)
+    assert len(drawn) == 2000
+    assert drawn[-1] == (10_000, 50.0)

@@ -8,6 +8,7 @@ from torch import nn
 
 from leader.aggregation.aggregate import Aggregate
 from leader.aggregation.exact_sum import Scale
+from leader.aggregation.weighting import ByExamples
 from leader.config import RunConfig
 from leader.exchange import Exchange
 from leader.membership import Member, Membership
@@ -29,7 +30,7 @@ def exchange(steps: int = 2) -> tuple[Exchange, Round]:
     round_.handle(Begin(dict(zip(IDS, (1, 2, 3), strict=True))), 0.0)
     planner = WorkPlanner(RunConfig(), "run")
     orders = [(part, planner.order(1, 0, steps, part, version=5, first_exchange=0)) for part in PARTS]
-    return Exchange(round_, 0, orders, Aggregate(LAYOUT, Scale.of(1.0, 60))), round_
+    return Exchange(round_, 0, orders, Aggregate(LAYOUT, Scale.of(1.0, 60), ByExamples())), round_
 
 
 def payload() -> Payload:
@@ -91,6 +92,15 @@ def test_a_full_learner_says_its_weight_and_loss_and_a_plain_one_stands_for_its_
     plain = open_.contribution(member("a"), upload(None), PARTS[0])
     assert plain.weight == 10
     assert math.isnan(plain.loss)
+
+
+def test_a_contribution_tells_its_local_steps_and_the_loss_that_it_started_from() -> None:
+    open_, _ = exchange()
+    header = leader_pb2.UpdateHeader(examples=7, loss=0.5, start_loss=0.0)
+    said = open_.contribution(member("a"), Upload(header, payload(), 100), PARTS[0])
+    assert (said.local_steps, said.start_loss, said.staleness) == (1, 0.0, 0)
+    assert math.isnan(open_.contribution(member("a"), upload(7), PARTS[0]).start_loss)
+    assert math.isnan(open_.contribution(member("a"), upload(None), PARTS[0]).start_loss)
 
 
 @pytest.mark.parametrize("examples", [0, 11, (1 << 64) - 1])

@@ -16,6 +16,7 @@ from leader.events import (
     Evaluated,
     EvaluationSkipped,
     Event,
+    FederatedEvaluated,
     LearnerJoined,
     LearnerLeft,
     LearnerProgress,
@@ -28,10 +29,22 @@ from leader.events import (
     UpdateAccepted,
     WaitingForLearners,
 )
+from leader.federated import Spread
 from leader.log import EventLog, open_display
 from leader.terminal import TerminalDisplay
 from leader.wording import describe, size
 
+SPREAD = Spread(
+    mean=0.5,
+    unweighted_mean=0.45,
+    variance=0.01,
+    std=0.1,
+    worst_decile=0.25,
+    min=0.25,
+    max=0.75,
+    learners=8,
+    examples=400,
+)
 RUN: list[Event] = [
     RunStarted("r1", Path("runs/r1"), "CIFAR-10", "resnet20", 272474, "delta", 10, "h:1", 2, 2),
     WaitingForLearners(1, 2),
@@ -43,8 +56,9 @@ RUN: list[Event] = [
     StepApplied(3, 0, 1, 1.2345, 3_200_000, 3_200_000),
     RoundAbandoned(3, "1 of 2 updates at the deadline"),
     RoundCommitted(3, 1.2345, 12.34, 3_200_000, 480, 2, 50000, 0.1),
-    Evaluated(3, 0.612, 1.1, 2.0),
+    Evaluated(3, {"accuracy": 0.612, "loss": 1.1}, 2.0),
     EvaluationSkipped(3),
+    FederatedEvaluated(2, {"accuracy": SPREAD, "loss": SPREAD}),
     LearnerLeft(1, "alpha", "lease ran out"),
     RunFinished(10, 123.4),
 ]
@@ -57,6 +71,7 @@ INFO_LINES = [
     "warning: round 3/10 abandoned, it is tried again: 1 of 2 updates at the deadline",
     "round 3/10 committed: loss 1.2345, 12.3 s, 2 learners, up 3.2 MB, down 480 B",
     "round 3/10 evaluated: test accuracy 61.20%, test loss 1.1000",
+    "round 2/10 scored by learners: accuracy 50.00%, worst 10% 25.00%; loss 0.5000, worst 10% 0.2500",
     "learner 1 alpha left: lease ran out",
     "run finished after round 10/10: 123.4 s",
 ]
@@ -131,6 +146,18 @@ def test_every_kind_of_event_has_words() -> None:
 
 def test_a_stopped_run_gives_its_reason() -> None:
     assert describe(RunFinished(4, 9.0, "interrupted"), 10) == "run stopped after round 4/10: interrupted"
+
+
+def test_a_run_that_trained_enough_says_why_it_is_done() -> None:
+    finished = RunFinished(4, 9.0, stopped_early="test_loss 0.5 after round 4 reached the target 0.6")
+    assert describe(finished, 10) == (
+        "run finished after round 4/10: 9.0 s; test_loss 0.5 after round 4 reached the target 0.6"
+    )
+
+
+def test_scores_of_round_0_are_those_of_the_initial_weights() -> None:
+    words = describe(FederatedEvaluated(0, {"accuracy": SPREAD}), 10)
+    assert words == "initial weights scored by learners: accuracy 50.00%, worst 10% 25.00%"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from leader.events import (
     CallRefused,
     Evaluated,
+    FederatedEvaluated,
     LearnerJoined,
     LearnerLeft,
     LearnerProgress,
@@ -17,7 +18,9 @@ from leader.events import (
     StepApplied,
     UpdateAccepted,
 )
-from leader.progress import RunProgress
+from leader.federated import FederatedScores
+from leader.progress import RunProgress, Score
+from protos import leader_pb2
 
 
 class Clock:
@@ -152,11 +155,32 @@ def test_a_late_evaluation_reaches_its_round_and_best_is_kept(clock: Clock) -> N
     progress = begin(clock)
     for number in range(1, 15):
         progress.apply(committed(number))
-    progress.apply(Evaluated(13, 0.9, 1.0, 0.1))
-    progress.apply(Evaluated(14, 0.8, 1.0, 0.1))
+    progress.apply(Evaluated(13, {"accuracy": 0.9, "loss": 1.0}, 0.1))
+    progress.apply(Evaluated(14, {"accuracy": 0.8, "loss": 1.0}, 0.1))
     assert [row.commit.round for row in progress.history] == list(range(3, 15))
-    assert [row.test_accuracy for row in progress.history][-3:] == [None, 0.9, 0.8]
+    assert [row.test.value if row.test else None for row in progress.history][-3:] == [None, 0.9, 0.8]
     assert progress.best is not None
-    assert (progress.best.round, progress.best.test_accuracy) == (13, 0.9)
-    assert progress.newest is not None
-    assert progress.newest.round == 14
+    assert progress.best == Score(13, "accuracy", 0.9)
+    assert progress.newest == Score(14, "accuracy", 0.8)
+
+
+def test_a_task_without_accuracy_is_judged_by_what_it_measures(clock: Clock) -> None:
+    progress = begin(clock)
+    progress.apply(Evaluated(1, {"loss": 1.0, "mae": 3.0}, 0.1))
+    assert progress.newest == Score(1, "mae", 3.0)
+    progress = begin(clock)
+    for number, loss in ((1, 1.5), (2, 0.5), (3, float("nan"))):
+        progress.apply(Evaluated(number, {"loss": loss}, 0.1))
+    assert progress.best == Score(2, "loss", 0.5)
+
+
+def test_what_learners_score_reaches_the_round_whose_model_it_is(clock: Clock) -> None:
+    progress = begin(clock)
+    progress.apply(committed(1))
+    scores = FederatedScores()
+    scores.add("own-n0", (leader_pb2.Metric(name="accuracy", value=0.5, examples=10),))
+    progress.apply(FederatedEvaluated(1, scores.spreads()))
+    progress.apply(committed(2))
+    assert [row.federated["mean"] if row.federated else None for row in progress.history] == [0.5, None]
+    assert progress.federated is not None
+    assert progress.federated[0] == "accuracy"

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from leader.events import Evaluated, EvaluationSkipped, RoundCommitted
-from leader.run_folder import MetricsLog, Record, RunFolder, default_run_dir, replace_file
+from leader.events import Evaluated, EvaluationSkipped, FederatedEvaluated, RoundCommitted
+from leader.federated import FederatedScores, Spread
+from leader.run_folder import FEDERATED, TEST, MetricsLog, Record, RunFolder, default_run_dir, replace_file
+from protos import leader_pb2
 from utils.errors import ConfigError
 
 
@@ -17,15 +19,26 @@ def committed(number: int, loss: float = 1.5) -> RoundCommitted:
 
 
 def evaluated(number: int) -> Evaluated:
-    return Evaluated(number, number / 100, 2.0, 0.1)
+    return Evaluated(number, {"accuracy": number / 100, "loss": 2.0}, 0.1)
 
 
-def open_log(path: Path, resumed_round: int = 0, every: int = 1) -> MetricsLog:
+def open_log(
+    path: Path, resumed_round: int = 0, every: int = 1, awaited: tuple[str, ...] = (TEST,)
+) -> MetricsLog:
     folder = RunFolder(path)
     path.mkdir(exist_ok=True)
     return MetricsLog(
-        folder, resumed_round, expects_evaluation=lambda number: number % every == 0, clock=lambda: 1e9 + 0.5
+        folder,
+        resumed_round,
+        awaited=lambda number: awaited if number % every == 0 else (),
+        clock=lambda: 1e9 + 0.5,
     )
+
+
+def scores(value: float) -> dict[str, Spread]:
+    collected = FederatedScores()
+    collected.add("own-a", (leader_pb2.Metric(name="accuracy", value=value, examples=4),))
+    return collected.spreads()
 
 
 def rounds_on_disk(path: Path) -> list[int]:
@@ -198,3 +211,38 @@ def test_a_loss_that_is_not_finite_is_null(tmp_path: Path) -> None:
     log = open_log(tmp_path, every=100)
     log.on_event(committed(1, loss=float("nan")))
     assert '"loss": null' in RunFolder(tmp_path).metrics.read_text()
+
+
+def test_any_metric_of_a_task_is_kept_under_a_name_of_its_own(tmp_path: Path) -> None:
+    log = open_log(tmp_path)
+    log.on_event(committed(1))
+    log.on_event(Evaluated(1, {"mae": 3.5, "loss": float("inf")}, 0.1))
+    [line] = lines(tmp_path)
+    assert (line["test_mae"], line["test_loss"]) == (3.5, None)
+    assert "test_accuracy" not in line
+
+
+def test_a_line_waits_for_the_learners_scores_until_the_next_commit_at_most(tmp_path: Path) -> None:
+    log = open_log(tmp_path, awaited=(TEST, FEDERATED))
+    log.on_event(FederatedEvaluated(0, scores(0.1)))  # of the initial weights: no round's line
+    log.on_event(committed(1))
+    log.on_event(evaluated(1))
+    assert rounds_on_disk(tmp_path) == []
+    log.on_event(FederatedEvaluated(1, scores(0.25)))
+    assert rounds_on_disk(tmp_path) == [1]
+    assert lines(tmp_path)[0]["federated"] == scores(0.25)
+    log.on_event(committed(2))
+    log.on_event(evaluated(2))
+    assert rounds_on_disk(tmp_path) == [1]
+    log.on_event(committed(3))  # no learner scored round 2
+    assert rounds_on_disk(tmp_path) == [1, 2]
+    assert "federated" not in lines(tmp_path)[1]
+
+
+def test_scores_told_again_after_a_crash_reach_their_line(tmp_path: Path) -> None:
+    log = open_log(tmp_path, awaited=(FEDERATED,))
+    log.on_event(committed(1))
+    log.on_event(committed(2))  # killed before the scores of round 1 were told
+    resumed = open_log(tmp_path, resumed_round=2, awaited=(FEDERATED,))
+    resumed.on_event(FederatedEvaluated(1, scores(0.5)))
+    assert [line.get("federated") for line in lines(tmp_path)] == [scores(0.5), None]

@@ -12,6 +12,7 @@ from leader.events import (
     CallRefused,
     Evaluated,
     Event,
+    FederatedEvaluated,
     LearnerJoined,
     LearnerLeft,
     LearnerProgress,
@@ -23,6 +24,7 @@ from leader.events import (
     UpdateAccepted,
     WaitingForLearners,
 )
+from leader.federated import Spread
 from leader.terminal import TerminalDisplay
 
 
@@ -32,6 +34,21 @@ def started(address: str = "10.0.0.7:50051", exchange: str = "gradient") -> RunS
     )
 
 
+def evaluated(number: int, accuracy: float) -> Evaluated:
+    return Evaluated(number, {"accuracy": accuracy, "loss": 1.0}, 0.1)
+
+
+SPREAD = Spread(
+    mean=0.5,
+    unweighted_mean=0.45,
+    variance=0.01,
+    std=0.1,
+    worst_decile=0.25,
+    min=0.25,
+    max=0.75,
+    learners=8,
+    examples=400,
+)
 MIDDLE: list[Event] = [
     LearnerJoined(1, "alpha", "cpu (1 thread)", "session", None),
     LearnerJoined(2, "beta", "cuda:0", "dialled", 500),
@@ -80,8 +97,39 @@ def test_a_running_round_shows_header_progress_and_learners(width: int) -> None:
 
 
 def test_accuracy_shows_the_last_and_the_best() -> None:
-    text = screen([started(), *MIDDLE, Evaluated(1, 0.625, 1.0, 0.1), Evaluated(2, 0.5, 1.0, 0.1)])
+    text = screen([started(), *MIDDLE, evaluated(1, 0.625), evaluated(2, 0.5)])
     assert "test accuracy 50.00% (best 62.50%)" in text
+
+
+def test_what_the_learners_score_stands_beside_the_test_accuracy() -> None:
+    events = [started(), *MIDDLE, evaluated(1, 0.625), FederatedEvaluated(2, {"accuracy": SPREAD})]
+    lines = [line.strip() for line in screen(events, width=80).splitlines()]
+    assert lines[lines.index("at the learners accuracy 50.00%, worst 10% 25.00%") - 1].startswith(
+        "loss 0.8125   test accuracy 62.50%   up"
+    )
+    other = screen([started(), *MIDDLE, FederatedEvaluated(2, {"mae": SPREAD})])
+    assert "at the learners mae 0.5000, worst 10% 0.2500" in other
+
+
+def test_the_end_shows_the_learners_scores_of_each_round() -> None:
+    target = console(100)
+    display = TerminalDisplay(3, target)
+    display.on_event(started())
+    for number in (1, 2):
+        display.on_event(FederatedEvaluated(number - 1, {"accuracy": SPREAD}))
+        display.on_event(RoundCommitted(number, 1.0, 2.5, 3_200_000, 6_400_000, 2, 640, 0.1))
+        display.on_event(evaluated(number, 0.5))
+    display.on_event(RunFinished(2, 5.0, "", "test_accuracy 0.5 after round 2 reached the target 0.5"))
+    display.close()
+    end = target.export_text()
+    assert "Run finished after round 2/3: 5.0 s; test_accuracy 0.5 after round 2 reached the target" in end
+    assert "At the learners accuracy 50.00%, worst 10% 25.00%" in end
+    table = end.split("At the learners")[1]
+    rows = [line.split() for line in table.splitlines() if line.strip()[:1].isdigit()]
+    assert [row[1:6] for row in rows] == [
+        ["1.0000", "50.00%", "50.00%", "25.00%", "2.5"],
+        ["1.0000", "50.00%", "-", "-", "2.5"],
+    ]
 
 
 def test_traffic_is_shown_a_second() -> None:
@@ -135,8 +183,8 @@ def test_more_learners_than_lines_are_counted_instead() -> None:
         [started(exchange="delta"), *joined, RoundStarted(1, 1, 1000), *at_work], width=80, height=24
     )
     assert len(text.splitlines()) <= 24
-    assert " n4 " in text
-    assert "and 996 more" in text
+    assert " n3 " in text
+    assert "and 997 more" in text
     assert "300 of all at work" in text
 
 
@@ -148,8 +196,8 @@ def test_the_end_leaves_a_table_of_the_last_rounds_and_the_log_above_it() -> Non
     for number in range(1, 15):
         display.on_event(RoundStarted(number, 1, 2))
         display.on_event(RoundCommitted(number, 1 / number, 2.5, 3_200_000, 6_400_000, 2, 640, 0.1))
-    display.on_event(Evaluated(13, 0.75, 1.0, 0.1))
-    display.on_event(Evaluated(14, 0.7, 1.0, 0.1))
+    display.on_event(evaluated(13, 0.75))
+    display.on_event(evaluated(14, 0.7))
     display.on_event(RunFinished(14, 35.0))
     display.close()
     end = target.export_text().split("Run finished after round 14/14: 35.0 s")[1]

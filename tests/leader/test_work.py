@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from leader.config import RunConfig
 from leader.work import Part, WorkPlanner, place_of
 from protos import leader_pb2
+from utils.schedule import Schedule
 
 PART = Part.of_shard(3, 100, run_seed=0)
 
@@ -149,5 +151,52 @@ def test_every_gradient_exchange_has_the_next_batch_and_its_own_learning_rate(
     assert rates == pytest.approx([0.1 * (1 - 0.99 * i / total) for i in range(total)])
 
 
-def test_the_weight_of_a_round_is_bounded_by_its_examples() -> None:
-    assert WorkPlanner(config(), "run").weight_bound([PART, Part.of_own("a", 23, "", 0)]) == 123
+@pytest.mark.parametrize(
+    ("weighting", "buffered", "bound"),
+    [
+        ("examples", 0, 123),
+        ("fednova", 0, 123),
+        ("uniform", 0, 2),
+        ("qfedavg", 0, 2),
+        ("examples", 3, 300),  # all three may come from the largest part
+        ("uniform", 3, 3),
+    ],
+)
+def test_the_weight_of_a_round_is_bounded_by_what_its_updates_count(
+    weighting: str, buffered: int, bound: int
+) -> None:
+    settings = RunConfig.model_validate({"aggregate": {"weighting": weighting}, "buffer": {"size": buffered}})
+    parts = [PART, Part.of_own("a", 23, "", 0)]
+    assert WorkPlanner(settings, "run").weight_bound(parts) == bound
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "onecycle"])
+def test_the_local_learning_rate_is_the_sum_over_an_orders_steps(schedule: str) -> None:
+    settings = config(local_steps=7, schedule=schedule, warmup=0.25)
+    work = order(settings, round_=3)
+    spread = work.progress_end - work.progress_start
+    rate = Schedule(schedule, 0.1, 0.25).at
+    expected = math.fsum(rate(work.progress_start + spread * i / 7) for i in range(7))
+    planner = WorkPlanner(settings, "run")
+    assert planner.local_steps(PART) == work.local_steps == 7
+    assert planner.local_lr(3, 0, 1, 7) == pytest.approx(expected, rel=1e-14)
+
+
+def test_orders_ask_for_what_the_algorithms_need() -> None:
+    plain = order()
+    assert not plain.start_loss
+    assert not plain.control_variates
+    fair = RunConfig.model_validate({"aggregate": {"weighting": "qfedavg"}})
+    assert order(fair).start_loss
+    corrected = config(control_variates=True, local_steps=4, momentum=0.0, nesterov=False)
+    assert order(corrected).control_variates
+
+
+def test_learners_score_the_model_they_start_from_every_so_many_rounds_once_a_round() -> None:
+    evaluation = {"federated_every": 3, "holdout": 0.1}
+    settings = RunConfig.model_validate({"rounds": 9, "evaluation": evaluation})
+    assert [r for r in range(1, 9) if order(settings, round_=r).evaluate] == [1, 4, 7]
+    stepwise = RunConfig.model_validate({"rounds": 9, "exchange": "gradient", "evaluation": evaluation})
+    asked = [order(stepwise, round_=4, step=step, steps=3).evaluate for step in range(3)]
+    assert asked == [True, False, False]
+    assert not order().evaluate

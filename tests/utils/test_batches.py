@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from utils.batches import MEAN, STD, ShardSampler, batch_generator, crop_and_flip, normalise
+from utils.batches import (
+    MEAN,
+    STD,
+    ShardSampler,
+    batch_generator,
+    crop_and_flip,
+    held_out,
+    holdout_split,
+    normalise,
+)
 from utils.errors import ConfigError
 
 
@@ -118,3 +127,33 @@ def test_an_empty_shard_or_batch_is_refused(examples: int, batch_size: int) -> N
         ConfigError, match=f"a shard of {examples} examples can't give batches of {batch_size}"
     ):
         ShardSampler(examples, batch_size, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("examples", "fraction", "kept"),
+    [(50, 0.1, 5), (9, 0.1, 0), (10, 0.9, 9), (2, 0.9, 1), (1, 0.9, 0), (0, 0.5, 0), (1000, 0.0, 0)],
+)
+def test_the_share_held_out_is_rounded_down_and_leaves_one_to_train_on(
+    examples: int, fraction: float, kept: int
+) -> None:
+    assert held_out(examples, fraction) == kept
+
+
+@given(examples=st.integers(1, 3_000), fraction=st.floats(0, 0.9), seed=st.integers(0, 2**62))
+def test_a_split_has_every_example_once_in_ascending_order(examples: int, fraction: float, seed: int) -> None:
+    trained, held = holdout_split(examples, fraction, seed)
+    assert len(held) == held_out(examples, fraction)
+    assert sorted([*trained.tolist(), *held.tolist()]) == list(range(examples))
+    assert trained.tolist() == sorted(trained.tolist())
+    assert held.tolist() == sorted(held.tolist())
+
+
+def test_the_split_is_the_same_on_every_machine_and_another_for_another_part() -> None:
+    trained, held = holdout_split(10, 0.3, seed=0)
+    assert (trained.tolist(), held.tolist()) == ([0, 3, 4, 5, 6, 8, 9], [1, 2, 7])
+    assert holdout_split(1_000, 0.3, seed=1)[1].tolist() != holdout_split(1_000, 0.3, seed=2)[1].tolist()
+
+
+def test_a_larger_share_holds_out_what_a_smaller_one_did_and_more() -> None:
+    few, more = (set(holdout_split(100, fraction, seed=5)[1].tolist()) for fraction in (0.1, 0.4))
+    assert few < more

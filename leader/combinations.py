@@ -1,0 +1,211 @@
+"""Settings that make no sense together, each refused with the reason before anything starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from leader.config import RunConfig
+
+#: Updates that a rule needs to withstand f malicious ones: this many times f, and so many more.
+_NEEDS = {
+    "median": (2, 1),
+    "geometric_median": (2, 1),
+    "trimmed_mean": (2, 1),
+    "krum": (2, 3),
+    "multi_krum": (2, 3),
+    "bulyan": (4, 3),
+}
+#: Rules that keep the scalar products of all pairs of updates.
+_PAIRWISE = ("krum", "multi_krum", "bulyan", "geometric_median")
+_PRODUCT_BYTES = 8
+_FEDERATED = "federated."  # how the names of metrics that learners measure begin
+
+
+def least_updates(rule: str, byzantine: int) -> int:
+    """Fewest updates with which `aggregate.rule` withstands `byzantine` malicious ones; 1 for the mean."""
+    factor, more = _NEEDS.get(rule, (0, 1))
+    return factor * byzantine + more
+
+
+def updates_a_round(config: RunConfig) -> int:
+    """Fewest updates that a round of this run closes on, as long as the learners waited for stay."""
+    return max(1, math.ceil(config.cohort.quorum * _whole_round(config)))
+
+
+def _whole_round(config: RunConfig) -> int:
+    """Updates that a round closes on before its deadline."""
+    held = config.learners if config.data.holder == "learner" else config.data.shards or config.learners
+    return config.buffer.size or min(config.cohort.size or held, held)
+
+
+def problems(config: RunConfig) -> list[str]:
+    """One line for each combination of settings that can't work: the reason, and what to set instead."""
+    checks = (_robust, _norms, _weighting, _gradient, _scaffold, _buffer, _cohort, _data, _model, _evaluation)
+    return [problem for check in checks for problem in check(config)]
+
+
+def _robust(config: RunConfig) -> Iterator[str]:
+    aggregate = config.aggregate
+    rule, byzantine = aggregate.rule, aggregate.byzantine
+    if rule == "mean":
+        if byzantine and not (aggregate.clip_norm or aggregate.reject_norm):
+            yield (
+                f"aggregate.byzantine is {byzantine} but aggregate.rule is mean, which one malicious update sways: "
+                "choose a robust rule such as median, or bound the updates with aggregate.clip_norm"
+            )
+        return
+    updates, needed = updates_a_round(config), least_updates(rule, byzantine)
+    if updates < needed:
+        factor, more = _NEEDS[rule]
+        yield (
+            f"aggregate.rule is {rule} and aggregate.byzantine is {byzantine}, which needs {factor} x {byzantine} "
+            f"+ {more} = {needed} updates, but a round may close on {updates}: lower aggregate.byzantine, or "
+            "let more updates in (learners, cohort.size, cohort.quorum, buffer.size)"
+        )
+    most = _whole_round(config)
+    if rule in _PAIRWISE and (pairs := _PRODUCT_BYTES * most**2) > aggregate.spool_bytes:
+        yield (
+            f"aggregate.rule is {rule}, which compares all pairs of {most} updates in {pairs} bytes, more "
+            f"than aggregate.spool_bytes: raise that to {pairs}, or set aggregate.rule=median"
+        )
+
+
+def _norms(config: RunConfig) -> Iterator[str]:
+    clip, reject = config.aggregate.clip_norm, config.aggregate.reject_norm
+    if 0 < reject <= clip:
+        yield (
+            f"aggregate.reject_norm is {reject:g} and aggregate.clip_norm is {clip:g}, so that nothing is left to "
+            "clip: set a clip_norm below the reject_norm, or 0"
+        )
+
+
+def _weighting(config: RunConfig) -> Iterator[str]:
+    rule, weighting = config.aggregate.rule, config.aggregate.weighting
+    if weighting not in ("fednova", "qfedavg"):
+        return
+    if rule != "mean":
+        yield (
+            f"aggregate.weighting is {weighting}, which weighs a mean, but aggregate.rule is {rule}, which counts "
+            "each update once: choose aggregate.weighting=uniform"
+        )
+    if config.exchange == "gradient":
+        yield (
+            f"aggregate.weighting is {weighting}, which is about local steps, but exchange is gradient: "
+            "set aggregate.weighting=examples"
+        )
+    if weighting == "qfedavg" and config.buffer.size:
+        yield (
+            "aggregate.weighting is qfedavg, which compares losses of one and the same model, but buffer.size is "
+            f"{config.buffer.size}, so that updates start from several: set buffer.size=0"
+        )
+
+
+def _gradient(config: RunConfig) -> Iterator[str]:
+    if config.exchange != "gradient":
+        return
+    if config.server.optimizer != "fedavg":
+        yield (
+            f"server.optimizer is {config.server.optimizer}, which steps along a mean delta, but exchange is "
+            "gradient: set exchange=delta"
+        )
+    for name in ("proximal_mu", "control_variates", "personal_lambda"):
+        if value := getattr(config.train, name):
+            shown = "true" if value is True else f"{value:g}"
+            yield (
+                f"train.{name} is {shown}, which changes local steps, but exchange is gradient: set exchange=delta"
+            )
+    if config.model.local:
+        yield (
+            f"model.local is {config.model.local!r}, but exchange is gradient, where learners make no steps of "
+            "their own and tensors kept there would never be trained: set exchange=delta"
+        )
+
+
+def _scaffold(config: RunConfig) -> Iterator[str]:
+    train = config.train
+    if not train.control_variates:
+        return
+    if not train.local_steps:
+        yield (
+            "train.control_variates is true, which compares learners after equally many local steps: "
+            "set train.local_steps, such as 10"
+        )
+    if train.momentum:
+        yield (
+            f"train.control_variates is true, which corrects plain SGD, but train.momentum is {train.momentum:g}: "
+            "set train.momentum=0 and train.nesterov=false"
+        )
+    if config.aggregate.rule != "mean":
+        yield (
+            "train.control_variates is true, whose variates must be those of the mean, but aggregate.rule is "
+            f"{config.aggregate.rule}: set aggregate.rule=mean"
+        )
+    if config.buffer.size:
+        yield (
+            "train.control_variates is true, which needs all learners to start from one model, but buffer.size is "
+            f"{config.buffer.size}: set buffer.size=0"
+        )
+
+
+def _buffer(config: RunConfig) -> Iterator[str]:
+    size = config.buffer.size
+    if size and config.exchange == "gradient":
+        yield (
+            f"buffer.size is {size}, but exchange is gradient, where all must step together: set exchange=delta"
+        )
+    if size and config.cohort.over_selection > 1:
+        yield (
+            f"buffer.size is {size}, so that nobody is waited for, but cohort.over_selection is "
+            f"{config.cohort.over_selection:g}: set cohort.over_selection=1"
+        )
+
+
+def _cohort(config: RunConfig) -> Iterator[str]:
+    cohort = config.cohort
+    if cohort.policy != "uniform" and not cohort.size:
+        yield f"cohort.policy is {cohort.policy}, but cohort.size is 0, which takes all: set cohort.size"
+
+
+def _data(config: RunConfig) -> Iterator[str]:
+    data = config.data
+    if data.partition == "groups" and data.source in ("cifar10", "synthetic", "none"):
+        yield (
+            f"data.partition is groups, which are folders of images, but data.source is {data.source}: "
+            "set data.source to an image tree"
+        )
+
+
+def _model(config: RunConfig) -> Iterator[str]:
+    model = config.model
+    if model.task and config.data.holder == "leader":
+        yield (
+            f"model.task is {model.task}, but data.holder is leader, which streams images only: "
+            "set data.holder=learner"
+        )
+    if not (model.name or model.task or model.weights):
+        yield "model.name is '', so that nothing says what the model is: set model.weights, model.task or model.name"
+
+
+def _evaluation(config: RunConfig) -> Iterator[str]:
+    evaluation = config.evaluation
+    if evaluation.federated_every and not evaluation.holdout:
+        yield (
+            f"evaluation.federated_every is {evaluation.federated_every}, but evaluation.holdout is 0, so that "
+            "learners have nothing to test on: set evaluation.holdout, such as 0.1"
+        )
+    if evaluation.target is None and not evaluation.patience:
+        return
+    if evaluation.metric.startswith(_FEDERATED):
+        if not evaluation.federated_every:
+            yield (
+                f"evaluation.metric is {evaluation.metric}, but evaluation.federated_every is 0, so that it is never "
+                "measured and target and patience never stop the run: set evaluation.federated_every"
+            )
+    elif not evaluation.every:
+        yield (
+            f"evaluation.metric is {evaluation.metric}, but evaluation.every is 0, so that it is measured only at "
+            "the end and target and patience never stop the run: set evaluation.every"
+        )

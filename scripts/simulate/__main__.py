@@ -1,0 +1,121 @@
+"""`python -m scripts.simulate`: a whole run in one process, with virtual learners."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from leader import cli
+from leader.config_file import dump_config
+from scripts.simulate.simulation import Options, Outcome, simulate
+from utils import faults
+from utils.errors import FlockstepError
+from utils.flags import FlagParser, paragraph
+
+_STOPPED = 130  # the shell's exit code for a program that was interrupted
+
+_DESCRIPTION = """\
+Run leader and learners in one process, with virtual learners in place of real ones. The same config and seed \
+give the same model, bit for bit, as real processes.
+
+  python -m scripts.simulate --data synthetic --learners 1000 --set cohort.size=10
+  python -m scripts.simulate --config run.yaml --workers 8
+  python -m scripts.simulate --resume runs/RUN --rounds 40"""
+
+_EPILOG = "All flags of python -m leader are taken as well; --learners is the number of virtual learners."
+
+
+def parse(argv: Sequence[str]) -> tuple[Options, list[str]]:
+    """The simulation's own options, and the arguments that are the leader's; raises ConfigError."""
+    parser = FlagParser(
+        "python -m scripts.simulate", "%(prog)s [flags] [flags of python -m leader]", _DESCRIPTION
+    )
+    parser.add_argument(
+        "--workers",
+        type=_whole,
+        default=1,
+        metavar="N",
+        help="orders trained at once, one CPU thread each [1]",
+    )
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="train on a Ray cluster with N workers: auto or HOST:PORT; without ADDRESS one is started here",
+    )
+    parser.add_argument(
+        "--speed-spread",
+        type=_spread,
+        default=0.0,
+        metavar="SIGMA",
+        help="virtual learners differ in speed: standard deviation of its logarithm [0]",
+    )
+    parser.add_argument(
+        "--parts",
+        type=Path,
+        metavar="DIR",
+        help="folder with an entry for each learner to bring, where data.holder is learner, such as "
+        "those of scripts.partition",
+    )
+    parser.add_argument("--device", default="cpu", help="where to train: cpu, cuda, cuda:N [cpu]")
+    parser.epilog = paragraph(_EPILOG)
+    own, rest = parser.parse_known_args(argv)
+    options = Options(own.workers, own.ray, own.speed_spread, own.parts, own.device, display=True)
+    return options, rest
+
+
+def _whole(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) == int(text) <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 10000")
+    return int(text)
+
+
+def _spread(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 10:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 10")
+    return value
+
+
+def run(argv: Sequence[str]) -> Outcome | None:
+    """Simulate what `argv` asks for; None where the config was only to be shown. Raises FlockstepError."""
+    options, rest = parse(argv)
+    command = cli.parse(rest, os.environ)
+    if command.print_config:
+        print(dump_config(command.config), end="")
+        return None
+    faults.arm(os.environ)
+    return simulate(command.config, options, resume=command.resume is not None)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    try:
+        outcome = run(sys.argv[1:] if argv is None else argv)
+    except FlockstepError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return _STOPPED
+    if outcome is None:
+        return 0
+    if not outcome.reason:
+        print(f"results are in {outcome.folder}", file=sys.stderr)
+        return 0
+    print(
+        f"{outcome.reason}\nresume with: python -m scripts.simulate --resume {outcome.folder}",
+        file=sys.stderr,
+    )
+    return _STOPPED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

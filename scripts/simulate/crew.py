@@ -1,0 +1,132 @@
+"""The crew: all virtual learners of a run, each with a place in the leader's register like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from leader.app import App
+from leader.membership import Member
+from leader.work import Part
+from learner.memory import Memory
+from learner.workbench import Assignments
+from model.task import Examples
+from protos import leader_pb2
+from scripts.simulate.agenda import Agenda, Job
+from scripts.simulate.clock import VirtualClock
+from scripts.simulate.parts import Brought, PartOf
+from scripts.simulate.pool import Pool
+from scripts.simulate.wire import Downloads, message_bytes, shard_bytes
+from utils.datasets import Dataset
+from utils.errors import LateUpdateError
+from utils.version import PROTOCOL, RELEASE
+
+_PEER = "virtual"
+
+
+class VirtualLink:
+    """The leader's link to one virtual learner; see leader.links.LearnerLink."""
+
+    def __init__(self, crew: Crew, member: Member) -> None:
+        self._crew = crew
+        self._member = member
+
+    def work(self, order: leader_pb2.WorkOrder) -> None:
+        """See LearnerLink."""
+        self._crew.take(self._member, order)
+
+    def committed(self, round_: int, version: int) -> None:
+        """See LearnerLink."""
+        self._crew.committed(round_)
+
+    def stop(self, reason: str, *, finished: bool) -> None:
+        """Nothing is left to do."""
+
+    def end(self) -> None:
+        """Nothing to end."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+class Crew:
+    """Takes orders for everybody: fetches what they need, as counted bytes, and has them trained."""
+
+    def __init__(
+        self,
+        app: App,
+        clock: VirtualClock,
+        agenda: Agenda,
+        pool: Pool,
+        assignments: Assignments,
+        memory: Memory,
+        data: Dataset | None,
+    ) -> None:
+        self._coordinator = app.coordinator
+        self._chunk_bytes = app.description.chunk_bytes
+        self._clock = clock
+        self._agenda = agenda
+        self._pool = pool
+        self._assignments = assignments
+        self._memory = memory
+        self._data = data  # the leader's
+        self._own: dict[str, Examples] = {}  # by learner
+        self._shards: dict[int, PartOf] = {}
+        self._fetched: set[tuple[int, int]] = set()  # learner, shard
+        self._bases: dict[int, int] = {}  # version that a learner has, by learner
+        self._downloads = Downloads(app.layout)
+        self._committed = 0
+
+    def register(self, count: int, brought: Sequence[Brought]) -> None:
+        """Let learner-00000 and so on join, with their own data if they bring any."""
+        for number in range(count):
+            own = brought[number] if brought else None
+            info = leader_pb2.LearnerInfo(
+                protocol=PROTOCOL,
+                release=RELEASE,
+                name=f"learner-{number:05d}",
+                device="virtual",
+                control=leader_pb2.CONTROL_SESSION,
+                own_data=own.said if own else None,
+            )
+            member = self._coordinator.workforce.register(info, _PEER)
+            if own:
+                self._own[member.name] = own.examples
+            self._coordinator.workforce.attach(member, VirtualLink(self, member))
+
+    def take(self, member: Member, order: leader_pb2.WorkOrder) -> None:
+        """Take a work order in hand for `member`; one that is in hand already is not taken twice."""
+        if order.work_id in self._agenda:
+            return
+        try:
+            version = self._coordinator.versions.get(order.version)
+        except LateUpdateError:
+            return  # a newer order is on its way
+        examples, part = self._examples(member, order)
+        if self._bases.get(member.learner_id) != order.version:
+            self._bases[member.learner_id] = order.version
+            self._coordinator.traffic.down += message_bytes(version)
+        assignment = self._assignments.of(order, self._downloads.read(version), examples, part)
+        finish = self._agenda.finish(member.name, assignment, self._clock.now())
+        self._agenda.add(Job(member, part, assignment, finish, self._pool.train(assignment)))
+
+    def _examples(self, member: Member, order: leader_pb2.WorkOrder) -> tuple[Examples, str]:
+        """The order's examples and the part that they are."""
+        if not order.HasField("shard"):
+            return self._own[member.name], Part.own_id(member.name)
+        assert self._data is not None
+        if order.shard not in self._shards:
+            indices = self._coordinator.workforce.shard_of(member, order.shard)
+            self._shards[order.shard] = PartOf(self._data, indices)
+        shard = self._shards[order.shard]
+        if (member.learner_id, order.shard) not in self._fetched:
+            self._fetched.add((member.learner_id, order.shard))
+            image_shape = self._data.images.shape[1:]
+            self._coordinator.traffic.down += shard_bytes(len(shard), image_shape, self._chunk_bytes)
+        return shard, Part.shard_id(order.shard)
+
+    def committed(self, round_: int) -> None:
+        """A round is on disk; told for each learner, and done once."""
+        if round_ > self._committed:
+            self._committed = round_
+            self._memory.committed(round_)
+            self._agenda.give_up(round_, self._clock.now())

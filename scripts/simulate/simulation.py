@@ -1,0 +1,203 @@
+"""One simulation: the leader as it is, without its server, and virtual learners in its own process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from leader.app import App, open_data
+from leader.checkpoint import checkpoints, write_atomically
+from leader.config import RunConfig
+from leader.config_file import dump_config
+from leader.events import Event, WaitingForLearners
+from leader.log import Display, open_display
+from leader.origin import model_title
+from leader.run_folder import RunFolder, default_run_dir
+from learner.memory import Memory
+from learner.workbench import Assignments, Tools, build_trainer
+from model.precision import choose_device
+from model.task import load_task
+from scripts.simulate.agenda import Agenda
+from scripts.simulate.clock import VirtualClock
+from scripts.simulate.crew import Crew
+from scripts.simulate.drive import Driver, Tamper
+from scripts.simulate.parts import Brought, brought
+from scripts.simulate.pool import Pool, Threads
+from utils.datasets import Dataset
+from utils.errors import CheckpointError, FlockstepError
+
+_ADDRESS = "no port (simulated)"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a simulation is run; of its results, only `speed_spread` changes any."""
+
+    workers: int = 1  # orders trained at once, each on one CPU thread
+    ray: str | None = None  # train on this Ray cluster: its address, or "local" for one of its own
+    speed_spread: float = 0.0  # standard deviation of the logarithm of the learners' speeds
+    parts: Path | None = None  # folder with an entry for each learner to bring (data.holder = learner)
+    device: str = "cpu"
+    display: bool = False  # show the run on stderr; SIGINT and SIGTERM stop it
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a simulation came to."""
+
+    folder: Path
+    summary: dict[str, Any]  # summary.json
+    reason: str  # why it was stopped, or ""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a caller adds to a simulation."""
+
+    own: Sequence[Brought] = ()  # what the learners bring, in place of what the config says
+    tamper: Tamper | None = None  # changes updates before they are sent, as attackers do
+    listener: Callable[[Event], None] | None = None  # is told every event
+
+
+def simulate(
+    config: RunConfig, options: Options | None = None, hooks: Hooks | None = None, *, resume: bool = False
+) -> Outcome:
+    """Run `config` with `config.learners` virtual learners; with `resume`, go on with the run in its folder.
+
+    Raises FlockstepError.
+    """
+    options, hooks = options or Options(), hooks or Hooks()
+    config = _roomy(config)
+    task = load_task(config.model.task, "model.task") if config.model.task else None
+    tools = Tools(choose_device(options.device), task)
+    if config.data.holder == "learner" and not hooks.own:
+        hooks = replace(hooks, own=brought(config, task, options.parts))
+    data = open_data(config)
+    config, folder = _folder(config, resume=resume)
+    try:
+        app = App(config, folder, data, resume=resume, clock=(clock := VirtualClock()))
+        reason = asyncio.run(_Run(config, options, hooks, app, folder, tools, clock, data.train).lead())
+    except FlockstepError:
+        if not resume and not checkpoints(folder.checkpoints):
+            folder.discard()  # nothing began, so the same command can be given again
+        raise
+    return Outcome(folder.path, json.loads(folder.summary.read_text(encoding="utf-8")), reason)
+
+
+def _roomy(config: RunConfig) -> RunConfig:
+    """`config` with room for all its learners."""
+    limits = config.limits
+    most = max(limits.max_learners, config.learners)
+    return config.model_copy(update={"limits": limits.model_copy(update={"max_learners": most})})
+
+
+def _folder(config: RunConfig, *, resume: bool) -> tuple[RunConfig, RunFolder]:
+    """The run's folder, and the config with its path."""
+    if resume:
+        assert config.run_dir is not None
+        folder = RunFolder.reopen(config.run_dir)
+        # What was changed for this resume, such as more rounds, holds for the next one too.
+        write_atomically(folder.config, [dump_config(config).encode()])
+        return config, folder
+    path = config.run_dir or default_run_dir(model_title(config), datetime.now())
+    config = config.model_copy(update={"run_dir": path})
+    return config, RunFolder.create(path, dump_config(config))
+
+
+class _Run:
+    """The pieces of one simulation, on one event loop."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        options: Options,
+        hooks: Hooks,
+        app: App,
+        folder: RunFolder,
+        tools: Tools,
+        clock: VirtualClock,
+        train: Dataset | None,
+    ) -> None:
+        self._config = config
+        self._options = options
+        self._hooks = hooks
+        self._app = app
+        self._tools = tools
+        self._clock = clock
+        self._train = train
+        self._memory = Memory(folder.path / "learners")
+        self._agenda = Agenda(config.seed, options.speed_spread)
+
+    async def lead(self) -> str:
+        """Train one run and write its results; returns why it was stopped, or ""."""
+        with ExitStack() as stack:
+            app, pool = self._app, self._open_pool()
+            stack.callback(pool.close)
+            assignments = Assignments(app.description, self._tools, self._memory)
+            crew = Crew(app, self._clock, self._agenda, pool, assignments, self._memory, self._train)
+            crew.register(self._config.learners, self._hooks.own)
+            self._listen(stack)
+            started = app.started(_ADDRESS)
+            app.events.publish(started)
+            began = time.monotonic()
+            driver = Driver(app, self._clock, self._agenda, assignments, self._memory, self._hooks.tamper)
+            try:
+                reason = await _train(app, driver)
+            except BaseException:
+                with suppress(CheckpointError):  # what ended the run is told, not what that led to
+                    await app.conclude(started, began, "it failed; see the error")
+                raise
+            app.events.publish(await app.conclude(started, began, reason))
+            return reason
+
+    def _listen(self, stack: ExitStack) -> None:
+        if self._hooks.listener is not None:
+            self._app.events.subscribe(self._hooks.listener)
+        if self._options.display:
+            display = open_display(self._config.log, self._config.rounds, sys.stderr)
+            stack.callback(display.close)
+            self._app.events.subscribe(lambda event: _show(display, event))
+            for number in (signal.SIGINT, signal.SIGTERM):
+                name = signal.Signals(number).name
+                asyncio.get_running_loop().add_signal_handler(
+                    number, self._app.coordinator.stop, f"stopped by {name}"
+                )
+
+    def _open_pool(self) -> Pool:
+        make_trainer = partial(build_trainer, self._app.description, self._tools)
+        if self._options.ray is None:
+            return Threads(self._options.workers, make_trainer)
+        from scripts.simulate.ray_pool import RayActors
+
+        return RayActors(self._options.ray, self._options.workers, self._app.description, self._tools)
+
+
+def _show(display: Display, event: Event) -> None:
+    """Tell the display about `event`; nobody can be asked to start the learners that are waited for."""
+    if not isinstance(event, WaitingForLearners):
+        display.on_event(event)
+
+
+async def _train(app: App, driver: Driver) -> str:
+    """Run leader and driver side by side; returns why the run was stopped, or ""."""
+    run = asyncio.ensure_future(app.train())
+    drive = asyncio.ensure_future(driver.run())
+    try:
+        await asyncio.wait((run, drive), return_when=asyncio.FIRST_COMPLETED)
+        if drive.done() and drive.exception() is not None:
+            app.coordinator.stop("the simulation failed; see the error")
+            await run
+            drive.result()
+        return await run
+    finally:
+        drive.cancel()

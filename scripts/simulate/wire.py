@@ -1,0 +1,66 @@
+"""What a deployment's wire would carry: models as learners read them, updates as the leader gets them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from leader.uploads import Upload
+from leader.versions import ModelVersion
+from learner.trainer import Update
+from learner.transfer import HeldUpdate, unpack_model
+from learner.workbench import Download
+from model.flat import Layout
+from protos import leader_pb2
+from utils.framing import framed_bytes, unframe
+from utils.payload import Manifest, Payload, PayloadReader, encode_header, parse_header
+
+
+class Downloads:
+    """Model versions, read once each and kept as long as somebody works with them."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._read: WeakValueDictionary[int, Download] = WeakValueDictionary()
+
+    def read(self, version: ModelVersion) -> Download:
+        """What a learner that fetches `version` reads."""
+        download = self._read.get(version.number)
+        if download is None:
+            download = self._read[version.number] = unpack_model(self._layout, _payload(version))
+        return download
+
+
+def _payload(version: ModelVersion) -> Payload:
+    size = message_bytes(version)
+    reader = PayloadReader(max_bytes=size, header_bytes=size)
+    for message in version.messages:
+        chunk = unframe(message)
+        assert chunk is not None
+        reader.feed(chunk)
+    return reader.finish()
+
+
+def message_bytes(version: ModelVersion) -> int:
+    """Bytes on the wire of one download."""
+    return sum(map(len, version.messages))
+
+
+def shard_bytes(examples: int, image_shape: tuple[int, ...], chunk_bytes: int) -> int:
+    """Bytes on the wire when a learner fetches a shard of so many images (3, H, W)."""
+    header = encode_header([("images", "U8", (examples, *image_shape)), ("labels", "I64", (examples,))])
+    return framed_bytes(len(header) + examples * (int(np.prod(image_shape)) + 8), chunk_bytes)
+
+
+def upload(order: leader_pb2.WorkOrder, update: Update, layout: Layout) -> Upload:
+    """The update as the leader has it when the last byte is in."""
+    held = HeldUpdate.of(order, update, layout)
+    payload = Payload(_manifest(held.header), held.values.view(np.uint8), held.said.crc32)
+    return Upload(held.said, payload, held.said.total_bytes)
+
+
+@lru_cache(maxsize=4)
+def _manifest(header: bytes) -> Manifest:
+    return parse_header(header)

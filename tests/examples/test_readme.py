@@ -1,0 +1,83 @@
+"""Every example of examples/README.md: its commands run, and what they train is good."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.examples.commands import README, commands_in, commands_of, play
+from utils.datasets.image_folder import load_image_folder
+
+EXAMPLES = README.parent
+MODULES = {
+    "Tables": "tabular_task.py",
+    "scikit-learn": "sklearn_task.py",
+    "JAX": "jax_learner.py",
+    "Minimal": "minimal_learner.py",
+}
+
+
+def summary(section: str, folder: Path) -> dict[str, Any]:
+    """What the run of a section came to."""
+    found: dict[str, Any] = json.loads((play(section, folder) / "summary.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("section", MODULES)
+def test_module_and_readme_give_the_same_commands(section: str) -> None:
+    module = (EXAMPLES / MODULES[section]).read_text(encoding="utf-8")
+    given = commands_of(section)
+    assert sum(command.startswith("python -m leader ") for command in given) == 1
+    assert commands_in(module.split('"""')[1]) == given
+
+
+def test_the_minimal_learner_is_short() -> None:
+    assert len((EXAMPLES / "minimal_learner.py").read_text(encoding="utf-8").splitlines()) < 100
+
+
+def test_learners_with_image_folders_score_the_model_themselves(tmp_path: Path) -> None:
+    found = summary("Images", tmp_path)
+    assert (found["rounds"], found["learners"], found["test_accuracy"]) == (5, 2, None)
+    scored = found["federated"]["accuracy"]
+    assert scored["examples"] == 2 * (719 // 5)
+    assert scored["mean"] > 0.9
+
+
+def test_the_task_of_tables_is_scored_by_its_own_metrics(tmp_path: Path) -> None:
+    found = summary("Tables", tmp_path)
+    assert (found["rounds"], found["learners"], found["parameters"]) == (30, 3, 60 + 30 * 16 + 16 + 17)
+    assert found["test_accuracy"] > 0.94
+    assert found["test_found"] > 0.95
+    assert found["test_auc"] > 0.98
+
+
+def test_scikit_learn_trains_the_linear_layer(tmp_path: Path) -> None:
+    found = summary("scikit-learn", tmp_path)
+    assert (found["rounds"], found["learners"], found["parameters"]) == (15, 2, 650)
+    assert found["test_accuracy"] > 0.93
+
+
+@pytest.mark.skipif(find_spec("jax") is None, reason="jax is not installed: pip install jax")
+def test_jax_learners_train_a_model_that_the_leader_knows_by_its_tensors_alone(tmp_path: Path) -> None:
+    found = summary("JAX", tmp_path)
+    assert (found["rounds"], found["learners"], found["parameters"]) == (20, 2, 65 * 32 + 33 * 10)
+    scored = found["federated"]["accuracy"]
+    assert scored["examples"] == 2 * (719 // 10)
+    assert scored["mean"] > 0.93
+
+
+def test_the_minimal_learner_trains_softmax_regression(tmp_path: Path) -> None:
+    run_dir = play("Minimal", tmp_path)
+    weights = load_file(run_dir / "model.safetensors")
+    test = load_image_folder(tmp_path / "data" / "photos").test
+    assert test is not None
+    pixels = test.images.reshape(-1, 3, 8, 4, 8, 4).mean((1, 3, 5)).reshape(-1, 64) / 255
+    right = (pixels @ weights["weight"].T + weights["bias"]).argmax(1) == test.labels
+    assert len(right) == 359
+    assert np.mean(right) > 0.9
