@@ -55,6 +55,9 @@ setup(
             "pytest-timeout>=2.3",
             "hypothesis>=6.100",
             "psutil>=6",
+            # For the examples.
+            "scikit-learn>=1.5",
+            "jax>=0.4.30",
             # One release of each for everybody: another formats, or complains, differently.
             "ruff==0.17.6",
             "mypy==2.4.1",

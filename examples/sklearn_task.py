@@ -6,8 +6,10 @@ copies the weights into scikit-learn's estimator, calls `partial_fit`, and copie
     python -m examples.make_data digits data/digits
     python -m leader --data data/digits --rounds 15 --set data.holder=learner \
       --set model.task=examples.sklearn_task:Digits --set train.batch_size=32 --set train.lr=0.1
-    python -m learner --leader 127.0.0.1:50051 --task examples.sklearn_task:Digits --data data/digits/part-1 --name a
-    python -m learner --leader 127.0.0.1:50051 --task examples.sklearn_task:Digits --data data/digits/part-2 --name b
+    python -m learner --leader 127.0.0.1:50051 --threads 1 --name a --task examples.sklearn_task:Digits \
+      --data data/digits/part-1
+    python -m learner --leader 127.0.0.1:50051 --threads 1 --name b --task examples.sklearn_task:Digits \
+      --data data/digits/part-2
 """
 
 from __future__ import annotations

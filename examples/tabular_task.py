@@ -6,9 +6,12 @@ worse than a false alarm, and the loss says so.
     python -m examples.make_data tumours data/tumours --parts 3
     python -m leader --data data/tumours --learners 3 --rounds 30 --set data.holder=learner \
       --set model.task=examples.tabular_task:Tumours --set train.batch_size=32 --set train.lr=0.05
-    python -m learner --leader 127.0.0.1:50051 --task examples.tabular_task:Tumours --data data/tumours/part-1 --name a
-    python -m learner --leader 127.0.0.1:50051 --task examples.tabular_task:Tumours --data data/tumours/part-2 --name b
-    python -m learner --leader 127.0.0.1:50051 --task examples.tabular_task:Tumours --data data/tumours/part-3 --name c
+    python -m learner --leader 127.0.0.1:50051 --threads 1 --name a --task examples.tabular_task:Tumours \
+      --data data/tumours/part-1
+    python -m learner --leader 127.0.0.1:50051 --threads 1 --name b --task examples.tabular_task:Tumours \
+      --data data/tumours/part-2
+    python -m learner --leader 127.0.0.1:50051 --threads 1 --name c --task examples.tabular_task:Tumours \
+      --data data/tumours/part-3
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ class Tumours:
     """Tell malignant tumours from benign ones."""
 
     def build_model(self, seed: int) -> nn.Module:
-        """A perceptron; its batch norm learns the scale of the measurements, which no clinic could know alone."""
+        """A perceptron; its batch norm learns the scale of the features from all clinics."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return nn.Sequential(

@@ -16,7 +16,7 @@ BELOW = {
     "model": {"utils"},
     "utils": {"protos"},
 }
-OURS = {"leader", "learner", "model", "utils", "protos", "scripts", "benchmarks", "tests"}
+OURS = {"leader", "learner", "model", "utils", "protos", "scripts", "benchmarks", "examples", "tests"}
 
 
 def imported(path: Path) -> set[str]:
