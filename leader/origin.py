@@ -109,7 +109,9 @@ def _buffers(manifest: Manifest) -> set[str]:
         )
     unknown = set(names) - {tensor.name for tensor in manifest.tensors}
     if unknown:
-        raise ConfigError(f"model.weights: metadata 'buffers' has {min(unknown)!r}, the file has it not at all")
+        raise ConfigError(
+            f"model.weights: metadata 'buffers' has {min(unknown)!r}, the file has it not at all"
+        )
     return set(names)
 
 

@@ -164,7 +164,7 @@ class Trainer:
         rng = batch_generator(work.order.seed, number)
         batch = to_device(work.task.make_batch(work.data, indices, rng), self._device)
         # Dropout and the like draw from torch's own generator: the same numbers for the same batch.
-        torch.manual_seed(derive_seed(work.order.seed, "torch", number))
+        _seed_torch(derive_seed(work.order.seed, "torch", number), self._device)
         with autocast(self._device, self._dtype(work)):
             loss = work.task.loss(self._forward, batch)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -180,9 +180,7 @@ class Trainer:
                 "train.control_variates and train.personal_lambda"
             )
         self.model.module.train()
-        plan = FitPlan(
-            lambda: (i for _, i in work.batches()), LocalSgd(order, self.model).lr(0), order.seed
-        )
+        plan = FitPlan(lambda: (i for _, i in work.batches()), LocalSgd(order, self.model).lr(0), order.seed)
         loss = task.fit(self.model.module, work.data, plan)
         return sum(len(indices) for _, indices in work.batches()), float(loss)
 
@@ -311,6 +309,16 @@ class _Work:
         for step in range(self.order.local_steps):
             number = self.order.first_batch + step
             yield number, self.train[np.sort(self._sampler.indices(number))]
+
+
+def _seed_torch(seed: int, device: torch.device) -> None:
+    """Seed the generators that layers draw from on `device` and on the CPU."""
+    # torch.manual_seed formats a stack trace for each device that is not in use: a millisecond a batch.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 def _places(model: FlatModel, names: frozenset[str]) -> NDArray[np.int64]:

@@ -22,6 +22,7 @@ from utils.errors import (
     DuplicateUpdateError,
     FlockstepError,
     LateUpdateError,
+    NotReadyError,
     PayloadError,
     StalledError,
     UnknownLearnerError,
@@ -135,7 +136,7 @@ class Worker:
                 await self._do(order)
             except (CancelledError, LateUpdateError, DuplicateUpdateError) as error:
                 _log.info("round %d: %s", order.round, error)
-            except (UnreachableError, StalledError, UnknownLearnerError) as error:
+            except (UnreachableError, StalledError, UnknownLearnerError, NotReadyError) as error:
                 _log.warning("round %d: %s; going on after the reconnect", order.round, error)
                 if self._broken is not None and not self._broken.done():
                     self._broken.set_result(error)

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ class Layout:
         trained = _entries(parameters, start=0)
         return cls(trained, _entries(buffers, start=_end(trained)))
 
-    @property
+    @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """Parameters, then buffers."""
         return self.parameters + self.buffers
@@ -77,17 +78,17 @@ class Layout:
             )
         return replace(self, local=frozenset(local))
 
-    @property
+    @cached_property
     def shared(self) -> tuple[Entry, ...]:
         """Entries that updates bring, parameters first."""
         return tuple(entry for entry in self.entries if entry.name not in self.local)
 
-    @property
+    @cached_property
     def parameter_count(self) -> int:
         """Elements of all parameters."""
         return _end(self.parameters)
 
-    @property
+    @cached_property
     def total(self) -> int:
         """Elements of the whole vector."""
         return _end(self.entries)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from leader.origin import tensors_of, weights_metadata
 from model.flat import FlatModel
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     try:
         options = parser.parse_or_raise(argv, {})
         model = FlatModel(load_task(options.task, "--task").build_model(options.seed))
-        save_file(tensors_of(model), options.out, weights_metadata(model.layout))
+        options.out.write_bytes(save(tensors_of(model), weights_metadata(model.layout)))
     except FlockstepError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -6,26 +6,30 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from operator import methodcaller
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import grpc
 import numpy as np
 import pytest
 import torch
 from grpc import aio
+from torch import Tensor, nn
 
 from leader.versions import VersionStore
-from learner.app import App, Own
+from learner.app import App, Own, open_own
 from learner.options import LearnerOptions
 from learner.workbench import Tools
-from model.image_classification import Shard
 from model.flat import FlatModel
+from model.image_classification import ImageClassification, Shard
 from model.registry import build_model
 from protos import leader_pb2, learner_pb2, learner_pb2_grpc
+from utils.errors import DataError
 from utils.framing import unframe
 from utils.rpc import SERVICE, raw
 
 CPU = torch.device("cpu")
+TOOLS = Tools(CPU)
 MODEL = FlatModel(build_model("resnet20", classes=3), CPU)
 MODEL_FILE = VersionStore(MODEL.layout, 1 << 20).encode(9, np.zeros(MODEL.layout.total, np.float32)).messages
 ORDER = leader_pb2.WorkOrder(
@@ -47,6 +51,7 @@ class Leader:
         self.tokens: list[bytes] = []  # that learners registered with
         self.taken = asyncio.Event()
         self.updates: list[leader_pb2.UpdateHeader] = []
+        self.told: list[leader_pb2.Failure] = []
         self._method = method
         self._failures = failures
 
@@ -68,8 +73,18 @@ class Leader:
     ) -> AsyncIterator[leader_pb2.LeaderMessage]:
         """Session: the order at its beginning, stop when the update is here."""
         yield leader_pb2.LeaderMessage(work=ORDER)
-        await self.taken.wait()
-        yield leader_pb2.LeaderMessage(stop=leader_pb2.Stop(reason="all done", finished=True))
+        ends = [asyncio.ensure_future(self.taken.wait()), asyncio.ensure_future(self._listen(messages))]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        if self.taken.is_set():
+            yield leader_pb2.LeaderMessage(stop=leader_pb2.Stop(reason="all done", finished=True))
+
+    async def _listen(self, messages: AsyncIterator[leader_pb2.LearnerMessage]) -> bool:
+        async for message in messages:
+            if message.HasField("failure"):
+                self.told.append(message.failure)
+        return True
 
     async def get_work(self, request: leader_pb2.WorkRequest, context: Context) -> leader_pb2.WorkOrders:
         """GetWork."""
@@ -131,7 +146,7 @@ async def stop_dialled(leader: Leader, address: str) -> None:
         await stop(learner_pb2.StopNotice(reason="all done", finished=True))
 
 
-def learn(leader: Leader, *, dialled: bool) -> None:
+def learn(leader: Leader, *, dialled: bool, tools: Tools = TOOLS) -> None:
     """Run a learner with own data against `leader` until it is told to stop."""
     shard = Shard(np.zeros((4, 3, 32, 32), np.uint8), np.arange(4) % 3)
     own = Own(shard, leader_pb2.OwnData(examples=4, classes=3))
@@ -142,7 +157,7 @@ def learn(leader: Leader, *, dialled: bool) -> None:
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         address = closed_address() if dialled else ""
-        app = App(LearnerOptions(leader=f"127.0.0.1:{port}", network_addr=address), Tools(CPU), own)
+        app = App(LearnerOptions(leader=f"127.0.0.1:{port}", network_addr=address), tools, own)
         try:
             async with asyncio.timeout(60):
                 await asyncio.gather(app.run(), *([stop_dialled(leader, address)] if dialled else []))
@@ -178,3 +193,49 @@ def test_an_upload_that_breaks_without_a_reason_goes_on_over_the_same_connection
     learn(leader, dialled=dialled)
     assert leader.tokens == [b""]
     assert [update.token for update in leader.updates] == [b"token 1"]
+
+
+class Quoting(ImageClassification):
+    """A task with a bug that quotes an example."""
+
+    def build_model(self, seed: int) -> nn.Module:
+        """That of the run."""
+        return build_model("resnet20", classes=3, seed=seed)
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Never a loss."""
+        raise ValueError("patient 007 is ill")
+
+
+def test_a_bug_in_the_task_is_shown_here_and_told_to_the_leader_without_its_words() -> None:
+    leader = Leader("", [])
+    with pytest.raises(ValueError, match="patient 007"):
+        learn(leader, dialled=False, tools=Tools(CPU, Quoting()))
+    assert [(failure.work_id, failure.message) for failure in leader.told] == [
+        (ORDER.work_id, "ValueError in its task; see the learner's output")
+    ]
+    assert leader.updates == []
+
+
+class Given(ImageClassification):
+    """A task whose data is what it was told to find."""
+
+    found: ClassVar[Shard | None] = None
+
+    def open_data(self, path: Path | None, *, train: bool) -> Shard | None:  # type: ignore[override]
+        """The shard."""
+        assert train
+        return self.found
+
+
+def test_own_data_is_what_the_task_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = LearnerOptions(leader="h:1")
+    assert open_own(options, None) is None
+    for found in (None, Shard(np.zeros((0, 3, 1, 1), np.uint8), np.zeros(0, np.int64))):
+        monkeypatch.setattr(Given, "found", found)
+        with pytest.raises(DataError, match="no training examples by itself; name a place with --data"):
+            open_own(options, Given())
+    monkeypatch.setattr(Given, "found", Shard(np.zeros((4, 3, 1, 1), np.uint8), np.zeros(4, np.int64)))
+    own = open_own(options, Given())
+    assert own is not None
+    assert own.said == leader_pb2.OwnData(examples=4)

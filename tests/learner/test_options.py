@@ -20,6 +20,7 @@ def test_only_the_leader_must_be_given() -> None:
     options = parse(["--leader", "h:50051"], {})
     assert options == LearnerOptions(leader="h:50051")
     assert (options.data, options.device, options.threads, options.name) == (None, "auto", 0, "")
+    assert (options.task, options.state_dir) == ("", None)
     assert (options.compile, options.channels_last) == (False, True)
     assert (options.connect_timeout_s, options.reconnect_timeout_s) == (60.0, 600.0)
     assert refusal("") == "--leader (or FLOCKSTEP_LEARNER_LEADER) is required: where the leader listens"
@@ -27,13 +28,16 @@ def test_only_the_leader_must_be_given() -> None:
 
 def test_every_flag_sets_its_option() -> None:
     argv = (
-        "--leader [::1]:1 --data d --device cuda:1 --threads 2 --network-addr h:2 --name 007 --tags a,b.c --compile "
+        "--leader [::1]:1 --data d --task my.tasks:Digits --state-dir s "
+        "--device cuda:1 --threads 2 --network-addr h:2 --name 007 --tags a,b.c --compile "
         "--no-channels-last --connect-timeout-s 3 --reconnect-timeout-s 4.5 "
         "--log-format json --log-level debug"
     )
     assert parse(argv.split(), {}) == LearnerOptions(
         leader="[::1]:1",
         data=Path("d"),
+        task="my.tasks:Digits",
+        state_dir=Path("s"),
         device="cuda:1",
         threads=2,
         network_addr="h:2",
@@ -82,6 +86,12 @@ def test_names_that_could_not_be_file_names_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"^--name: name is .*; allowed: 1 to 64 letters, digits"):
         parse(["--leader", "h:1", "--name", name], {})
     assert parse(["--leader", "h:1", "--name", "x" * 64], {}).name == "x" * 64
+
+
+@pytest.mark.parametrize("task", ["digits", "a:b.c", "a b:C", ":C", "a:", "a:C\n"])
+def test_tasks_that_are_not_a_module_and_a_name_are_refused(task: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--task: task is .*; allowed: package\.module:Name$"):
+        parse(["--leader", "h:1", "--task", task], {})
 
 
 @pytest.mark.parametrize("tags", ["a,", ",a", "a,,b", "a b", "é", "x" * 33, ",".join("abcdefghijklmnopq")])

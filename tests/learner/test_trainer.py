@@ -22,7 +22,7 @@ from utils.schedule import Schedule
 
 Vector = NDArray[np.float32]
 EXAMPLES = 22  # batches of 8, 7 and 7
-PLAIN = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+PLAIN: dict[str, Any] = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -343,7 +343,9 @@ def test_each_pass_shows_every_example_once_in_ascending_order() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_training_that_diverged_is_an_error_that_says_what_to_do(bad: float) -> None:
-    with pytest.raises(DivergedError, match=r"^training diverged in round 3: the loss is (nan|inf); lower train\.lr$"):
+    with pytest.raises(
+        DivergedError, match=r"^training diverged in round 3: the loss is (nan|inf); lower train\.lr$"
+    ):
         trained(order(), task=Watched(lambda indices: bad), examples=Numbers(EXAMPLES))
 
 
@@ -404,7 +406,7 @@ def test_scaffold_steps_along_the_gradient_less_its_own_variate_and_the_leaders(
     expected, _ = by_torch(work, shift=control - own)
     close(BASE + update.values, expected)
     # Option II: c_i - c + (x - y_i) / (K lr), where K lr is the sum of the steps' rates.
-    moved = (BASE - expected)[:PARAMETERS] / math.fsum(rates(work))
+    moved: Vector = (BASE - expected)[:PARAMETERS] / np.float32(math.fsum(rates(work)))
     np.testing.assert_allclose(update.memory["control"], own - control + moved, rtol=1e-4, atol=1e-4)
     assert np.abs(update.values - trained(order(**PLAIN)).values).max() > 1e-4
 
@@ -442,9 +444,7 @@ def test_scaffold_without_the_leaders_variate_is_refused(control: Vector | None)
 def test_ditto_trains_the_personal_model_drawn_to_the_rounds_one() -> None:
     work, personal = order(personal_lambda=0.8), BASE + random(BASE.size, 4).clip(0)
     update = trained(work, memory={"personal": personal})
-    expected, _ = by_torch(
-        work, start=personal, penalty=lambda module: 0.4 * squared_distance(module, BASE)
-    )
+    expected, _ = by_torch(work, start=personal, penalty=lambda module: 0.4 * squared_distance(module, BASE))
     close(update.memory["personal"], expected)
     assert update.values.tobytes() == trained(order()).values.tobytes()
     first = trained(work).memory["personal"]
@@ -453,7 +453,9 @@ def test_ditto_trains_the_personal_model_drawn_to_the_rounds_one() -> None:
 
 def test_a_personal_model_that_diverges_is_an_error_that_says_what_to_do() -> None:
     broken = np.full_like(BASE, np.nan)
-    with pytest.raises(DivergedError, match=r"the personal model diverged in round 3: .*train\.personal_lambda"):
+    with pytest.raises(
+        DivergedError, match=r"the personal model diverged in round 3: .*train\.personal_lambda"
+    ):
         trained(order(personal_lambda=0.8), memory={"personal": broken})
 
 
@@ -477,10 +479,10 @@ def test_fedbn_trains_from_the_local_tensors_and_brings_none_of_them() -> None:
     module = loaded(start).eval()
     kept, held = holdout_split(EXAMPLES, 0.3, work.seed)
     task = images(work)
-    chosen = task.make_batch(shard(), held, None)
-    assert update.scores["loss"].value == pytest.approx(task.metrics(module, chosen)["loss"], rel=1e-6)
-    chosen = task.make_batch(shard(), kept, None)
-    assert update.start_loss == pytest.approx(float(task.loss(module, chosen).detach()), rel=1e-6)
+    scored, seen = (task.make_batch(shard(), indices, None) for indices in (held, kept))
+    with torch.no_grad():
+        assert update.scores["loss"].value == pytest.approx(task.metrics(module, scored)["loss"], rel=1e-6)
+        assert update.start_loss == pytest.approx(float(task.loss(module, seen)), rel=1e-6)
 
 
 def test_scaffold_leaves_local_tensors_to_plain_sgd() -> None:
@@ -536,7 +538,8 @@ def test_scores_are_those_of_the_orders_model_and_of_the_personal_one_before_tra
     task = images(work)
     chosen = task.make_batch(shard(), held, None)
     for prefix, vector in (("", BASE), ("personal_", personal)):
-        expected = task.metrics(loaded(vector).eval(), chosen)
+        with torch.no_grad():
+            expected = task.metrics(loaded(vector).eval(), chosen)
         for name in ("accuracy", "loss"):
             assert update.scores[prefix + name].value == pytest.approx(expected[name], rel=1e-6)
     assert set(update.scores) == {"accuracy", "loss", "personal_accuracy", "personal_loss"}

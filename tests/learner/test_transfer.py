@@ -14,14 +14,18 @@ import safetensors.numpy
 from grpc import aio
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import nn
 
+from leader.aggregation.aggregate import check_update
 from leader.data_stream import stream_shard
 from leader.versions import VersionStore
 from learner import transfer
-from learner.trainer import Update
+from learner.trainer import Score, Update
 from learner.transfer import HeldUpdate, pull_model, pull_shard, push
-from model.flat import Layout
+from learner.workbench import Download
+from model.flat import Entry, Layout
+from model.image_classification import Shard
 from protos import leader_pb2
 from utils.datasets import Dataset
 from utils.errors import (
@@ -35,7 +39,7 @@ from utils.errors import (
     UnreachableError,
 )
 from utils.framing import frame
-from utils.payload import DTYPES, encode_header
+from utils.payload import DTYPES, encode_header, parse_header
 from utils.rpc import SERVICE, LeaderStub, raw
 
 T = TypeVar("T")
@@ -77,6 +81,30 @@ def test_an_update_is_one_safetensors_file_that_its_header_describes() -> None:
     for entry in LAYOUT.entries:
         expected = VALUES[entry.start : entry.start + entry.size].reshape(entry.shape)
         np.testing.assert_array_equal(arrays[entry.name], expected)
+
+
+def test_what_stays_local_is_not_sent() -> None:
+    layout = LAYOUT.keeping(["1.*"])
+    update = Update(VALUES, examples=70, trained=64, loss=0.25, seconds=1.5)
+    header, chunks = parsed(HeldUpdate.of(ORDER, update, layout).messages(TOKEN, 256))
+    arrays = safetensors.numpy.load(b"".join(chunks))
+    assert set(arrays) == {"0.bias", "0.weight"}
+    assert arrays["0.weight"].tobytes() == VALUES[:300].tobytes()
+    assert arrays["0.bias"].tobytes() == VALUES[300:310].tobytes()
+    assert header.total_bytes == sum(map(len, chunks))
+    check_update(layout, parse_header(HeldUpdate.of(ORDER, update, layout).header))
+    with pytest.raises(PayloadError, match=r"'1\.weight', which is to stay at the learner \(model\.local\)"):
+        check_update(layout, parse_header(held().header))
+
+
+@pytest.mark.parametrize("start_loss", [None, 0.0, 2.5])
+def test_scores_and_start_loss_go_along(start_loss: float | None) -> None:
+    scores = {"accuracy": Score(0.5, 4), "personal_accuracy": Score(0.75, 4)}
+    update = Update(VALUES, 70, 64, 0.25, 1.5, scores=scores, start_loss=start_loss)
+    header, _ = parsed(HeldUpdate.of(ORDER, update, LAYOUT).messages(TOKEN, 256))
+    told = {metric.name: Score(metric.value, metric.examples) for metric in header.metrics}
+    assert told == scores
+    assert (header.start_loss if header.HasField("start_loss") else None) == start_loss
 
 
 def test_an_update_is_kept_without_the_token_and_can_be_sent_again_with_a_new_one() -> None:
@@ -198,22 +226,80 @@ def version(layout: Layout = LAYOUT) -> list[bytes]:
     return list(VersionStore(layout, 512).encode(9, vector).messages)
 
 
-def get_model(leader: Leader) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return talking(leader, lambda stub: pull_model(stub, TOKEN, ORDER, LAYOUT))
+def get_model(leader: Leader, order: leader_pb2.WorkOrder = ORDER) -> Download:
+    return talking(leader, lambda stub: pull_model(stub, TOKEN, order, LAYOUT))
 
 
 def test_the_model_arrives_bit_for_bit() -> None:
     leader = Leader(version())
-    assert get_model(leader).tobytes() == VALUES.tobytes()
+    model = get_model(leader)
+    assert model.vector.tobytes() == VALUES.tobytes()
+    assert model.control is None
     assert leader.requests == [leader_pb2.Empty(token=TOKEN, version=9)]
+
+
+#: The same tensors as a file of weights alone has them: parameters and buffers, each sorted by name backwards.
+BACKWARDS = Layout(
+    tuple(sorted(LAYOUT.parameters, key=lambda entry: entry.name, reverse=True)),
+    tuple(sorted(LAYOUT.buffers, key=lambda entry: entry.name, reverse=True)),
+)
+SCAFFOLD = leader_pb2.WorkOrder(work_id="w" * 32, round=4, version=9, exchange="delta", control_variates=True)
+CONTROL = np.random.Generator(np.random.PCG64(1)).normal(size=LAYOUT.parameter_count).astype(np.float32)
+
+
+def turned(vector: NDArray[np.float32], entries: Iterable[Entry]) -> NDArray[np.float32]:
+    """`vector`, which lies as LAYOUT does, in the order of `entries`."""
+    return np.concatenate([vector[entry.start : entry.start + entry.size] for entry in entries])
+
+
+@pytest.mark.parametrize("layout", [LAYOUT, BACKWARDS], ids=["same order", "another order"])
+@pytest.mark.parametrize("control", [False, True], ids=["alone", "with control variate"])
+def test_the_model_and_the_control_variate_come_in_the_learners_order(layout: Layout, control: bool) -> None:
+    assert [entry.name for entry in LAYOUT.entries] != [entry.name for entry in BACKWARDS.entries]
+    variate = turned(CONTROL, layout.parameters) if control else None
+    sent = VersionStore(layout, 512).encode(9, turned(VALUES, layout.entries), variate)
+    model = get_model(Leader(sent.messages), SCAFFOLD if control else ORDER)
+    assert model.vector.tobytes() == VALUES.tobytes()
+    assert (None if model.control is None else model.control.tobytes()) == (
+        CONTROL.tobytes() if control else None
+    )
+
+
+@pytest.mark.parametrize(
+    ("control", "order", "message"),
+    [
+        (None, SCAFFOLD, r"'control_variate' as nothing, this learner's as F32\[330\]"),
+        (CONTROL, ORDER, r"'control_variate' as F32\[330\], this learner's as nothing"),
+    ],
+)
+def test_a_control_variate_must_come_if_and_only_if_the_order_wants_it(
+    control: NDArray[np.float32] | None, order: leader_pb2.WorkOrder, message: str
+) -> None:
+    sent = VersionStore(LAYOUT, 512).encode(9, VALUES, control)
+    with pytest.raises(IncompatibleError, match=message):
+        get_model(Leader(sent.messages), order)
+
+
+def test_a_control_variate_of_another_size_is_refused() -> None:
+    parameters, buffers = LAYOUT.parameters, LAYOUT.buffers
+    frozen = Layout(parameters[:-1], (parameters[-1], *buffers))  # as if the last did not train
+    sent = VersionStore(frozen, 512).encode(9, VALUES, CONTROL[: frozen.parameter_count])
+    with pytest.raises(IncompatibleError, match=r"as F32\[320\], this learner's as F32\[330\]"):
+        get_model(Leader(sent.messages), SCAFFOLD)
 
 
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (nn.Sequential(nn.Linear(30, 10)), "has 2 tensors, this learner's 6"),
-        (nn.Sequential(nn.Linear(30, 11), nn.BatchNorm1d(11)), r"\('0.weight', 'F32', \(11, 30\)\) where"),
-        (nn.Sequential(nn.Linear(30, 10), nn.GroupNorm(2, 10), nn.Linear(1, 1)), "'2.weight'"),
+        (nn.Sequential(nn.Linear(30, 10)), r"'1\.weight' as nothing, this learner's as F32\[10\]"),
+        (
+            nn.Sequential(nn.Linear(30, 11), nn.BatchNorm1d(11)),
+            r"'0\.weight' as F32\[11, 30\], this learner's as F32\[10, 30\]",
+        ),
+        (
+            nn.Sequential(nn.Linear(30, 10), nn.BatchNorm1d(10), nn.Linear(1, 1)),
+            r"'2\.weight' as F32\[1, 1\], this learner's as nothing; install the same release",
+        ),
     ],
 )
 def test_another_model_is_refused_by_its_manifest(module: nn.Module, message: str) -> None:

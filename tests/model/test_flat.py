@@ -245,6 +245,33 @@ def test_a_module_without_parameters_has_an_empty_vector() -> None:
     assert flat.vector.shape == flat.gradient.shape == (0,)
 
 
+def test_names_that_match_a_pattern_are_kept_local() -> None:
+    layout = Layout.of(small_net()).keeping(["1.*", "*.bias"])
+    assert layout.local == {"0.bias", "1.weight", "1.bias", "3.bias", "1.running_mean", "1.running_var"}
+    assert [entry.name for entry in layout.shared] == ["0.weight", "3.weight"]
+    assert layout.entries == Layout.of(small_net()).entries
+    everything = Layout.of(small_net()).keeping([])
+    assert (everything.local, everything.shared) == (frozenset(), everything.entries)
+    assert Layout((), ()).keeping([]) == Layout((), ())
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (["1.*", "norm.*"], "model.local: 'norm.*' matches no tensor of the model; its first is '0.weight'"),
+        (["*"], "model.local: every parameter would stay local, so nothing would be trained together"),
+        (
+            ["*.weight", "*.bias"],
+            "model.local: every parameter would stay local, so nothing would be trained together",
+        ),
+    ],
+)
+def test_patterns_that_keep_nothing_or_everything_are_refused(patterns: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Layout.of(small_net()).keeping(patterns)
+    assert str(caught.value) == message
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gradients_land_in_the_flat_gradient_on_cuda() -> None:

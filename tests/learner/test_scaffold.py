@@ -1,0 +1,153 @@
+"""Both halves of SCAFFOLD against the whole of the paper's algorithm 1, in float64 and without Flockstep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from leader.optimizers.base import Step
+from leader.optimizers.fedavg import FedAvg
+from leader.optimizers.scaffold import CONTROL, Scaffold
+from learner.memory import Memory
+from learner.trainer import Assignment, Trainer
+from model.flat import FlatModel
+from model.task import Indices
+from protos import leader_pb2
+from utils.batches import ShardSampler
+
+Doubles = NDArray[np.float64]
+FEATURES, STEPS, LR, BATCH, SEED = 5, 4, 0.05, 3, 11
+SIZES = (6, 9, 15)  # examples of each client
+
+
+@dataclass(frozen=True)
+class Points:
+    """What a client holds."""
+
+    x: Doubles  # (N, FEATURES)
+    y: Doubles  # (N,)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+class Regression:
+    """Least squares."""
+
+    def build_model(self, seed: int) -> nn.Module:
+        """Weights of zero."""
+        module = nn.Linear(FEATURES, 1, bias=False)
+        nn.init.zeros_(module.weight)
+        return module
+
+    def open_data(self, path: object, *, train: bool) -> None:
+        """None."""
+
+    def make_batch(
+        self, examples: Points, indices: Indices, rng: np.random.Generator | None
+    ) -> dict[str, Tensor]:
+        """Points and values, in float32."""
+        return {
+            "x": torch.from_numpy(examples.x[indices]).float(),
+            "y": torch.from_numpy(examples.y[indices]).float(),
+        }
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Mean squared error."""
+        error: Tensor = model(batch["x"])[:, 0] - batch["y"]
+        return error.square().mean()
+
+    def metrics(self, model: nn.Module, batch: dict[str, Tensor]) -> Mapping[str, float]:
+        """None."""
+        return {}
+
+
+def client(number: int) -> Points:
+    generator = np.random.Generator(np.random.PCG64(number))
+    x = generator.normal(size=(SIZES[number], FEATURES))
+    return Points(x, x @ generator.normal(size=FEATURES) + 2 * number)
+
+
+def order(number: int, round_: int) -> leader_pb2.WorkOrder:
+    return leader_pb2.WorkOrder(
+        round=round_,
+        seed=SEED + number,
+        exchange="delta",
+        first_batch=(round_ - 1) * STEPS,
+        local_steps=STEPS,
+        batch_size=BATCH,
+        schedule=leader_pb2.Schedule(kind="constant", lr=LR),
+        dtype="float32",
+        control_variates=True,
+    )
+
+
+def algorithm_1(cohorts: list[list[int]]) -> tuple[Doubles, Doubles, list[Doubles]]:
+    """x, c and all c_i after a round with each cohort; the mean is weighted by examples."""
+    x, c = np.zeros(FEATURES), np.zeros(FEATURES)
+    variates = [np.zeros(FEATURES) for _ in SIZES]
+    for round_, cohort in enumerate(cohorts):
+        weights = np.array([SIZES[number] for number in cohort]) / sum(SIZES[n] for n in cohort)
+        moved, turned = np.zeros(FEATURES), np.zeros(FEATURES)
+        for number, weight in zip(cohort, weights, strict=True):
+            points, y = client(number), x.copy()
+            sampler = ShardSampler(len(points), BATCH, SEED + number)
+            for step in range(STEPS):
+                chosen = sampler.indices(round_ * STEPS + step)
+                a, b = points.x[chosen], points.y[chosen]
+                gradient = 2 * a.T @ (a @ y - b) / len(chosen)
+                y = y - LR * (gradient - variates[number] + c)
+            plus = variates[number] - c + (x - y) / (STEPS * LR)
+            moved += weight * (y - x)
+            turned += weight * (plus - variates[number])
+            variates[number] = plus
+        x = x + moved
+        c = c + sum(SIZES[n] for n in cohort) / sum(SIZES) * turned
+    return x, c, variates
+
+
+def flockstep(cohorts: list[list[int]]) -> tuple[Doubles, Doubles, list[Doubles]]:
+    """The same by trainer, memory and server optimizer."""
+    task, optimizer, memory = Regression(), Scaffold(FedAvg()), Memory()
+    memory.begin("run")
+    trainer = Trainer(FlatModel(task.build_model(0)))
+    x, state = trainer.model.snapshot().numpy(), optimizer.init(FEATURES)
+    for round_, cohort in enumerate(cohorts, start=1):
+        total, mean = sum(SIZES[number] for number in cohort), np.zeros(FEATURES)
+        for number in cohort:
+            part, points = str(number), client(number)
+            kept = memory.of(part, round_)
+            update = trainer.run(Assignment(order(number, round_), x, task, points, state[CONTROL], kept))
+            memory.stage(part, round_, update.memory)
+            memory.counted(part)
+            mean += update.examples / total * update.values
+        step = Step(lr=0.0, local_lr=STEPS * LR, participation=total / sum(SIZES))
+        state, x = optimizer.apply(state, x, mean.astype(np.float32), step)
+        memory.committed(round_)
+    last = len(cohorts) + 1
+    variates = [memory.of(str(n), last).get("control", np.zeros(FEATURES)) for n in range(len(SIZES))]
+    return x.astype(float), state[CONTROL].astype(float), [v.astype(float) for v in variates]
+
+
+@pytest.mark.parametrize(
+    "cohorts", [[[0, 1, 2]] * 2, [[0, 1, 2], [0, 2], [1]], [[1], [0, 1]]], ids=["all", "some", "new"]
+)
+def test_both_halves_follow_the_papers_algorithm(cohorts: list[list[int]]) -> None:
+    ours, theirs = flockstep(cohorts), algorithm_1(cohorts)
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ours[2], theirs[2], rtol=1e-5, atol=1e-5)
+    assert np.abs(theirs[1]).min() > 0.01
+
+
+def test_the_leaders_variate_stays_the_mean_of_the_learners() -> None:
+    cohorts = [[0, 1, 2], [1, 2], [0, 1, 2], [0]]
+    for rounds in range(1, len(cohorts) + 1):
+        _, c, variates = flockstep(cohorts[:rounds])
+        np.testing.assert_allclose(c, np.average(variates, axis=0, weights=SIZES), atol=2e-6)
