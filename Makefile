@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install proto check test fuzz demo bench clean
+.PHONY: help install proto check test fuzz demo bench federated attacks clean
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ demo: $(INSTALLED) ## train with a leader and two learners here; DATA=DIR holds 
 
 bench: $(INSTALLED) ## measure; QUICK=1 takes some minutes
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ARGS)
+
+federated: $(INSTALLED) ## the table of federated algorithms on CIFAR-10 (DATA=DIR), 2 hours; QUICK=1 takes 10 minutes
+	$(BIN)/python -m benchmarks.federated $(if $(DATA),--data "$(DATA)") $(if $(QUICK),--quick) $(ARGS)
+
+attacks: $(INSTALLED) ## the table of attacks against robust rules on CIFAR-10 (DATA=DIR); QUICK=1 takes some minutes
+	$(BIN)/python -m benchmarks.attacks $(if $(DATA),--data "$(DATA)") $(if $(QUICK),--quick) $(ARGS)
 
 clean: ## remove what make has built; runs/ and data/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

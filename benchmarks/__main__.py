@@ -22,6 +22,7 @@ ENTRIES: dict[str, Callable[[bool], Result]] = {
     "leader_memory": leader_memory.measure,
     "robust_memory": robust_memory.measure,
     "sessions": sessions.measure,
+    "simulation": simulation.measure,
     "soak": soak.measure,
 }
 RESULTS = Path(__file__).parents[1] / "docs" / "benchmarks"
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             path.write_text(document(result, machine, options.quick), encoding="utf-8")
             if result.entry == "sessions":
                 draw_sessions(result.series, options.out / "sessions.png")
+            if result.entry == "simulation":
+                simulation.draw_simulation(result.series, options.out / "simulation.png")
             if result.entry == "robust_memory":
                 draw_robust_memory(result.series, options.out / "robust_memory.png")
             results.append(result)

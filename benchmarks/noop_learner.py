@@ -32,9 +32,7 @@ class NoOpTrainer(Trainer):
         noise = np.random.default_rng(0).standard_normal(model.layout.total)
         self._answer = (1e-3 * noise).astype(np.float32)
 
-    def run(
-        self, assignment: Assignment, progress: Progress = lambda done, total, rate: None
-    ) -> Update:
+    def run(self, assignment: Assignment, progress: Progress = lambda done, total, rate: None) -> Update:
         """The update; the weights have arrived, and are not looked at."""
         self.probe.read()
         examples = len(assignment.examples)

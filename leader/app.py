@@ -24,13 +24,13 @@ from grpc_reflection.v1alpha import reflection
 from leader.best_model import BestModel
 from leader.checkpoint import checkpoints, load_checkpoint, load_newest, save_checkpoint, write_atomically
 from leader.cli import Command
-from leader.clock import Clock
 from leader.config import RunConfig
 from leader.config_file import dump_config
 from leader.coordinator import Coordinator
 from leader.curves import curves_title, draw_curves
 from leader.evaluation import EvaluationQueue, Evaluator, Vector
 from leader.events import Event, EventStream, FederatedEvaluated, RoundCommitted, RunFinished, RunStarted
+from leader.host import Host
 from leader.log import open_display
 from leader.metric_names import FEDERATED_PREFIX, on_test_split
 from leader.optimizers.base import ServerOptimizer
@@ -143,7 +143,7 @@ class App:
         data: Data,
         *,
         resume: bool,
-        clock: Clock | None = None,
+        host: Host | None = None,
     ) -> None:
         self._config = config
         self._folder = folder
@@ -174,7 +174,7 @@ class App:
             ),
             events=self.events,
             spool=folder.path / "spool",
-            clock=clock,
+            host=host,
         )
         self.refusals = Refusals(self.events)
         wanted = config.evaluation

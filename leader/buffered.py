@@ -87,7 +87,8 @@ class Buffer:
     @property
     def desk(self) -> Desk:
         """Open tickets, for the next round or a checkpoint."""
-        return Desk(dict(self._tickets), dict(self._turns), dict(self._given))
+        given = {part: self._given[part] for part in self._tickets if part in self._given}
+        return Desk(dict(self._tickets), dict(self._turns), given)
 
     def ticket(self, part: str) -> Ticket | None:
         """The open ticket of a part."""
@@ -107,9 +108,15 @@ class Buffer:
         holders = (self._holders[part] for part in self._tickets)
         return frozenset(learner for learner in holders if learner is not None)
 
+    def counted(self, part: str, turn: int) -> bool:
+        """Whether this round's buffer has the update of a part's ticket."""
+        return (part, turn) in self._inside
+
     def refusal(self, round_: int, step: int, part: str) -> WireError | None:
         """Why an update can't be counted now, or None if it can; `step` is the ticket's turn."""
-        if (part, step) in self._inside:
+        if self.phase is Phase.ABANDONED:
+            return LateUpdateError(f"round {self.plan.round} was given up; wait for work")
+        if self.counted(part, step):
             return DuplicateUpdateError(
                 f"this update for {part} is already counted in round {self.plan.round}"
             )
@@ -129,7 +136,7 @@ class Buffer:
                 return self._accept(part, step)
             case Assigned(part, learner) if part in self._holders:
                 return self._assign(part, learner)
-            case Outdated(part) if part in self._tickets and self.phase is Phase.TRAINING:
+            case Outdated(part, step) if self._open_ticket(part, step):
                 del self._tickets[part]
                 return self._fill()
             case StepApplied() if self.phase is Phase.APPLYING:
@@ -166,7 +173,10 @@ class Buffer:
         return [Dispatch(learner, part, ticket.turn)]
 
     def _fill(self) -> list[Action]:
-        """New tickets until enough parts are at work; those of parts that nobody holds don't count."""
+        """New tickets until enough parts are at work; those of parts that nobody holds don't count.
+
+        Should such a part get a learner again, it goes on, and so many more are at work for a while.
+        """
         working = sum(self._holders[part] is not None for part in self._tickets)
         idle = sorted(
             part

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from leader.work import Part, WorkPlanner, place_of
 from protos import leader_pb2
 from utils.errors import LateUpdateError
 
+T = TypeVar("T")
+
 
 class BufferedExchange:
     """Tickets of the buffer as work orders, by work id, and the aggregate of the round."""
@@ -26,46 +29,48 @@ class BufferedExchange:
         self._planner = planner
         self._first_buffer = first_buffer  # where the model's buffers begin in its flat vector
         self._max_staleness = max_staleness
-        self._open: dict[str, OpenWork] = {}  # by part: of the last commit, and given out since
-        self._work: dict[str, tuple[Part, leader_pb2.WorkOrder]] = {}
+        self._work: dict[str, tuple[Part, leader_pb2.WorkOrder]] = {}  # open, or counted in this round
         self._by_part: dict[str, leader_pb2.WorkOrder] = {}
-        self._buffers: dict[int, NDArray[np.float32]] = {}  # of recent rounds' models, by rounds committed
-        self._state = state
+        #: By the round whose work starts from them: model versions, and buffers of those models.
+        self._versions = {work.round: work.version for work in state.open_work.values()}
+        self._buffers: dict[int, NDArray[np.float32]] = {}  # none from before a restart
 
     def begin(
         self, state: RunState, machine: Buffer, parts: Mapping[str, Part], aggregate: Aggregator
     ) -> None:
         """Open a round."""
-        self._state = state
-        self._open = dict(state.open_work)  # of a round that was given up nothing stays
         self._machine = machine
         self._parts = parts
         self.aggregate = aggregate
-        self._buffers[state.round] = state.vector[self._first_buffer :].copy()
-        for old in [round_ for round_ in self._buffers if round_ < state.round - self._max_staleness]:
-            del self._buffers[old]
+        tickets = machine.desk.tickets
+        self._by_part = {
+            part: order
+            for part, order in self._by_part.items()
+            if tickets.get(part) == Ticket(order.round, order.step)
+        }
+        self._work = {order.work_id: (parts[part], order) for part, order in self._by_part.items()}
+        needed = {ticket.round for ticket in tickets.values()}
+        self._versions = _only(needed, self._versions) | {machine.plan.round: state.version}
+        buffers = state.vector[self._first_buffer :].copy()
+        self._buffers = _only(needed, self._buffers) | {machine.plan.round: buffers}
 
     def desk(self) -> dict[str, OpenWork]:
         """Open work for a checkpoint."""
-        return {
-            part: self._open[part]
-            for part, ticket in self._machine.desk.tickets.items()
-            if part in self._open
-        }
+        return {part: self._kept(ticket) for part, ticket in self._machine.desk.tickets.items()}
+
+    def _kept(self, ticket: Ticket) -> OpenWork:
+        return OpenWork(ticket.round, ticket.turn, self._versions[ticket.round])
 
     def order(self, part: str) -> leader_pb2.WorkOrder:
         """The work order of a part's open ticket, made when it is first asked for."""
         ticket = self._machine.ticket(part)
-        order = self._by_part.get(part)
-        if order is not None and (ticket is None or ticket == Ticket(order.round, order.step)):
-            return order
         assert ticket is not None
-        kept = self._open.get(part)
-        if kept is None or (kept.round, kept.turn) != (ticket.round, ticket.turn):
-            kept = self._open[part] = OpenWork(ticket.round, ticket.turn, self._state.version)
-        order = self._planner.ticket(self._parts[part], kept, self._max_staleness)
-        if part in self._by_part:
-            self._work.pop(self._by_part[part].work_id, None)
+        order = self._by_part.get(part)
+        if order is not None and ticket == Ticket(order.round, order.step):
+            return order
+        if order is not None and not self._machine.counted(part, order.step):
+            del self._work[order.work_id]
+        order = self._planner.ticket(self._parts[part], self._kept(ticket), self._max_staleness)
         self._by_part[part] = order
         self._work[order.work_id] = (self._parts[part], order)
         return order
@@ -91,10 +96,14 @@ class BufferedExchange:
         """The upload as a contribution with its staleness; raises LimitError or UnknownLearnerError."""
         order = self._by_part[part.id]
         staleness = self._machine.plan.round - order.round
-        base, newest = self._buffers.get(order.round - 1), self._buffers[self._state.round]
+        base, newest = self._buffers.get(order.round), self._buffers[self._machine.plan.round]
         return replace(
             contribution_of(member, upload, part, order),
             part=f"{part.id}:{order.step}",  # a quick learner's part may be in the buffer twice
             staleness=staleness,
             buffers_shift=base - newest if base is not None and staleness else None,
         )
+
+
+def _only(needed: Collection[int], by_round: Mapping[int, T]) -> dict[int, T]:
+    return {round_: value for round_, value in by_round.items() if round_ in needed}

@@ -96,6 +96,11 @@ def _weighting(config: RunConfig) -> Iterator[str]:
             f"aggregate.weighting is {weighting}, which is about local steps, but exchange is gradient: "
             "set aggregate.weighting=examples"
         )
+    if weighting == "fednova" and config.train.proximal_mu:
+        yield (
+            "aggregate.weighting is fednova, which knows how much work plain local steps are, but train.proximal_mu "
+            f"is {config.train.proximal_mu:g}, which damps them: set train.proximal_mu=0"
+        )
     if weighting == "qfedavg" and config.buffer.size:
         yield (
             "aggregate.weighting is qfedavg, which compares losses of one and the same model, but buffer.size is "
@@ -143,6 +148,16 @@ def _scaffold(config: RunConfig) -> Iterator[str]:
             "train.control_variates is true, whose variates must be those of the mean, but aggregate.rule is "
             f"{config.aggregate.rule}: set aggregate.rule=mean"
         )
+    if config.aggregate.weighting == "qfedavg":
+        yield (
+            "train.control_variates is true, whose variates must be those of the mean, but aggregate.weighting is "
+            "qfedavg, which makes it a step of another length: set aggregate.weighting=examples"
+        )
+    if config.aggregate.clip_norm:
+        yield (
+            "train.control_variates is true, which takes the updates as they were made, but aggregate.clip_norm is "
+            f"{config.aggregate.clip_norm:g}, which shortens some: set aggregate.clip_norm=0"
+        )
     if config.buffer.size:
         yield (
             "train.control_variates is true, which needs all learners to start from one model, but buffer.size is "
@@ -155,6 +170,16 @@ def _buffer(config: RunConfig) -> Iterator[str]:
     if size and config.exchange == "gradient":
         yield (
             f"buffer.size is {size}, but exchange is gradient, where all must step together: set exchange=delta"
+        )
+    if size and config.evaluation.federated_every:
+        yield (
+            f"evaluation.federated_every is {config.evaluation.federated_every}, which scores one model at all "
+            f"learners, but buffer.size is {size}, so that they work from several: set evaluation.federated_every=0"
+        )
+    if size and config.cohort.deadline_k:
+        yield (
+            f"cohort.deadline_k is {config.cohort.deadline_k:g}, which learns how long one piece of work takes, but "
+            f"buffer.size is {size}, which may need several from a learner: set cohort.deadline_k=0"
         )
     if size and config.cohort.over_selection > 1:
         yield (

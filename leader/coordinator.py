@@ -10,7 +10,6 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,6 @@ from leader.aggregation.base import Contribution
 from leader.aggregation.choose import open_aggregate
 from leader.buffered import Buffer, Desk, Ticket
 from leader.buffered_exchange import BufferedExchange
-from leader.clock import Clock, WallClock
 from leader.config import RunConfig
 from leader.deadline import Deadlines
 from leader.events import (
@@ -34,6 +32,7 @@ from leader.events import (
 )
 from leader.exchange import Exchange
 from leader.federated import check_metrics
+from leader.host import Host
 from leader.membership import Member
 from leader.muster import Muster
 from leader.optimizers.base import ServerOptimizer, Step
@@ -87,7 +86,7 @@ class Coordinator:
         save: Callable[[RunState], object],
         events: EventStream,
         spool: Path | None = None,
-        clock: Clock | None = None,
+        host: Host | None = None,
     ) -> None:
         self.state = state
         self.workforce = workforce
@@ -96,7 +95,8 @@ class Coordinator:
         self.versions = VersionStore(layout, config.limits.chunk_bytes, older)
         self.opened = Signal()  # new work is open, or the run is over
         self._config = config
-        self._clock = clock or WallClock()
+        host = host or Host()
+        self._clock = host.clock
         self._layout = layout
         self._stepper = Stepper(layout, optimizer)
         self._save_state = save
@@ -111,7 +111,7 @@ class Coordinator:
         )
         self._rounds = RoundPlanner(config, workforce, self._planner, self._deadlines)
         # One thread for all arithmetic: the event loop stays free, and sums need no lock.
-        self._arithmetic = ThreadPoolExecutor(1, "arithmetic")
+        self._arithmetic = host.arithmetic
         self._queue: asyncio.Queue[Submission | rounds.Outdated | None] = asyncio.Queue()
         self._woken = False
         self._stop_reason: str | None = None
@@ -121,6 +121,7 @@ class Coordinator:
         self._desk = _desk_of(state)
         self._working = state  # the committed state plus the steps of the open round
         self._tally = Tally(0.0, self.traffic)
+        self._failures: dict[str, set[str]] = {}  # names of learners that can't do it, by id of open work
         self._given_at: dict[str, float] = {}  # clock value at which work was given out, by part
         self._counted: set[str] = set()  # peers of plain learners with an update in the open exchange
         workforce.on_change = self.wake
@@ -168,7 +169,9 @@ class Coordinator:
         """
         if work_id not in (order.work_id for order in self.work_of(member)):
             return
-        if self._tally.failed(work_id, member.name) > 1 or self.workforce.eligible() == 0:
+        names = self._failures.setdefault(work_id, set())
+        names.add(member.name)
+        if len(names) > 1 or self.workforce.eligible() == 0:
             self.stop(f"learner {member.name} failed: {reason}")
 
     def outdated(self, member: Member, version: int) -> None:
@@ -176,8 +179,9 @@ class Coordinator:
         if not self._config.buffer.size or self._exchange is None or self._round is None:
             return
         for part in self._round.pending_of(member.learner_id):
-            if self._exchange.order(part).version == version:
-                self._queue.put_nowait(rounds.Outdated(part))
+            order = self._exchange.order(part)
+            if order.version == version:
+                self._queue.put_nowait(rounds.Outdated(part, order.step))
 
     def is_open(self, work_id: str) -> bool:
         """Whether an update for `work_id` would be taken now."""
@@ -277,6 +281,7 @@ class Coordinator:
             self._exchange.aggregate.close()
         if not self._config.buffer.size:  # else work goes on over the rounds
             self._round = self._exchange = None
+        if not self._config.buffer.size or machine.phase is rounds.Phase.ABANDONED:
             self._refuse_queued("the round has closed; wait for new work")
 
     def _begin_round(self) -> Machine:
@@ -359,11 +364,11 @@ class Coordinator:
         self._deadlines.note(member.name, seconds)
         if member.plain:
             self._counted.add(member.peer)
-        self._announce_accepted(machine, submission, contribution)
+        self._announce_accepted(machine, order.step, submission, contribution)
         await self._perform(machine.handle(rounds.Accepted(part.id, order.step), self._clock.now()))
 
     def _announce_accepted(
-        self, machine: Machine, submission: Submission, contribution: Contribution
+        self, machine: Machine, step: int, submission: Submission, contribution: Contribution
     ) -> None:
         header = submission.upload.header
         seconds = header.seconds if header and math.isfinite(header.seconds) else 0.0
@@ -371,7 +376,7 @@ class Coordinator:
             UpdateAccepted(
                 submission.member.learner_id,
                 machine.plan.round,
-                machine.step,
+                step,
                 contribution.weight,
                 contribution.loss,
                 contribution.weight / seconds if seconds > 0 else 0.0,
@@ -417,8 +422,8 @@ class Coordinator:
         )
         self._exchange.aggregate.close()
         self._tally.applied(step, result)
-        self._counted.clear()
         await self._publish(self._working)
+        self._counted.clear()  # not before: a plain learner must not be given the same version again
         self._events.publish(
             StepApplied(plan.round, step, plan.steps, result.loss, self.traffic.up, self.traffic.down)
         )
@@ -433,6 +438,12 @@ class Coordinator:
         lr = self._planner.lr(plan.round, plan.steps, plan.steps)
         committed = self._tally.committed(plan.round, lr, time.monotonic(), self.traffic)
         parts_away = _PARTS_AWAY * self._config.limits.max_learners
+        present = self.workforce.parts()
+        history = self._tally.history(self.state.history, plan.round, present=present, absent=parts_away)
+        kept = history.keys() | present.keys()
+        turns = {part: given for part, given in self._desk.turns.items() if part in kept}
+        self._desk = replace(self._desk, turns=turns)
+        self._failures = {id_: names for id_, names in self._failures.items() if self.is_open(id_)}
         state = replace(
             self._working,
             round=plan.round,
@@ -442,11 +453,9 @@ class Coordinator:
             seconds=self._working.seconds + committed.seconds,
             committed=committed,
             federated=self._tally.scores(),
-            history=self._tally.history(
-                self.state.history, plan.round, present=self.workforce.parts(), absent=parts_away
-            ),
+            history=history,
             open_work=self._exchange.desk() if isinstance(self._exchange, BufferedExchange) else {},
-            turns=self._desk.turns,
+            turns=turns,
         )
         await self._save(state)
         faults.reach("leader.committed", plan.round)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from leader.aggregation.exact_sum import Scale
 from leader.buffered import Buffer, Desk
@@ -42,6 +42,7 @@ class RoundPlanner:
         self._work = work
         self._deadlines = deadlines
         self._policy = make_policy(config.cohort)
+        self._parts: Mapping[str, Part] = {}  # of the last round
 
     def open(self, state: RunState, desk: Desk) -> Opening:
         """The round after `state`; `desk` is what an asynchronous run has open."""
@@ -74,13 +75,17 @@ class RoundPlanner:
 
     def _buffer(self, plan: RoundPlan, desk: Desk, state: RunState, parts: Mapping[str, Part]) -> Buffer:
         seed = derive_seed(self._config.seed, "buffer")
+        # A learner that came back with other data must not go on with work on what it had.
+        changed = {part for part in parts if self._parts.get(part, parts[part]) != parts[part]}
+        tickets = {part: ticket for part, ticket in desk.tickets.items() if part not in changed}
+        self._parts = parts
 
         def pick(idle: Sequence[str], count: int, given: int) -> Sequence[str]:
             return self._choose({part: parts[part] for part in idle}, count, state, seed, given)
 
         return Buffer(
             plan,
-            desk,
+            replace(desk, tickets=tickets),
             at_work=self._config.cohort.size,
             max_staleness=self._config.buffer.max_staleness,
             pick=pick,

@@ -81,9 +81,10 @@ class Deserted:
 
 @dataclass(frozen=True)
 class Outdated:
-    """The model that the open work on `part` starts from is no longer served (asynchronous runs)."""
+    """The model that work `step` on `part` starts from is no longer served (asynchronous runs)."""
 
     part: str
+    step: int
 
 
 Event = Begin | Accepted | Assigned | StepApplied | Tick | Deserted | Outdated

@@ -19,7 +19,6 @@ from leader.links import SessionLink
 from leader.membership import Member
 from leader.refusals import Refusals
 from leader.uploads import Uploads
-from leader.versions import ModelVersion
 from protos import leader_pb2
 from utils import faults
 from utils.datasets import Dataset
@@ -157,14 +156,10 @@ class LeaderService:
             self._member(request.token, "", context)
         elif versions.number is not None:
             await self._coordinator.fresh_model(context.peer(), self._config.limits.stall_s)
-        version = self._version(request, context)
-        await self._send(versions.stream(version), context)
-
-    def _version(self, request: leader_pb2.Empty, context: Context) -> ModelVersion:
-        """The version asked for; raises NotReadyError or LateUpdateError."""
         try:
-            return self._coordinator.versions.get(request.version if request.HasField("version") else None)
-        except LateUpdateError:
+            version = versions.get(request.version if request.HasField("version") else None)
+            await self._send(versions.stream(version), context)
+        except LateUpdateError:  # the version is gone, perhaps since the download began
             if request.token:
                 self._coordinator.outdated(self._member(request.token, "", context), request.version)
             raise

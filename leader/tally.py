@@ -1,4 +1,4 @@
-"""What a round adds up to beside its weights: losses, scores, who took part, what failed."""
+"""What a round adds up to beside its weights: losses, scores, who took part."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ class Tally:
         self._learners: set[int] = set()
         self._reports: dict[str, PartReport] = {}
         self._scores = FederatedScores()
-        self._failures: dict[str, set[str]] = {}  # names of learners that failed, by work id
 
     def counted(
         self,
@@ -45,12 +44,6 @@ class Tally:
     def applied(self, step: int, result: Result) -> None:
         """An exchange is applied."""
         self._losses[f"{step:08d}"] = (result.examples, result.loss)
-
-    def failed(self, work_id: str, name: str) -> int:
-        """A learner can't do this work; how many by now."""
-        names = self._failures.setdefault(work_id, set())
-        names.add(name)
-        return len(names)
 
     def committed(self, round_: int, lr: float, now: float, traffic: Traffic) -> RoundCommitted:
         """What is told about the round."""

@@ -77,12 +77,12 @@ class ShardSampler:
         self.batches_per_epoch = -(-examples // batch_size)
         self._examples = examples
         self._seed = seed
-        self._cached: tuple[int, NDArray[np.int64]] = (0, self._permutation(0))
+        self._cached: tuple[int, NDArray[np.int64]] | None = None  # epoch and its order
 
     def indices(self, batch: int) -> NDArray[np.int64]:
         """Positions in the shard, (batch size,), of the examples in this batch; at most `batch_size`."""
         epoch, part = divmod(batch, self.batches_per_epoch)
-        if epoch != self._cached[0]:
+        if self._cached is None or epoch != self._cached[0]:
             self._cached = (epoch, self._permutation(epoch))
         size, larger = divmod(self._examples, self.batches_per_epoch)
         start = part * size + min(part, larger)

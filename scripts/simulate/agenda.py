@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import math
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from statistics import NormalDist
 import numpy as np
 
 from leader.membership import Member
-from learner.trainer import Assignment, Update
+from learner.trainer import Assignment
+from scripts.simulate.pool import Training
 from utils.seeds import derive_seed
 
 _EXAMPLES_PER_S = 10_000.0  # that a virtual learner of speed 1 trains on, in virtual seconds
@@ -25,7 +25,7 @@ class Job:
     part: str
     assignment: Assignment
     finish: float  # virtual time
-    training: asyncio.Future[Update]
+    training: Training
 
     @property
     def last_round(self) -> int:

@@ -70,7 +70,7 @@ class Driver:
             return
         await self._app.evaluated()  # a model that is due is never skipped because training is faster
         try:
-            update = await job.training
+            update = await job.training.update()
             if self._tamper is not None:
                 update = self._tamper(job.part, assignment, update)
             await self._send(job, update)
@@ -89,8 +89,10 @@ class Driver:
         except DuplicateUpdateError:
             pass
         except LateUpdateError:
+            self._memory.refused(job.part)
             return
-        self._memory.counted(job.part)
+        if update.memory:
+            self._memory.counted(job.part)
 
     def _fail(self, job: Job, reason: str) -> None:
         """What the leader does when a learner says that it can't go on."""

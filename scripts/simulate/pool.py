@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import torch
 
 from learner.trainer import Assignment, Trainer, Update
+from utils.errors import ConfigError
+
+
+class Training(Protocol):
+    """One assignment on its way to an update."""
+
+    def update(self) -> Awaitable[Update]:
+        """The update; raises what Trainer.run raises."""
+        ...
+
+    def cancel(self) -> None:
+        """The update is not wanted, or taken already."""
+        ...
 
 
 class Pool(Protocol):
-    """Trains assignments beside the event loop, in any order; an update depends on its assignment alone."""
+    """Trains assignments, in any order; an update depends on its assignment alone."""
 
-    def train(self, assignment: Assignment) -> asyncio.Future[Update]:
-        """The update to come; raises what Trainer.run raises. Cancelling it gives the assignment up."""
+    def train(self, assignment: Assignment) -> Training:
+        """Begin, now or later."""
         ...
 
     def close(self) -> None:
@@ -25,29 +39,102 @@ class Pool(Protocol):
         ...
 
 
+class OneWorker:
+    """Trains each assignment when its update is asked for, in the thread that asks."""
+
+    def __init__(self, make_trainer: Callable[[], Trainer]) -> None:
+        torch.set_num_threads(1)  # the bits of an update depend on the number of threads
+        self._trainer = make_trainer()
+
+    def train(self, assignment: Assignment) -> Training:
+        """See Pool."""
+        return _Later(self._trainer, assignment)
+
+    def close(self) -> None:
+        """See Pool."""
+
+
+class _Later:
+    """An assignment that is trained when its update is asked for; see Training."""
+
+    def __init__(self, trainer: Trainer, assignment: Assignment) -> None:
+        self._trainer = trainer
+        self._assignment = assignment
+
+    async def update(self) -> Update:
+        """See Training."""
+        await asyncio.sleep(0)  # signals are heard between one assignment and the next
+        return self._trainer.run(self._assignment)
+
+    def cancel(self) -> None:
+        """See Training."""
+
+
 class Threads:
-    """Workers in this process, each with a model of its own; made when first needed."""
+    """Workers in this process, each with a model of its own.
+
+    Raises ConfigError, at the first update, where the model draws random numbers from torch's
+    generator, as dropout does: the threads would share it.
+    """
 
     def __init__(self, workers: int, make_trainer: Callable[[], Trainer]) -> None:
-        torch.set_num_threads(1)  # the workers are the parallelism, and bits depend on the threads of one
-        self._make_trainer = make_trainer
-        self._own = threading.local()
-        self._trainers: list[Trainer] = []
+        torch.set_num_threads(1)  # the workers are the parallelism
+        self._trainers = [make_trainer() for _ in range(workers)]
+        self._idle: queue.SimpleQueue[Trainer] = queue.SimpleQueue()
+        for trainer in self._trainers:
+            self._idle.put(trainer)
         self._executor = ThreadPoolExecutor(workers, "virtual-learners")
+        self._first = threading.Lock()
+        self._proved = False  # that no random numbers are drawn
 
-    def train(self, assignment: Assignment) -> asyncio.Future[Update]:
+    def train(self, assignment: Assignment) -> Training:
         """See Pool."""
-        return asyncio.get_running_loop().run_in_executor(self._executor, self._train, assignment)
+        return UnderWay(asyncio.get_running_loop().run_in_executor(self._executor, self._train, assignment))
 
     def _train(self, assignment: Assignment) -> Update:
-        trainer: Trainer | None = getattr(self._own, "trainer", None)
-        if trainer is None:
-            trainer = self._own.trainer = self._make_trainer()
-            self._trainers.append(trainer)
-        return trainer.run(assignment)
+        if self._proved:
+            return self._run(assignment)
+        with self._first:  # alone, as the generator is looked at afterwards
+            update = self._run(assignment)
+            if not self._proved:
+                _prove_no_draws()
+                self._proved = True
+            return update
+
+    def _run(self, assignment: Assignment) -> Update:
+        trainer = self._idle.get()
+        try:
+            return trainer.run(assignment)
+        finally:
+            self._idle.put(trainer)
 
     def close(self) -> None:
         """See Pool."""
         for trainer in self._trainers:
             trainer.cancel()
         self._executor.shutdown(cancel_futures=True)
+
+
+class UnderWay:
+    """Training that another thread or process does; see Training."""
+
+    def __init__(self, future: asyncio.Future[Update]) -> None:
+        self._future = future
+
+    def update(self) -> Awaitable[Update]:
+        """See Training."""
+        return self._future
+
+    def cancel(self) -> None:
+        """See Training."""
+        self._future.cancel()
+
+
+def _prove_no_draws() -> None:
+    """Raise ConfigError if numbers were drawn from torch's generator since it was seeded last."""
+    fresh = torch.Generator().manual_seed(torch.initial_seed())
+    if not torch.equal(fresh.get_state(), torch.get_rng_state()):
+        raise ConfigError(
+            "this model draws random numbers from torch's generator (dropout, say), which threads would share: "
+            "use --workers 1, or --ray with more"
+        )

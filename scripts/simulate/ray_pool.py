@@ -21,6 +21,7 @@ from learner.workbench import Tools, build_trainer
 from model.task import Examples, Indices
 from protos import leader_pb2
 from scripts.simulate.parts import PartOf
+from scripts.simulate.pool import Training, UnderWay
 from utils.errors import ConfigError
 
 _VERSIONS = 4  # models kept in Ray's store for orders that start from them
@@ -33,13 +34,13 @@ class RayActors:
     whose machine is lost is trained again on another. Raises ConfigError without Ray.
     """
 
-    def __init__(
-        self, address: str, workers: int, run: leader_pb2.RunDescription, tools: Tools
-    ) -> None:
+    def __init__(self, address: str, workers: int, run: leader_pb2.RunDescription, tools: Tools) -> None:
         try:
             self._ray: Any = importlib.import_module("ray")
         except ModuleNotFoundError:
-            raise ConfigError("--ray: Ray is not installed here; pip install ray, or leave --ray out") from None
+            raise ConfigError(
+                "--ray: Ray is not installed here; pip install ray, or leave --ray out"
+            ) from None
         if address == "local":
             where: dict[str, object] = {"address": "local", "num_cpus": workers, "include_dashboard": False}
         else:
@@ -58,9 +59,9 @@ class RayActors:
         self._vectors = _Store(self._ray, _VERSIONS)
         self._data = _Store(self._ray, None)
 
-    def train(self, assignment: Assignment) -> asyncio.Future[Update]:
+    def train(self, assignment: Assignment) -> Training:
         """See Pool."""
-        return asyncio.ensure_future(self._train(assignment))
+        return UnderWay(asyncio.ensure_future(self._train(assignment)))
 
     async def _train(self, assignment: Assignment) -> Update:
         actor = await self._idle.get()
@@ -98,7 +99,9 @@ class _Store:
     def __init__(self, ray: Any, most: int | None) -> None:
         self._ray = ray
         self._most = most
-        self._held: OrderedDict[int, tuple[object, Any]] = OrderedDict()  # the object too, so that its id stays
+        self._held: OrderedDict[int, tuple[object, Any]] = (
+            OrderedDict()
+        )  # the object too, so that its id stays
 
     def put(self, thing: object) -> Any:
         """The reference under which `thing` lies in the store."""
@@ -128,6 +131,4 @@ class _Actor:
         """The update of an assignment that came in pieces."""
         examples = data if indices is None else PartOf(data, indices)
         parsed = leader_pb2.WorkOrder.FromString(order)
-        return self._trainer.run(
-            Assignment(parsed, base, examples=examples, control=control, **rest)
-        )
+        return self._trainer.run(Assignment(parsed, base, examples=examples, control=control, **rest))

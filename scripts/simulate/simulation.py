@@ -20,6 +20,7 @@ from leader.checkpoint import checkpoints, write_atomically
 from leader.config import RunConfig
 from leader.config_file import dump_config
 from leader.events import Event, WaitingForLearners
+from leader.host import Host
 from leader.log import Display, open_display
 from leader.origin import model_title
 from leader.run_folder import RunFolder, default_run_dir
@@ -31,8 +32,9 @@ from scripts.simulate.agenda import Agenda
 from scripts.simulate.clock import VirtualClock
 from scripts.simulate.crew import Crew
 from scripts.simulate.drive import Driver, Tamper
+from scripts.simulate.inline import Inline
 from scripts.simulate.parts import Brought, brought
-from scripts.simulate.pool import Pool, Threads
+from scripts.simulate.pool import OneWorker, Pool, Threads
 from utils.datasets import Dataset
 from utils.errors import CheckpointError, FlockstepError
 
@@ -84,8 +86,9 @@ def simulate(
         hooks = replace(hooks, own=brought(config, task, options.parts))
     data = open_data(config)
     config, folder = _folder(config, resume=resume)
+    clock = VirtualClock()
     try:
-        app = App(config, folder, data, resume=resume, clock=(clock := VirtualClock()))
+        app = App(config, folder, data, resume=resume, host=Host(clock, Inline()))
         reason = asyncio.run(_Run(config, options, hooks, app, folder, tools, clock, data.train).lead())
     except FlockstepError:
         if not resume and not checkpoints(folder.checkpoints):
@@ -175,6 +178,8 @@ class _Run:
 
     def _open_pool(self) -> Pool:
         make_trainer = partial(build_trainer, self._app.description, self._tools)
+        if self._options.ray is None and self._options.workers == 1:
+            return OneWorker(make_trainer)
         if self._options.ray is None:
             return Threads(self._options.workers, make_trainer)
         from scripts.simulate.ray_pool import RayActors

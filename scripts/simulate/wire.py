@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -19,18 +18,17 @@ from utils.payload import Manifest, Payload, PayloadReader, encode_header, parse
 
 
 class Downloads:
-    """Model versions, read once each and kept as long as somebody works with them."""
+    """Model versions as learners read them: each is read once, and all that start from it share it."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._read: WeakValueDictionary[int, Download] = WeakValueDictionary()
+        self._newest: tuple[int, Download] | None = None  # version; work on older ones holds what it needs
 
     def read(self, version: ModelVersion) -> Download:
         """What a learner that fetches `version` reads."""
-        download = self._read.get(version.number)
-        if download is None:
-            download = self._read[version.number] = unpack_model(self._layout, _payload(version))
-        return download
+        if self._newest is None or self._newest[0] != version.number:
+            self._newest = (version.number, unpack_model(self._layout, _payload(version)))
+        return self._newest[1]
 
 
 def _payload(version: ModelVersion) -> Payload:

@@ -66,21 +66,32 @@ def assert_same_run(one: Path, other: Path) -> None:
 def test_a_simulation_ends_in_the_bits_of_real_processes(
     cluster: Cluster, tiny: Settings, learners: int, settings: Settings
 ) -> None:
-    settings = {**tiny, **settings, "rounds": 4}
+    settings = {**tiny, **settings, "learners": learners, "rounds": 4}
     real = cluster.train(settings, learners)
-    assert_same_run(simulate(cluster, {**settings, "learners": learners}), real.run_dir)
+    assert_same_run(simulate(cluster, settings), real.run_dir)
 
 
 def test_virtual_learners_bring_the_parts_that_real_ones_would_load(cluster: Cluster, tiny: Settings) -> None:
     parts = cluster.folder / "parts"
     split: list[object] = ["--data", tiny["data.source"], "--kind", "dirichlet", "--alpha", "0.5"]
-    files: list[object] = ["--parts", 3, "--seed", tiny["seed"], "--out", parts, "--plot", cluster.folder / "parts.png"]
+    files: list[object] = [
+        "--parts",
+        3,
+        "--seed",
+        tiny["seed"],
+        "--out",
+        parts,
+        "--plot",
+        cluster.folder / "parts.png",
+    ]
     command = [sys.executable, "-m", "scripts.partition", *map(str, [*split, *files])]
     subprocess.run(command, check=True, capture_output=True)
     settings = {**tiny, "learners": 3, "rounds": 4, "data.holder": "learner", "cohort.size": 2}
     leader = cluster.leader(settings)
     crew = [
-        cluster.learner(leader, "--name", f"learner-{i:05d}", "--data", str(parts / f"part-{i:05d}.safetensors"))
+        cluster.learner(
+            leader, "--name", f"learner-{i:05d}", "--data", str(parts / f"part-{i:05d}.safetensors")
+        )
         for i in range(3)
     ]
     for program in (leader, *crew):

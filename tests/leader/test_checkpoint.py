@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from leader.buffered import OpenWork
 from leader.checkpoint import (
     _fields,
     _state,
@@ -72,6 +73,8 @@ def state(round_: int = 5, seed: int = 0) -> RunState:
         federated=spreads(0.1 + 0.2),
         committed=RoundCommitted(round_, 0.1 + 0.2, 2.5, 10, 20, 2, 640, 0.05),
         history={"shard-00000": PartHistory(3, 5, 0.1 + 0.2, 1e-9), "own-b": PartHistory(1, 2, -7.5, 0.0)},
+        open_work={"shard-00001": OpenWork(4, 17, (1 << 62) + 4), "own-b": OpenWork(5, 2, (1 << 62) + 5)},
+        turns={"shard-00001": 18, "own-b": 3, "own-gone": 1},
     )
 
 
@@ -114,6 +117,8 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
         {"seats": None, "committed": None},
         {"optimizer": {}},
         {"seats": Seats((), {}, 3)},
+        {"seats": Seats((np.array([], np.int64), np.array([3]), np.array([], np.int64)), {}, 0)},
+        {"open_work": {}, "turns": {}},
     ],
 )
 def test_a_state_without_shards_or_optimizer_state_is_loaded(
@@ -123,8 +128,13 @@ def test_a_state_without_shards_or_optimizer_state_is_loaded(
     assert_same(load_checkpoint(save_checkpoint(tmp_path, sparse, keep=1, config=CONFIG)), sparse)
 
 
-def test_the_order_of_the_history_makes_no_difference(tmp_path: Path) -> None:
-    turned = replace(state(), history=dict(reversed(list(state().history.items()))))
+def test_the_order_of_parts_makes_no_difference(tmp_path: Path) -> None:
+    turned = replace(
+        state(),
+        history=dict(reversed(list(state().history.items()))),
+        open_work=dict(reversed(list(state().open_work.items()))),
+        turns=dict(reversed(list(state().turns.items()))),
+    )
     assert list(turned.history) != list(state().history)
     (path,) = save(tmp_path, 5)
     first = path.read_bytes()
@@ -140,16 +150,20 @@ def test_a_part_that_told_no_loss_is_kept(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_a_release_without_history_is_loaded() -> None:
     fields = _fields(replace(state(), seats=None))
-    del fields["history"]
+    for name in ("history", "open_work", "turns"):
+        del fields[name]
     loaded = _state(json.loads(json.dumps(fields)), {"vector": state().vector})
-    assert loaded.history == {}
+    assert loaded.history == loaded.open_work == loaded.turns == {}
     assert loaded.round == 5
 
 
 def test_the_safetensors_library_reads_a_checkpoint(tmp_path: Path) -> None:
     (path,) = save(tmp_path, 5)
     arrays = safetensors.numpy.load_file(path)
-    assert set(arrays) == {"vector", "optimizer.velocity", "shard.0", "shard.1"}
+    assert set(arrays) == {"vector", "optimizer.velocity", "shards", "shard_sizes"}
+    assert arrays["shards"].tolist() == [1, 4, 6, 0, 2]
+    assert arrays["shard_sizes"].tolist() == [3, 2]
+    assert arrays["shards"].dtype == arrays["shard_sizes"].dtype == np.int32
     assert arrays["vector"].tobytes() == state().vector.tobytes()
 
 

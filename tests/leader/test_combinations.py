@@ -72,6 +72,32 @@ REFUSED = {
         "buffer.size=3 cohort.size=4 cohort.over_selection=1.5",
         "nobody is waited for",
     ),
+    "buffer federated": (
+        "buffer.size=3 evaluation.federated_every=1 evaluation.holdout=0.1",
+        "scores one model at all learners",
+        "set evaluation.federated_every=0",
+    ),
+    "buffer learned deadline": (
+        "buffer.size=3 cohort.deadline_k=3 cohort.quorum=0.7",
+        "one piece of work",
+        "set cohort.deadline_k=0",
+    ),
+    "scaffold qfedavg": (
+        "train.control_variates=true train.local_steps=5 train.momentum=0 train.nesterov=false "
+        "aggregate.weighting=qfedavg",
+        "a step of another length: set aggregate.weighting=examples",
+    ),
+    "scaffold clipped": (
+        "train.control_variates=true train.local_steps=5 train.momentum=0 train.nesterov=false "
+        "aggregate.clip_norm=2.5",
+        "aggregate.clip_norm is 2.5, which shortens some",
+        "set aggregate.clip_norm=0",
+    ),
+    "fednova proximal": (
+        "aggregate.weighting=fednova train.proximal_mu=0.1",
+        "train.proximal_mu is 0.1, which damps them",
+        "set train.proximal_mu=0",
+    ),
     "oort": ("cohort.policy=oort", "cohort.size is 0, which takes all: set cohort.size"),
     "power of choice": ("cohort.policy=power_of_choice", "set cohort.size"),
     "by examples": ("cohort.policy=by_examples", "set cohort.size"),

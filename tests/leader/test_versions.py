@@ -17,12 +17,12 @@ LAYOUT = Layout.of(nn.Sequential(nn.Linear(30, 10), nn.BatchNorm1d(10)))
 VALUES = np.arange(LAYOUT.total, dtype=np.float32)
 
 
-def store(chunk_bytes: int = 256) -> VersionStore:
-    return VersionStore(LAYOUT, chunk_bytes)
+def store(chunk_bytes: int = 256, older: int = 0) -> VersionStore:
+    return VersionStore(LAYOUT, chunk_bytes, older)
 
 
-def versions(count: int) -> tuple[VersionStore, list[ModelVersion]]:
-    these = store()
+def versions(count: int, older: int = 0) -> tuple[VersionStore, list[ModelVersion]]:
+    these = store(older=older)
     made = [these.encode(number, VALUES + number) for number in range(1, count + 1)]
     return these, made
 
@@ -63,6 +63,24 @@ def test_a_download_goes_on_over_one_new_version_but_not_over_two() -> None:
     these.publish(third)
     with pytest.raises(LateUpdateError, match="was replaced during the download"):
         next(download)
+
+
+@pytest.mark.parametrize("older", [1, 2, 4])
+def test_older_versions_are_served_as_far_as_work_may_go_back(older: int) -> None:
+    these, made = versions(6, older)
+    for number, version in enumerate(made, start=1):
+        these.publish(version)
+        assert these.number == number
+        for earlier in made[:number]:
+            if earlier.number >= number - older:
+                assert these.get(earlier.number) is earlier
+                assert tuple(these.stream(earlier)) == earlier.messages
+            else:
+                with pytest.raises(LateUpdateError, match=f"version {earlier.number} is no longer served"):
+                    these.get(earlier.number)
+                with pytest.raises(LateUpdateError, match="was replaced during the download"):
+                    next(these.stream(earlier))
+        assert these.get(None) is version
 
 
 def test_a_download_is_all_messages_of_its_version() -> None:

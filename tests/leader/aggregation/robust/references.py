@@ -60,8 +60,8 @@ def _around_median(values: list[float], left_out: int) -> float:
     def off(subset: tuple[float, ...]) -> float:
         return math.fsum(abs(value - centre) for value in subset)
 
-    subsets: list[tuple[float, ...]] = list(itertools.combinations(values, len(values) - left_out))
-    return statistics.fmean(min(subsets, key=off))
+    closest = min(itertools.combinations(values, len(values) - left_out), key=off)
+    return statistics.fmean(closest)
 
 
 def geometric_median(updates: Updates, f: int) -> Mean:

@@ -1,0 +1,231 @@
+"""`python -m benchmarks.federated`: test accuracy of federated algorithms on CIFAR-10, as table and plots.
+
+Ten learners, label skew by Dirichlet(alpha), the same number of rounds and local steps for every
+algorithm, three seeds. Runs that are done are kept: a call that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.federated_plot import draw_federated
+from benchmarks.machine import describe_machine
+from benchmarks.study import Curve, Trial, read_curve, run_trials
+from utils.datasets import find_cifar10
+from utils.errors import DataError, FlockstepError
+
+RESULTS = Path(__file__).parents[1] / "docs" / "benchmarks"
+CENTRALISED = "centralised"
+LEARNERS = 10
+
+#: What each algorithm changes; everything else is the same for all of them.
+ALGORITHMS: dict[str, dict[str, object]] = {
+    "FedAvg": {},
+    "FedAvgM": {"server.optimizer": "fedavgm", "server.momentum": 0.5},
+    "FedProx": {"train.proximal_mu": 0.01},
+    "FedAdam": {"server.optimizer": "fedadam", "server.lr": 0.003, "server.tau": 0.001},
+    "SCAFFOLD": {"train.control_variates": True},
+    "FedBuff": {"buffer.size": LEARNERS, "buffer.max_staleness": 10},
+}
+#: Learners of very different speeds (a factor of 7 between plus and minus one deviation).
+_FLAGS = {"FedBuff": ("--speed-spread", "1.0")}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is trained."""
+
+    rounds: int
+    local_steps: int
+    evaluate_every: int
+    alphas: tuple[float, ...] = (100.0, 0.5, 0.1)
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+FULL = Size(rounds=25, local_steps=10, evaluate_every=5)
+QUICK = Size(rounds=6, local_steps=5, evaluate_every=3, seeds=(0,))
+
+
+def settings(size: Size) -> dict[str, object]:
+    """The config that all runs share."""
+    return {
+        "rounds": size.rounds,
+        "train.local_steps": size.local_steps,
+        "train.batch_size": 32,
+        "train.lr": 0.1,
+        "train.schedule": "cosine",
+        "train.warmup": 0.1,
+        "train.momentum": 0,
+        "train.nesterov": False,
+        "model.norm": "group",
+        "evaluation.every": size.evaluate_every,
+        "keep_checkpoints": 1,
+    }
+
+
+def trials(size: Size) -> list[Trial]:
+    """Every run of the table, seed by seed."""
+    made = []
+    for seed in size.seeds:
+        # The same examples in all: each round is as many steps as ten learners make together.
+        steps = {"train.local_steps": LEARNERS * size.local_steps, "learners": 1}
+        made.append(Trial(f"{CENTRALISED}-{seed}", {**settings(size), **steps, "seed": seed}))
+        for alpha in size.alphas:
+            split = {"learners": LEARNERS, "data.partition": "dirichlet", "data.alpha": alpha, "seed": seed}
+            for name, changes in ALGORITHMS.items():
+                chosen = {**settings(size), **split, **changes}
+                made.append(Trial(f"{name}-{alpha:g}-{seed}", chosen, _FLAGS.get(name, ())))
+    return made
+
+
+Curves = Mapping[tuple[str, float], Sequence[Curve]]  # by algorithm and alpha (0 for centralised): one a seed
+
+
+def read(size: Size, folder: Path) -> Curves:
+    """All runs, done before."""
+    curves = {(CENTRALISED, 0.0): [read_curve(folder / f"{CENTRALISED}-{seed}") for seed in size.seeds]}
+    for name in ALGORITHMS:
+        for alpha in size.alphas:
+            curves[name, alpha] = [read_curve(folder / f"{name}-{alpha:g}-{seed}") for seed in size.seeds]
+    return curves
+
+
+def rows(curves: Curves, size: Size) -> list[list[str]]:
+    """A row an algorithm: mean and spread of the accuracy for each alpha, megabytes of a run."""
+    lines = []
+    for name in (CENTRALISED, *ALGORITHMS):
+        cells = [
+            _cell([curve.accuracy for curve in curves[(name, alpha) if name != CENTRALISED else (name, 0.0)]])
+            for alpha in size.alphas
+        ]
+        first = curves[(name, size.alphas[0]) if name != CENTRALISED else (name, 0.0)]
+        moved = statistics.fmean(curve.megabytes[-1] for curve in first)
+        lines.append([name, *cells, "none" if name == CENTRALISED else f"{moved:,.0f}"])
+    return lines
+
+
+def _cell(accuracies: Sequence[float]) -> str:
+    mean = 100 * statistics.fmean(accuracies)
+    spread = 100 * statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
+    return f"{mean:.1f} ± {spread:.1f}"
+
+
+def markdown(curves: Curves, size: Size, machine: Mapping[str, object]) -> str:
+    """The page with the table, its conditions and its command."""
+    heads = ["algorithm", *(f"alpha {alpha:g}" for alpha in size.alphas), "MB moved"]
+    lines = [
+        "# Federated algorithms on CIFAR-10",
+        "",
+        f"Test accuracy in percent, mean ± standard deviation over {len(size.seeds)} seed(s). "
+        f"{LEARNERS} learners hold the 50,000 training images, label skew by Dirichlet(alpha); "
+        f"{size.rounds} rounds of {size.local_steps} local steps, batch 32, plain SGD, resnet9-w16 with group norm. "
+        f"Centralised training sees as many images: one learner, {LEARNERS * size.local_steps} steps a round. "
+        "FedBuff: learners of log-normal speed (deviation 1), a buffer of 10; the others wait for all. "
+        "MB moved is both ways, at alpha "
+        f"{size.alphas[0]:g}, the streaming of shards included.",
+        "",
+        "| " + " | ".join(heads) + " |",
+        "|" + " --- |" * len(heads),
+        *("| " + " | ".join(row) + " |" for row in rows(curves, size)),
+        "",
+        "What an algorithm changes from FedAvg, in the names of the config:",
+        "",
+        *(
+            f"- {name}: {', '.join(f'`{key}={value}`' for key, value in changes.items()) or 'nothing'}"
+            for name, changes in ALGORITHMS.items()
+        ),
+        "",
+        "Nothing was tuned beyond one learning rate for all; with so few rounds the order of close ones "
+        "means little. Measured on " + str(machine) + ".",
+        "",
+        "![accuracy over rounds and bytes](federated.png)",
+        "",
+        "Repeat it: `make federated DATA=DIR` (`QUICK=1` for 10 minutes); a call that was stopped goes on "
+        "where it was.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.federated", description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with CIFAR-10; data")
+    parser.add_argument("--quick", action="store_true", help="one seed and few rounds: 10 minutes")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="folder that the runs are kept in; runs"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder for the results; docs/benchmarks, or --runs if quick"
+    )
+    parser.add_argument("--at-once", type=int, default=2, help="runs at the same time, one thread each; 2")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is missing, write table and plot; returns the exit code."""
+    options = parse(argv)
+    console = Console()
+    size = QUICK if options.quick else FULL
+    folder = options.runs / ("federated-quick" if options.quick else "federated")
+    out = options.out or (folder if options.quick else RESULTS)
+    try:
+        if find_cifar10(options.data) is None:
+            raise DataError(f"no CIFAR-10 in {options.data}; name its folder with --data DIR")
+        run_trials(trials(size), options.data, folder, console, at_once=options.at_once)
+    except FlockstepError as error:
+        console.print(f"error: {error}", style="red", highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on here")
+        return 130
+    curves = read(size, folder)
+    out.mkdir(parents=True, exist_ok=True)
+    machine = describe_machine()
+    (out / "federated.md").write_text(markdown(curves, size, machine), encoding="utf-8")
+    (out / "federated.json").write_text(_document(curves, size, machine), encoding="utf-8")
+    draw_federated(curves, size.alphas, out / "federated.png")
+    table = Table("algorithm", *(f"alpha {alpha:g}" for alpha in size.alphas), "MB moved")
+    for row in rows(curves, size):
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"table and plot are in {out}", highlight=False)
+    return 0
+
+
+def _document(curves: Curves, size: Size, machine: Mapping[str, object]) -> str:
+    runs = {
+        f"{name}-{alpha:g}": [
+            {
+                "accuracy": curve.accuracy,
+                "rounds": list(curve.rounds),
+                "accuracies": list(curve.accuracies),
+                "megabytes": [round(value, 3) for value in curve.megabytes],
+                "seconds": curve.seconds,
+            }
+            for curve in these
+        ]
+        for (name, alpha), these in curves.items()
+    }
+    content = {
+        "learners": LEARNERS,
+        "settings": settings(size),
+        "algorithms": ALGORITHMS,
+        "seeds": size.seeds,
+        "machine": dict(machine),
+        "runs": runs,
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

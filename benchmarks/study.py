@@ -1,0 +1,114 @@
+"""A study: many simulated runs that are compared, two at a time, going on where an earlier call was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from utils.errors import FlockstepError
+
+
+class TrialFailedError(FlockstepError):
+    """A run of a study ended without a result."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run: `python -m scripts.simulate` with these settings, in the folder `name` of the study."""
+
+    name: str
+    settings: Mapping[str, object]
+    flags: tuple[str, ...] = ()
+    program: str = "scripts.simulate"
+
+    def command(self, data: Path, folder: Path) -> list[str]:
+        """The command line, without the Python in front of it; goes on with a run that was begun."""
+        path = folder / self.name
+        if (path / "checkpoints").is_dir() and any((path / "checkpoints").iterdir()):
+            return ["-m", self.program, *self.flags, "--resume", str(path), "--log-format", "plain"]
+        settings = {**self.settings, "data.source": data, "run_dir": path, "log.format": "plain"}
+        assignments = [f"{key}={_text(value)}" for key, value in settings.items()]
+        return ["-m", self.program, *self.flags, *(part for a in assignments for part in ("--set", a))]
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What one run came to, round by round where it was evaluated."""
+
+    accuracy: float  # of the last round's model on the test images, 0..1
+    seconds: float
+    rounds: Sequence[int] = field(default_factory=tuple)
+    accuracies: Sequence[float] = field(default_factory=tuple)
+    megabytes: Sequence[float] = field(default_factory=tuple)  # moved so far, both ways
+
+
+def run_trials(trials: Sequence[Trial], data: Path, folder: Path, console: Console, *, at_once: int) -> None:
+    """Run the trials that are not done yet; raises TrialFailedError with the end of a failed one's output."""
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = [trial for trial in trials if not (folder / trial.name / "summary.json").exists()]
+    console.print(f"{len(trials) - len(todo)} of {len(trials)} runs are done already", highlight=False)
+    with ThreadPoolExecutor(at_once) as pool:
+        running = [pool.submit(_run, trial, data, folder) for trial in todo]
+        try:
+            for number, (trial, done) in enumerate(zip(todo, running, strict=True), 1):
+                done.result()
+                curve = read_curve(folder / trial.name)
+                console.print(
+                    f"{number}/{len(todo)} {trial.name}: {curve.accuracy:.2%} in {curve.seconds:.0f} s",
+                    highlight=False,
+                )
+        except BaseException:
+            for waiting in running:
+                waiting.cancel()
+            raise
+
+
+def _run(trial: Trial, data: Path, folder: Path) -> None:
+    path = folder / trial.name
+    log = folder / f"{trial.name}.log"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("ab") as output:
+        code = subprocess.run(
+            [sys.executable, *trial.command(data, folder)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            check=False,
+        ).returncode
+    if code or not (path / "summary.json").exists():
+        raise TrialFailedError(f"{trial.name} failed; its output is in {log}:\n{log.read_text()[-2000:]}")
+
+
+def read_curve(path: Path) -> Curve:
+    """The run in this folder."""
+    summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    points = list(_points(path / "metrics.jsonl"))
+    return Curve(
+        summary["test_accuracy"],
+        summary["seconds"],
+        [point["round"] for point in points if "test_accuracy" in point],
+        [point["test_accuracy"] for point in points if "test_accuracy" in point],
+        [point["megabytes"] for point in points if "test_accuracy" in point],
+    )
+
+
+def _points(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a metrics file with the bytes moved so far."""
+    moved = 0
+    for line in path.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        moved += record["bytes_up"] + record["bytes_down"]
+        yield {**record, "megabytes": moved / 1e6}
