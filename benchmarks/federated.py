@@ -30,9 +30,9 @@ LEARNERS = 10
 #: What each algorithm changes; everything else is the same for all of them.
 ALGORITHMS: dict[str, dict[str, object]] = {
     "FedAvg": {},
-    "FedAvgM": {"server.optimizer": "fedavgm", "server.momentum": 0.5},
+    "FedAvgM": {"server.optimizer": "fedavgm", "server.momentum": 0.7, "server.lr": 0.5},
     "FedProx": {"train.proximal_mu": 0.01},
-    "FedAdam": {"server.optimizer": "fedadam", "server.lr": 0.003, "server.tau": 0.001},
+    "FedAdam": {"server.optimizer": "fedadam", "server.lr": 0.01, "server.tau": 0.001},
     "SCAFFOLD": {"train.control_variates": True},
     "FedBuff": {"buffer.size": LEARNERS, "buffer.max_staleness": 10},
 }
@@ -51,8 +51,8 @@ class Size:
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
-FULL = Size(rounds=25, local_steps=10, evaluate_every=5)
-QUICK = Size(rounds=6, local_steps=5, evaluate_every=3, seeds=(0,))
+FULL = Size(rounds=16, local_steps=10, evaluate_every=4)
+QUICK = Size(rounds=8, local_steps=5, evaluate_every=4, seeds=(0,))
 
 
 def settings(size: Size) -> dict[str, object]:
@@ -61,12 +61,11 @@ def settings(size: Size) -> dict[str, object]:
         "rounds": size.rounds,
         "train.local_steps": size.local_steps,
         "train.batch_size": 32,
-        "train.lr": 0.1,
+        "train.lr": 0.6,
         "train.schedule": "cosine",
         "train.warmup": 0.1,
         "train.momentum": 0,
         "train.nesterov": False,
-        "model.norm": "group",
         "evaluation.every": size.evaluate_every,
         "keep_checkpoints": 1,
     }
@@ -127,7 +126,7 @@ def markdown(curves: Curves, size: Size, machine: Mapping[str, object]) -> str:
         "",
         f"Test accuracy in percent, mean ± standard deviation over {len(size.seeds)} seed(s). "
         f"{LEARNERS} learners hold the 50,000 training images, label skew by Dirichlet(alpha); "
-        f"{size.rounds} rounds of {size.local_steps} local steps, batch 32, plain SGD, resnet9-w16 with group norm. "
+        f"{size.rounds} rounds of {size.local_steps} local steps, batch 32, plain SGD, resnet9-w16 with batch norm. "
         f"Centralised training sees as many images: one learner, {LEARNERS * size.local_steps} steps a round. "
         "FedBuff: learners of log-normal speed (deviation 1), a buffer of 10; the others wait for all. "
         "MB moved is both ways, at alpha "
