@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leader import cli
+from leader.config import RunConfig
+from leader.origin import open_origin
 from learner.trainer import Assignment, Update
 from scripts.simulate.parts import Brought, brought
 from scripts.simulate.simulation import Hooks, Options, simulate
@@ -34,12 +36,16 @@ def attack_of(name: str, learners: int) -> Attack | None:
 
 
 class Attackers:
-    """The first learners of the run; they know each other's last honest updates, and nobody else's."""
+    """The first learners of the run; they know each other's last honest updates, and nobody else's.
 
-    def __init__(self, attack: Attack, count: int, seed: int) -> None:
+    They change parameters alone: the statistics of batch norm are sent as they are.
+    """
+
+    def __init__(self, attack: Attack, count: int, config: RunConfig) -> None:
         self._attack = attack
         self._count = count
-        self._seed = seed
+        self._seed = config.seed
+        self._split = open_origin(config, classes=10).layout.parameter_count
         self._honest: dict[str, NDArray[np.float32]] = {}
 
     def __call__(self, part: str, assignment: Assignment, update: Update) -> Update:
@@ -47,12 +53,14 @@ class Attackers:
         number = int(part.rpartition("-")[2])
         if number >= self._count:
             return update
-        self._honest[part] = update.values
+        values = update.values
+        self._honest[part] = values[: self._split]
         known = np.stack([self._honest[name] for name in sorted(self._honest)])
         rng = np.random.Generator(
             np.random.PCG64(derive_seed(self._seed, "attack", part, assignment.order.round))
         )
-        return replace(update, values=self._attack(update.values, known, rng))
+        sent = self._attack(values[: self._split], known, rng)
+        return replace(update, values=np.concatenate([sent, values[self._split :]]))
 
 
 def flipped(own: tuple[Brought, ...], count: int) -> tuple[Brought, ...]:
@@ -83,7 +91,7 @@ def main(argv: list[str]) -> int:
         attack = attack_of(options.attack, config.learners)
         hooks = Hooks(
             own=flipped(own, options.attackers) if options.attack == "label_flip" else own,
-            tamper=Attackers(attack, options.attackers, config.seed) if attack else None,
+            tamper=Attackers(attack, options.attackers, config) if attack else None,
         )
         simulate(config, Options(), hooks, resume=command.resume is not None)
     except FlockstepError as error:

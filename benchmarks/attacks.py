@@ -1,0 +1,208 @@
+"""`python -m benchmarks.attacks`: test accuracy on CIFAR-10 under attack, by rule, attack and share of attackers.
+
+Runs that are done are kept: a call that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.attacked_run import ATTACKS
+from benchmarks.machine import describe_machine
+from benchmarks.study import Trial, read_curve, run_trials
+from utils.datasets import find_cifar10
+from utils.errors import DataError, FlockstepError
+
+RESULTS = Path(__file__).parents[1] / "docs" / "benchmarks"
+LEARNERS = 20
+SHARES = (0.0, 0.2, 0.4)
+
+#: Settings of each rule; `byzantine` is set to the number of attackers where the rule asks for one.
+RULES: dict[str, dict[str, object]] = {
+    "mean": {},
+    "mean, clipped": {"aggregate.clip_norm": 1.5},
+    "median": {"aggregate.rule": "median"},
+    "trimmed mean": {"aggregate.rule": "trimmed_mean"},
+    "geometric median": {"aggregate.rule": "geometric_median"},
+    "Krum": {"aggregate.rule": "krum"},
+    "Multi-Krum": {"aggregate.rule": "multi_krum"},
+    "Bulyan": {"aggregate.rule": "bulyan"},
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is trained."""
+
+    rounds: int
+    local_steps: int
+    attacks: tuple[str, ...] = ATTACKS[1:]
+    shares: tuple[float, ...] = SHARES
+
+
+FULL = Size(rounds=15, local_steps=5)
+QUICK = Size(rounds=4, local_steps=3, attacks=("sign_flip", "scaled"), shares=(0.0, 0.2))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place in the table."""
+
+    rule: str
+    attack: str
+    share: float
+
+    @property
+    def name(self) -> str:
+        """Folder of its run."""
+        rule = self.rule.replace(",", "").replace(" ", "_")
+        return f"{rule}-{self.attack}-{100 * self.share:.0f}"
+
+    @property
+    def possible(self) -> bool:
+        """Whether the rule can withstand so many; Bulyan needs n >= 4 f + 3."""
+        return self.rule != "Bulyan" or 4 * round(self.share * LEARNERS) + 3 <= LEARNERS
+
+    def trial(self, size: Size) -> Trial:
+        """Its run."""
+        attackers = round(self.share * LEARNERS)
+        settings = {
+            "learners": LEARNERS,
+            "rounds": size.rounds,
+            "data.holder": "learner",
+            "model.name": "resnet9-w8",
+            "train.local_steps": size.local_steps,
+            "train.batch_size": 32,
+            "train.lr": 0.6,
+            "train.schedule": "cosine",
+            "train.momentum": 0,
+            "train.nesterov": False,
+            "evaluation.every": 0,
+            "keep_checkpoints": 1,
+            **RULES[self.rule],
+        }
+        if "aggregate.rule" in settings:
+            settings["aggregate.byzantine"] = attackers
+        flags = ("--attack", self.attack, "--attackers", str(attackers))
+        return Trial(self.name, settings, flags, "benchmarks.attacked_run")
+
+
+def cells(size: Size) -> list[Cell]:
+    """Every place in the table; without attackers there is one a rule."""
+    made = []
+    for rule in RULES:
+        for share in size.shares:
+            attacks = size.attacks if share else ("none",)
+            made += [Cell(rule, attack, share) for attack in attacks]
+    return made
+
+
+Accuracies = Mapping[Cell, float]
+
+
+def rows(size: Size, accuracies: Accuracies) -> list[list[str]]:
+    """A row a rule: without attackers, then each attack by each share."""
+    lines = []
+    for rule in RULES:
+        line = [rule, _shown(Cell(rule, "none", 0.0), accuracies)]
+        for attack in size.attacks:
+            shown = [_shown(Cell(rule, attack, share), accuracies) for share in size.shares if share]
+            line.append(" / ".join(shown))
+        lines.append(line)
+    return lines
+
+
+def _shown(cell: Cell, accuracies: Accuracies) -> str:
+    return f"{100 * accuracies[cell]:.1f}" if cell.possible else "–"
+
+
+def heads(size: Size) -> list[str]:
+    """Of the table's columns."""
+    return ["rule", "no attackers", *(attack.replace("_", " ") for attack in size.attacks)]
+
+
+def markdown(size: Size, accuracies: Accuracies, machine: Mapping[str, object]) -> str:
+    """The page with the table, its conditions and its command."""
+    shares = " / ".join(f"{100 * share:.0f} %" for share in size.shares if share)
+    lines = [
+        "# Attacks and robust rules on CIFAR-10",
+        "",
+        f"Test accuracy in percent with {shares} of {LEARNERS} learners attacking; 10 is guessing, – is not possible "
+        "(Bulyan needs n >= 4 f + 3). "
+        f"IID data, {size.rounds} rounds of {size.local_steps} local steps, batch 32, resnet9-w8, one seed. "
+        "Each rule is told how many attackers there are. Attackers send: their update turned round (sign flip), "
+        "turned round and ten times as large (scaled), noise of deviation 1 (gaussian), the mean of the colluders' "
+        "updates shifted by as much as hides in their spread (a little is enough), or an honest update from labels "
+        "y -> 9 - y (label flip). They change the parameters; statistics of batch norm are sent as they are. They are in `tests/attacks.py`, with their papers.",
+        "",
+        "| " + " | ".join(heads(size)) + " |",
+        "|" + " --- |" * len(heads(size)),
+        *("| " + " | ".join(row) + " |" for row in rows(size, accuracies)),
+        "",
+        f"Clipping is to a norm of {RULES['mean, clipped']['aggregate.clip_norm']}. Measured on {machine}.",
+        "",
+        "Repeat it: `make attacks DATA=DIR` (`QUICK=1` for some minutes); a call that was stopped goes on where "
+        "it was.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.attacks", description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with CIFAR-10; data")
+    parser.add_argument("--quick", action="store_true", help="two attacks and few rounds: some minutes")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="folder that the runs are kept in; runs"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder for the results; docs/benchmarks, or --runs if quick"
+    )
+    parser.add_argument("--at-once", type=int, default=2, help="runs at the same time, one thread each; 2")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is missing and write the table; returns the exit code."""
+    options = parse(argv)
+    console = Console()
+    size = QUICK if options.quick else FULL
+    folder = options.runs / ("attacks-quick" if options.quick else "attacks")
+    out = options.out or (folder if options.quick else RESULTS)
+    places = [cell for cell in cells(size) if cell.possible]
+    try:
+        if find_cifar10(options.data) is None:
+            raise DataError(f"no CIFAR-10 in {options.data}; name its folder with --data DIR")
+        trials = [cell.trial(size) for cell in places]
+        run_trials(trials, options.data, folder, console, at_once=options.at_once)
+    except FlockstepError as error:
+        console.print(f"error: {error}", style="red", highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on here")
+        return 130
+    accuracies = {cell: read_curve(folder / cell.name).accuracy for cell in places}
+    machine = describe_machine()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "attacks.md").write_text(markdown(size, accuracies, machine), encoding="utf-8")
+    content = {"machine": machine, "accuracy": {cell.name: value for cell, value in accuracies.items()}}
+    (out / "attacks.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    table = Table(*heads(size))
+    for row in rows(size, accuracies):
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"the table is in {out}", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
