@@ -48,7 +48,7 @@ class Size:
     shares: tuple[float, ...] = SHARES
 
 
-FULL = Size(rounds=15, local_steps=5)
+FULL = Size(rounds=10, local_steps=4)
 QUICK = Size(rounds=4, local_steps=3, attacks=("sign_flip", "scaled"), shares=(0.0, 0.2))
 
 
@@ -141,7 +141,8 @@ def markdown(size: Size, accuracies: Accuracies, machine: Mapping[str, object]) 
         "Each rule is told how many attackers there are. Attackers send: their update turned round (sign flip), "
         "turned round and ten times as large (scaled), noise of deviation 1 (gaussian), the mean of the colluders' "
         "updates shifted by as much as hides in their spread (a little is enough), or an honest update from labels "
-        "y -> 9 - y (label flip). They change the parameters; statistics of batch norm are sent as they are. They are in `tests/attacks.py`, with their papers.",
+        "y -> 9 - y (label flip). They change the parameters; statistics of batch norm are sent as they are. "
+        "The attacks are in `tests/attacks.py`, with their papers.",
         "",
         "| " + " | ".join(heads(size)) + " |",
         "|" + " --- |" * len(heads(size)),
