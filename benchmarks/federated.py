@@ -11,7 +11,7 @@ import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -51,8 +51,8 @@ class Size:
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
-FULL = Size(rounds=16, local_steps=10, evaluate_every=4)
-QUICK = Size(rounds=8, local_steps=5, evaluate_every=4, seeds=(0,))
+FULL = Size(rounds=10, local_steps=10, evaluate_every=2)
+QUICK = Size(rounds=8, local_steps=5, evaluate_every=2, seeds=(0,))
 
 
 def settings(size: Size) -> dict[str, object]:
@@ -166,6 +166,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, help="folder for the results; docs/benchmarks, or --runs if quick"
     )
+    parser.add_argument(
+        "--rounds", type=int, help=f"rounds of a run; {FULL.rounds}, or {QUICK.rounds} if quick"
+    )
     parser.add_argument("--at-once", type=int, default=2, help="runs at the same time, one thread each; 2")
     return parser.parse_args(argv)
 
@@ -175,7 +178,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     console = Console()
     size = QUICK if options.quick else FULL
-    folder = options.runs / ("federated-quick" if options.quick else "federated")
+    size = replace(size, rounds=options.rounds or size.rounds)
+    folder = options.runs / f"federated-{size.rounds}-rounds{'-quick' if options.quick else ''}"
     out = options.out or (folder if options.quick else RESULTS)
     try:
         if find_cifar10(options.data) is None:

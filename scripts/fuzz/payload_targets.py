@@ -18,6 +18,7 @@ from leader.aggregation.exact_sum import Scale
 from leader.aggregation.weighting import ByExamples
 from leader.checkpoint import load_checkpoint, save_checkpoint
 from leader.events import RoundCommitted
+from leader.selection.base import PartHistory
 from leader.state import RunState
 from leader.workforce import Seats
 from learner.transfer import pull_model, pull_shard
@@ -196,7 +197,10 @@ class CheckpointTarget(PlainTarget):
         velocity = random.normal(size=LAYOUT.total).astype(np.float32)
         # Of equal size, so that a header that mixes them up still fits the data.
         optimizer = {"velocity": velocity, "second": vector + velocity}
-        self._state = RunState("run-1", 3, 9, 77, vector, optimizer, seats, 5, 6, 7.5, committed)
+        history = {"shard-00000": PartHistory(2, 3, 0.5, 1.5)}
+        self._state = RunState(
+            "run-1", 3, 9, 77, vector, optimizer, seats, 5, 6, 7.5, committed=committed, history=history
+        )
         self._path = save_checkpoint(folder, self._state, keep=1, config="seed: 0\n")
         self._file = File.of(self._path.read_bytes())
         self._stream = self._path.open("r+b", buffering=0)

@@ -130,7 +130,10 @@ def test_uniform_numbers_are_fractions_of_two_to_the_23() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet21", "model.name is 'resnet21'; did you mean 'resnet20'? allowed: resnet9-w16, resnet9-w8, resnet20"),
+        (
+            "resnet21",
+            "model.name is 'resnet21'; did you mean 'resnet20'? allowed: resnet9-w16, resnet9-w8, resnet20",
+        ),
         ("", "model.name is ''; allowed: resnet9-w16"),
     ],
 )
