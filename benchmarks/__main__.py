@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import idle_round, leader_memory, resnet18_round, robust_memory, sessions, soak
+from benchmarks import idle_round, leader_memory, resnet18_round, robust_memory, sessions, simulation, soak
 from benchmarks.machine import describe_machine
 from benchmarks.result import Result, document, table
 from benchmarks.robust_memory_plot import draw_robust_memory

@@ -12,6 +12,7 @@ import os
 import statistics
 import time
 from importlib import metadata
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ Arrays = list[Any]
 client_app = ClientApp()
 
 
-@client_app.train()
+@client_app.train()  # type: ignore[untyped-decorator]
 def train(message: Message, context: Context) -> Message:
     """One step of SGD on the client's own examples."""
     random = np.random.default_rng(int(context.node_config["partition-id"]))
@@ -58,7 +59,7 @@ def step(arrays: Arrays, inputs: Any, labels: Any) -> tuple[Arrays, float]:
     return [(w - LR * g).astype(np.float32) for w, g in zip(arrays, gradients, strict=True)], loss
 
 
-class Timed(FedAvg):
+class Timed(FedAvg):  # type: ignore[misc]
     """FedAvg that notes when each round's aggregate is there."""
 
     def __init__(self, **settings: Any) -> None:
@@ -93,7 +94,7 @@ def main() -> None:
     )
     server_app = ServerApp()
 
-    @server_app.main()
+    @server_app.main()  # type: ignore[untyped-decorator]
     def lead(grid: Grid, context: Context) -> None:
         strategy.start(
             grid=grid, initial_arrays=ArrayRecord(initial), num_rounds=options.rounds + options.warmup
@@ -102,7 +103,7 @@ def main() -> None:
     backend = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
     run_simulation(server_app, client_app, num_supernodes=options.clients, backend_config=backend)
     moments = strategy.moments[options.warmup :]
-    seconds = [after - before for before, after in zip(moments, moments[1:], strict=False)]
+    seconds = [after - before for before, after in pairwise(moments)]
     median = statistics.median(seconds)
     print(
         json.dumps(

@@ -11,7 +11,7 @@ from learner.workbench import Assignments
 from scripts.simulate.agenda import Agenda, Job
 from scripts.simulate.clock import VirtualClock
 from scripts.simulate.wire import upload
-from utils.errors import DuplicateUpdateError, FlockstepError, LateUpdateError
+from utils.errors import ConfigError, DuplicateUpdateError, FlockstepError, LateUpdateError
 
 #: Changes an update before it is sent: (part, its assignment, the honest update) to what goes out.
 Tamper = Callable[[str, Assignment, Update], Update]
@@ -74,6 +74,8 @@ class Driver:
             if self._tamper is not None:
                 update = self._tamper(job.part, assignment, update)
             await self._send(job, update)
+        except ConfigError:
+            raise  # it is the simulation that can't work, not this learner
         except FlockstepError as error:
             self._fail(job, str(error))
         finally:

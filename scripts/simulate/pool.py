@@ -120,6 +120,7 @@ class UnderWay:
 
     def __init__(self, future: asyncio.Future[Update]) -> None:
         self._future = future
+        future.add_done_callback(_look)  # what was given up may fail unheard
 
     def update(self) -> Awaitable[Update]:
         """See Training."""
@@ -128,6 +129,11 @@ class UnderWay:
     def cancel(self) -> None:
         """See Training."""
         self._future.cancel()
+
+
+def _look(future: asyncio.Future[Update]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 def _prove_no_draws() -> None:

@@ -137,7 +137,7 @@ def test_an_order_stays_the_same_over_rounds_and_starts_from_its_own_model() -> 
 
 def test_later_work_on_a_part_goes_on_in_its_batches() -> None:
     run = started(config_of(size=2))
-    batches = []
+    batches: list[int] = []
     for _ in range(3):
         for _ in range(2):
             order = run.exchange.order(QUICK)

@@ -153,7 +153,7 @@ def test_a_checkpoint_of_a_release_without_history_is_loaded() -> None:
     for name in ("history", "open_work", "turns"):
         del fields[name]
     loaded = _state(json.loads(json.dumps(fields)), {"vector": state().vector})
-    assert loaded.history == loaded.open_work == loaded.turns == {}
+    assert (loaded.history, loaded.open_work, loaded.turns) == ({}, {}, {})
     assert loaded.round == 5
 
 

@@ -31,7 +31,7 @@ class Halving:
     def apply(self, state: State, parameters: Vector, mean: Vector, step: Step) -> tuple[State, Vector]:
         """Half the mean; the state sums the means."""
         self.steps.append(step)
-        return {"seen": state["seen"] + mean}, parameters + mean / 2
+        return {"seen": state["seen"] + mean}, parameters + mean * np.float32(0.5)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def weiszfeld(products: NDArray[np.float64]) -> NDArray[np.float64]:
     weights = np.full(len(products), 1 / len(products))
     before = np.inf
     for _ in range(_MAX_STEPS):
-        along = products @ weights
+        along = (products * weights).sum(axis=1)
         squared = np.diag(products) - 2 * along + weights @ along
         distances = np.sqrt(np.maximum(squared, _SMOOTHING**2))
         if before - (now := distances.sum()) <= _TOLERANCE * now:

@@ -148,6 +148,14 @@ def test_columns_beyond_the_first_piece_are_sorted_too(rule: str) -> None:
         np.testing.assert_array_equal(last, np.median(updates[:, -10:], axis=0))
 
 
+@pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 130])
+def test_scalar_products_of_any_number_of_updates_are_all_there(n: int) -> None:
+    updates = normal(n, 300).astype(np.float64)
+    products = gram(ArrayRows(normal(n, 300), width=170))
+    np.testing.assert_allclose(products, updates @ updates.T, rtol=1e-12, atol=1e-10)
+    assert products.tobytes() == products.T.tobytes()
+
+
 def test_the_distance_of_an_update_to_itself_is_zero_even_beside_huge_ones() -> None:
     updates = np.array([[1e6, 1.0], [1e6, 1.0], [0.5, 0.25]], np.float32)
     distances = squared_distances(gram(ArrayRows(updates)))

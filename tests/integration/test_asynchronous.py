@@ -1,0 +1,182 @@
+"""Asynchronous runs with real processes: whoever is slow, gone or too late holds nobody up and is counted once."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+
+import pytest
+
+from leader.checkpoint import load_newest
+from scripts.proxy import Proxy
+from tests.integration.harness import Cluster, Entry, Leader, Program, Settings
+
+DEBUG = ("--log-level", "debug")
+
+
+@pytest.fixture
+def buffered(tiny: Settings) -> Settings:
+    """Rounds of two updates, whosever they are, of three learners; none is lost for being silent."""
+    return {
+        **tiny,
+        "learners": 3,
+        "rounds": 10,
+        "buffer.size": 2,
+        "cohort.lease_s": 100,
+        "evaluation.every": 0,
+    }
+
+
+def crew_of(cluster: Cluster, leader: Leader, *names: str, faults: str = "") -> list[Program]:
+    return [cluster.learner(leader, "--name", name, *DEBUG, faults=faults) for name in names]
+
+
+def finish(*programs: Program) -> None:
+    """Wait until all have ended as they should, without a traceback."""
+    for program in programs:
+        program.succeed()
+        assert "Traceback" not in program.output
+
+
+def id_of(leader: Leader, name: str) -> int:
+    """The learner id that goes with a name, of a learner that has joined."""
+    for entry in leader.seen:
+        if entry["event"] == "LearnerJoined" and entry["name"] == name:
+            return int(entry["learner_id"])
+    return int(leader.event("LearnerJoined", name=name)["learner_id"])
+
+
+def asks_for_data(leader: Leader, number: int) -> None:
+    """Wait until the learner with this id asks for its shard."""
+    while not leader.event("log", logger="leader.service")["message"].startswith(
+        f"GetData from learner {number}:"
+    ):
+        pass
+
+
+def made(learner: Program) -> list[Entry]:
+    """All updates that a learner which has ended has made."""
+    return learner.events("UpdateMade")
+
+
+def counted(leader: Leader, last: int) -> Counter[tuple[str, int]]:
+    """How often each (learner, number of its work) is in the committed rounds up to `last`."""
+    names = {entry["learner_id"]: entry["name"] for entry in leader.events("LearnerJoined")}
+    accepted = leader.events("UpdateAccepted")
+    return Counter((names[e["learner_id"]], e["step"]) for e in accepted if e["round"] <= last)
+
+
+def assert_complete(leader: Leader, rounds: int = 10) -> None:
+    """Check that the run has all its rounds, each with two updates."""
+    state = load_newest(leader.run_dir / "checkpoints")
+    assert state.round == state.exchanges == rounds
+    assert sum(state.turns.values()) - len(state.open_work) >= 2 * rounds
+
+
+@pytest.mark.parametrize(("max_staleness", "taken"), [(20, True), (2, False)])
+def test_a_frozen_learner_holds_nobody_up_and_goes_on(
+    cluster: Cluster, buffered: Settings, max_staleness: int, taken: bool
+) -> None:
+    leader = cluster.leader({**buffered, "buffer.max_staleness": max_staleness})
+    slow = cluster.learner(leader, "--name", "slow", *DEBUG, faults="stop@learner.trained")
+    quick = crew_of(cluster, leader, "a", "b")
+    slow.frozen()
+    leader.event("RoundCommitted", round=6)
+    number = id_of(leader, "slow")
+    for learner in quick:
+        learner.signal(signal.SIGSTOP)
+    slow.signal(signal.SIGCONT)
+    first = leader.event("UpdateAccepted", learner_id=number)
+    for learner in quick:
+        learner.signal(signal.SIGCONT)
+    assert first["round"] >= 7
+    assert (first["step"] == 0) == taken
+    finish(leader, slow, *quick)
+    assert ("is no longer open" in slow.output) != taken
+    assert max(counted(leader, 10).values()) == 1
+    assert_complete(leader)
+
+
+@pytest.mark.parametrize("point", ["collected", "committed"])
+def test_a_killed_leader_goes_on_with_the_work_that_learners_have(
+    cluster: Cluster, buffered: Settings, point: str
+) -> None:
+    leader = cluster.leader(buffered, faults=f"kill@leader.{point}:4")
+    slow = cluster.learner(leader, "--name", "slow", *DEBUG, faults="stop@learner.trained")
+    quick = crew_of(cluster, leader, "a", "b")
+    assert leader.wait() == -signal.SIGKILL
+    slow.frozen()
+    resumed = cluster.resumed(leader)
+    slow.signal(signal.SIGCONT)
+    done = 4 if point == "committed" else 3
+    assert resumed.event("RunStarted")["resumed_round"] == done
+    first = resumed.event("UpdateAccepted", learner_id=id_of(resumed, "slow"))
+    assert first["step"] == 0  # made in the first round, before the leader died
+    finish(resumed, slow, *quick)
+    assert "sending the update again that was made before" in slow.output
+    assert [entry["step"] for entry in made(slow)].count(0) == 1
+    both = counted(leader, done) + counted(resumed, 10)
+    assert max(both.values()) == 1
+    assert sum(both.values()) == 2 * 10
+    assert_complete(resumed)
+
+
+def test_a_learner_whose_model_is_gone_gets_new_work(cluster: Cluster, buffered: Settings) -> None:
+    leader = cluster.leader({**buffered, "rounds": 25, "buffer.max_staleness": 1000})
+    host, _, port = leader.address.rpartition(":")
+    with Proxy(host, int(port)) as proxy:
+        proxy.set_bandwidth(30_000)
+        far = cluster.learner(proxy.address, "--name", "far", *DEBUG)
+        number = id_of(leader, "far")
+        near = crew_of(cluster, leader, "a", "b")
+        asks_for_data(leader, number)
+        proxy.pause()  # its shard comes when the model that it is to start from is gone
+        leader.event("RoundCommitted", round=8)
+        proxy.set_bandwidth(None)
+        proxy.resume()
+        refused = leader.event("CallRefused", method="GetModel", learner_id=number)
+        assert refused["kind"] == "LateUpdateError"
+        for learner in near:
+            learner.signal(signal.SIGSTOP)
+        first = leader.event("UpdateAccepted", learner_id=number)
+        assert first["step"] > 0
+        for learner in near:
+            learner.signal(signal.SIGCONT)
+        finish(leader, far, *near)
+    assert max(counted(leader, 25).values()) == 1
+    assert_complete(leader, 25)
+
+
+def test_the_shards_of_a_learner_that_leaves_go_on_at_another(cluster: Cluster, buffered: Settings) -> None:
+    leader = cluster.leader(buffered)
+    leaves, *stay = crew_of(cluster, leader, "c", "a", "b")
+    leader.event("UpdateAccepted", learner_id=id_of(leader, "c"))
+    leaves.signal(signal.SIGTERM)
+    leaves.wait()
+    finish(leader, *stay)
+    (part,) = {entry["part"] for entry in made(leaves)}
+    heirs = [learner for learner in stay if part in {entry["part"] for entry in made(learner)}]
+    assert len(heirs) == 1
+    turns = [
+        entry["step"] for learner in (leaves, *heirs) for entry in made(learner) if entry["part"] == part
+    ]
+    assert sorted(set(turns)) == list(range(len(set(turns))))
+    assert_complete(leader)
+
+
+def test_a_run_that_everybody_leaves_waits_and_goes_on(cluster: Cluster, buffered: Settings) -> None:
+    leader = cluster.leader({**buffered, "cohort.lease_s": 2, "learners": 2, "buffer.size": 5, "rounds": 4})
+    lost = crew_of(cluster, leader, "a", "b")
+    leader.event("RoundCommitted", round=2)
+    leader.event("UpdateAccepted", round=3)
+    for learner in lost:
+        learner.kill()
+    assert leader.event("RoundAbandoned")["reason"] == "no learner is left"
+    leader.event("WaitingForLearners")
+    finish(*crew_of(cluster, leader, "a", "b"), leader)
+    assert [entry["round"] for entry in leader.events("RoundCommitted")] == [1, 2, 3, 4]
+    again = Counter(entry["round"] for entry in leader.events("UpdateAccepted"))
+    assert (again[1], again[2], again[4]) == (5, 5, 5)
+    assert again[3] > 5
+    state = load_newest(leader.run_dir / "checkpoints")
+    assert sum(state.turns.values()) - len(state.open_work) == 4 * 5

@@ -1,0 +1,138 @@
+"""Simulations of a small task: reproducible, with attackers, stragglers, asynchronous, and on threads."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.mlp_task import Mlp, Vectors
+from leader.config import RunConfig
+from leader.events import Event, RoundAbandoned, RoundCommitted
+from learner.trainer import Assignment, Update
+from protos import leader_pb2
+from scripts.simulate.parts import Brought
+from scripts.simulate.simulation import Hooks, Options, Outcome, simulate
+from utils.errors import ConfigError
+
+LEARNERS = 6
+
+
+class Forgetful(Mlp):
+    """The same with dropout."""
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Of inputs some of which are dropped."""
+        return super().loss(model, (torch.dropout(batch[0], 0.5, True), batch[1]))
+
+
+def config(folder: Path, **settings: Any) -> RunConfig:
+    given: dict[str, Any] = {
+        "rounds": 4,
+        "learners": LEARNERS,
+        "run_dir": folder,
+        "model": {"task": "benchmarks.mlp_task:Mlp"},
+        "data": {"source": "none", "holder": "learner"},
+        "train": {"local_steps": 2, "batch_size": 16, "dtype": "float32"},
+    }
+    return RunConfig.model_validate(given | settings)
+
+
+def run(settings: RunConfig, options: Options | None = None, hooks: Hooks | None = None) -> Outcome:
+    own = [
+        Brought(Vectors.of_client(i), leader_pb2.OwnData(examples=32, fingerprint=f"client-{i}"))
+        for i in range(LEARNERS)
+    ]
+    return simulate(settings, options, replace(hooks or Hooks(), own=own))
+
+
+def digest(outcome: Outcome) -> str:
+    assert outcome.reason == ""
+    return str(outcome.summary["model_sha256"])
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_one_others(tmp_path: Path) -> None:
+    runs = [run(config(tmp_path / str(i), seed=seed)) for i, seed in enumerate((1, 1, 2))]
+    assert digest(runs[0]) == digest(runs[1])
+    assert digest(runs[0]) != digest(runs[2])
+
+
+def test_an_asynchronous_run_is_reproducible_and_depends_on_the_speeds(tmp_path: Path) -> None:
+    asynchronous: Mapping[str, Any] = {"buffer": {"size": 3}, "rounds": 8}
+    spread = Options(speed_spread=1.5)
+    runs = [
+        run(config(tmp_path / str(i), **asynchronous), options)
+        for i, options in enumerate((spread, spread, Options()))
+    ]
+    assert digest(runs[0]) == digest(runs[1])
+    assert digest(runs[0]) != digest(runs[2])
+
+
+def test_stragglers_miss_a_deadline_in_virtual_time(tmp_path: Path) -> None:
+    counts: list[int] = []
+
+    def heard(event: Event) -> None:
+        if isinstance(event, RoundCommitted):
+            counts.append(event.learners)
+
+    # 2 x 16 examples at 10,000 a second: the median learner takes 3.2 ms.
+    settings = config(tmp_path / "run", cohort={"quorum": 0.1, "deadline_s": 0.004})
+    run(settings, Options(speed_spread=1.5), Hooks(listener=heard))
+    assert len(counts) == 4
+    assert set(counts) <= set(range(1, LEARNERS))
+
+
+def test_a_run_whose_learners_all_fail_is_stopped(tmp_path: Path) -> None:
+    abandoned: list[Event] = []
+
+    def heard(event: Event) -> None:
+        if isinstance(event, RoundAbandoned):
+            abandoned.append(event)
+
+    def nan(part: str, assignment: Assignment, update: Update) -> Update:
+        return replace(update, values=np.full_like(update.values, np.nan))
+
+    outcome = run(config(tmp_path / "run"), hooks=Hooks(tamper=nan, listener=heard))
+    assert "failed" in outcome.reason
+    assert outcome.summary["rounds"] == 0
+
+
+def test_tampered_updates_reach_the_sum(tmp_path: Path) -> None:
+    def flip(part: str, assignment: Assignment, update: Update) -> Update:
+        return replace(update, values=-update.values) if part == "own-learner-00001" else update
+
+    honest = run(config(tmp_path / "honest"))
+    attacked = run(config(tmp_path / "attacked"), hooks=Hooks(tamper=flip))
+    assert digest(honest) != digest(attacked)
+
+
+def test_threads_give_the_same_bits_as_one_worker(tmp_path: Path) -> None:
+    one, three = run(config(tmp_path / "one")), run(config(tmp_path / "three"), Options(workers=3))
+    assert digest(one) == digest(three)
+
+
+def test_dropout_on_threads_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.mlp_task.Mlp", Forgetful)
+    assert digest(run(config(tmp_path / "one")))
+    with pytest.raises(ConfigError, match="draws random numbers"):
+        run(config(tmp_path / "three"), Options(workers=3))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray")
+def test_ray_actors_give_the_same_bits_as_one_worker(tmp_path: Path) -> None:
+    one = run(config(tmp_path / "one"))
+    actors = run(config(tmp_path / "actors"), Options(workers=2, ray="local"))
+    assert digest(one) == digest(actors)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
+def test_without_ray_its_flag_says_what_to_install(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="pip install ray"):
+        run(config(tmp_path / "run"), Options(ray="local"))
