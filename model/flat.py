@@ -66,7 +66,7 @@ class Layout:
         names = [entry.name for entry in self.entries]
         local: set[str] = set()
         for pattern in patterns:
-            matches = fnmatch.filter(names, pattern)
+            matches = [pattern] if pattern in names else fnmatch.filter(names, pattern)
             if not matches:
                 raise ConfigError(
                     f"model.local: {pattern!r} matches no tensor of the model; its first is {names[0]!r}"

@@ -15,7 +15,7 @@ _BLOCK = 1 << 16  # elements; 512 KiB of float64 stays in the L2 cache
 
 
 def squared_norm(layout: Layout, payload: Payload) -> float:
-    """Squared L2 norm of the parameters in `payload`, which must have them all; buffers don't count.
+    """Squared L2 norm of the parameters in `payload`, which must have all shared ones; buffers don't count.
 
     In float64, tensor by tensor as the layout has them: the bits do not depend on the order of the
     tensors in the payload. NaN or infinite where a value is.
@@ -23,6 +23,8 @@ def squared_norm(layout: Layout, payload: Payload) -> float:
     places = {tensor.name: tensor for tensor in payload.manifest.tensors}
     sums: list[float] = []
     for entry in layout.parameters:
+        if entry.name in layout.local:
+            continue
         tensor = places[entry.name]
         values = payload.data[tensor.start : tensor.stop].view(np.float32)
         sums += (_square_sum(values[first : first + _BLOCK]) for first in range(0, entry.size, _BLOCK))

@@ -51,8 +51,8 @@ class Spool:
     def append(self, payload: Payload, factor: float = 1.0) -> int:
         """Write the update, its parameters times `factor`, as the next row; returns its number.
 
-        The payload must have passed `check_update`; where it has no buffers, the row's end stays
-        empty. Raises CheckpointError, for example when the disk is full; the rows before are untouched.
+        The payload must have passed `check_update`; what it has not, such as tensors that stay local,
+        is zero in the row. Raises CheckpointError, for example when the disk is full; the rows before are untouched.
         """
         first = self.count * self._layout.total
         try:
@@ -60,6 +60,7 @@ class Spool:
                 values = payload.data[tensor.start : tensor.stop].view(np.float32)
                 entry = self._entries[tensor.name]
                 self._write(values, first + entry.start, factor if entry in self._scaled else 1.0)
+            os.ftruncate(self._file.fileno(), (first + self._layout.total) * _ITEM)
         except OSError as error:
             with suppress(OSError):
                 self._file.truncate(first * _ITEM)

@@ -83,12 +83,17 @@ class RobustAggregate:
         check_range(payload, self._config.max_abs)
         factor = self._factor(payload)
         row = self._spool.append(payload, factor)
-        has_buffers = len(payload.manifest.tensors) > len(self._layout.parameters)
+        # Of a stale update they are changes to statistics that others have changed since.
+        has_buffers = self._has_buffers(payload) and not contribution.staleness
         self._members.append(
             _Member(
                 contribution.part, contribution.weight, payload.crc32, row, has_buffers, contribution.loss
             )
         )
+
+    def _has_buffers(self, payload: Payload) -> bool:
+        buffers = {entry.name for entry in self._layout.buffers}
+        return any(tensor.name in buffers for tensor in payload.manifest.tensors)
 
     def _factor(self, payload: Payload) -> float:
         """What the parameters are multiplied by to keep `clip_norm`; raises beyond `reject_norm`."""

@@ -78,3 +78,10 @@ def test_a_norm_beyond_the_bound_is_refused_and_says_what_is_taken() -> None:
     for squared in (math.nan, math.inf):
         with pytest.raises(ValueRangeError):
             check_norm(squared, 1e30)
+
+
+def test_tensors_that_stay_local_do_not_count() -> None:
+    vector = np.zeros(LAYOUT.total, np.float32)
+    vector[:2] = 3, -4  # of 0.weight
+    layout = LAYOUT.keeping(["0.bias", "1.*"])
+    assert squared_norm(layout, payload(layout, vector, layout.shared)) == 25.0

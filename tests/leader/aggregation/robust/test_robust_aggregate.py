@@ -220,3 +220,32 @@ def test_a_run_that_asks_for_a_rule_gets_it_and_its_folder(tmp_path: Path) -> No
             aggregate.add(one)
         np.testing.assert_array_equal(aggregate.finish().mean, np.median(normal(3, TOTAL), axis=0))
     assert list((tmp_path / "spool").iterdir()) == []
+
+
+@pytest.mark.parametrize("local", [["0.bias"], ["1.weight", "1.bias"], ["1.running_var"], ["1.*"]])
+def test_tensors_that_stay_local_are_left_as_they_are_and_the_others_combined(local: list[str]) -> None:
+    layout = LAYOUT.keeping(local)
+    sent = [
+        Contribution(f"part-{i}", 1, payload(update, layout.shared), 0.0)
+        for i, update in enumerate(normal(5, TOTAL, 3))
+    ]
+    with closing(open_robust(config_of("median"), layout, None)) as aggregate:
+        for one in sent:
+            aggregate.add(one)
+        mean = aggregate.finish().mean
+    expected = np.median(normal(5, TOTAL, 3).astype(np.float64), axis=0).astype(np.float32)
+    for entry in layout.entries:
+        if entry.name in layout.local:
+            expected[entry.start : entry.start + entry.size] = 0
+    assert mean.tobytes() == expected.tobytes()
+
+
+def test_the_statistics_of_a_stale_update_are_left_out() -> None:
+    updates = normal(5, TOTAL, 4)
+    sent = [
+        Contribution(f"part-{i}", 1, payload(update), 0.0, staleness=int(i > 2))
+        for i, update in enumerate(updates)
+    ]
+    mean = aggregated(config_of("median", 1), sent).mean
+    expected = np.median(updates[:3, PARAMETERS:].astype(np.float64), axis=0).astype(np.float32)
+    assert mean[PARAMETERS:].tobytes() == expected.tobytes()
