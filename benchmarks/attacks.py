@@ -48,7 +48,7 @@ class Size:
     shares: tuple[float, ...] = SHARES
 
 
-FULL = Size(rounds=10, local_steps=4)
+FULL = Size(rounds=8, local_steps=4)
 QUICK = Size(rounds=4, local_steps=3, attacks=("sign_flip", "scaled"), shares=(0.0, 0.2))
 
 
