@@ -5,39 +5,37 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
+from leader.awaited import awaited_evaluations, expects_evaluation
+from leader.beginning import initial_state, resumed_state, weights_before
 from leader.best_model import BestModel
-from leader.checkpoint import checkpoints, load_checkpoint, load_newest, save_checkpoint, write_atomically
+from leader.checkpoint import checkpoints, save_checkpoint, write_atomically
 from leader.cli import Command
 from leader.config import RunConfig
 from leader.config_file import dump_config
 from leader.coordinator import Coordinator
 from leader.curves import curves_title, draw_curves
+from leader.data import Data, open_data
 from leader.evaluation import EvaluationQueue, Evaluator, Vector
 from leader.events import Event, EventStream, FederatedEvaluated, RoundCommitted, RunFinished, RunStarted
 from leader.host import Host
 from leader.log import open_display
 from leader.metric_names import FEDERATED_PREFIX, on_test_split
-from leader.optimizers.base import ServerOptimizer
 from leader.optimizers.choose import make_optimizer
-from leader.origin import Origin, model_title, open_origin
+from leader.origin import model_title, open_origin
 from leader.refusals import Refusals
-from leader.run_folder import FEDERATED, TEST, MetricsLog, RunFolder, default_run_dir
+from leader.run_folder import MetricsLog, RunFolder, default_run_dir
+from leader.server import serving
 from leader.service import LeaderService
 from leader.state import RunState
 from leader.summary import summarize, write_summary
@@ -45,92 +43,13 @@ from leader.uploads import Uploads
 from leader.verdict import Verdict
 from leader.versions import model_header
 from leader.workforce import Workforce
-from model.flat import Layout
-from model.task import Examples, load_task
 from protos import leader_pb2
 from utils import faults
-from utils.datasets import Dataset, open_dataset
-from utils.errors import CheckpointError, ConfigError, FlockstepError
-from utils.rpc import SERVICE, server_options
+from utils.errors import CheckpointError, FlockstepError
 
 _log = logging.getLogger(__name__)
-_GRACE_S = 2.0
 _ASLEEP_S = 1.0  # a timer this late means that the process was stopped
 _STOPPED = 130  # the shell's exit code for a program that was interrupted
-
-
-@dataclass(frozen=True)
-class Data:
-    """What the leader holds."""
-
-    name: str
-    train: Dataset | None  # None where learners bring their own
-    test: Examples | None
-    classes: int  # 0 where the run trains a task of the user's own
-
-
-def open_data(config: RunConfig) -> Data:
-    """The run's data set, cut to the configured number of examples; raises DataError."""
-    wanted = config.data
-    own = bool(config.model.task or not config.model.name)
-    if wanted.source == "none":
-        return Data("the learners' own data", None, None, 0 if own else config.model.classes)
-    if config.model.task:
-        task = load_task(config.model.task, "model.task")
-        return Data(config.model.task, None, task.open_data(Path(wanted.source), train=False), 0)
-    split = open_dataset(wanted.source, wanted.dir)
-    test = split.test.take(wanted.test_examples) if split.test else None
-    train = split.train.take(wanted.train_examples) if wanted.holder == "leader" else None
-    return Data(split.train.name, train, test, len(split.train.classes))
-
-
-def initial_state(config: RunConfig, origin: Origin, optimizer: ServerOptimizer) -> RunState:
-    """Round 0 of a new run: seeded or given weights."""
-    vector = origin.vector
-    return RunState(
-        run_id=f"{model_title(config)}-{secrets.token_hex(4)}",
-        round=0,
-        exchanges=0,
-        version=int.from_bytes(hashlib.sha256(vector.tobytes()).digest()[:8]) >> 1,
-        vector=vector,
-        optimizer=optimizer.init(origin.layout.parameter_count),
-    )
-
-
-def resumed_state(folder: RunFolder, layout: Layout) -> RunState:
-    """The newest whole checkpoint; raises CheckpointError if there is none that fits the model."""
-    state = load_newest(folder.checkpoints)
-    if state.vector.size != layout.total:
-        raise CheckpointError(
-            f"checkpoint holds {state.vector.size} values, the model has {layout.total}; "
-            "was config.yaml of the run folder changed?"
-        )
-    return state
-
-
-def weights_before(folder: RunFolder, state: RunState) -> Vector | None:
-    """The weights (total,) of the round before `state`, where its checkpoint is still there."""
-    for path in checkpoints(folder.checkpoints):
-        with suppress(CheckpointError):
-            before = load_checkpoint(path)
-            if before.round == state.round - 1:
-                return before.vector
-    return None
-
-
-def expects_evaluation(config: RunConfig, test: Examples | None, round_: int) -> bool:
-    """Whether the model of this round is to be evaluated; that of the last round always is."""
-    every = config.evaluation.every
-    return test is not None and (round_ == config.rounds or (every > 0 and round_ % every == 0))
-
-
-def awaited_evaluations(config: RunConfig, test: Examples | None, round_: int) -> Iterator[str]:
-    """The evaluations of the model of this round that are to come; learners score it in the round after."""
-    every = config.evaluation.federated_every
-    if expects_evaluation(config, test, round_):
-        yield TEST
-    if every > 0 and round_ % every == 0 and round_ < config.rounds:
-        yield FEDERATED
 
 
 class App:
@@ -342,39 +261,6 @@ class App:
         )
         if records:
             draw_curves(records, self._folder.curves, curves_title(started))
-
-
-@asynccontextmanager
-async def serving(config: RunConfig, service: LeaderService) -> AsyncIterator[str]:
-    """The gRPC server with health checking and reflection; gives the address it listens on.
-
-    Raises ConfigError if the port is taken or the address is not this machine's.
-    """
-    listen, limits = config.listen, config.limits
-    # Every learner holds one session and makes a call or two beside it; the rest is abuse.
-    server = aio.server(
-        options=server_options(limits.message_bytes, limits.metadata_bytes),
-        maximum_concurrent_rpcs=4 * limits.max_learners + 64,
-    )
-    server.add_generic_rpc_handlers((service.handler(),))
-    status = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(status, server)
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    try:
-        port = server.add_insecure_port(listen)
-    except RuntimeError:
-        raise ConfigError(
-            f"can't listen on {listen}: the port is taken or the address is not this machine's; "
-            "choose another with --listen HOST:PORT"
-        ) from None
-    await server.start()
-    for name in ("", SERVICE):
-        await status.set(name, health_pb2.HealthCheckResponse.SERVING)
-    try:
-        yield f"{listen.rpartition(':')[0]}:{port}"
-    finally:
-        await status.enter_graceful_shutdown()
-        await server.stop(_GRACE_S)
 
 
 async def lead(config: RunConfig, folder: RunFolder, data: Data, *, resume: bool) -> str:

@@ -53,7 +53,9 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """What is trained."""
 
-    name: str = Field("resnet9-w16", description="model name: resnet9-w16, resnet9-w8, resnet20/56, resnet18/34/50")
+    name: str = Field(
+        "resnet9-w16", description="model name: resnet9-w16, resnet9-w8, resnet20/56, resnet18/34/50"
+    )
     norm: Literal["batch", "group"] = Field("batch", description="normalisation layers")
     classes: int = Field(
         10, ge=2, le=100_000, description="number of classes where the leader has no data to count them from"

@@ -15,10 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from leader.app import App, open_data
+from leader.app import App
 from leader.checkpoint import checkpoints, write_atomically
 from leader.config import RunConfig
 from leader.config_file import dump_config
+from leader.data import open_data
 from leader.events import Event, WaitingForLearners
 from leader.host import Host
 from leader.log import Display, open_display

@@ -15,8 +15,8 @@ import pytest
 import safetensors.numpy
 from grpc import aio
 
-from leader.app import serving
 from leader.config import LimitsConfig
+from leader.server import serving
 from protos import leader_pb2
 from scripts.fuzz.files import LAYOUT, update_files
 from scripts.fuzz.leader import InProcessLeader, Reply, Transport, in_process_leader
