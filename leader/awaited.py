@@ -16,9 +16,9 @@ def expects_evaluation(config: RunConfig, test: Examples | None, round_: int) ->
 
 
 def awaited_evaluations(config: RunConfig, test: Examples | None, round_: int) -> Iterator[str]:
-    """The evaluations of the model of this round that are to come; learners score it in the round after."""
+    """The evaluations of the model of this round that are to come; learners score it after its commit."""
     every = config.evaluation.federated_every
     if expects_evaluation(config, test, round_):
         yield TEST
-    if every > 0 and round_ % every == 0 and round_ < config.rounds:
+    if every > 0 and round_ % every == 0:
         yield FEDERATED

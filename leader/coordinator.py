@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -122,6 +122,8 @@ class Coordinator:
         self._working = state  # the committed state plus the steps of the open round
         self._tally = Tally(0.0, self.traffic)
         self._failures: dict[str, set[str]] = {}  # names of learners that can't do it, by id of open work
+        self._moved = False  # whether a round was committed since the leader started
+        self._scoring = False  # the exchange after the last round, for scores alone, is open
         self._given_at: dict[str, float] = {}  # clock value at which work was given out, by part
         self._counted: set[str] = set()  # peers of plain learners with an update in the open exchange
         workforce.on_change = self.wake
@@ -238,6 +240,9 @@ class Coordinator:
                 if await trained_enough():
                     self._stop_reason = self._stop_reason or ""
                 await self._muster.enough(self.state.round)
+            if self._wants_last_scores():
+                await self._score_last_model()
+                await trained_enough()
         finally:
             given_up, self._round, self._exchange = self._exchange, None, None
             self._stop_reason = self._stop_reason or ""
@@ -284,6 +289,33 @@ class Coordinator:
         if not self._config.buffer.size or machine.phase is rounds.Phase.ABANDONED:
             self._refuse_queued("the round has closed; wait for new work")
 
+    def _wants_last_scores(self) -> bool:
+        """Whether learners are to score the model that no round comes after."""
+        if self._stop_reason or not self._moved or self._config.buffer.size:
+            return False
+        return self._planner.evaluates(self.state.round)
+
+    async def _score_last_model(self) -> None:
+        """One more exchange, for scores alone; without trace in weights and checkpoint."""
+        self._scoring = True
+        self._tally = Tally(time.monotonic(), self.traffic)
+        opening = self._opening = self._rounds.scoring(self.state)
+        machine = self._round = opening.machine
+        self._open_step()
+        await self._perform(machine.handle(rounds.Begin(self._holders()), self._clock.now()))
+        while machine.phase is rounds.Phase.TRAINING and not self._stop_reason:
+            await self._next_event(machine)
+        if scores := self._tally.scores():
+            self._events.publish(FederatedEvaluated(self.state.round, scores))
+
+    def _holders(self) -> Mapping[str, int]:
+        """Which learner does which part; plain ones can't be asked for scores alone."""
+        holders = self.workforce.holders()
+        if not self._scoring:
+            return holders
+        plain = {member.learner_id for member in self.workforce.members if member.plain}
+        return {part: learner for part, learner in holders.items() if learner not in plain}
+
     def _begin_round(self) -> Machine:
         opening = self._opening = self._rounds.open(self.state, self._desk)
         self._round = opening.machine
@@ -310,7 +342,9 @@ class Coordinator:
         orders = [
             (
                 part,
-                self._planner.order(
+                self._planner.scoring(plan.round, part, version=version)
+                if self._scoring
+                else self._planner.order(
                     plan.round, step, plan.steps, part, version=version, first_exchange=first
                 ),
             )
@@ -336,7 +370,7 @@ class Coordinator:
     async def _look_at_learners(self, machine: Machine) -> None:
         """Tell the machine who holds what by now."""
         self._woken = False
-        holders = self.workforce.holders()
+        holders = self._holders()
         if not any(part in holders for part in machine.plan.parts):
             await self._perform(machine.handle(rounds.Deserted(), self._clock.now()))
         for part in machine.plan.parts:
@@ -393,8 +427,9 @@ class Coordinator:
                     await self._close_step(step)
                 case rounds.Abandon(reason):
                     assert self._round is not None
-                    self._events.publish(RoundAbandoned(self._round.plan.round, reason))
-                    self.workforce.drop_silent(self._round.owing())
+                    if not self._scoring:  # which is no round of the run
+                        self._events.publish(RoundAbandoned(self._round.plan.round, reason))
+                        self.workforce.drop_silent(self._round.owing())
                 case rounds.Commit():
                     pass  # the loop of the round ends, and with it comes the commit
         self.opened.notify()
@@ -410,6 +445,9 @@ class Coordinator:
         assert self._opening is not None
         assert self._exchange is not None
         machine, plan = self._opening.machine, self._opening.machine.plan
+        if self._scoring:
+            await self._perform(machine.handle(rounds.StepApplied(), self._clock.now()))
+            return
         local_steps = max(self._planner.local_steps(part) for part in self._opening.parts.values())
         server_step = Step(
             self._planner.lr(plan.round, step, plan.steps),
@@ -459,7 +497,7 @@ class Coordinator:
         )
         await self._save(state)
         faults.reach("leader.committed", plan.round)
-        self.state = state
+        self.state, self._moved = state, True
         if state.federated:
             self._events.publish(FederatedEvaluated(plan.round - 1, state.federated))
         self._events.publish(committed)

@@ -44,6 +44,15 @@ class RoundPlanner:
         self._policy = make_policy(config.cohort)
         self._parts: Mapping[str, Part] = {}  # of the last round
 
+    def scoring(self, state: RunState) -> Opening:
+        """An exchange after the last round in which all parts' learners score its model, as many as answer."""
+        parts = self._workforce.parts()
+        plan = RoundPlan(
+            state.round + 1, 1, tuple(sorted(parts)), quorum=1, deadline_s=self._deadlines.of(())
+        )
+        scale = Scale.of(self._config.aggregate.max_abs, sum(part.examples for part in parts.values()))
+        return Opening(Round(plan), parts, scale, len(set(self._workforce.holders().values())))
+
     def open(self, state: RunState, desk: Desk) -> Opening:
         """The round after `state`; `desk` is what an asynchronous run has open."""
         available = self._workforce.parts()

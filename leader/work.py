@@ -104,6 +104,14 @@ class WorkPlanner:
         weights = [weighting.weight(Facts(part.examples)) for part in parts]
         return size * max(weights, default=0) if size else sum(weights)
 
+    def scoring(self, round_: int, part: Part, *, version: int) -> leader_pb2.WorkOrder:
+        """The work order that asks for scores of a model, and for no training."""
+        order = self.order(round_, 0, 1, part, version=version, first_exchange=0)
+        order.local_steps = 0
+        order.evaluate = True
+        order.ClearField("start_loss")
+        return self._sealed(order, part)
+
     def ticket(self, part: Part, work: OpenWork, max_staleness: int) -> leader_pb2.WorkOrder:
         """The work order of an asynchronous run; later work on a part goes on in its batches."""
         order = self.order(work.round, 0, 1, part, version=work.version, first_exchange=0)

@@ -103,6 +103,10 @@ class Trainer:
         scores = self._scores(work)
         start_loss = self._start_loss(work)
         order = assignment.order
+        if not order.local_steps:  # the leader asks for scores alone
+            nothing = np.zeros(self.model.layout.total, np.float32)
+            seconds = time.perf_counter() - began
+            return Update(nothing, work.examples, 0, math.nan, seconds, {}, scores)
         gradient = order.exchange == "gradient"
         if isinstance(assignment.task, FitsItself):
             trained, loss = self._fit(work, assignment.task)

@@ -102,7 +102,9 @@ class Worker:
 
         Raises PayloadError for an order that says nothing that could be done.
         """
-        if order.exchange not in ("gradient", "delta") or not (order.local_steps and order.batch_size):
+        if order.exchange not in ("gradient", "delta") or not (
+            (order.local_steps or order.evaluate) and order.batch_size
+        ):
             raise PayloadError(
                 f"work order with exchange {order.exchange[:20]!r}, {order.local_steps} steps and batches of "
                 f"{order.batch_size}; install the same release on both sides"
@@ -175,6 +177,9 @@ class Worker:
         made = {"round": order.round, "step": order.step, "part": part, "work_id": order.work_id}
         _log.debug("update made", extra={"event": "UpdateMade", "fields": made})
         faults.reach("learner.trained", order.round)
+        if not order.local_steps:
+            _log.info("scored the model of round %d: %s", order.round - 1, _shown(update))
+            return held
         level = logging.DEBUG if order.exchange == "gradient" else logging.INFO
         text = "round %d: loss %.4f, %d steps, %.0f examples/s"
         _log.log(level, text, order.round, update.loss, order.local_steps, update.trained / update.seconds)
@@ -244,6 +249,10 @@ class Worker:
         """Stop the order that runs now and wait for its thread."""
         self._cancel()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+
+
+def _shown(update: Update) -> str:
+    return ", ".join(f"{name} {score.value:.4f}" for name, score in update.scores.items())
 
 
 def last_round(order: leader_pb2.WorkOrder) -> int:
