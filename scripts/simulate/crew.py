@@ -100,7 +100,8 @@ class Crew:
         try:
             version = self._coordinator.versions.get(order.version)
         except LateUpdateError:
-            return  # a newer order is on its way
+            self._coordinator.outdated(member, order.version)
+            return
         examples, part = self._examples(member, order)
         if self._bases.get(member.learner_id) != order.version:
             self._bases[member.learner_id] = order.version
