@@ -71,6 +71,7 @@ class Membership:
         self._known_ids: dict[str, int] = {}  # by name, also of learners that left
         self._members: dict[int, Member] = {}
         self._by_token: dict[bytes, Member] = {}
+        self._own_examples = 0  # of all members together
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
@@ -111,6 +112,7 @@ class Membership:
         if known is not None:
             self._by_token.pop(known.token, None)
             member.link = known.link  # until there is another
+        self._own_examples += _own_examples(member) - _own_examples(known)
         self._members[member.learner_id] = member
         self._by_token[member.token] = member
         return member, known is None
@@ -172,6 +174,10 @@ class Membership:
         """The member that registered from this gRPC peer, if there is one."""
         return next((member for member in self._members.values() if member.peer == peer), None)
 
+    def own_examples(self, *, without: str) -> int:
+        """Examples of own data that all members hold together, but for the one with this name."""
+        return self._own_examples - _own_examples(self._members.get(self._known_ids.get(without, 0)))
+
     def touch(self, member: Member, now: float) -> None:
         """A sign of life from `member`."""
         member.last_seen = now
@@ -189,8 +195,13 @@ class Membership:
         if self._members.get(member.learner_id) is not member:
             return False
         del self._members[member.learner_id]
+        self._own_examples -= _own_examples(member)
         self._by_token.pop(member.token, None)
         return True
+
+
+def _own_examples(member: Member | None) -> int:
+    return member.own_data.examples if member is not None and member.own_data is not None else 0
 
 
 def _plain_name(info: leader_pb2.LearnerInfo, peer: str) -> str:

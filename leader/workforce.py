@@ -154,9 +154,9 @@ class Workforce:
 
     def _check_weight(self, name: str, examples: int) -> None:
         """Raise LimitError if no exact sum or no work order could hold so many more examples."""
-        others = [m.own_data.examples for m in self.members if m.own_data is not None and m.name != name]
+        others = self.members.own_examples(without=name)
         held = 0 if self._labels is None else len(self._labels)
-        Scale.of(self._config.aggregate.max_abs, held + sum(others) + examples)
+        Scale.of(self._config.aggregate.max_abs, held + others + examples)
         train = self._config.train
         if train.local_epochs * math.ceil(examples / train.batch_size) >= 1 << 32:
             raise LimitError(f"{examples} examples are more batches than one work order can ask for")
