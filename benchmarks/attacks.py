@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.attacked_run import ATTACKS
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, in_words
 from benchmarks.study import Trial, read_curve, run_trials
 from utils.datasets import find_cifar10
 from utils.errors import DataError, FlockstepError
@@ -148,7 +148,7 @@ def markdown(size: Size, accuracies: Accuracies, machine: Mapping[str, object]) 
         "|" + " --- |" * len(heads(size)),
         *("| " + " | ".join(row) + " |" for row in rows(size, accuracies)),
         "",
-        f"Clipping is to a norm of {RULES['mean, clipped']['aggregate.clip_norm']}. Measured on {machine}.",
+        f"Clipping is to a norm of {RULES['mean, clipped']['aggregate.clip_norm']}. Measured on {in_words(machine)}.",
         "",
         "Repeat it: `make attacks DATA=DIR` (`QUICK=1` for some minutes); a call that was stopped goes on where "
         "it was.",

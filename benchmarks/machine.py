@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -24,6 +25,12 @@ def describe_machine() -> dict[str, object]:
         **{name: metadata.version(name) for name in _PACKAGES},
         "load_1min": round(os.getloadavg()[0], 2),
     }
+
+
+def in_words(machine: Mapping[str, object]) -> str:
+    """The machine as a sentence has it."""
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("python", "torch", "numpy"))
+    return f"{machine['cores']} cores ({machine['cpu']}), {machine['system']}, {versions}"
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
