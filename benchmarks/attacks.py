@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -121,7 +122,9 @@ def rows(size: Size, accuracies: Accuracies) -> list[list[str]]:
 
 
 def _shown(cell: Cell, accuracies: Accuracies) -> str:
-    return f"{100 * accuracies[cell]:.1f}" if cell.possible else "–"
+    if not cell.possible:
+        return "–"
+    return "ended" if math.isnan(accuracies[cell]) else f"{100 * accuracies[cell]:.1f}"
 
 
 def heads(size: Size) -> list[str]:
@@ -136,7 +139,8 @@ def markdown(size: Size, accuracies: Accuracies, machine: Mapping[str, object]) 
         "# Attacks and robust rules on CIFAR-10",
         "",
         f"Test accuracy in percent with {shares} of {LEARNERS} learners attacking; 10 is guessing, – is not possible "
-        "(Bulyan needs n >= 4 f + 3). "
+        "(Bulyan needs n >= 4 f + 3), ended: the model grew so fast that all updates were out of range and the run "
+        "stopped. "
         f"IID data, {size.rounds} rounds of {size.local_steps} local steps, batch 32, resnet9-w8, one seed. "
         "Each rule is told how many attackers there are. Attackers send: their update turned round (sign flip), "
         "turned round and ten times as large (scaled), noise of deviation 1 (gaussian), the mean of the colluders' "
@@ -195,7 +199,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     machine = describe_machine()
     out.mkdir(parents=True, exist_ok=True)
     (out / "attacks.md").write_text(markdown(size, accuracies, machine), encoding="utf-8")
-    content = {"machine": machine, "accuracy": {cell.name: value for cell, value in accuracies.items()}}
+    content = {
+        "machine": machine,
+        "accuracy": {cell.name: None if math.isnan(value) else value for cell, value in accuracies.items()},
+    }
     (out / "attacks.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     table = Table(*heads(size))
     for row in rows(size, accuracies):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def _text(value: object) -> str:
 class Curve:
     """What one run came to, round by round where it was evaluated."""
 
-    accuracy: float  # of the last round's model on the test images, 0..1
+    accuracy: float  # of the last round's model on the test images, 0..1; NaN if the run ended before
     seconds: float
     rounds: Sequence[int] = field(default_factory=tuple)
     accuracies: Sequence[float] = field(default_factory=tuple)
@@ -97,7 +98,7 @@ def read_curve(path: Path) -> Curve:
     summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
     points = list(_points(path / "metrics.jsonl"))
     return Curve(
-        summary["test_accuracy"],
+        math.nan if summary["test_accuracy"] is None else summary["test_accuracy"],
         summary["seconds"],
         [point["round"] for point in points if "test_accuracy" in point],
         [point["test_accuracy"] for point in points if "test_accuracy" in point],
