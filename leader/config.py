@@ -251,7 +251,7 @@ class AggregateConfig(Section):
     clip_norm: float = Field(0.0, ge=0, description="updates are scaled down to this L2 norm; 0 = off")
     reject_norm: float = Field(0.0, ge=0, description="updates of a larger L2 norm are refused; 0 = off")
     spool_bytes: int = Field(
-        64 * MIB, ge=1 * MIB, description="memory in which a rule combines the updates that it keeps on disk"
+        16 * MIB, ge=1 * MIB, description="memory in which a rule combines the updates that it keeps on disk"
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from leader.aggregation.exact_sum import Scale
 from leader.buffered import Buffer, Desk
+from leader.combinations import least_updates
 from leader.config import RunConfig
 from leader.deadline import Deadlines
 from leader.rounds import Round, RoundPlan
@@ -69,13 +70,17 @@ class RoundPlanner:
             round=state.round + 1,
             steps=self._work.steps(parts.values()),
             parts=chosen,
-            quorum=max(1, math.ceil(self._config.cohort.quorum * target)),
+            quorum=max(math.ceil(self._config.cohort.quorum * target), self._least()),
             deadline_s=self._deadlines.of(names),
             target=target,
         )
         scale = Scale.of(self._config.aggregate.max_abs, self._work.weight_bound(parts.values()))
         machine = self._buffer(plan, desk, state, parts) if self._config.buffer.size else Round(plan)
         return Opening(machine, parts, scale, len(busy))
+
+    def _least(self) -> int:
+        """Fewest updates that the aggregate can be made of."""
+        return least_updates(self._config.aggregate.rule, self._config.aggregate.byzantine)
 
     def _cohort(self, available: Mapping[str, Part], state: RunState) -> tuple[str, ...]:
         cohort = self._config.cohort

@@ -42,12 +42,13 @@ class Aggregator(Protocol):
     def add(self, contribution: Contribution) -> None:
         """Take one contribution in, whole or not at all.
 
-        Raises PayloadError, ValueRangeError or LimitError.
+        Raises PayloadError, ValueRangeError or LimitError, and CheckpointError where it goes to a disk
+        that is full.
         """
         ...
 
     def finish(self) -> Result:
-        """What everything added comes to."""
+        """What everything added comes to; raises TooFewLearnersError or CheckpointError."""
         ...
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from leader.aggregation.aggregate import Aggregate
 from leader.aggregation.base import Aggregator
 from leader.aggregation.exact_sum import Scale
+from leader.aggregation.robust import open_robust
 from leader.aggregation.weighting import make_weighting
 from leader.config import RunConfig
 from model.flat import Layout
@@ -19,6 +20,4 @@ def open_aggregate(config: RunConfig, layout: Layout, scale: Scale, spool_dir: P
     """
     if config.aggregate.rule == "mean":
         return Aggregate(layout, scale, make_weighting(config))
-    from leader.aggregation.robust import open_robust
-
     return open_robust(config, layout, spool_dir)
