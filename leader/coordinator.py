@@ -448,10 +448,9 @@ class Coordinator:
         if self._scoring:
             await self._perform(machine.handle(rounds.StepApplied(), self._clock.now()))
             return
-        local_steps = max(self._planner.local_steps(part) for part in self._opening.parts.values())
         server_step = Step(
             self._planner.lr(plan.round, step, plan.steps),
-            self._planner.local_lr(plan.round, step, plan.steps, local_steps),
+            self._planner.local_lr(plan.round, step, plan.steps),
         )
         everybody = sum(part.examples for part in self.workforce.parts().values())
         faults.reach("leader.collected", plan.round)

@@ -87,11 +87,16 @@ class WorkPlanner:
         """Learning rate when `step` exchanges of the round are done: that of the leader's own next step."""
         return self.schedule.at(self.progress(round_, step, steps))
 
-    def local_lr(self, round_: int, step: int, steps: int, local_steps: int) -> float:
-        """Sum of the learning rates of `local_steps` local steps in this exchange."""
+    def local_lr(self, round_: int, step: int, steps: int) -> float:
+        """Sum of the learning rates of the local steps in this exchange, for SCAFFOLD; 0 in other runs.
+
+        SCAFFOLD's learners all make `train.local_steps`; elsewhere their number depends on what a learner
+        says that it has, and could be billions.
+        """
+        count = self._config.train.local_steps if self._config.train.control_variates else 0
         start, end = self.progress(round_, step, steps), self.progress(round_, step + 1, steps)
         spread = end - start
-        return sum(self.schedule.at(start + spread * i / local_steps) for i in range(local_steps))
+        return sum(self.schedule.at(start + spread * i / count) for i in range(count))
 
     def evaluates(self, round_: int) -> bool:
         """Whether learners score the model of `round_` (0: the initial weights), at the start of the next one."""
