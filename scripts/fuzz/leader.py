@@ -60,7 +60,7 @@ def make_config(**changes: Any) -> RunConfig:
             chunk_bytes=1024,
             upload_bytes=1 << 20,
             header_bytes=1 << 16,
-            stall_s=0.2,
+            stall_s=0.6,  # longer than a busy machine pauses
             hello_s=0.2,
         ),
         # A round closes when all is in, or when nobody is left who could do the rest.

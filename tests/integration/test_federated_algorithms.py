@@ -200,7 +200,7 @@ def test_local_tensors_personal_models_and_federated_scores_in_one_run(
     leader = cluster.leader(federated)
     finish(leader, *(learner(cluster, leader, name, photos) for name in "abc"))
     scored = leader.events("FederatedEvaluated")
-    assert [event["round"] for event in scored] == [0, 1, 2, 3]
+    assert [event["round"] for event in scored] == [0, 1, 2, 3, 4]
     for event in scored:
         spreads = event["scores"]
         assert set(spreads) == {"accuracy", "loss", "personal_accuracy", "personal_loss"}

@@ -16,6 +16,7 @@ from utils.errors import ConfigError
 #: section 4.2; those with a 3x3 stem are the counts that public CIFAR-10 implementations report.
 PARAMETERS = {
     "resnet9-w16": 412_954,
+    "resnet9-w8": 103_954,
     "resnet20": 269_722,
     "resnet56": 853_018,
     "resnet18": 11_173_962,
