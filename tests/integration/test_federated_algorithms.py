@@ -171,7 +171,11 @@ def test_a_learner_whose_answer_was_lost_on_the_way_goes_on_as_if_it_had_come(
     proxy.start()
     try:
         stays = learner(cluster, leader, "a", photos)
-        cut = learner(cluster, proxy.address, "b", photos, "--log-level", "debug")
+        late = ("--log-level", "debug")
+        cut = learner(cluster, proxy.address, "b", photos, *late, faults="stop@learner.trained:2")
+        cut.frozen()
+        leader.event("UpdateAccepted", round=2)  # that of a; the one that closes the round is b's
+        cut.signal(signal.SIGCONT)
         leader.frozen()
         proxy.cut()
         cut.event("log", logger="learner.worker", level="warning")

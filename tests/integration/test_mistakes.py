@@ -58,7 +58,7 @@ def test_a_data_folder_that_does_not_exist_is_named(cluster: Cluster, tmp_path: 
         started = cluster.learner(closed_address(), "--data", folder)
     said = last_words(started, code=3)
     assert folder in said
-    assert "no folder" in said
+    assert "there is no such folder" in said
 
 
 def test_a_misspelt_model_brings_the_right_name(cluster: Cluster) -> None:
