@@ -41,8 +41,9 @@ def test_a_package_imports_only_what_is_below_it(package: str) -> None:
     assert wrong == {}
 
 
-def test_the_round_machine_loads_neither_grpc_nor_torch() -> None:
-    script = "import sys, leader.rounds; print(sorted({'grpc', 'torch', 'numpy', 'time'} & set(sys.modules)))"
+@pytest.mark.parametrize("machine", ["leader.rounds", "leader.buffered"])
+def test_a_round_machine_loads_neither_grpc_nor_torch(machine: str) -> None:
+    script = f"import sys, {machine}; print(sorted({{'grpc', 'torch', 'numpy', 'time'}} & set(sys.modules)))"
     command = [sys.executable, "-c", script]
     loaded = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert loaded.strip() == "['time']"  # the interpreter itself loads time
