@@ -26,6 +26,7 @@ setup(
         "learner",
         "model",
         "utils",
+        "utils.codecs",
         "utils.datasets",
         "scripts",
         "scripts.chaos",
@@ -47,6 +48,7 @@ setup(
         "safetensors>=0.4.5",
         "matplotlib>=3.8",
         "Pillow>=10.3",
+        "zstandard>=0.23",
     ],
     extras_require={
         "dev": [
@@ -55,6 +57,8 @@ setup(
             "pytest-timeout>=2.3",
             "hypothesis>=6.100",
             "psutil>=6",
+            # For the benchmarks: certificates.
+            "cryptography>=43",
             # For the examples.
             "scikit-learn>=1.5",
             "jax>=0.4.30",

@@ -99,6 +99,10 @@ class TrainConfig(Section):
         "auto",
         description="arithmetic of forward and backward; auto = bfloat16 where the device is fast at it",
     )
+    pipeline: bool = Field(
+        True,
+        description="gradient: pieces travel while backward runs and the others arrive; the result is the same",
+    )
     proximal_mu: float = Field(
         0.0, ge=0, le=1e6, description="FedProx: weight of the distance to the global model; 0 = off"
     )
@@ -130,6 +134,42 @@ class ServerConfig(Section):
     beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment (fedadam, fedyogi)")
     beta2: float = Field(0.99, ge=0, lt=1, description="decay of the second moment (fedadam, fedyogi)")
     tau: Positive = Field(1e-3, description="adaptivity, added to the root of the second moment")
+
+
+class CodecConfig(Section):
+    """How updates and models are encoded on the wire, for learners that can."""
+
+    up: Literal["none", "bf16", "fp16", "int8", "int4", "topk", "powersgd"] = Field(
+        "none", description="codec of updates"
+    )
+    down: Literal["none", "bf16", "fp16", "int8", "int4", "topk"] = Field(
+        "none",
+        description="codec of what learners get in place of the model: its change since the version they have",
+    )
+    fraction: float = Field(0.01, gt=0, le=1, description="share of the values that topk sends")
+    warmup: Fraction = Field(
+        0.0, description="fraction of the run in which topk's share of an update falls from 1/4 to `fraction`"
+    )
+    rank: int = Field(2, ge=1, le=256, description="rank of powersgd")
+    zstd: bool = Field(False, description="compress encoded files further, without loss, where that makes them smaller")
+    piece_bytes: int = Field(
+        4 * MIB,
+        ge=64 << 10,
+        le=1 << 30,
+        description="float32 bytes of the parameters that are encoded, and in gradient runs exchanged, at once",
+    )
+
+
+class StreamingConfig(Section):
+    """Streaming DiLoCo: the model is exchanged in fragments that take turns (delta runs)."""
+
+    fragments: int = Field(0, ge=0, le=64, description="fragments, one a round; 0 = the whole model each round")
+    overlap_steps: int = Field(
+        0, ge=0, le=1 << 20, description="local steps made before the fragment of the last round is taken in"
+    )
+    mix: Fraction = Field(
+        0.5, description="share of the learner's own weights that stays when a fragment is taken in"
+    )
 
 
 class BufferConfig(Section):
@@ -303,6 +343,8 @@ class RunConfig(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     server: ServerConfig = ServerConfig()
+    codec: CodecConfig = CodecConfig()
+    streaming: StreamingConfig = StreamingConfig()
     buffer: BufferConfig = BufferConfig()
     cohort: CohortConfig = CohortConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

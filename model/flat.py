@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from utils.codecs.pieces import Piece, cut
 from utils.errors import ConfigError, IncompatibleError
 
 CPU = torch.device("cpu")
@@ -92,6 +93,10 @@ class Layout:
     def total(self) -> int:
         """Elements of the whole vector."""
         return _end(self.entries)
+
+    def pieces(self, least_bytes: int) -> tuple[Piece, ...]:
+        """The shared parameters, one after the other, cut as `utils.codecs.pieces.cut` says."""
+        return cut([entry.shape for entry in self.parameters if entry.name not in self.local], least_bytes)
 
     def digest(self) -> str:
         """SHA-256 in hex over names, shapes and kinds: equal if and only if the layouts are."""

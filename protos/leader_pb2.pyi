@@ -17,7 +17,7 @@ CONTROL_SESSION: Control
 CONTROL_DIALLED: Control
 
 class LearnerInfo(_message.Message):
-    __slots__ = ("network_addr", "protocol", "release", "name", "token", "device", "control", "own_data", "tags", "device_kind", "memory_bytes")
+    __slots__ = ("network_addr", "protocol", "release", "name", "token", "device", "control", "own_data", "tags", "device_kind", "memory_bytes", "codecs")
     NETWORK_ADDR_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class LearnerInfo(_message.Message):
     TAGS_FIELD_NUMBER: _ClassVar[int]
     DEVICE_KIND_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CODECS_FIELD_NUMBER: _ClassVar[int]
     network_addr: str
     protocol: int
     release: str
@@ -40,7 +41,8 @@ class LearnerInfo(_message.Message):
     tags: _containers.RepeatedScalarFieldContainer[str]
     device_kind: str
     memory_bytes: int
-    def __init__(self, network_addr: _Optional[str] = ..., protocol: _Optional[int] = ..., release: _Optional[str] = ..., name: _Optional[str] = ..., token: _Optional[bytes] = ..., device: _Optional[str] = ..., control: _Optional[_Union[Control, str]] = ..., own_data: _Optional[_Union[OwnData, _Mapping]] = ..., tags: _Optional[_Iterable[str]] = ..., device_kind: _Optional[str] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
+    codecs: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, network_addr: _Optional[str] = ..., protocol: _Optional[int] = ..., release: _Optional[str] = ..., name: _Optional[str] = ..., token: _Optional[bytes] = ..., device: _Optional[str] = ..., control: _Optional[_Union[Control, str]] = ..., own_data: _Optional[_Union[OwnData, _Mapping]] = ..., tags: _Optional[_Iterable[str]] = ..., device_kind: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class OwnData(_message.Message):
     __slots__ = ("examples", "classes", "fingerprint")
@@ -81,7 +83,7 @@ class AckWithMetadata(_message.Message):
     def __init__(self, success: _Optional[bool] = ..., message: _Optional[str] = ..., learner_id: _Optional[int] = ..., max_learners: _Optional[int] = ..., token: _Optional[bytes] = ..., run: _Optional[_Union[RunDescription, _Mapping]] = ..., name: _Optional[str] = ...) -> None: ...
 
 class RunDescription(_message.Message):
-    __slots__ = ("run_id", "model", "norm", "classes", "heartbeat_s", "chunk_bytes", "local", "holdout", "own_task")
+    __slots__ = ("run_id", "model", "norm", "classes", "heartbeat_s", "chunk_bytes", "local", "holdout", "own_task", "codec_up", "codec_down", "piece_bytes", "pipelined", "zstd")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     NORM_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +93,11 @@ class RunDescription(_message.Message):
     LOCAL_FIELD_NUMBER: _ClassVar[int]
     HOLDOUT_FIELD_NUMBER: _ClassVar[int]
     OWN_TASK_FIELD_NUMBER: _ClassVar[int]
+    CODEC_UP_FIELD_NUMBER: _ClassVar[int]
+    CODEC_DOWN_FIELD_NUMBER: _ClassVar[int]
+    PIECE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PIPELINED_FIELD_NUMBER: _ClassVar[int]
+    ZSTD_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     model: str
     norm: str
@@ -100,7 +107,12 @@ class RunDescription(_message.Message):
     local: _containers.RepeatedScalarFieldContainer[str]
     holdout: float
     own_task: bool
-    def __init__(self, run_id: _Optional[str] = ..., model: _Optional[str] = ..., norm: _Optional[str] = ..., classes: _Optional[int] = ..., heartbeat_s: _Optional[float] = ..., chunk_bytes: _Optional[int] = ..., local: _Optional[_Iterable[str]] = ..., holdout: _Optional[float] = ..., own_task: _Optional[bool] = ...) -> None: ...
+    codec_up: str
+    codec_down: str
+    piece_bytes: int
+    pipelined: bool
+    zstd: bool
+    def __init__(self, run_id: _Optional[str] = ..., model: _Optional[str] = ..., norm: _Optional[str] = ..., classes: _Optional[int] = ..., heartbeat_s: _Optional[float] = ..., chunk_bytes: _Optional[int] = ..., local: _Optional[_Iterable[str]] = ..., holdout: _Optional[float] = ..., own_task: _Optional[bool] = ..., codec_up: _Optional[str] = ..., codec_down: _Optional[str] = ..., piece_bytes: _Optional[int] = ..., pipelined: _Optional[bool] = ..., zstd: _Optional[bool] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("success", "message")
@@ -111,18 +123,58 @@ class Ack(_message.Message):
     def __init__(self, success: _Optional[bool] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Empty(_message.Message):
-    __slots__ = ("token", "version")
+    __slots__ = ("token", "version", "have")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    HAVE_FIELD_NUMBER: _ClassVar[int]
     token: bytes
     version: int
-    def __init__(self, token: _Optional[bytes] = ..., version: _Optional[int] = ...) -> None: ...
+    have: int
+    def __init__(self, token: _Optional[bytes] = ..., version: _Optional[int] = ..., have: _Optional[int] = ...) -> None: ...
 
 class ModelChunk(_message.Message):
-    __slots__ = ("chunk",)
+    __slots__ = ("chunk", "piece", "stepped", "redo")
     CHUNK_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    STEPPED_FIELD_NUMBER: _ClassVar[int]
+    REDO_FIELD_NUMBER: _ClassVar[int]
     chunk: bytes
-    def __init__(self, chunk: _Optional[bytes] = ...) -> None: ...
+    piece: Piece
+    stepped: Stepped
+    redo: Redo
+    def __init__(self, chunk: _Optional[bytes] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ..., stepped: _Optional[_Union[Stepped, _Mapping]] = ..., redo: _Optional[_Union[Redo, _Mapping]] = ...) -> None: ...
+
+class Piece(_message.Message):
+    __slots__ = ("number", "total_bytes", "crc32", "attempt")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CRC32_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    total_bytes: int
+    crc32: int
+    attempt: int
+    def __init__(self, number: _Optional[int] = ..., total_bytes: _Optional[int] = ..., crc32: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class Stepped(_message.Message):
+    __slots__ = ("round", "step", "version")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    step: int
+    version: int
+    def __init__(self, round: _Optional[int] = ..., step: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+
+class Redo(_message.Message):
+    __slots__ = ("round", "step", "attempt")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    step: int
+    attempt: int
+    def __init__(self, round: _Optional[int] = ..., step: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class DataChunk(_message.Message):
     __slots__ = ("chunk",)
@@ -131,12 +183,14 @@ class DataChunk(_message.Message):
     def __init__(self, chunk: _Optional[bytes] = ...) -> None: ...
 
 class GradientData(_message.Message):
-    __slots__ = ("chunk", "header")
+    __slots__ = ("chunk", "header", "piece")
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     HEADER_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
     chunk: bytes
     header: UpdateHeader
-    def __init__(self, chunk: _Optional[bytes] = ..., header: _Optional[_Union[UpdateHeader, _Mapping]] = ...) -> None: ...
+    piece: Piece
+    def __init__(self, chunk: _Optional[bytes] = ..., header: _Optional[_Union[UpdateHeader, _Mapping]] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ...) -> None: ...
 
 class UpdateHeader(_message.Message):
     __slots__ = ("token", "work_id", "examples", "total_bytes", "crc32", "loss", "seconds", "offset", "metrics", "start_loss")
@@ -203,7 +257,7 @@ class WorkOrders(_message.Message):
     def __init__(self, orders: _Optional[_Iterable[_Union[WorkOrder, _Mapping]]] = ...) -> None: ...
 
 class WorkOrder(_message.Message):
-    __slots__ = ("work_id", "round", "step", "version", "shard", "seed", "exchange", "first_batch", "local_steps", "batch_size", "progress_start", "progress_end", "schedule", "momentum", "weight_decay", "nesterov", "augment", "dtype", "label_smoothing", "last_round", "proximal_mu", "control_variates", "personal_lambda", "evaluate", "start_loss")
+    __slots__ = ("work_id", "round", "step", "version", "shard", "seed", "exchange", "first_batch", "local_steps", "batch_size", "progress_start", "progress_end", "schedule", "momentum", "weight_decay", "nesterov", "augment", "dtype", "label_smoothing", "last_round", "proximal_mu", "control_variates", "personal_lambda", "evaluate", "start_loss", "fragments", "fragment", "fresh", "overlap_steps", "mix")
     WORK_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -229,6 +283,11 @@ class WorkOrder(_message.Message):
     PERSONAL_LAMBDA_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
     START_LOSS_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENTS_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    FRESH_FIELD_NUMBER: _ClassVar[int]
+    OVERLAP_STEPS_FIELD_NUMBER: _ClassVar[int]
+    MIX_FIELD_NUMBER: _ClassVar[int]
     work_id: str
     round: int
     step: int
@@ -254,7 +313,12 @@ class WorkOrder(_message.Message):
     personal_lambda: float
     evaluate: bool
     start_loss: bool
-    def __init__(self, work_id: _Optional[str] = ..., round: _Optional[int] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., shard: _Optional[int] = ..., seed: _Optional[int] = ..., exchange: _Optional[str] = ..., first_batch: _Optional[int] = ..., local_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., progress_start: _Optional[float] = ..., progress_end: _Optional[float] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., momentum: _Optional[float] = ..., weight_decay: _Optional[float] = ..., nesterov: _Optional[bool] = ..., augment: _Optional[str] = ..., dtype: _Optional[str] = ..., label_smoothing: _Optional[float] = ..., last_round: _Optional[int] = ..., proximal_mu: _Optional[float] = ..., control_variates: _Optional[bool] = ..., personal_lambda: _Optional[float] = ..., evaluate: _Optional[bool] = ..., start_loss: _Optional[bool] = ...) -> None: ...
+    fragments: int
+    fragment: int
+    fresh: int
+    overlap_steps: int
+    mix: float
+    def __init__(self, work_id: _Optional[str] = ..., round: _Optional[int] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., shard: _Optional[int] = ..., seed: _Optional[int] = ..., exchange: _Optional[str] = ..., first_batch: _Optional[int] = ..., local_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., progress_start: _Optional[float] = ..., progress_end: _Optional[float] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., momentum: _Optional[float] = ..., weight_decay: _Optional[float] = ..., nesterov: _Optional[bool] = ..., augment: _Optional[str] = ..., dtype: _Optional[str] = ..., label_smoothing: _Optional[float] = ..., last_round: _Optional[int] = ..., proximal_mu: _Optional[float] = ..., control_variates: _Optional[bool] = ..., personal_lambda: _Optional[float] = ..., evaluate: _Optional[bool] = ..., start_loss: _Optional[bool] = ..., fragments: _Optional[int] = ..., fragment: _Optional[int] = ..., fresh: _Optional[int] = ..., overlap_steps: _Optional[int] = ..., mix: _Optional[float] = ...) -> None: ...
 
 class Schedule(_message.Message):
     __slots__ = ("kind", "lr", "warmup")

@@ -69,6 +69,11 @@ class LeaderServiceStub:
                 request_serializer=protos_dot_leader__pb2.UploadRequest.SerializeToString,
                 response_deserializer=protos_dot_leader__pb2.UploadStatus.FromString,
                 _registered_method=True)
+        self.ExchangeGradients = channel.stream_stream(
+                '/leader.LeaderService/ExchangeGradients',
+                request_serializer=protos_dot_leader__pb2.GradientData.SerializeToString,
+                response_deserializer=protos_dot_leader__pb2.ModelChunk.FromString,
+                _registered_method=True)
 
 
 class LeaderServiceServicer:
@@ -120,6 +125,14 @@ class LeaderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExchangeGradients(self, request_iterator, context):
+        """Many steps of a run that exchanges gradients, over one stream: pieces of the gradient go up while
+        backward still runs, and the new weights of a piece come down as soon as all learners' are in.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LeaderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -157,6 +170,11 @@ def add_LeaderServiceServicer_to_server(servicer, server):
                     servicer.GetUpload,
                     request_deserializer=protos_dot_leader__pb2.UploadRequest.FromString,
                     response_serializer=protos_dot_leader__pb2.UploadStatus.SerializeToString,
+            ),
+            'ExchangeGradients': grpc.stream_stream_rpc_method_handler(
+                    servicer.ExchangeGradients,
+                    request_deserializer=protos_dot_leader__pb2.GradientData.FromString,
+                    response_serializer=protos_dot_leader__pb2.ModelChunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -348,6 +366,33 @@ class LeaderService:
             '/leader.LeaderService/GetUpload',
             protos_dot_leader__pb2.UploadRequest.SerializeToString,
             protos_dot_leader__pb2.UploadStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExchangeGradients(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/leader.LeaderService/ExchangeGradients',
+            protos_dot_leader__pb2.GradientData.SerializeToString,
+            protos_dot_leader__pb2.ModelChunk.FromString,
             options,
             channel_credentials,
             insecure,
