@@ -21,11 +21,13 @@ from leader.beginning import initial_state, resumed_state, weights_before
 from leader.best_model import BestModel
 from leader.checkpoint import checkpoints, save_checkpoint, write_atomically
 from leader.cli import Command
+from leader.codecs import down_spec, up_spec
 from leader.config import RunConfig
 from leader.config_file import dump_config
 from leader.coordinator import Coordinator
 from leader.curves import curves_title, draw_curves
 from leader.data import Data, open_data
+from leader.decoding import Decoder
 from leader.evaluation import EvaluationQueue, Evaluator, Vector
 from leader.events import Event, EventStream, FederatedEvaluated, RoundCommitted, RunFinished, RunStarted
 from leader.host import Host
@@ -82,12 +84,14 @@ class App:
             seats=state.seats,
             events=self.events,
         )
+        decoder = Decoder(config.codec, layout, config.streaming.fragments)
         self.coordinator = Coordinator(
             config,
             state,
             layout=layout,
             optimizer=optimizer,
             workforce=workforce,
+            decoder=decoder,
             save=partial(
                 save_checkpoint, folder.checkpoints, keep=config.keep_checkpoints, config=dump_config(config)
             ),
@@ -124,6 +128,10 @@ class App:
             local=sorted(layout.local),
             holdout=config.evaluation.holdout,
             own_task=origin.own,
+            codec_up=up_spec(config.codec),
+            codec_down=down_spec(config.codec),
+            piece_bytes=config.codec.piece_bytes,
+            zstd=config.codec.zstd,
         )
         self.service = LeaderService(
             config,
@@ -131,6 +139,7 @@ class App:
             self.coordinator,
             Uploads(
                 layout,
+                decoder,
                 config.limits,
                 self.coordinator.traffic,
                 self.coordinator.is_open,

@@ -160,6 +160,8 @@ def _fields(state: RunState) -> dict[str, object]:
 
 def _arrays(state: RunState) -> dict[str, NDArray[np.generic]]:
     arrays: dict[str, NDArray[np.generic]] = {"vector": state.vector}
+    if state.public is not None:
+        arrays["public"] = state.public
     arrays |= {f"optimizer.{name}": vector for name, vector in state.optimizer.items()}
     if state.seats and state.seats.shards:
         arrays["shards"] = np.concatenate(state.seats.shards).astype(np.int32)
@@ -188,6 +190,7 @@ def _state(fields: dict[str, object], arrays: Arrays) -> RunState:
             for name, array in arrays.items()
             if name.startswith(prefix)
         },
+        public=arrays["public"].astype(np.float32, copy=False) if "public" in arrays else None,
         seats=None if count is None else Seats(shards, holders, own),  # type: ignore[arg-type]
         committed=RoundCommitted(**committed) if isinstance(committed, dict) else None,
         history={part: PartHistory(*values) for part, values in history.items()},

@@ -43,8 +43,9 @@ def _whole_round(config: RunConfig) -> int:
 
 def problems(config: RunConfig) -> list[str]:
     """One line for each combination of settings that can't work: the reason, and what to set instead."""
-    checks = (_robust, _norms, _weighting, _gradient, _scaffold, _buffer, _cohort, _data, _model, _evaluation)
-    return [problem for check in checks for problem in check(config)]
+    on_rounds = (_robust, _norms, _weighting, _gradient, _scaffold, _codec, _streaming, _buffer)
+    on_the_rest = (_cohort, _data, _model, _evaluation)
+    return [problem for check in on_rounds + on_the_rest for problem in check(config)]
 
 
 def _robust(config: RunConfig) -> Iterator[str]:
@@ -162,6 +163,48 @@ def _scaffold(config: RunConfig) -> Iterator[str]:
         yield (
             "train.control_variates is true, which needs all learners to start from one model, but buffer.size is "
             f"{config.buffer.size}: set buffer.size=0"
+        )
+
+
+def _codec(config: RunConfig) -> Iterator[str]:
+    codec = config.codec
+    if codec.down != "none" and config.train.control_variates:
+        yield (
+            f"codec.down is {codec.down}, but train.control_variates is true, whose variates travel beside the model "
+            "as they are: set codec.down=none"
+        )
+    if codec.warmup and codec.up != "topk":
+        yield f"codec.warmup is {codec.warmup:g}, which is about codec.up=topk, but codec.up is {codec.up}: set it to 0"
+    if codec.zstd and codec.up == codec.down == "none":
+        yield "codec.zstd is true, but nothing is encoded: set codec.up or codec.down, such as int8"
+
+
+def _streaming(config: RunConfig) -> Iterator[str]:
+    streaming, train = config.streaming, config.train
+    if not streaming.fragments:
+        if streaming.overlap_steps:
+            yield (
+                f"streaming.overlap_steps is {streaming.overlap_steps}, but streaming.fragments is 0, so that there is "
+                "no fragment to wait for: set streaming.fragments, such as 4"
+            )
+        return
+    begins = f"streaming.fragments is {streaming.fragments}, so that learners go on with weights of their own, but "
+    if config.exchange == "gradient":
+        yield f"{begins}exchange is gradient, where all make one step together: set exchange=delta"
+    if config.buffer.size:
+        yield f"{begins}buffer.size is {config.buffer.size}, so that rounds have no order: set buffer.size=0"
+    for name in ("proximal_mu", "control_variates", "personal_lambda"):
+        if value := getattr(train, name):
+            shown = "true" if value is True else f"{value:g}"
+            yield f"{begins}train.{name} is {shown}, which is about those of the round's model: set it to 0 or false"
+    if config.model.local:
+        yield f"{begins}model.local is {config.model.local!r}, which does the same for other tensors: leave it out"
+    if config.aggregate.weighting == "qfedavg":
+        yield f"{begins}aggregate.weighting is qfedavg, which compares losses of one model: set it to examples"
+    if train.local_steps and streaming.overlap_steps >= train.local_steps:
+        yield (
+            f"streaming.overlap_steps is {streaming.overlap_steps}, but a round has train.local_steps="
+            f"{train.local_steps}, and takes the fragment in before the last: set fewer"
         )
 
 

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from leader import rounds
-from leader.aggregation.base import Contribution
+from leader.aggregation.base import Aggregator, Contribution
 from leader.aggregation.choose import open_aggregate
 from leader.buffered import Buffer, Desk, Ticket
 from leader.buffered_exchange import BufferedExchange
 from leader.config import RunConfig
 from leader.deadline import Deadlines
+from leader.decoding import Decoder
+from leader.downlink import DownLink
 from leader.events import (
     EventStream,
     FederatedEvaluated,
@@ -32,6 +34,7 @@ from leader.events import (
 )
 from leader.exchange import Exchange
 from leader.federated import check_metrics
+from leader.fragments import Fragments
 from leader.host import Host
 from leader.membership import Member
 from leader.muster import Muster
@@ -44,7 +47,7 @@ from leader.stepping import Stepper
 from leader.tally import Tally
 from leader.traffic import Traffic
 from leader.uploads import Upload
-from leader.versions import VersionStore
+from leader.versions import ModelVersion, VersionStore
 from leader.work import Part, WorkPlanner
 from leader.workforce import Workforce
 from model.flat import Layout
@@ -83,6 +86,7 @@ class Coordinator:
         layout: Layout,
         optimizer: ServerOptimizer,
         workforce: Workforce,
+        decoder: Decoder,
         save: Callable[[RunState], object],
         events: EventStream,
         spool: Path | None = None,
@@ -98,7 +102,10 @@ class Coordinator:
         host = host or Host()
         self._clock = host.clock
         self._layout = layout
-        self._stepper = Stepper(layout, optimizer)
+        self._fragments = Fragments(layout, config.streaming.fragments)
+        self._stepper = Stepper(layout, optimizer, config.streaming.fragments)
+        self._decoder = decoder
+        self._down = DownLink(config, layout)
         self._save_state = save
         self._events = events
         self._spool = spool  # where a robust rule keeps updates
@@ -329,7 +336,8 @@ class Coordinator:
         """Make the work orders of the exchange that opens next, and an empty aggregate."""
         assert self._opening is not None
         machine, parts = self._opening.machine, self._opening.parts
-        aggregate = open_aggregate(self._config, self._layout, self._opening.scale, self._spool)
+        shared = self._fragments.of(machine.plan.round)
+        aggregate = open_aggregate(self._config, shared, self._opening.scale, self._spool)
         if isinstance(machine, Buffer):
             if not isinstance(self._exchange, BufferedExchange):
                 split, oldest = self._layout.parameter_count, self._config.buffer.max_staleness
@@ -385,7 +393,7 @@ class Coordinator:
             assert self._exchange is not None
             contribution = self._exchange.contribution(submission.member, submission.upload, part)
             metrics = check_metrics(submission.upload.header)
-            await self._compute(self._exchange.aggregate.add, contribution)
+            await self._compute(self._fold, self._exchange.aggregate, contribution)
         except WireError as error:
             if not submission.fate.done():
                 submission.fate.set_exception(error)
@@ -400,6 +408,10 @@ class Coordinator:
             self._counted.add(member.peer)
         self._announce_accepted(machine, order.step, submission, contribution)
         await self._perform(machine.handle(rounds.Accepted(part.id, order.step), self._clock.now()))
+
+    def _fold(self, aggregate: Aggregator, contribution: Contribution) -> None:
+        """Add an update to the sum, decoded."""
+        aggregate.add(replace(contribution, payload=self._decoder.decode(contribution.payload)))
 
     def _announce_accepted(
         self, machine: Machine, step: int, submission: Submission, contribution: Contribution
@@ -454,12 +466,13 @@ class Coordinator:
         )
         everybody = sum(part.examples for part in self.workforce.parts().values())
         faults.reach("leader.collected", plan.round)
+        before = self._working
         self._working, result = await self._compute(
-            self._stepper.apply, self._working, self._exchange.aggregate, server_step, everybody
+            self._stepper.apply, before, self._exchange.aggregate, server_step, everybody
         )
         self._exchange.aggregate.close()
         self._tally.applied(step, result)
-        await self._publish(self._working)
+        self._working = await self._publish(self._working, before)
         self._counted.clear()  # not before: a plain learner must not be given the same version again
         self._events.publish(
             StepApplied(plan.round, step, plan.steps, result.loss, self.traffic.up, self.traffic.down)
@@ -503,9 +516,16 @@ class Coordinator:
         for member in self.workforce.members:
             member.link.committed(plan.round, state.version)
 
-    async def _publish(self, state: RunState) -> None:
+    async def _publish(self, state: RunState, before: RunState | None = None) -> RunState:
+        """Serve the state's model, as a change of that of `before` too; the state, with what learners have."""
+        served, version = await self._compute(self._make_version, state, before)
+        self.versions.publish(version)
+        return served
+
+    def _make_version(self, state: RunState, before: RunState | None) -> tuple[RunState, ModelVersion]:
+        state, change = self._down.advance(before, state) if before else (state, None)
         control = state.optimizer.get(CONTROL) if self._config.train.control_variates else None
-        self.versions.publish(await self._compute(self.versions.encode, state.version, state.vector, control))
+        return state, self.versions.encode(state.version, state.served, control, change).prepared()
 
     async def _save(self, state: RunState) -> None:
         await self._compute(self._save_state, state)

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
+from leader.codecs import agreed
 from leader.config import RunConfig
 from leader.coordinator import Coordinator
 from leader.data_stream import stream_shard
@@ -130,7 +131,7 @@ class LeaderService:
             max_learners=self._workforce.members.max_learners,
             token=member.token,
             name=member.name,
-            run=self._description,
+            run=agreed(self._description, info),
         )
 
     def _member(self, token: bytes, network_addr: str, context: Context) -> Member:
@@ -158,7 +159,8 @@ class LeaderService:
             await self._coordinator.fresh_model(context.peer(), self._config.limits.stall_s)
         try:
             version = versions.get(request.version if request.HasField("version") else None)
-            await self._send(versions.stream(version), context)
+            have = request.have if request.HasField("have") else None
+            await self._send(versions.stream(version, have), context)
         except LateUpdateError:  # the version is gone, perhaps since the download began
             if request.token:
                 self._coordinator.outdated(self._member(request.token, "", context), request.version)

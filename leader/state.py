@@ -33,6 +33,13 @@ class RunState:
         default_factory=dict
     )  # learners' scores of the model before this one
     committed: RoundCommitted | None = None  # what was told, or would have been, about the last round
+    #: What learners have where changes of the model are encoded (codec.down); None = the vector itself.
+    public: NDArray[np.float32] | None = None
     history: Mapping[str, PartHistory] = field(default_factory=dict)  # by part, of committed rounds
     open_work: Mapping[str, OpenWork] = field(default_factory=dict)  # by part (asynchronous runs)
     turns: Mapping[str, int] = field(default_factory=dict)  # work given out so far, by part (the same)
+
+    @property
+    def served(self) -> NDArray[np.float32]:
+        """The model that learners work from, (total,)."""
+        return self.vector if self.public is None else self.public

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
-from leader.aggregation.aggregate import check_update
 from leader.budget import ByteBudget
 from leader.config import LimitsConfig
+from leader.decoding import Decoder
 from leader.traffic import Traffic
 from model.flat import Layout
 from protos import leader_pb2
@@ -50,23 +50,24 @@ class Uploads:
     def __init__(
         self,
         layout: Layout,
+        decoder: Decoder,
         limits: LimitsConfig,
         traffic: Traffic,
         is_open: Callable[[str], bool],
         at_chunk: Callable[[], None] = lambda: None,
     ) -> None:
-        self._layout = layout
+        self._decoder = decoder
         self._limits = limits
         self._traffic = traffic
         self._is_open = is_open  # whether the work with this id is still wanted
-        self._at_chunk = at_chunk  # called after each chunk
+        self.at_chunk = at_chunk  # called after each chunk
         self._max_bytes = 4 * layout.total + limits.header_bytes
         self._budget = ByteBudget(limits.upload_bytes)
         self._broken: dict[Key, _Transfer] = {}  # oldest first
 
     async def first(self, messages: AsyncIterator[UploadMessage]) -> UploadMessage:
         """The stream's first message: the header of a full learner, or a plain learner's first chunk."""
-        message = await self._next(messages)
+        message = await self.next(messages)
         if message is None:
             raise PayloadError("the update is empty; send one safetensors file in chunks")
         return message
@@ -113,7 +114,7 @@ class Uploads:
             await broken.share.aclose()
         if header is not None and header.offset:
             raise ChecksumError(f"the first {header.offset} bytes are no longer held here; send all of them")
-        await self._make_room()
+        await self._make_room(self._max_bytes)
         limits = self._limits
         transfer = _Transfer(
             PayloadReader(
@@ -128,10 +129,17 @@ class Uploads:
         await transfer.share.enter_async_context(self._budget.hold(self._max_bytes))
         return transfer
 
-    async def _make_room(self) -> None:
+    @asynccontextmanager
+    async def room(self, size: int) -> AsyncIterator[None]:
+        """Wait for `size` bytes of the budget and hold them inside the `async with` block."""
+        await self._make_room(size)
+        async with self._budget.hold(size):
+            yield
+
+    async def _make_room(self, size: int) -> None:
         """Drop broken transfers that nobody wants, and the oldest others as long as there is no room."""
         for key in list(self._broken):
-            if not self._is_open(key[0]) or not self._budget.fits(self._max_bytes):
+            if not self._is_open(key[0]) or not self._budget.fits(size):
                 await self._broken.pop(key).share.aclose()
 
     async def _read(
@@ -139,7 +147,7 @@ class Uploads:
     ) -> int:
         size = 0
         message: UploadMessage | None = first
-        pace = _Pace(self._limits.stall_s)
+        pace = Pace(self._limits.stall_s)
         while message is not None:
             if not isinstance(message, memoryview):
                 if message.HasField("header") and message is not first:
@@ -150,13 +158,13 @@ class Uploads:
             reader.feed(message)
             pace.check(size)
             if size:
-                self._at_chunk()
-            message = await self._next(messages)
+                self.at_chunk()
+            message = await self.next(messages)
         return size
 
     def _acceptor(self, header: leader_pb2.UpdateHeader | None) -> Callable[[Manifest], None]:
         def accept(manifest: Manifest) -> None:
-            check_update(self._layout, manifest)
+            self._decoder.check(manifest)
             if header is not None and header.total_bytes != manifest.total_bytes:
                 raise PayloadError(
                     f"update is announced with {header.total_bytes} bytes, its tensors need {manifest.total_bytes}"
@@ -164,7 +172,8 @@ class Uploads:
 
         return accept
 
-    async def _next(self, messages: AsyncIterator[UploadMessage]) -> UploadMessage | None:
+    async def next(self, messages: AsyncIterator[UploadMessage]) -> UploadMessage | None:
+        """The next message that says something, None after the last; raises StalledError."""
         try:
             async with asyncio.timeout(self._limits.stall_s):
                 while (message := await anext(messages, None)) is not None:
@@ -177,7 +186,7 @@ class Uploads:
             ) from None
 
 
-class _Pace:
+class Pace:
     """The slowest that an upload may be: a dribble of bytes must not hold memory for ever."""
 
     def __init__(self, window_s: float) -> None:
@@ -203,4 +212,4 @@ def _says_something(message: UploadMessage) -> bool:
     """Whether a message brings anything; empty ones are no sign of progress."""
     if isinstance(message, memoryview):
         return len(message) > 0
-    return message.HasField("header") or len(message.chunk) > 0
+    return message.HasField("header") or message.HasField("piece") or len(message.chunk) > 0

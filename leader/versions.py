@@ -6,23 +6,49 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leader.signal import Signal
 from model.flat import Layout
+from utils.codecs.files import File
 from utils.errors import LateUpdateError, NotReadyError
 from utils.framing import frames
 from utils.payload import CONTROL_VARIATE, encode_header
 
 
 @dataclass(frozen=True, eq=False)
+class Change:
+    """What a learner that has version `base` gets in place of the next one."""
+
+    base: int
+    messages: tuple[bytes, ...]  # framed ModelChunk messages
+
+
+@dataclass(frozen=True, eq=False)
 class ModelVersion:
-    """One state of the global model, ready to send."""
+    """One state of the global model; encoded when it is first asked for, once for everybody."""
 
     number: int  # opaque: equal numbers mean equal weights
-    messages: tuple[bytes, ...]  # framed ModelChunk messages
+    file: File
+    chunk_bytes: int
+    change: Change | None = None
+
+    @cached_property
+    def messages(self) -> tuple[bytes, ...]:
+        """Framed ModelChunk messages of the whole model."""
+        return tuple(frames(self.file.header, self.file.body.data, self.chunk_bytes))
+
+    def prepared(self) -> ModelVersion:
+        """This version, encoded now and not on the event loop of who asks first."""
+        _ = self.messages
+        return self
+
+    def messages_for(self, have: int | None) -> tuple[bytes, ...]:
+        """What to send to a learner that has version `have`."""
+        return self.change.messages if self.change is not None and self.change.base == have else self.messages
 
 
 def next_version(number: int, digest: str) -> int:
@@ -54,14 +80,27 @@ class VersionStore:
         self.changed = Signal()
 
     def encode(
-        self, number: int, vector: NDArray[np.float32], control: NDArray[np.float32] | None = None
+        self,
+        number: int,
+        vector: NDArray[np.float32],
+        control: NDArray[np.float32] | None = None,
+        change: tuple[int, File] | None = None,
     ) -> ModelVersion:
-        """The version's messages, with SCAFFOLD's control variate (P,) if given; any thread may call it."""
+        """The version, with SCAFFOLD's control variate (P,) if given; any thread may call it.
+
+        `change` is the file that makes it of another version, and that one's number.
+        """
         metadata = {"format": "pt", "version": str(number)}
         header = model_header(self._layout, metadata, control=control is not None)
         values = vector if control is None else np.concatenate([vector, control])
-        body = np.ascontiguousarray(values).data.cast("B")
-        return ModelVersion(number, tuple(frames(header, body, self._chunk_bytes)))
+        file = File(header, np.ascontiguousarray(values).view(np.uint8))
+        return ModelVersion(number, file, self._chunk_bytes, self._change(change))
+
+    def _change(self, change: tuple[int, File] | None) -> Change | None:
+        if change is None:
+            return None
+        base, file = change
+        return Change(base, tuple(frames(file.header, file.body.data, self._chunk_bytes)))
 
     def publish(self, version: ModelVersion) -> None:
         """Serve `version` from now on."""
@@ -84,12 +123,13 @@ class VersionStore:
                 return version
         raise LateUpdateError(f"model version {number} is no longer served; fetch new work")
 
-    def stream(self, version: ModelVersion) -> Iterator[bytes]:
-        """The messages of `version`; raises LateUpdateError once it is no longer kept.
+    def stream(self, version: ModelVersion, have: int | None = None) -> Iterator[bytes]:
+        """The messages of `version` for a learner that has version `have`.
 
-        A slow learner thus keeps nothing in memory that would not be there anyway.
+        Raises LateUpdateError once it is no longer kept: a slow learner thus keeps nothing in memory that
+        would not be there anyway.
         """
-        for message in version.messages:
+        for message in version.messages_for(have):
             if version not in self._kept:
                 raise LateUpdateError("this model version was replaced during the download; fetch new work")
             yield message

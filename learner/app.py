@@ -23,6 +23,7 @@ from model.image_classification import ImageClassification
 from model.precision import choose_device
 from model.task import Examples, Task, load_task
 from protos import leader_pb2
+from utils.codecs import KINDS
 from utils.errors import (
     DataError,
     FlockstepError,
@@ -228,6 +229,7 @@ class App:
             tags=options.tags.split(",") if options.tags else (),
             device_kind=self._device.type,
             memory_bytes=memory_bytes(self._device),
+            codecs=(*KINDS, "zstd"),
         )
         try:
             reply = await stub.register(info, _CALL_TIMEOUT_S)

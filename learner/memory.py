@@ -1,4 +1,4 @@
-"""What a learner keeps of a part between rounds: control variates, local tensors, a personal model.
+"""What a learner keeps of a part between exchanges: control variates, local tensors, a codec's residuals.
 
 It belongs to committed rounds: what an update would change is staged, on disk before the update is
 sent, until the leader has counted the update and committed its round. Work done twice thus starts
@@ -30,9 +30,10 @@ Vectors = Mapping[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class _Staged:
-    """What the memory of a part will be once the update of `round` counts."""
+    """What the memory of a part will be once the update of an exchange counts."""
 
     round: int
+    step: int  # exchange within the round
     vectors: Vectors
 
 
@@ -46,7 +47,9 @@ class Memory:
         self._folder = folder
         self._run = ""
         self._kept: dict[str, Vectors] = {}
-        self._staged: dict[str, _Staged] = {}
+        self._staged: dict[
+            str, list[_Staged]
+        ] = {}  # of the newest two exchanges of one round, in their order
         self._counted: set[str] = set()  # parts whose staged update the leader has counted
         self._committed = 0  # last round known to be on disk
 
@@ -60,30 +63,41 @@ class Memory:
         self._counted.clear()
         self._committed = 0
 
-    def of(self, part: str, round_: int) -> Vectors:
-        """The vectors of a part that work of `round_` starts from; empty at first.
+    def of(self, part: str, round_: int, step: int = 0) -> Vectors:
+        """The vectors of a part that work of exchange `step` in `round_` starts from; empty at first.
 
-        The leader has closed all earlier rounds. An update of one of them that it has not refused was
-        counted, though its answer may be lost.
+        The leader has closed all earlier rounds, and the round's earlier exchanges. An update of one of them
+        that it has not refused was counted, though its answer may be lost.
         """
         if part not in self._kept:
             self._load(part)
-        staged = self._staged.get(part)
-        if staged is not None and staged.round < round_:
+        staged = self._staged.get(part, [])
+        if staged and staged[-1].round < round_:
             self._keep(part)
-        return self._kept[part]
+            return self._kept[part]
+        before = [one for one in staged if one.round == round_ and one.step < step]
+        return before[-1].vectors if before else self._kept[part]
 
-    def stage(self, part: str, round_: int, vectors: Vectors) -> None:
-        """What the part's memory will be if the update of `round_` counts."""
+    def stage(self, part: str, round_: int, vectors: Vectors, step: int = 0, *, durable: bool = True) -> None:
+        """What the part's memory will be if the update of exchange `step` in `round_` counts.
+
+        Without `durable` it goes to disk only once its round is known to be committed: a round of many
+        exchanges is redone from its beginning if this process dies.
+        """
         self._counted.discard(part)
-        self._staged[part] = _Staged(round_, vectors)
-        if path := self._path(part, ".staged"):
-            _write(path, vectors, {"round": str(round_)})
+        before = [one for one in self._staged.get(part, []) if one.round == round_ and one.step < step]
+        self._staged[part] = [*before[-1:], _Staged(round_, step, vectors)]
+        path = self._path(part, ".staged")
+        if path and durable:
+            _write(path, vectors, {"round": str(round_), "step": str(step)})
 
     def refused(self, part: str) -> None:
         """The leader has closed the round without the staged update of the part."""
         self._counted.discard(part)
-        if self._staged.pop(part, None) is not None and (path := self._path(part, ".staged")):
+        staged = self._staged.pop(part, [])[:-1]
+        if staged:
+            self._staged[part] = staged
+        if path := self._path(part, ".staged"):
             path.unlink(missing_ok=True)
 
     def counted(self, part: str) -> None:
@@ -99,19 +113,22 @@ class Memory:
     def _settle(self) -> None:
         for part in sorted(self._counted):
             staged = self._staged.get(part)
-            if staged is not None and staged.round <= self._committed:
+            if staged and staged[-1].round <= self._committed:
                 self._keep(part)
 
     def _keep(self, part: str) -> None:
         """What is staged is the memory from now on."""
         self._counted.discard(part)
-        self._kept[part] = self._staged.pop(part).vectors
+        vectors = self._kept[part] = self._staged.pop(part)[-1].vectors
         staged, kept = self._path(part, ".staged"), self._path(part)
-        if staged and kept:
-            try:
-                staged.replace(kept)
-            except OSError as error:
-                raise ConfigError(f"--state-dir: can't write {kept}: {error.strerror}") from None
+        if staged is None or kept is None:
+            return
+        try:
+            staged.replace(kept)
+        except FileNotFoundError:
+            _write(kept, vectors, {})
+        except OSError as error:
+            raise ConfigError(f"--state-dir: can't write {kept}: {error.strerror}") from None
 
     def _path(self, part: str, kind: str = "") -> Path | None:
         if self._folder is None:
@@ -124,7 +141,8 @@ class Memory:
         self._kept[part] = _read(kept)[0] if kept else {}
         if part not in self._staged and staged and staged.exists():
             vectors, metadata = _read(staged)
-            self._staged[part] = _Staged(int(metadata.get("round", "0")), vectors)
+            round_, step = int(metadata.get("round", "0")), int(metadata.get("step", "0"))
+            self._staged[part] = [_Staged(round_, step, vectors)]
 
 
 @contextmanager

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 import numpy as np
 from grpc import aio
 from numpy.typing import NDArray
 
-from learner.trainer import Update
+from learner.held import HeldUpdate
 from learner.workbench import Download
+from model.changes import Changes
 from model.flat import Layout
 from model.image_classification import Shard
+from model.renewal import Renewal
 from protos import leader_pb2
 from utils import faults
 from utils.errors import IncompatibleError, PayloadError, StalledError
-from utils.framing import frames
-from utils.payload import CONTROL_VARIATE, Manifest, Payload, PayloadReader, encode_header
+from utils.payload import CONTROL_VARIATE, Manifest, Payload, PayloadReader
 from utils.rpc import LeaderStub
 from utils.status import failures_told
 
@@ -31,54 +30,6 @@ _STALL_S = 60.0
 _TRIES = 5  # to send an update whose stream ends without a reason
 _HEADER_BYTES = 8 << 20
 _MAX_DATA_BYTES = 1 << 40
-
-
-@dataclass(frozen=True)
-class HeldUpdate:
-    """An update as it travels; kept until its round is committed, so that it can be sent again."""
-
-    work_id: str
-    round: int
-    last_round: int  # the commit of this round ends the work
-    header: bytes  # of the safetensors file
-    values: NDArray[np.float32]  # (shared elements,)
-    said: leader_pb2.UpdateHeader  # without token
-
-    @classmethod
-    def of(cls, order: leader_pb2.WorkOrder, update: Update, layout: Layout) -> HeldUpdate:
-        """The update that answers `order`; tensors that stay local are not in it."""
-        header = encode_header(
-            ((entry.name, "F32", entry.shape) for entry in layout.shared),
-            {"codec": "none", "exchange": order.exchange},
-        )
-        values = update.values
-        if layout.local:
-            values = np.concatenate([values[e.start : e.start + e.size] for e in layout.shared])
-        values = np.ascontiguousarray(values)
-        said = leader_pb2.UpdateHeader(
-            work_id=order.work_id,
-            examples=update.examples,
-            total_bytes=len(header) + values.nbytes,
-            crc32=zlib.crc32(values.data.cast("B"), zlib.crc32(header)),
-            loss=update.loss,
-            seconds=update.seconds,
-            metrics=[
-                leader_pb2.Metric(name=name, value=score.value, examples=score.examples)
-                for name, score in update.scores.items()
-            ],
-            start_loss=update.start_loss,
-        )
-        return cls(order.work_id, order.round, order.last_round or order.round, header, values, said)
-
-    def messages(self, token: bytes, chunk_bytes: int, offset: int = 0) -> Iterator[bytes]:
-        """The AccumulateGradients stream, framed, from byte `offset` of the file on."""
-        said = leader_pb2.UpdateHeader(token=token, offset=offset)
-        said.MergeFrom(self.said)
-        yield leader_pb2.GradientData(header=said).SerializeToString()
-        body = self.values.data.cast("B")[max(0, offset - len(self.header)) :]
-        for message in frames(self.header[offset:], body, chunk_bytes):
-            yield message
-            faults.reach("learner.uploading", self.round)
 
 
 async def push(
@@ -113,21 +64,49 @@ async def _received(stub: LeaderStub, token: bytes, said: leader_pb2.UpdateHeade
     return received
 
 
-async def pull_model(stub: LeaderStub, token: bytes, order: leader_pb2.WorkOrder, layout: Layout) -> Download:
+async def pull_model(
+    stub: LeaderStub,
+    token: bytes,
+    order: leader_pb2.WorkOrder,
+    layout: Layout,
+    base: tuple[int, Download] | None = None,
+    changes: Changes | Renewal | None = None,
+) -> Download:
     """The order's model version, with the leader's control variate where the order wants that.
 
-    Raises IncompatibleError if its tensors are not `layout`'s.
+    Given `base`, a version that is here and its number, and how to read `changes`, the leader may send what
+    has changed since. Raises IncompatibleError if the tensors are not `layout`'s, PayloadError for a change
+    that can't be one.
     """
     request = leader_pb2.Empty(token=token, version=order.version)
+    if base is not None and changes is not None:
+        request.have = base[0]
     control = layout.parameter_count if order.control_variates else None
 
     def accept(manifest: Manifest) -> None:
-        check_model(layout, manifest, control)
+        if changes is not None and is_change(manifest, base):
+            changes.check(manifest)
+        else:
+            check_model(layout, manifest, control)
         faults.reach("learner.downloading", order.round)
 
     with failures_told():
         payload = await _collect(stub.get_model(request), 8 * layout.total + _HEADER_BYTES, accept)
+    if base is not None and changes is not None and is_change(payload.manifest, base):
+        return Download(changes.apply(base[1].vector, payload))
     return unpack_model(layout, payload)
+
+
+def is_change(manifest: Manifest, base: tuple[int, Download] | None) -> bool:
+    """Whether a payload says that it is the change of the version that is here; raises PayloadError for another's."""
+    counted_from = manifest.metadata.get("base")
+    if counted_from is None:
+        return False
+    if base is None or counted_from != str(base[0]):
+        raise PayloadError(
+            "the leader sent the change of a model version that is not here; fetch the model again"
+        )
+    return True
 
 
 def unpack_model(layout: Layout, payload: Payload) -> Download:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learner.memory import Memory
+from learner.coding import Coding
+from learner.held import HeldUpdate
+from learner.memory import Memory, Vectors
+from learner.streaming import Head
 from learner.trainer import Assignment, Progress, Trainer, Update
+from model.changes import Changes
 from model.flat import FlatModel, Layout
 from model.image_classification import ImageClassification
+from model.renewal import Renewal
 from model.task import Examples, Task
 from protos import leader_pb2
 from utils.errors import IncompatibleError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,8 @@ def build_trainer(
 class Assignments:
     """Puts together what each work order needs, and keeps what parts remember."""
 
-    def __init__(self, run: leader_pb2.RunDescription, tools: Tools, memory: Memory) -> None:
+    def __init__(self, run: leader_pb2.RunDescription, tools: Tools, memory: Memory, layout: Layout) -> None:
+        self.coding = Coding(run, layout)
         self._run = run
         self._tools = tools
         self._memory = memory
@@ -63,20 +72,33 @@ class Assignments:
 
     def of(self, order: leader_pb2.WorkOrder, base: Download, examples: Examples, part: str) -> Assignment:
         """The assignment of `order`, whose examples are those of `part`."""
+        return self._with(order, base, examples, self._memory.of(part, order.round, order.step))
+
+    def ahead(self, order: leader_pb2.WorkOrder, examples: Examples, memory: Vectors) -> Assignment:
+        """The assignment of a streamed order that has not come, nor its model; enough to begin with."""
+        return self._with(order, Download(np.empty(0, np.float32)), examples, memory)
+
+    def _with(
+        self, order: leader_pb2.WorkOrder, base: Download, examples: Examples, memory: Vectors
+    ) -> Assignment:
         return Assignment(
             order,
             base.vector,
             self._tools.task or _images(self._run, self._tools, order),
             examples,
             base.control,
-            self._memory.of(part, order.round),
+            memory,
             self._run.holdout,
         )
 
-    def made(self, order: leader_pb2.WorkOrder, part: str, update: Update) -> None:
-        """Stage what the part is to remember; it holds once the update counts."""
-        if update.memory:
-            self._memory.stage(part, order.round, update.memory)
+    def made(self, order: leader_pb2.WorkOrder, part: str, update: Update) -> HeldUpdate:
+        """The update as it travels; what the part is to remember is staged, and holds once that counts."""
+        before = self._memory.of(part, order.round, order.step)
+        file, remembered = self.coding.encode(order, update.values, before)
+        if vectors := {**update.memory, **remembered}:
+            durable = order.exchange != "gradient"
+            self._memory.stage(part, order.round, vectors, order.step, durable=durable)
+        return HeldUpdate.of(order, update, file)
 
 
 class Workbench:
@@ -93,12 +115,16 @@ class Workbench:
         trainer_type: type[Trainer] = Trainer,
     ) -> None:
         self._trainer = build_trainer(run, tools, trainer_type)
-        self._assignments = Assignments(run, tools, memory)
+        self._assignments = Assignments(run, tools, memory, self.layout)
 
     @property
     def layout(self) -> Layout:
         """Of the run's model."""
         return self._trainer.model.layout
+
+    def changes(self, order: leader_pb2.WorkOrder) -> Changes | Renewal | None:
+        """How what comes in place of the order's model is read; None where models come whole."""
+        return self._assignments.coding.changes(order)
 
     def make(
         self,
@@ -107,14 +133,33 @@ class Workbench:
         examples: Examples,
         part: str,
         progress: Progress = lambda done, total, rate: None,
-    ) -> Update:
-        """The update of `order`; what the part remembers is staged until the update counts.
+        head: Head | None = None,
+    ) -> tuple[Update, HeldUpdate]:
+        """The update of `order`, and as it travels; what the part remembers is staged until it counts.
 
-        Raises DivergedError, CancelledError or IncompatibleError.
+        `head` is what `begin` made, perhaps of another order. Raises DivergedError, CancelledError or
+        IncompatibleError.
         """
-        update = self._trainer.run(self._assignments.of(order, base, examples, part), progress)
-        self._assignments.made(order, part, update)
-        return update
+        assignment = self._assignments.of(order, base, examples, part)
+        if head is not None and head.is_for(order, assignment.memory):
+            assignment = replace(assignment, head=head)
+            fields = {"round": order.round, "part": part, "steps": len(head.losses)}
+            _log.debug(
+                "first steps made before the order came", extra={"event": "BegunAhead", "fields": fields}
+            )
+        update = self._trainer.run(assignment, progress)
+        return update, self._assignments.made(order, part, update)
+
+    def begin(
+        self,
+        order: leader_pb2.WorkOrder,
+        examples: Examples,
+        memory: Vectors,
+        progress: Progress,
+    ) -> Head | None:
+        """The first steps of a streamed order that has not come, of a part that will remember `memory`."""
+        assignment = self._assignments.ahead(order, examples, memory)
+        return self._trainer.head(assignment, progress)
 
     def cancel(self) -> None:
         """Make the order that runs now raise CancelledError before its next step; any thread may call it."""

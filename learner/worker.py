@@ -9,9 +9,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from learner.ahead import Ahead
+from learner.held import HeldUpdate
 from learner.memory import Memory
+from learner.streaming import check_streaming
 from learner.trainer import CancelledError, Update
-from learner.transfer import HeldUpdate, pull_model, pull_shard, push
+from learner.transfer import pull_model, pull_shard, push
 from learner.workbench import Download, Tools, Workbench
 from model.image_classification import Shard
 from model.task import Examples
@@ -57,6 +60,7 @@ class Worker:
         self._network_addr = network_addr
         self._own = own
         self._thread = ThreadPoolExecutor(1, "training")
+        self._ahead = Ahead(self._thread)
         self._orders: asyncio.Queue[leader_pb2.WorkOrder] = asyncio.Queue()
         self._wanted: dict[str, leader_pb2.WorkOrder] = {}  # by work id: queued or under way
         self._current: leader_pb2.WorkOrder | None = None
@@ -84,6 +88,7 @@ class Worker:
             self._held.clear()
             self._shards.clear()
             self._base = None
+            self._ahead.clear()
             self._bench = self._make_bench(connection.run)
         self._run = connection.run
         return broken
@@ -109,6 +114,7 @@ class Worker:
                 f"work order with exchange {order.exchange[:20]!r}, {order.local_steps} steps and batches of "
                 f"{order.batch_size}; install the same release on both sides"
             )
+        check_streaming(order)
         if order.work_id in self._wanted:
             return
         self._memory.committed(order.round - 1)
@@ -121,6 +127,7 @@ class Worker:
         """Let go of updates whose round is on disk, and of work for it."""
         self._held = {part: held for part, held in self._held.items() if held.last_round > round_}
         self._memory.committed(round_)
+        self._ahead.committed(round_)
         if self._current is not None and last_round(self._current) <= round_:
             self._cancel()
 
@@ -171,9 +178,8 @@ class Worker:
 
     async def _make(self, order: leader_pb2.WorkOrder, part: str) -> HeldUpdate:
         """Train, and keep the update."""
-        update = await self._train(order, part)
-        assert self._bench is not None
-        held = self._held[part] = HeldUpdate.of(order, update, self._bench.layout)
+        update, held = await self._train(order, part)
+        self._held[part] = held
         made = {"round": order.round, "step": order.step, "part": part, "work_id": order.work_id}
         _log.debug("update made", extra={"event": "UpdateMade", "fields": made})
         faults.reach("learner.trained", order.round)
@@ -185,22 +191,32 @@ class Worker:
         _log.log(level, text, order.round, update.loss, order.local_steps, update.trained / update.seconds)
         return held
 
-    async def _train(self, order: leader_pb2.WorkOrder, part: str) -> Update:
+    async def _train(self, order: leader_pb2.WorkOrder, part: str) -> tuple[Update, HeldUpdate]:
         connection, bench = self._connected(), self._bench
         assert bench is not None
         examples = await self._examples(connection, order)
         if self._base is None or self._base[0] != order.version:
-            self._base = (
-                order.version,
-                await pull_model(connection.stub, connection.token, order, bench.layout),
+            pulled = await pull_model(
+                connection.stub, connection.token, order, bench.layout, self._base, bench.changes(order)
             )
+            self._base = (order.version, pulled)
         if self._unwanted:
             raise CancelledError(f"round {order.round} is over")
         loop = asyncio.get_running_loop()
-        progress = self._reporter(order.work_id, loop)
-        return await loop.run_in_executor(
-            self._thread, bench.make, order, self._base[1], examples, part, progress
-        )
+        progress, base = self._reporter(order.work_id, loop), self._base[1]
+        begun = self._ahead.take(order, part)
+
+        def make() -> tuple[Update, HeldUpdate]:
+            head = begun()
+            if self._unwanted:
+                raise CancelledError(f"round {order.round} is over")
+            return bench.make(order, base, examples, part, progress, head)
+
+        update, held = await loop.run_in_executor(self._thread, make)
+        self._current = None  # nothing is left of it to cancel, and what is begun now is not its own
+        if self._orders.empty():
+            self._ahead.begin(bench, order, examples, part, update)
+        return update, held
 
     async def _examples(self, connection: Connection, order: leader_pb2.WorkOrder) -> Examples:
         if not order.HasField("shard"):
@@ -247,6 +263,7 @@ class Worker:
 
     async def close(self) -> None:
         """Stop the order that runs now and wait for its thread."""
+        self._ahead.clear()
         self._cancel()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
 

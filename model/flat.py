@@ -18,6 +18,7 @@ from utils.codecs.pieces import Piece, cut
 from utils.errors import ConfigError, IncompatibleError
 
 CPU = torch.device("cpu")
+Vector = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,50 @@ class Layout:
     def total(self) -> int:
         """Elements of the whole vector."""
         return _end(self.entries)
+
+    def gathered(self, vector: Vector) -> tuple[Vector, Vector]:
+        """The shared parameters and the shared buffers of a flat vector, (total,); views if nothing is local."""
+        split = self.parameter_count
+        if not self.local:
+            return vector[:split], vector[split:]
+        parts: tuple[list[Vector], list[Vector]] = ([], [])
+        for entry in self.shared:
+            parts[entry.start >= split].append(vector[entry.start : entry.start + entry.size])
+        empty = np.empty(0, np.float32)
+        return np.concatenate([empty, *parts[0]]), np.concatenate([empty, *parts[1]])
+
+    def scatter(self, vector: Vector, shared: Vector) -> None:
+        """Write `shared`, the shared parameters and then (or not) the shared buffers, into a flat vector."""
+        if not self.local:
+            vector[: shared.size] = shared
+            return
+        start = 0
+        for entry in self.shared:
+            if start == shared.size:
+                return
+            vector[entry.start : entry.start + entry.size] = shared[start : start + entry.size]
+            start += entry.size
+
+    def fragment(self, number: int, of: int) -> Layout:
+        """This layout for a round that exchanges one of `of` fragments: all other parameters are local to it.
+
+        Fragments are whole tensors. Largest first, each goes to the fragment that is smallest so far, so that all
+        are about equally large and each has tensors from the whole depth of the model. Raises ConfigError where
+        there are not tensors enough.
+        """
+        shared = [entry for entry in self.parameters if entry.size and entry.name not in self.local]
+        if not 0 <= number < of <= len(shared):
+            raise ConfigError(
+                f"fragment {number} of {of}: the model has {len(shared)} tensors to make them of; "
+                "lower streaming.fragments"
+            )
+        groups: list[list[str]] = [[] for _ in range(of)]
+        sizes = [0] * of
+        for entry in sorted(shared, key=lambda entry: (-entry.size, entry.name)):  # whatever their order
+            smallest = sizes.index(min(sizes))
+            groups[smallest].append(entry.name)
+            sizes[smallest] += entry.size
+        return replace(self, local=self.local.union(*groups[:number], *groups[number + 1 :]))
 
     def pieces(self, least_bytes: int) -> tuple[Piece, ...]:
         """The shared parameters, one after the other, cut as `utils.codecs.pieces.cut` says."""

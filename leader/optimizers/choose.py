@@ -17,6 +17,10 @@ from leader.optimizers.sgd import Sgd
 def make_optimizer(config: RunConfig) -> ServerOptimizer:
     """SGD on the mean gradient, or what `server.optimizer` names on the mean delta."""
     train = config.train
+    if config.exchange == "gradient" and config.codec.up == "topk":
+        # The learners' encoders have the momentum in what they send (Deep Gradient Compression). Without it
+        # here, weight decay must be as strong as momentum would have made it.
+        return Sgd(0.0, train.weight_decay / (1 - train.momentum))
     if config.exchange == "gradient":
         return Sgd(train.momentum, train.weight_decay, train.nesterov)
     optimizer = _delta_optimizer(config)

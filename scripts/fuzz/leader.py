@@ -20,6 +20,7 @@ from rich.console import Console
 from leader.aggregation.exact_sum import Scale
 from leader.config import CohortConfig, DataConfig, LimitsConfig, RunConfig, TrainConfig
 from leader.coordinator import Coordinator
+from leader.decoding import Decoder
 from leader.events import Event, EventStream, RunStarted
 from leader.optimizers.fedavg import FedAvg
 from leader.refusals import Refusals
@@ -115,16 +116,20 @@ class InProcessLeader:
         self.workforce = Workforce(
             config, classes=CLASSES, labels=data.labels, seats=None, events=self.events
         )
+        decoder = Decoder(config.codec, LAYOUT)
         self.coordinator = Coordinator(
             config,
             RunState("fuzz-run", 0, 0, 1, vector, {}),
             layout=LAYOUT,
             optimizer=FedAvg(),
             workforce=self.workforce,
+            decoder=decoder,
             save=lambda state: None,
             events=self.events,
         )
-        self.uploads = Uploads(LAYOUT, config.limits, self.coordinator.traffic, self.coordinator.is_open)
+        self.uploads = Uploads(
+            LAYOUT, decoder, config.limits, self.coordinator.traffic, self.coordinator.is_open
+        )
         self.refusals = Refusals(self.events)
         description = leader_pb2.RunDescription(run_id="fuzz-run", model="tiny", classes=CLASSES)
         self.service = LeaderService(

@@ -16,6 +16,7 @@ from scripts.simulate.clock import VirtualClock
 from scripts.simulate.parts import Brought, PartOf
 from scripts.simulate.pool import Pool
 from scripts.simulate.wire import Downloads, message_bytes, shard_bytes
+from utils.codecs import KINDS
 from utils.datasets import Dataset
 from utils.errors import LateUpdateError
 from utils.version import PROTOCOL, RELEASE
@@ -87,6 +88,7 @@ class Crew:
                 device="virtual",
                 control=leader_pb2.CONTROL_SESSION,
                 own_data=own.said if own else None,
+                codecs=(*KINDS, "zstd"),
             )
             member = self._coordinator.workforce.register(info, _PEER)
             if own:
@@ -103,9 +105,10 @@ class Crew:
             self._coordinator.outdated(member, order.version)
             return
         examples, part = self._examples(member, order)
-        if self._bases.get(member.learner_id) != order.version:
+        have = self._bases.get(member.learner_id)
+        if have != order.version:
             self._bases[member.learner_id] = order.version
-            self._coordinator.traffic.down += message_bytes(version)
+            self._coordinator.traffic.down += message_bytes(version, have)
         assignment = self._assignments.of(order, self._downloads.read(version), examples, part)
         finish = self._agenda.finish(member.name, assignment, self._clock.now())
         self._agenda.add(Job(member, part, assignment, finish, self._pool.train(assignment)))

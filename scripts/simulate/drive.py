@@ -35,7 +35,6 @@ class Driver:
         self._agenda = agenda
         self._assignments = assignments
         self._memory = memory
-        self._layout = app.layout
         self._tamper = tamper
         self._starved: int | None = None  # model version at which nobody had work left
 
@@ -83,8 +82,7 @@ class Driver:
 
     async def _send(self, job: Job, update: Update) -> None:
         order = job.assignment.order
-        self._assignments.made(order, job.part, update)
-        sent = upload(order, update, self._layout)
+        sent = upload(self._assignments.made(order, job.part, update))
         self._coordinator.traffic.up += sent.bytes
         try:
             await self._coordinator.submit(job.member, sent, order.work_id)
@@ -93,8 +91,7 @@ class Driver:
         except LateUpdateError:
             self._memory.refused(job.part)
             return
-        if update.memory:
-            self._memory.counted(job.part)
+        self._memory.counted(job.part)
 
     def _fail(self, job: Job, reason: str) -> None:
         """What the leader does when a learner says that it can't go on."""

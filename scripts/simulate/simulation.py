@@ -147,7 +147,7 @@ class _Run:
         with ExitStack() as stack:
             app, pool = self._app, self._open_pool()
             stack.callback(pool.close)
-            assignments = Assignments(app.description, self._tools, self._memory)
+            assignments = Assignments(app.description, self._tools, self._memory, app.layout)
             crew = Crew(app, self._clock, self._agenda, pool, assignments, self._memory, self._train)
             crew.register(self._config.learners, self._hooks.own)
             self._listen(stack)

@@ -8,11 +8,10 @@ import numpy as np
 
 from leader.uploads import Upload
 from leader.versions import ModelVersion
-from learner.trainer import Update
-from learner.transfer import HeldUpdate, unpack_model
+from learner.held import HeldUpdate
+from learner.transfer import unpack_model
 from learner.workbench import Download
 from model.flat import Layout
-from protos import leader_pb2
 from utils.framing import framed_bytes, unframe
 from utils.payload import Manifest, Payload, PayloadReader, encode_header, parse_header
 
@@ -41,9 +40,9 @@ def _payload(version: ModelVersion) -> Payload:
     return reader.finish()
 
 
-def message_bytes(version: ModelVersion) -> int:
-    """Bytes on the wire of one download."""
-    return sum(map(len, version.messages))
+def message_bytes(version: ModelVersion, have: int | None = None) -> int:
+    """Bytes on the wire of one download by a learner that has version `have`."""
+    return sum(map(len, version.messages_for(have)))
 
 
 def shard_bytes(examples: int, image_shape: tuple[int, ...], chunk_bytes: int) -> int:
@@ -52,10 +51,9 @@ def shard_bytes(examples: int, image_shape: tuple[int, ...], chunk_bytes: int) -
     return framed_bytes(len(header) + examples * (int(np.prod(image_shape)) + 8), chunk_bytes)
 
 
-def upload(order: leader_pb2.WorkOrder, update: Update, layout: Layout) -> Upload:
+def upload(held: HeldUpdate) -> Upload:
     """The update as the leader has it when the last byte is in."""
-    held = HeldUpdate.of(order, update, layout)
-    payload = Payload(_manifest(held.header), held.values.view(np.uint8), held.said.crc32)
+    payload = Payload(_manifest(held.file.header), held.file.body, held.said.crc32)
     return Upload(held.said, payload, held.said.total_bytes)
 
 

@@ -14,7 +14,8 @@ import torch
 
 from learner.app import learn, open_tools
 from learner.options import parse
-from learner.transfer import HeldUpdate, push
+from learner.held import HeldUpdate
+from learner.transfer import push
 from learner.worker import Worker
 from utils import faults
 from utils.console import setup_logging

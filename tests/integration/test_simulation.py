@@ -60,8 +60,13 @@ def assert_same_run(one: Path, other: Path) -> None:
         (3, GRADIENT),
         (2, CONTROL),
         (2, {"model.local": "*.1.*", "evaluation.holdout": 0.2, "evaluation.federated_every": 2}),
+        (2, {"codec.up": "topk", "codec.down": "int8", "codec.zstd": True, "codec.fraction": 0.1}),
+        (2, {"codec.up": "powersgd", "codec.down": "int4", "data.shards": 5, "cohort.size": 3}),
     ],
-    ids=["delta", "cohort", "gradient", "gradient of three", "control variates", "local tensors"],
+    ids=[
+        *("delta", "cohort", "gradient", "gradient of three", "control variates", "local tensors"),
+        *("top-k and int8", "PowerSGD and int4"),
+    ],
 )
 def test_a_simulation_ends_in_the_bits_of_real_processes(
     cluster: Cluster, tiny: Settings, learners: int, settings: Settings

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from leader.config import LimitsConfig
+from leader.config import CodecConfig, LimitsConfig
+from leader.decoding import Decoder
 from leader.traffic import Traffic
 from leader.uploads import Upload, Uploads
 from model.flat import Layout
@@ -77,7 +78,7 @@ async def stream(messages: Iterable[UploadMessage | Exception | None]) -> AsyncI
 
 
 def uploads(limits: LimitsConfig = LIMITS, traffic: Traffic | None = None, is_open: bool = True) -> Uploads:
-    return Uploads(LAYOUT, limits, traffic or Traffic(), lambda work_id: is_open)
+    return Uploads(LAYOUT, Decoder(CodecConfig(), LAYOUT), limits, traffic or Traffic(), lambda work_id: is_open)
 
 
 async def fill(these: Uploads, count: int) -> None:

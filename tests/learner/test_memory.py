@@ -88,6 +88,50 @@ def test_work_of_a_later_round_tells_that_an_update_without_an_answer_counted(fo
     assert value(kept, round_=5) == 3
 
 
+def staged_steps(kept: Memory, *, durable: bool) -> None:
+    """Exchanges 0, 1 and 2 of round 4, whose vectors are 40, 41 and 42."""
+    for step in range(3):
+        kept.stage("own", 4, vectors(40 + step), step, durable=durable)
+        kept.counted("own")
+
+
+def step_value(kept: Memory, round_: int, step: int) -> float | None:
+    found = kept.of("own", round_, step)
+    return float(found["control"][0]) if found else None
+
+
+def test_an_exchange_starts_from_the_one_before_it_and_may_be_made_again(folder: Path | None) -> None:
+    kept = memory(folder)
+    staged_steps(kept, durable=False)
+    assert step_value(kept, 4, 3) == 42
+    assert step_value(kept, 4, 2) == 41  # made again
+    kept.stage("own", 4, vectors(7), 2, durable=False)
+    assert step_value(kept, 4, 3) == 7
+    kept.refused("own")
+    assert step_value(kept, 4, 3) == 41
+
+
+def test_a_round_of_exchanges_that_is_given_up_leaves_nothing(folder: Path | None) -> None:
+    kept = memory(folder)
+    kept.stage("own", 3, vectors(3), durable=False)
+    kept.counted("own")
+    kept.committed(3)
+    staged_steps(kept, durable=False)
+    assert step_value(kept, 4, 0) == 3  # begun anew
+    kept.stage("own", 4, vectors(8), 0, durable=False)
+    assert step_value(kept, 4, 1) == 8
+    assert step_value(kept, 5, 0) == 8
+
+
+def test_what_is_not_durable_is_on_disk_once_its_round_is_committed(tmp_path: Path) -> None:
+    kept = memory(tmp_path)
+    staged_steps(kept, durable=False)
+    assert step_value(memory(tmp_path), 5, 0) is None
+    kept.committed(4)
+    assert step_value(memory(tmp_path), 5, 0) == 42
+    assert [path.name for path in tmp_path.rglob("*.safetensors")] == ["own.safetensors"]
+
+
 def test_an_update_that_was_refused_is_forgotten(folder: Path | None) -> None:
     kept = memory(folder)
     kept.stage("own", 3, vectors(3))

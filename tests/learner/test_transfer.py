@@ -21,8 +21,10 @@ from leader.aggregation.aggregate import check_update
 from leader.data_stream import stream_shard
 from leader.versions import VersionStore
 from learner import transfer
+from learner.coding import Coding
+from learner.held import HeldUpdate
 from learner.trainer import Score, Update
-from learner.transfer import HeldUpdate, pull_model, pull_shard, push
+from learner.transfer import pull_model, pull_shard, push
 from learner.workbench import Download
 from model.flat import Entry, Layout
 from model.image_classification import Shard
@@ -49,8 +51,12 @@ TOKEN = b"t" * 16
 ORDER = leader_pb2.WorkOrder(work_id="w" * 32, round=4, version=9, exchange="delta")
 
 
-def held() -> HeldUpdate:
-    return HeldUpdate.of(ORDER, Update(VALUES, examples=70, trained=64, loss=0.25, seconds=1.5), LAYOUT)
+UPDATE = Update(VALUES, examples=70, trained=64, loss=0.25, seconds=1.5)
+
+
+def held(update: Update = UPDATE, layout: Layout = LAYOUT) -> HeldUpdate:
+    file, _ = Coding(leader_pb2.RunDescription(), layout).encode(ORDER, update.values, {})
+    return HeldUpdate.of(ORDER, update, file)
 
 
 def parsed(messages: Iterable[bytes]) -> tuple[leader_pb2.UpdateHeader, list[bytes]]:
@@ -85,23 +91,22 @@ def test_an_update_is_one_safetensors_file_that_its_header_describes() -> None:
 
 def test_what_stays_local_is_not_sent() -> None:
     layout = LAYOUT.keeping(["1.*"])
-    update = Update(VALUES, examples=70, trained=64, loss=0.25, seconds=1.5)
-    header, chunks = parsed(HeldUpdate.of(ORDER, update, layout).messages(TOKEN, 256))
+    header, chunks = parsed(held(layout=layout).messages(TOKEN, 256))
     arrays = safetensors.numpy.load(b"".join(chunks))
     assert set(arrays) == {"0.bias", "0.weight"}
     assert arrays["0.weight"].tobytes() == VALUES[:300].tobytes()
     assert arrays["0.bias"].tobytes() == VALUES[300:310].tobytes()
     assert header.total_bytes == sum(map(len, chunks))
-    check_update(layout, parse_header(HeldUpdate.of(ORDER, update, layout).header))
+    check_update(layout, parse_header(held(layout=layout).file.header))
     with pytest.raises(PayloadError, match=r"'1\.weight', which is to stay at the learner \(model\.local\)"):
-        check_update(layout, parse_header(held().header))
+        check_update(layout, parse_header(held().file.header))
 
 
 @pytest.mark.parametrize("start_loss", [None, 0.0, 2.5])
 def test_scores_and_start_loss_go_along(start_loss: float | None) -> None:
     scores = {"accuracy": Score(0.5, 4), "personal_accuracy": Score(0.75, 4)}
     update = Update(VALUES, 70, 64, 0.25, 1.5, scores=scores, start_loss=start_loss)
-    header, _ = parsed(HeldUpdate.of(ORDER, update, LAYOUT).messages(TOKEN, 256))
+    header, _ = parsed(held(update).messages(TOKEN, 256))
     told = {metric.name: Score(metric.value, metric.examples) for metric in header.metrics}
     assert told == scores
     assert (header.start_loss if header.HasField("start_loss") else None) == start_loss
@@ -444,7 +449,7 @@ def test_a_refusal_is_heard_wherever_it_meets_the_stream() -> None:
     leader = Leader(refusal=(grpc.StatusCode.ABORTED, "leader: round 4 has closed"))
     layout = Layout.of(nn.Linear(1024, 512))
     values = np.zeros(layout.total, np.float32)
-    large = HeldUpdate.of(ORDER, Update(values, examples=70, trained=64, loss=0.25, seconds=1.5), layout)
+    large = held(Update(values, examples=70, trained=64, loss=0.25, seconds=1.5), layout)
 
     async def pushes(stub: LeaderStub) -> list[BaseException | None]:
         eight = [[push(stub, TOKEN, large, 1 << 19) for _ in range(8)] for _ in range(25)]

@@ -7,6 +7,8 @@ import pytest
 
 from leader.data_stream import stream_shard
 from leader.versions import VersionStore
+from learner.coding import Coding
+from learner.held import HeldUpdate
 from learner.trainer import Update
 from model.flat import Entry, Layout
 from protos import leader_pb2
@@ -37,7 +39,9 @@ def test_a_model_is_read_as_it_was_encoded_and_only_once() -> None:
 
 def test_an_update_reaches_the_leader_as_its_bytes_would() -> None:
     update = Update(np.arange(19, dtype=np.float32), 4, 8, 0.5, 1.0)
-    sent = upload(leader_pb2.WorkOrder(work_id="w", round=1, exchange="delta"), update, LAYOUT)
+    order = leader_pb2.WorkOrder(work_id="w", round=1, exchange="delta", local_steps=1)
+    file, _ = Coding(leader_pb2.RunDescription(), LAYOUT).encode(order, update.values, {})
+    sent = upload(HeldUpdate.of(order, update, file))
     assert sent.bytes == sent.payload.manifest.total_bytes
     assert sent.header is not None
     assert sent.header.crc32 == sent.payload.crc32
