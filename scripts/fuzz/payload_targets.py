@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ from scripts.fuzz.oracle import ExpectedSum
 from scripts.fuzz.runner import AsyncTarget, PlainTarget
 from utils.errors import CheckpointError, FlockstepError, WireError
 from utils.framing import frame
-from utils.payload import Payload, PayloadReader
+from utils.payload import DTYPES, Payload, PayloadReader
 from utils.rpc import LeaderStub, parse_chunk, parse_upload
 
 _HEADER_BYTES = 1 << 16
@@ -59,6 +60,7 @@ class HeaderTarget(PlainTarget):
             "d": np.zeros((2, 0), np.float32),
             "e": np.array([True, False]),
             "f": np.arange(3, dtype=np.uint8),
+            "g": np.arange(2, dtype=np.uint16),
         }
         self._files = [File.of(safetensors.numpy.save(arrays, {"k": "v"})), File.of(data_file(0))]
         self._files += update_files(self._mutator, 6)
@@ -70,12 +72,14 @@ class HeaderTarget(PlainTarget):
             payload = collect(self._mutator.cut(file))
         except WireError as error:
             return type(error).__name__
-        expected = safetensors.numpy.load(file)
+        # Not `safetensors.numpy`, which has no BF16.
+        expected = dict(safetensors.deserialize(bytes(file)))  # type: ignore[no-untyped-call]
         arrays = payload.arrays()
         assert arrays.keys() == expected.keys()
         for name, array in arrays.items():
             other = expected[name]
-            assert (array.dtype, array.shape, array.tobytes()) == (other.dtype, other.shape, other.tobytes())
+            assert (array.dtype, list(array.shape)) == (DTYPES[other["dtype"]], other["shape"])
+            assert array.tobytes() == bytes(other["data"])
         return "taken"
 
 

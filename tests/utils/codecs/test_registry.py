@@ -57,35 +57,33 @@ def test_unknown_kinds_and_long_texts_are_refused(spec: str) -> None:
         make_codec(spec)
 
 
+WRONG = {
+    "int8": ["", "256"],
+    "bf16": ["1"],
+    "topk": [
+        "",
+        "0",
+        "0.0",
+        "1.01",
+        "-0.1",
+        "nan",
+        "inf",
+        "0_1",
+        "٠.١",
+        ".1",
+        " 0.1",
+        "0.1\n",
+        "1e5",
+        "1e-999",
+    ],
+    "topk:0.1": ["", "1.1", "0.1:0.1"],
+    "powersgd": ["", "0", "257", "1.0", "-1", "²", "1\n", "1:1"],
+}
+
+
 @pytest.mark.parametrize(
     "spec",
-    [
-        "int8:",
-        "int8:256",
-        "bf16:1",
-        "topk",
-        "topk:",
-        "topk:0",
-        "topk:0.0",
-        "topk:1.01",
-        "topk:-0.1",
-        "topk:nan",
-        "topk:inf",
-        "topk:0.1:",
-    ]
-    + [
-        "topk:0.1:1.1",
-        "topk:0.1:0.1:0.1",
-        "topk:1e5",
-        "topk:0_1",
-        "topk:٠.١",
-        "topk:.1",
-        "topk:1e-999",
-        "powersgd",
-        "powersgd:",
-    ]
-    + ["powersgd:0", "powersgd:257", "powersgd:1.0", "powersgd:-1", "powersgd:1:1", "powersgd:²"]
-    + ["topk: 0.1", "topk:0.1\n", "powersgd:1\n"],
+    ["topk", "powersgd", *(f"{kind}:{wrong}" for kind, settings in WRONG.items() for wrong in settings)],
 )
 def test_wrong_settings_are_refused(spec: str) -> None:
     with pytest.raises(IncompatibleError, match=r"is not known here: .*; install the same release"):
