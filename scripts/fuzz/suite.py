@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from scripts.fuzz import leader_targets, learner_targets
+from scripts.fuzz.codec_targets import ChangeTarget, EncodedUpdateTarget
 from scripts.fuzz.leader import in_process_leader
 from scripts.fuzz.leader_targets import RpcTarget
 from scripts.fuzz.learner_targets import LearnerTarget, in_process_learner
@@ -26,7 +27,17 @@ from scripts.fuzz.runner import Tally, Target, run, run_async
 Run = Callable[[int, int], Tally]  # count, seed
 
 
-def _payload(make: type[HeaderTarget | UpdateTarget | FramingTarget], count: int, seed: int) -> Tally:
+Plain = HeaderTarget | UpdateTarget | FramingTarget | EncodedUpdateTarget | ChangeTarget
+_PLAIN: tuple[type[Plain], ...] = (
+    HeaderTarget,
+    UpdateTarget,
+    FramingTarget,
+    EncodedUpdateTarget,
+    ChangeTarget,
+)
+
+
+def _payload(make: type[Plain], count: int, seed: int) -> Tally:
     return run(make(seed), count, seed)
 
 
@@ -60,7 +71,7 @@ def _learner_rpc(make: type[LearnerTarget], count: int, seed: int) -> Tally:
 
 def _suite() -> dict[str, Run]:
     runs: dict[type[Target], Run] = {CheckpointTarget: _checkpoint}
-    runs |= {kind: partial(_payload, kind) for kind in (HeaderTarget, UpdateTarget, FramingTarget)}
+    runs |= {kind: partial(_payload, kind) for kind in _PLAIN}
     runs |= {kind: partial(_stream, kind) for kind in (ModelTarget, DataTarget)}
     runs |= {kind: partial(_leader_rpc, kind) for kind in leader_targets.TARGETS}
     runs |= {kind: partial(_learner_rpc, kind) for kind in learner_targets.TARGETS}
