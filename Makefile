@@ -43,8 +43,8 @@ fuzz: $(INSTALLED) ## a million mutated inputs for every payload kind and RPC; A
 demo: $(INSTALLED) ## train with a leader and two learners here; DATA=DIR holds CIFAR-10
 	@$(BIN)/python -m scripts.demo $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-bench: $(INSTALLED) ## measure; QUICK=1 takes some minutes
-	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ARGS)
+bench: $(INSTALLED) ## measure; DATA=DIR holds CIFAR-10; QUICK=1 takes some minutes
+	$(BIN)/python -m benchmarks $(if $(DATA),--data "$(DATA)") $(if $(QUICK),--quick) $(ARGS)
 
 federated: $(INSTALLED) ## the table of federated algorithms on CIFAR-10 (DATA=DIR), 2 hours; QUICK=1 takes 10 minutes
 	$(BIN)/python -m benchmarks.federated $(if $(DATA),--data "$(DATA)") $(if $(QUICK),--quick) $(ARGS)

@@ -46,9 +46,9 @@ def run_fleet(model: str, *, learners: int, rounds: int, warmup: int) -> FleetRu
             *_DATA,
         )
         flags = [flag for setting in settings for flag in ("--set", setting)]
-        leader = _program("leader", folder, "benchmarks.small_leader", *flags)
+        leader = probed_program("leader", folder, "benchmarks.small_leader", *flags)
         crew = [
-            _program(f"learner-{number}", folder, "benchmarks.noop_learner", "--leader", address)
+            probed_program(f"learner-{number}", folder, "benchmarks.noop_learner", "--leader", address)
             for number in range(1, learners + 1)
         ]
         run_together(leader, crew)
@@ -56,24 +56,27 @@ def run_fleet(model: str, *, learners: int, rounds: int, warmup: int) -> FleetRu
         orders = [read_probe(folder / f"{program.name}.probe")[warmup:] for program in crew]
         newest = max((folder / "run" / "checkpoints").iterdir())
         return FleetRun(
-            round_s=_clock(commits[warmup:]),
-            leader_cpu_s=_cpu(commits[warmup:]),
-            learner_cpu_s=Spread.of([_cpu(readings).median for readings in orders]),
+            round_s=clock_s(commits[warmup:]),
+            leader_cpu_s=cpu_s(commits[warmup:]),
+            learner_cpu_s=Spread.of([cpu_s(readings).median for readings in orders]),
             leader_before_bytes=first.peak_bytes,
             leader_peak_bytes=commits[-1].peak_bytes,
             checkpoint_bytes=newest.stat().st_size,
         )
 
 
-def _program(name: str, folder: Path, module: str, *flags: str) -> Program:
+def probed_program(name: str, folder: Path, module: str, *flags: str) -> Program:
+    """`python -m module` under `name`, which leaves its readings in NAME.probe and its output in NAME.log."""
     # `env` sets the variable for this one process.
     probe = f"{PROBE_FILE}={folder / name}.probe"
     return Program(name, ("env", probe, sys.executable, "-m", module, *flags), folder / f"{name}.log")
 
 
-def _clock(readings: list[Reading]) -> Spread:
+def clock_s(readings: list[Reading]) -> Spread:
+    """Seconds from each reading to the next."""
     return Spread.of([after.clock_s - before.clock_s for before, after in pairwise(readings)])
 
 
-def _cpu(readings: list[Reading]) -> Spread:
+def cpu_s(readings: list[Reading]) -> Spread:
+    """CPU seconds from each reading to the next."""
     return Spread.of([after.cpu_s - before.cpu_s for before, after in pairwise(readings)])

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import resource
 import sys
 import time
@@ -20,6 +21,7 @@ PROBE_FILE = "BENCHMARK_PROBE_FILE"
 #: Set where readings are to hold everything that a leak would show in.
 WHOLE = "BENCHMARK_PROBE_WHOLE"
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,7 @@ class Reading:
     @classmethod
     def now(cls) -> Reading:
         """The reading of this process."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
-        return cls(time.monotonic(), time.process_time(), peak)
+        return cls(time.monotonic(), time.process_time(), peak_bytes())
 
     @classmethod
     def whole(cls) -> Reading:
@@ -51,6 +52,17 @@ class Reading:
             threads=process.num_threads(),
             tasks=len(asyncio.all_tasks()),
         )
+
+
+def peak_bytes(status: Path = _STATUS) -> int:
+    """The largest resident set that this process has had.
+
+    Linux hands `ru_maxrss` on through fork and exec, so that a small child of a large process reports
+    its parent's; VmHWM is the program's own.
+    """
+    if status.is_file() and (found := re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)):
+        return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
 
 
 class Probe:

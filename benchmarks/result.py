@@ -12,6 +12,10 @@ from rich.table import Table
 from benchmarks.spread import Spread
 
 
+class SkippedError(Exception):
+    """An entry can't be measured here; the message says what is missing and how to provide it."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """One measured quantity."""
@@ -46,6 +50,12 @@ class Result:
     figures: tuple[Figure, ...]
     ratios: Mapping[str, float]
     series: Mapping[str, Sequence[float]] = field(default_factory=dict)  # columns for a plot
+    further: tuple[Target, ...] = ()  # promises beside `target`
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """All promises."""
+        return (*([self.target] if self.target else []), *self.further)
 
 
 def document(result: Result, machine: Mapping[str, object], quick: bool) -> str:
@@ -54,13 +64,18 @@ def document(result: Result, machine: Mapping[str, object], quick: bool) -> str:
         "entry": result.entry,
         "about": result.about,
         "quick": quick,
-        "target": {**asdict(result.target), "met": result.target.met} if result.target else None,
+        "target": _promise(result.target) if result.target else None,
+        **({"further": [_promise(target) for target in result.further]} if result.further else {}),
         "figures": {figure.name: {"unit": figure.unit, **asdict(figure.spread)} for figure in result.figures},
         "ratios": dict(result.ratios),
         "series": {name: list(values) for name, values in result.series.items()},
         "machine": dict(machine),
     }
     return json.dumps(_rounded(content), indent=2) + "\n"
+
+
+def _promise(target: Target) -> dict[str, object]:
+    return {**asdict(target), "met": target.met}
 
 
 def _rounded(value: Any) -> Any:
@@ -86,12 +101,11 @@ def table(results: Iterable[Result]) -> Table:
             shown.add_row(result.entry, figure.name, median, quartiles, str(spread.count))
         for name, ratio in result.ratios.items():
             shown.add_row(result.entry, name, f"x {_number(ratio)}", "", "")
-        if (target := result.target) is None:
-            shown.add_section()
-            continue
-        verdict = "[green]met[/]" if target.met else "[red]missed[/]"
-        limit = f"{_number(target.value)} of {_number(target.limit)} {target.unit}".rstrip()
-        shown.add_row(result.entry, f"target: {target.name}", limit, verdict, "", end_section=True)
+        for target in result.targets:
+            verdict = "[green]met[/]" if target.met else "[red]missed[/]"
+            limit = f"{_number(target.value)} of {_number(target.limit)} {target.unit}".rstrip()
+            shown.add_row(result.entry, f"target: {target.name}", limit, verdict, "")
+        shown.add_section()
     return shown
 
 

@@ -9,6 +9,7 @@ from leader.cli import parse
 from leader.config_file import dump_config
 from utils import faults
 from utils.errors import FlockstepError
+from utils.malloc import keep_freed_memory
 
 
 def main() -> int:
@@ -19,6 +20,7 @@ def main() -> int:
         if command.print_config:
             print(dump_config(command.config), end="")
             return 0
+        keep_freed_memory()
         from leader.app import run  # here, so that --help does not wait for torch
 
         return run(command)

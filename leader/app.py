@@ -35,6 +35,7 @@ from leader.log import open_display
 from leader.metric_names import FEDERATED_PREFIX, on_test_split
 from leader.optimizers.choose import make_optimizer
 from leader.origin import model_title, open_origin
+from leader.pipelining import is_pipelined
 from leader.refusals import Refusals
 from leader.run_folder import MetricsLog, RunFolder, default_run_dir
 from leader.server import serving
@@ -132,6 +133,7 @@ class App:
             codec_down=down_spec(config.codec),
             piece_bytes=config.codec.piece_bytes,
             zstd=config.codec.zstd,
+            pipelined=is_pipelined(config),
         )
         self.service = LeaderService(
             config,

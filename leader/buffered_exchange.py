@@ -79,6 +79,10 @@ class BufferedExchange:
         """Work orders that a learner has not answered yet."""
         return [self.order(part) for part in self._machine.pending_of(learner_id)]
 
+    def knows(self, work_id: str) -> bool:
+        """Whether this is open work, or was counted in this round."""
+        return work_id in self._work
+
     def part(self, work_id: str) -> Part:
         """The part that an update with this work id is for; raises what it must be refused with."""
         if work_id not in self._work:

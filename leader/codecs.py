@@ -33,4 +33,10 @@ def agreed(description: leader_pb2.RunDescription, info: leader_pb2.LearnerInfo)
     if mine.codec_down and kind_of(mine.codec_down) not in known:
         mine.codec_down = ""
     mine.zstd = mine.zstd and "zstd" in known
+    # New weights are encoded once for all who get them piece by piece.
+    mine.pipelined = (
+        mine.pipelined
+        and info.control == leader_pb2.CONTROL_SESSION
+        and (mine.codec_down, mine.zstd) == (description.codec_down, description.zstd)
+    )
     return mine

@@ -151,7 +151,9 @@ class CodecConfig(Section):
         0.0, description="fraction of the run in which topk's share of an update falls from 1/4 to `fraction`"
     )
     rank: int = Field(2, ge=1, le=256, description="rank of powersgd")
-    zstd: bool = Field(False, description="compress encoded files further, without loss, where that makes them smaller")
+    zstd: bool = Field(
+        False, description="compress encoded files further, without loss, where that makes them smaller"
+    )
     piece_bytes: int = Field(
         4 * MIB,
         ge=64 << 10,
@@ -163,7 +165,9 @@ class CodecConfig(Section):
 class StreamingConfig(Section):
     """Streaming DiLoCo: the model is exchanged in fragments that take turns (delta runs)."""
 
-    fragments: int = Field(0, ge=0, le=64, description="fragments, one a round; 0 = the whole model each round")
+    fragments: int = Field(
+        0, ge=0, le=64, description="fragments, one a round; 0 = the whole model each round"
+    )
     overlap_steps: int = Field(
         0, ge=0, le=1 << 20, description="local steps made before the fragment of the last round is taken in"
     )
@@ -301,6 +305,13 @@ class LimitsConfig(Section):
     max_learners: int = Field(1000, ge=1, description="learners that may be registered at once")
     chunk_bytes: int = Field(1 * MIB, ge=1024, le=2 * MIB - 64, description="bytes of payload a message")
     upload_bytes: int = Field(128 * MIB, ge=1 * MIB, description="bytes of unfinished uploads held in memory")
+    window_bytes: int = Field(
+        2 * MIB,
+        ge=64 << 10,
+        le=1 << 30,
+        description="bytes of each stream that arrive before the leader reads them; "
+        "a learner's upload takes no more in one round trip",
+    )
     header_bytes: int = Field(1 * MIB, ge=1024, description="largest safetensors header")
     tensors: int = Field(16_384, ge=1, description="tensors in a payload")
     name_length: int = Field(256, ge=16, description="characters in the name of a tensor")

@@ -40,6 +40,8 @@ from leader.membership import Member
 from leader.muster import Muster
 from leader.optimizers.base import ServerOptimizer, Step
 from leader.optimizers.scaffold import CONTROL
+from leader.pipeline import Pipeline
+from leader.pipelining import Added, Pipelining, is_pipelined, refuse_piece
 from leader.planning import Machine, Opening, RoundPlanner
 from leader.signal import Signal
 from leader.state import RunState
@@ -69,6 +71,7 @@ class Submission:
     upload: Upload
     work_id: str
     fate: asyncio.Future[None]
+    piece: leader_pb2.Piece | None = None  # where the upload is no more than that
 
 
 async def _never() -> bool:
@@ -106,6 +109,9 @@ class Coordinator:
         self._stepper = Stepper(layout, optimizer, config.streaming.fragments)
         self._decoder = decoder
         self._down = DownLink(config, layout)
+        self._pipelining = (
+            Pipelining(config, layout, optimizer, decoder, self._compute) if is_pipelined(config) else None
+        )
         self._save_state = save
         self._events = events
         self._spool = spool  # where a robust rule keeps updates
@@ -128,6 +134,7 @@ class Coordinator:
         self._desk = _desk_of(state)
         self._working = state  # the committed state plus the steps of the open round
         self._tally = Tally(0.0, self.traffic)
+        self._notes: dict[str, Callable[[], None]] = {}  # what to tell of parts once their step is made
         self._failures: dict[str, set[str]] = {}  # names of learners that can't do it, by id of open work
         self._moved = False  # whether a round was committed since the leader started
         self._scoring = False  # the exchange after the last round, for scores alone, is open
@@ -200,6 +207,24 @@ class Coordinator:
             return False
         return True
 
+    @property
+    def pipelining(self) -> Pipelining | None:
+        """How steps are exchanged piece by piece; None in a run where they are not."""
+        return self._pipelining
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """The open exchange, if it takes pieces."""
+        return self._pipelining.open_now if self._pipelining else None
+
+    def wants_pieces(self, member: Member, work_id: str) -> bool:
+        """Whether pieces of the update for `work_id` are to come from this learner."""
+        return work_id in (order.work_id for order in self.work_of(member))
+
+    def knows(self, work_id: str) -> bool:
+        """Whether this is work of the open exchange, whatever has become of it."""
+        return self._exchange is not None and self._exchange.knows(work_id)
+
     async def plain_work(self, member: Member, timeout_s: float) -> str:
         """The work id that a plain learner's update answers: its open work, awaited if need be."""
         if not await self.opened.wait_until(lambda: self.over or bool(self.work_of(member)), timeout_s):
@@ -220,10 +245,12 @@ class Coordinator:
                 lambda: self.over or self.versions.number != served, timeout_s
             )
 
-    async def submit(self, member: Member, upload: Upload, work_id: str) -> None:
-        """Count a complete update; returns when it is in the sum, raises a WireError otherwise."""
+    async def submit(
+        self, member: Member, upload: Upload, work_id: str, piece: leader_pb2.Piece | None = None
+    ) -> None:
+        """Count a complete update, or add a piece of one; raises a WireError if that is refused."""
         fate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(Submission(member, upload, work_id, fate))
+        self._queue.put_nowait(Submission(member, upload, work_id, fate, piece))
         await fate
 
     # --- the run ---------------------------------------------------------------------------
@@ -255,6 +282,8 @@ class Coordinator:
             self._stop_reason = self._stop_reason or ""
             self.opened.notify()
             self._refuse_queued("the run is over")
+            if self._pipelining is not None:
+                self._pipelining.links.end()
             self._arithmetic.shutdown(wait=True)
             if given_up is not None:
                 given_up.aggregate.close()
@@ -287,6 +316,9 @@ class Coordinator:
             await self._commit(machine)
         else:
             self._desk = _desk_of(self.state)
+            self._notes.clear()
+            if self._pipelining is not None:
+                self._pipelining.end(0, ())
             if self.versions.number != self.state.version:
                 await self._publish(self.state)
         if self._exchange is not None:
@@ -336,9 +368,8 @@ class Coordinator:
         """Make the work orders of the exchange that opens next, and an empty aggregate."""
         assert self._opening is not None
         machine, parts = self._opening.machine, self._opening.parts
-        shared = self._fragments.of(machine.plan.round)
-        aggregate = open_aggregate(self._config, shared, self._opening.scale, self._spool)
         if isinstance(machine, Buffer):
+            aggregate = self._open_aggregate(self._opening, 0)
             if not isinstance(self._exchange, BufferedExchange):
                 split, oldest = self._layout.parameter_count, self._config.buffer.max_staleness
                 self._exchange = BufferedExchange(self._planner, self.state, split, oldest)
@@ -346,6 +377,7 @@ class Coordinator:
             return
         plan = machine.plan
         step = 0 if machine.phase is rounds.Phase.SELECTING else machine.step + 1
+        aggregate = self._open_aggregate(self._opening, step)
         version, first = self._working.version, self.state.exchanges
         orders = [
             (
@@ -359,6 +391,19 @@ class Coordinator:
             for part in parts.values()
         ]
         self._exchange = Exchange(machine, step, orders, aggregate)
+
+    def _open_aggregate(self, opening: Opening, step: int) -> Aggregator:
+        if self._pipelining is not None and not self._scoring:
+            return self._pipelining.open(opening, step, self._working, self._server_step(opening, step))
+        shared = self._fragments.of(opening.machine.plan.round)
+        return open_aggregate(self._config, shared, opening.scale, self._spool)
+
+    def _server_step(self, opening: Opening, step: int) -> Step:
+        plan = opening.machine.plan
+        return Step(
+            self._planner.lr(plan.round, step, plan.steps),
+            self._planner.local_lr(plan.round, step, plan.steps),
+        )
 
     async def _next_event(self, machine: Machine) -> None:
         try:
@@ -393,21 +438,63 @@ class Coordinator:
             assert self._exchange is not None
             contribution = self._exchange.contribution(submission.member, submission.upload, part)
             metrics = check_metrics(submission.upload.header)
-            await self._compute(self._fold, self._exchange.aggregate, contribution)
+            added = await self._add(submission, contribution)
         except WireError as error:
             if not submission.fate.done():
                 submission.fate.set_exception(error)
             return
         if not submission.fate.done():
             submission.fate.set_result(None)
+        if added is Added.COUNTED or added is Added.ANEW:
+            seconds = self._clock.now() - self._given_at.get(part.id, self._clock.now())
+            note = partial(self._note, machine, submission, part, contribution, metrics, seconds)
+            if self._pipelining is None or self._scoring:
+                note()
+            else:  # the step may still begin anew without it
+                self._notes[part.id] = note
+        if added is Added.ANEW or added is Added.DROPPED:
+            await self._begin_anew(machine)
+        if added is Added.COUNTED:
+            step = self._exchange.order(part.id).step
+            await self._perform(machine.handle(rounds.Accepted(part.id, step), self._clock.now()))
+
+    async def _add(self, submission: Submission, contribution: Contribution) -> Added:
+        """Fold an update, or a piece of one, in; raises what it is refused with."""
+        assert self._exchange is not None
+        if self.pipeline is None or self._pipelining is None:
+            if submission.piece is not None:
+                raise refuse_piece()
+            await self._compute(self._fold, self._exchange.aggregate, contribution)
+            return Added.COUNTED
+        member = submission.member
+        holder = self.wants_pieces(member, submission.work_id)
+        return await self._pipelining.add(contribution, submission.piece, member.learner_id, holder=holder)
+
+    async def _begin_anew(self, machine: Machine) -> None:
+        """The open exchange has lost all that came in pieces: these must come again."""
+        assert self.pipeline is not None
+        parts = tuple(part for part in machine.plan.parts if part in self.pipeline.parts)
+        kept = tuple(sorted(self.pipeline.aggregate.whole))
+        self._notes = {part: note for part, note in self._notes.items() if part in kept}
+        await self._perform(machine.handle(rounds.Reopen(parts, kept), self._clock.now()))
+
+    def _note(
+        self,
+        machine: Machine,
+        submission: Submission,
+        part: Part,
+        contribution: Contribution,
+        metrics: tuple[leader_pb2.Metric, ...],
+        seconds: float,
+    ) -> None:
+        """An update is in the sum, `seconds` after its work was given out: what that says of its learner."""
+        assert self._exchange is not None
         member, order = submission.member, self._exchange.order(part.id)
-        seconds = self._clock.now() - self._given_at.get(part.id, self._clock.now())
         self._tally.counted(member.learner_id, part, contribution, metrics if order.evaluate else (), seconds)
         self._deadlines.note(member.name, seconds)
         if member.plain:
             self._counted.add(member.peer)
         self._announce_accepted(machine, order.step, submission, contribution)
-        await self._perform(machine.handle(rounds.Accepted(part.id, order.step), self._clock.now()))
 
     def _fold(self, aggregate: Aggregator, contribution: Contribution) -> None:
         """Add an update to the sum, decoded."""
@@ -435,8 +522,8 @@ class Coordinator:
             match action:
                 case rounds.Dispatch(learner, part):
                     self._dispatch(learner, part)
-                case rounds.CloseStep(step):
-                    await self._close_step(step)
+                case rounds.CloseStep(step, in_sum):
+                    await self._close_step(step, in_sum)
                 case rounds.Abandon(reason):
                     assert self._round is not None
                     if not self._scoring:  # which is no round of the run
@@ -452,7 +539,7 @@ class Coordinator:
             self._given_at[part] = self._clock.now()
             member.link.work(self._exchange.order(part))
 
-    async def _close_step(self, step: int) -> None:
+    async def _close_step(self, step: int, parts: tuple[str, ...]) -> None:
         """Mean, optimizer step, new version; then the machine opens the next exchange."""
         assert self._opening is not None
         assert self._exchange is not None
@@ -460,19 +547,28 @@ class Coordinator:
         if self._scoring:
             await self._perform(machine.handle(rounds.StepApplied(), self._clock.now()))
             return
-        server_step = Step(
-            self._planner.lr(plan.round, step, plan.steps),
-            self._planner.local_lr(plan.round, step, plan.steps),
-        )
-        everybody = sum(part.examples for part in self.workforce.parts().values())
+        if self._pipelining is not None and self._pipelining.without_partial(parts):
+            await self._begin_anew(machine)
+            return
+        for note in self._notes.values():
+            note()
+        self._notes.clear()
         faults.reach("leader.collected", plan.round)
         before = self._working
-        self._working, result = await self._compute(
-            self._stepper.apply, before, self._exchange.aggregate, server_step, everybody
-        )
+        if self._pipelining is not None and self.pipeline is not None:
+            self._working, result = await self._pipelining.finish(parts)
+            self._working = await self._publish(self._working, None if self.pipeline.followed else before)
+            counted = [self._exchange.order(part).work_id for part in parts]
+            self._pipelining.end(self._working.version, counted)
+        else:
+            everybody = sum(part.examples for part in self.workforce.parts().values())
+            server_step = self._server_step(self._opening, step)
+            self._working, result = await self._compute(
+                self._stepper.apply, before, self._exchange.aggregate, server_step, everybody
+            )
+            self._working = await self._publish(self._working, before)
         self._exchange.aggregate.close()
         self._tally.applied(step, result)
-        self._working = await self._publish(self._working, before)
         self._counted.clear()  # not before: a plain learner must not be given the same version again
         self._events.publish(
             StepApplied(plan.round, step, plan.steps, result.loss, self.traffic.up, self.traffic.down)
@@ -517,7 +613,10 @@ class Coordinator:
             member.link.committed(plan.round, state.version)
 
     async def _publish(self, state: RunState, before: RunState | None = None) -> RunState:
-        """Serve the state's model, as a change of that of `before` too; the state, with what learners have."""
+        """Serve the state's model, as a change of that of `before` too; the state, with what learners have.
+
+        Where learners got the model piece by piece, it is encoded only if somebody asks for it.
+        """
         served, version = await self._compute(self._make_version, state, before)
         self.versions.publish(version)
         return served
@@ -525,7 +624,9 @@ class Coordinator:
     def _make_version(self, state: RunState, before: RunState | None) -> tuple[RunState, ModelVersion]:
         state, change = self._down.advance(before, state) if before else (state, None)
         control = state.optimizer.get(CONTROL) if self._config.train.control_variates else None
-        return state, self.versions.encode(state.version, state.served, control, change).prepared()
+        version = self.versions.encode(state.version, state.served, control, change)
+        got = self.pipeline is not None and self.pipeline.followed
+        return state, version if got else version.prepared()
 
     async def _save(self, state: RunState) -> None:
         await self._compute(self._save_state, state)

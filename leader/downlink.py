@@ -47,12 +47,12 @@ class DownLink:
         if not self._changes:
             return after, None
         changes = self._changes[before.round % len(self._changes)]
+        metadata = {"version": str(after.version), "base": str(before.version)}
+        if isinstance(changes, Renewal):
+            return after, (before.version, changes.encode(after.vector, metadata))
         if not np.isfinite(after.vector).all() or not np.isfinite(before.served).all():
             return replace(after, public=after.vector), None
         moment = Moment(derive_seed(self._seed, "down", after.exchanges))
-        metadata = {"version": str(after.version), "base": str(before.version)}
         file, public = changes.encode(before.served, after.vector, moment, metadata)
-        if isinstance(changes, Renewal):
-            return after, (before.version, file)
         sent = compressed(file) if self._zstd else file
         return replace(after, public=public), (before.version, sent)

@@ -38,6 +38,10 @@ class Exchange:
         """Work orders that a learner has not answered yet."""
         return [self._by_part[part] for part in self._round.pending_of(learner_id)]
 
+    def knows(self, work_id: str) -> bool:
+        """Whether this is work of this exchange, done or not."""
+        return work_id in self._work
+
     def part(self, work_id: str) -> Part:
         """The part that an update with this work id is for; raises what it must be refused with."""
         if work_id not in self._work:

@@ -7,6 +7,7 @@ time; its update is the same whoever makes it, and is counted once.
 
     SELECTING --Begin--> TRAINING --target; quorum at the deadline, or when nobody can do the rest--> APPLYING
     APPLYING --StepApplied--> TRAINING (next exchange) | COMMITTED (last one)
+    TRAINING or APPLYING --Reopen--> TRAINING (the same exchange, perhaps with fewer parts)
     TRAINING --deadline without quorum, or no learner left--> ABANDONED
 """
 
@@ -87,7 +88,18 @@ class Outdated:
     step: int
 
 
-Event = Begin | Accepted | Assigned | StepApplied | Tick | Deserted | Outdated
+@dataclass(frozen=True)
+class Reopen:
+    """The open exchange, or the one that is being closed, begins anew, with `parts` alone.
+
+    What came of the others is void. Of `kept` the sum still has the update; all else must come again.
+    """
+
+    parts: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+
+
+Event = Begin | Accepted | Assigned | StepApplied | Tick | Deserted | Outdated | Reopen
 
 
 @dataclass(frozen=True)
@@ -132,6 +144,7 @@ class Round:
         self.deadline: float | None = None  # clock value at which to send a Tick
         self._holders: dict[str, int | None] = dict.fromkeys(plan.parts)
         self._done: set[str] = set()
+        self._left_out: frozenset[str] = frozenset()  # of the open exchange, since it began anew
         self._target = plan.target or len(plan.parts)
 
     @property
@@ -139,7 +152,8 @@ class Round:
         """Parts of the open exchange that are not in yet."""
         if self.phase is not Phase.TRAINING:
             return ()
-        return tuple(part for part in self.plan.parts if part not in self._done)
+        settled = self._done | self._left_out
+        return tuple(part for part in self.plan.parts if part not in settled)
 
     def pending_of(self, learner: int) -> tuple[str, ...]:
         """Parts of the open exchange that `learner` still owes."""
@@ -164,6 +178,8 @@ class Round:
             return LateUpdateError(f"update for {part} is not part of {here}; fetch new work")
         if part in self._done:
             return DuplicateUpdateError(f"update for {part} is already counted in {here}")
+        if part in self._left_out:
+            return LateUpdateError(f"{here} was begun anew without {part}; fetch new work")
         if self.phase is not Phase.TRAINING:
             return LateUpdateError(f"{here} has closed; fetch new work")
         return None
@@ -185,19 +201,32 @@ class Round:
                 self.phase is Phase.TRAINING and self.deadline is not None and now >= self.deadline
             ):
                 return self._expire()
+            case Reopen(parts, kept) if self.phase in (Phase.TRAINING, Phase.APPLYING):
+                return self._reopen(parts, kept, now)
             case Deserted() if self.phase is Phase.TRAINING:
                 return self._abandon("no learner is left")
             case _:
                 return []
 
     def _open(self, now: float) -> list[Action]:
+        self._left_out = frozenset()
+        self._done.clear()
+        return self._train(now)
+
+    def _reopen(self, parts: tuple[str, ...], kept: tuple[str, ...], now: float) -> list[Action]:
+        self._left_out |= frozenset(self.plan.parts).difference(parts)
+        self._done = set(kept) - self._left_out
+        # Who lost a part may have been given it while it was counted, so everybody is told again.
+        return self._train(now) + self._close_if_enough()
+
+    def _train(self, now: float) -> list[Action]:
         self.phase = Phase.TRAINING
         self.deadline = now + self.plan.deadline_s
-        self._done.clear()
+        pending = self.pending
         return [
             Dispatch(learner, part, self.step)
             for part, learner in self._holders.items()
-            if learner is not None
+            if learner is not None and part in pending
         ]
 
     def _close(self) -> list[Action]:
@@ -216,7 +245,8 @@ class Round:
         """Close when the target is reached, or when the quorum is and nobody can do the rest."""
         if self.phase is not Phase.TRAINING or len(self._done) < self.plan.quorum:
             return []
-        if len(self._done) >= self._target or all(self._holders[part] is None for part in self.pending):
+        target = min(self._target, len(self.plan.parts) - len(self._left_out))
+        if len(self._done) >= target or all(self._holders[part] is None for part in self.pending):
             return self._close()
         return []
 

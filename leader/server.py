@@ -26,7 +26,7 @@ async def serving(config: RunConfig, service: LeaderService) -> AsyncIterator[st
     listen, limits = config.listen, config.limits
     # Every learner holds one session and makes a call or two beside it; the rest is abuse.
     server = aio.server(
-        options=server_options(limits.message_bytes, limits.metadata_bytes),
+        options=server_options(limits.message_bytes, limits.metadata_bytes, limits.window_bytes),
         maximum_concurrent_rpcs=4 * limits.max_learners + 64,
     )
     server.add_generic_rpc_handlers((service.handler(),))

@@ -16,6 +16,7 @@ from leader.config import RunConfig
 from leader.coordinator import Coordinator
 from leader.data_stream import stream_shard
 from leader.events import EventStream, LearnerProgress
+from leader.gradient_streams import GradientStreams
 from leader.links import SessionLink
 from leader.membership import Member
 from leader.refusals import Refusals
@@ -23,9 +24,17 @@ from leader.uploads import Uploads
 from protos import leader_pb2
 from utils import faults
 from utils.datasets import Dataset
-from utils.errors import LateUpdateError, NotReadyError, PayloadError, StalledError, WireError
+from utils.errors import (
+    IncompatibleError,
+    LateUpdateError,
+    NotReadyError,
+    PayloadError,
+    StalledError,
+    WireError,
+)
 from utils.rpc import SERVICE, UploadMessage, checked, parse_upload, raw
 from utils.status import REFUSED, status_of
+from utils.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
 Context = aio.ServicerContext[Any, Any]
@@ -50,6 +59,11 @@ class LeaderService:
         self._coordinator = coordinator
         self._workforce = coordinator.workforce
         self._uploads = uploads
+        self._gradients = (
+            GradientStreams(coordinator, coordinator.pipelining, uploads, config.limits)
+            if coordinator.pipelining
+            else None
+        )
         self._data = data
         self._events = events
         self._transfers = asyncio.Semaphore(config.limits.transfers)
@@ -84,6 +98,11 @@ class LeaderService:
                 self._answering("AccumulateGradients", self._accumulate, lambda messages: messages),
                 checked(parse_upload),
                 leader_pb2.Ack.SerializeToString,
+            ),
+            "ExchangeGradients": grpc.stream_stream_rpc_method_handler(
+                self._answering("ExchangeGradients", self._exchange_gradients, lambda messages: messages),
+                checked(parse_upload),
+                raw,
             ),
             "Session": grpc.stream_stream_rpc_method_handler(
                 self._session,
@@ -147,7 +166,9 @@ class LeaderService:
     async def _get_upload(
         self, request: leader_pb2.UploadRequest, context: Context
     ) -> leader_pb2.UploadStatus:
-        self._member(request.token, "", context)
+        member = self._member(request.token, "", context)
+        if self._gradients is not None and (refusal := self._gradients.refusal(member)):
+            raise refusal
         self._coordinator.check_open(request.work_id)
         return leader_pb2.UploadStatus(received=self._uploads.received(request))
 
@@ -179,13 +200,11 @@ class LeaderService:
 
     async def _send(self, messages: Iterable[bytes], context: Context) -> None:
         """Stream framed messages; a learner that takes none for limits.stall_s is let go."""
-        async with self._transfers:
+        complaint = "the download made no progress; fetch it again"
+        async with self._transfers, Watchdog(self._config.limits.stall_s, complaint) as watchdog:
             for message in messages:
-                try:
-                    async with asyncio.timeout(self._config.limits.stall_s):
-                        await context.write(message)
-                except TimeoutError:
-                    raise StalledError("the download made no progress; fetch it again") from None
+                await context.write(message)
+                watchdog.progress()
                 self._coordinator.traffic.down += len(message)
                 faults.reach("leader.downloading", self._coordinator.state.round + 1)
 
@@ -202,6 +221,17 @@ class LeaderService:
         async with self._transfers, self._uploads.receiving(first, stream) as upload:
             await self._coordinator.submit(member, upload, work_id)
         return leader_pb2.Ack(success=True, message="counted")
+
+    async def _exchange_gradients(self, messages: AsyncIterator[UploadMessage], context: Context) -> None:
+        if self._gradients is None:
+            raise IncompatibleError(
+                "steps of this run are not pipelined; send updates with AccumulateGradients"
+            )
+
+        def member_of(token: bytes) -> Member:
+            return self._member(token, "", context)
+
+        await self._gradients.serve(member_of, aiter(messages), context.write)
 
     async def _session(
         self, messages: AsyncIterator[leader_pb2.LearnerMessage], context: Context

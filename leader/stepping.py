@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from leader.aggregation.base import Aggregator, Result
-from leader.optimizers.base import ServerOptimizer, Step
+from leader.fragments import Fragments
+from leader.optimizers.base import ServerOptimizer, Step, Vector
 from leader.state import RunState
 from leader.versions import next_version
 from model.flat import Layout
@@ -15,8 +16,8 @@ from utils import faults
 class Stepper:
     """Applies aggregates with one server optimizer."""
 
-    def __init__(self, layout: Layout, optimizer: ServerOptimizer) -> None:
-        self._layout = layout
+    def __init__(self, layout: Layout, optimizer: ServerOptimizer, fragments: int = 0) -> None:
+        self._fragments = Fragments(layout, fragments)
         self._optimizer = optimizer
 
     def apply(
@@ -27,13 +28,20 @@ class Stepper:
         # Parts whose updates are in may have gone since.
         step = replace(step, participation=result.examples / max(result.examples, everybody))
         faults.reach("leader.stepping", state.round + 1)
-        split = self._layout.parameter_count
+        # Optimizers are element-wise: what the round does not exchange stays as it is, with its state.
+        shared = self._fragments.of(state.round + 1)
         optimizer, parameters = self._optimizer.apply(
-            state.optimizer, state.vector[:split], result.mean[:split], step
+            {name: shared.gathered(vector)[0] for name, vector in state.optimizer.items()},
+            shared.gathered(state.vector)[0],
+            shared.gathered(result.mean)[0],
+            step,
         )
+        split = shared.parameter_count
         vector = result.mean
         vector[split:] += state.vector[split:]
-        vector[:split] = parameters
+        vector[:split] = state.vector[:split]
+        shared.scatter(vector, parameters)
+        optimizer = {name: _merged(shared, state.optimizer[name], new) for name, new in optimizer.items()}
         after = replace(
             state,
             vector=vector,
@@ -42,3 +50,12 @@ class Stepper:
             exchanges=state.exchanges + 1,
         )
         return after, result
+
+
+def _merged(shared: Layout, old: Vector, new: Vector) -> Vector:
+    """`old`, (P,), with `new` where parameters are shared."""
+    if not shared.local:
+        return new
+    merged = old.copy()
+    shared.scatter(merged, new)
+    return merged

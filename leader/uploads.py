@@ -6,7 +6,6 @@ learner can go on at that byte; it is dropped when its work is no longer open or
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,8 +20,11 @@ from protos import leader_pb2
 from utils.errors import ChecksumError, LimitError, PayloadError, StalledError
 from utils.payload import Manifest, Payload, PayloadReader
 from utils.rpc import UploadMessage
+from utils.watchdog import Watchdog
 
 _LEAST_BYTES = 16 << 10  # that an upload must bring in every limits.stall_s seconds
+#: Of a chunk that is summed where it lies; with smaller ones, what each costs beside its bytes would count.
+_KEPT_BYTES = 32 << 10
 
 Key = tuple[str, int, int]  # work id, total bytes, CRC-32: equal keys mean equal bytes
 
@@ -64,6 +66,7 @@ class Uploads:
         self._max_bytes = 4 * layout.total + limits.header_bytes
         self._budget = ByteBudget(limits.upload_bytes)
         self._broken: dict[Key, _Transfer] = {}  # oldest first
+        self._stalled = f"no bytes for {limits.stall_s:g} s in the middle of an update; send the rest again"
 
     async def first(self, messages: AsyncIterator[UploadMessage]) -> UploadMessage:
         """The stream's first message: the header of a full learner, or a plain learner's first chunk."""
@@ -123,6 +126,7 @@ class Uploads:
                 accept=self._acceptor(header),
                 max_tensors=limits.tensors,
                 max_name=limits.name_length,
+                keep_from=_KEPT_BYTES,
             )
         )
         # Without budget the stream is not read, and gRPC's flow control holds the learner back.
@@ -148,18 +152,20 @@ class Uploads:
         size = 0
         message: UploadMessage | None = first
         pace = Pace(self._limits.stall_s)
-        while message is not None:
-            if not isinstance(message, memoryview):
-                if message.HasField("header") and message is not first:
-                    raise PayloadError("an update header may only stand in the first message")
-                message = memoryview(message.chunk)
-            size += len(message)
-            self._traffic.up += len(message)
-            reader.feed(message)
-            pace.check(size)
-            if size:
-                self.at_chunk()
-            message = await self.next(messages)
+        async with Watchdog(self._limits.stall_s, self._stalled) as watchdog:
+            while message is not None:
+                if not isinstance(message, memoryview):
+                    if message.HasField("header") and message is not first:
+                        raise PayloadError("an update header may only stand in the first message")
+                    message = memoryview(message.chunk)
+                if len(message):  # empty ones are no sign of progress
+                    watchdog.progress()
+                    size += len(message)
+                    self._traffic.up += len(message)
+                    reader.feed(message)
+                    pace.check(size)
+                    self.at_chunk()
+                message = await anext(messages, None)
         return size
 
     def _acceptor(self, header: leader_pb2.UpdateHeader | None) -> Callable[[Manifest], None]:
@@ -174,16 +180,11 @@ class Uploads:
 
     async def next(self, messages: AsyncIterator[UploadMessage]) -> UploadMessage | None:
         """The next message that says something, None after the last; raises StalledError."""
-        try:
-            async with asyncio.timeout(self._limits.stall_s):
-                while (message := await anext(messages, None)) is not None:
-                    if _says_something(message):
-                        return message
-                return None
-        except TimeoutError:
-            raise StalledError(
-                f"no bytes for {self._limits.stall_s:g} s in the middle of an update; send the rest again"
-            ) from None
+        async with Watchdog(self._limits.stall_s, self._stalled):
+            while (message := await anext(messages, None)) is not None:
+                if _says_something(message):
+                    return message
+            return None
 
 
 class Pace:

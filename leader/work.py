@@ -24,6 +24,12 @@ def place_of(work_id: str) -> str:
     return f" of round {match[1]}, step {match[2]}" if match else ""
 
 
+def round_and_step(work_id: str) -> tuple[int, int] | None:
+    """Where a work id says that it belongs; None for one that was never given out."""
+    match = _WORK_ID.fullmatch(work_id)
+    return (int(match[1]), int(match[2])) if match else None
+
+
 @dataclass(frozen=True)
 class Part:
     """One piece of a round's work: a shard of the leader's data, or one learner's own data."""
@@ -157,7 +163,20 @@ class WorkPlanner:
             personal_lambda=train.personal_lambda,
             start_loss=self._config.aggregate.weighting == "qfedavg",
         )
+        if self._config.streaming.fragments:
+            self._stream(order)
         return self._sealed(order, part)
+
+    def _stream(self, order: leader_pb2.WorkOrder) -> None:
+        """Fill in whose turn it is, and what the round before has changed."""
+        streaming = self._config.streaming
+        order.fragments = streaming.fragments
+        order.fragment = (order.round - 1) % streaming.fragments
+        if order.round > 1:
+            order.fresh = (order.round - 2) % streaming.fragments
+        # All learners take the fragment in before they send the change of the next.
+        order.overlap_steps = min(streaming.overlap_steps, order.local_steps - 1)
+        order.mix = streaming.mix
 
     def _sealed(self, order: leader_pb2.WorkOrder, part: Part) -> leader_pb2.WorkOrder:
         """`order` with the id that all its inputs together have."""

@@ -9,6 +9,7 @@ from learner.options import parse
 from utils import faults
 from utils.console import setup_logging
 from utils.errors import FlockstepError
+from utils.malloc import keep_freed_memory
 
 
 def main() -> int:
@@ -17,6 +18,7 @@ def main() -> int:
         options = parse(sys.argv[1:], os.environ)
         faults.arm(os.environ)
         setup_logging(options.log_format, options.log_level)
+        keep_freed_memory()
         from learner.app import run  # here, so that --help does not wait for torch
 
         return run(options)

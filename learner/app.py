@@ -13,12 +13,13 @@ import torch
 from grpc import aio
 
 from learner.capability import memory_bytes
+from learner.connection import Connection
 from learner.dialled import LearnerServer
 from learner.memory import Memory, alone_in
 from learner.options import LearnerOptions
 from learner.session import Session
 from learner.workbench import Tools
-from learner.worker import Connection, Worker
+from learner.worker import Worker
 from model.image_classification import ImageClassification
 from model.precision import choose_device
 from model.task import Examples, Task, load_task

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from learner.streaming import exchanged
 from model.changes import Changes
 from model.flat import Layout
+from model.piece_files import PieceFiles
 from model.renewal import Renewal, plain_file
 from protos import leader_pb2
-from utils.codecs import Moment, make_codec
+from utils.codecs import Codec, Moment, make_codec
 from utils.codecs.base import State
 from utils.codecs.compression import compressed
 from utils.codecs.files import File, encode_file
@@ -55,13 +56,12 @@ class Coding:
             prefix = f"{_PREFIX}{order.fragment}-of-{order.fragments}."
         if not self._up:
             return plain_file(layout, values, metadata), {}
-        # Where every step is summed, momentum is the encoder's affair if its codec corrects for it.
-        codec = make_codec(self._up, momentum=order.momentum if order.exchange == "gradient" else 0.0)
+        codec = _codec(self._up, order)
         kept = {name: vector for name, vector in memory.items() if name.startswith(_PREFIX)}
         state = {name.removeprefix(prefix): v for name, v in kept.items() if name.startswith(prefix)}
         if not order.local_steps:  # scores alone: what was held back stays where it is
             state = {}
-        moment = Moment(derive_seed(order.seed, "codec", order.first_batch), order.progress_start)
+        moment = _moment(order)
         parameters, buffers = layout.gathered(values)
         pieces = layout.pieces(self._piece_bytes)
         file, after = encode_file(codec, pieces, parameters, buffers, state, moment, metadata)
@@ -69,3 +69,32 @@ class Coding:
             kept | {prefix + name: vector for name, vector in after.items()} if order.local_steps else {}
         )
         return compressed(file) if self._zstd else file, remembered
+
+
+class PieceCoding:
+    """What a registration has agreed on, for a gradient that goes piece by piece.
+
+    Each piece is encoded to the bytes that it would have in the update's one file.
+    """
+
+    def __init__(self, run: leader_pb2.RunDescription, layout: Layout, order: leader_pb2.WorkOrder) -> None:
+        codec = _codec(run.codec_up, order) if run.codec_up else None
+        self.files = PieceFiles(layout, run.piece_bytes, codec, zstd=run.zstd)
+        self._moment = _moment(order)
+
+    def encode(self, number: int, values: Vector, memory: Mapping[str, Vector]) -> tuple[File, State]:
+        """The file of piece `number` of the update, and what its part is to remember of the encoding."""
+        if not self.files.encoded(number):
+            return self.files.plain(number, values, {}), {}
+        state = {name.removeprefix(_PREFIX): v for name, v in memory.items() if name.startswith(_PREFIX)}
+        file, after = self.files.encode(number, values, state, self._moment, {})
+        return file, {_PREFIX + name: vector for name, vector in after.items()}
+
+
+def _codec(spec: str, order: leader_pb2.WorkOrder) -> Codec:
+    # Where every step is summed, momentum is the encoder's affair if its codec corrects for it.
+    return make_codec(spec, momentum=order.momentum if order.exchange == "gradient" else 0.0)
+
+
+def _moment(order: leader_pb2.WorkOrder) -> Moment:
+    return Moment(derive_seed(order.seed, "codec", order.first_batch), order.progress_start)

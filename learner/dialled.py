@@ -10,7 +10,8 @@ import grpc
 from grpc import aio
 from grpc_health.v1 import health, health_pb2_grpc
 
-from learner.worker import Connection, Worker
+from learner.connection import Connection
+from learner.worker import Worker
 from protos import leader_pb2, learner_pb2
 from utils.errors import ConfigError, FlockstepError, PayloadError
 from utils.rpc import checked, raw, server_options

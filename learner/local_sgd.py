@@ -48,14 +48,25 @@ class LocalSgd:
     """SGD as torch.optim.SGD defines it, on the flat vector at once."""
 
     def __init__(
-        self, order: leader_pb2.WorkOrder, model: FlatModel, corrections: Iterable[Correction] = ()
+        self,
+        order: leader_pb2.WorkOrder,
+        model: FlatModel,
+        corrections: Iterable[Correction] = (),
+        velocity: Tensor | None = None,  # (P,) to go on with, changed in place; None = zero
     ) -> None:
         self._order = order
         self._schedule = Schedule(order.schedule.kind, order.schedule.lr, order.schedule.warmup)
         self._parameters = model.vector[: model.layout.parameter_count]
         self._gradient = model.gradient
-        self._velocity = torch.zeros_like(model.gradient) if order.momentum else None
+        self._velocity: Tensor | None = None
+        if order.momentum:
+            self._velocity = torch.zeros_like(model.gradient) if velocity is None else velocity
         self._corrections = tuple(corrections)
+
+    @property
+    def velocity(self) -> Tensor | None:
+        """(P,), as the last step left it; None without momentum."""
+        return self._velocity
 
     def lr(self, step: int) -> float:
         """Learning rate of local step number `step`."""

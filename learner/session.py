@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 
 from grpc import aio
 
-from learner.worker import Connection, Worker
+from learner.connection import Connection
+from learner.worker import Worker
 from protos import leader_pb2
 from utils.status import error_of
 

@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from learner.gradient_pieces import Watcher, backward
 from learner.local_sgd import ControlVariate, Correction, LocalSgd, Proximal
+from learner.streaming import Head, remembered, replica_of, take_in
 from model.flat import FlatModel
 from model.precision import autocast, choose_dtype
 from model.scoring import mean_loss, score
@@ -51,7 +53,9 @@ class Score:
 class Update:
     """What one work order came to."""
 
-    values: Vector  # (total,): gradient or delta of the parameters, change of the buffers
+    values: (
+        Vector  # (total,): gradient or delta of the parameters, change of the buffers; (0,) if it was watched
+    )
     examples: int  # the update's weight
     trained: int  # images that went through the model
     loss: float  # example-weighted mean over the batches
@@ -72,6 +76,8 @@ class Assignment:
     control: Vector | None = None  # (P,): the leader's control variate
     memory: Mapping[str, Vector] = field(default_factory=dict)  # of the part
     holdout: float = 0.0  # share of the examples that is not trained on
+    head: Head | None = None  # the order's first steps, if they were made before it came
+    watcher: Watcher | None = None  # takes the gradient while backward makes it
 
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, images a second
@@ -100,7 +106,7 @@ class Trainer:
         self._check_memory(assignment.memory)
         start = self._start(assignment)
         self.model.load(start)
-        scores = self._scores(work)
+        scores = work.scores = self._scores(work)
         start_loss = self._start_loss(work)
         order = assignment.order
         if not order.local_steps:  # the leader asks for scores alone
@@ -110,15 +116,27 @@ class Trainer:
         gradient = order.exchange == "gradient"
         if isinstance(assignment.task, FitsItself):
             trained, loss = self._fit(work, assignment.task)
+        elif order.fragments:
+            trained, loss = self._stream(work, progress)
         else:
             trained, loss = self._train(work, None if gradient else self._sgd(assignment), progress)
         _check_loss("training", order, loss, "train.lr")
+        if assignment.watcher is not None:
+            nothing = np.empty(0, np.float32)
+            return Update(nothing, trained, trained, loss, time.perf_counter() - began, {}, scores)
         change = self.model.vector.detach().cpu().numpy() - start
         memory = self._remember(work, change)
         values = self._values(change, gradient=gradient)
         weight = trained if gradient else work.examples
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - began + (assignment.head.seconds if assignment.head else 0.0)
         return Update(values, weight, trained, loss, seconds, memory, scores, start_loss)
+
+    def head(self, assignment: Assignment, progress: Progress) -> Head | None:
+        """The steps of a streamed order before its fragment is taken in; None where the part has no weights yet.
+
+        They need nothing of the order's model. Raises CancelledError or IncompatibleError.
+        """
+        return self._head(_Work(assignment), progress)
 
     def _check_memory(self, memory: Mapping[str, Vector]) -> None:
         layout = self.model.layout
@@ -149,10 +167,16 @@ class Trainer:
 
     def _train(self, work: _Work, sgd: LocalSgd | None, progress: Progress) -> tuple[int, float]:
         """(examples trained, mean loss); without `sgd` the gradient is left in the model."""
+        return _mean(self._steps(work, sgd, range(work.order.local_steps), progress))
+
+    def _steps(
+        self, work: _Work, sgd: LocalSgd | None, steps: range, progress: Progress
+    ) -> list[tuple[int, Tensor]]:
+        """Make these local steps; examples and mean loss of each."""
         self.model.module.train()
         order, began = work.order, time.perf_counter()
         trained, losses = 0, []
-        for step, (number, indices) in enumerate(work.batches()):
+        for step, (number, indices) in zip(steps, work.batches(steps), strict=True):
             if self._cancelled.is_set():
                 raise CancelledError(f"round {order.round} is over")
             losses.append((len(indices), self._backward(work, number, indices)))
@@ -161,7 +185,30 @@ class Trainer:
             trained += len(indices)
             faults.reach("learner.training", order.round)
             progress(step + 1, order.local_steps, trained / (time.perf_counter() - began))
-        return trained, math.fsum(count * float(value) for count, value in losses) / trained
+        return losses
+
+    def _stream(self, work: _Work, progress: Progress) -> tuple[int, float]:
+        """Streaming DiLoCo: go on with the part's own weights, and take the fresh fragment in between two steps."""
+        order = work.order
+        head = work.assignment.head or self._head(work, progress)
+        if head is None:  # all fragments are the leader's, which the model holds by now
+            work.sgd = LocalSgd(order, self.model)
+            return self._train(work, work.sgd, progress)
+        self.model.load(head.vector)
+        take_in(order, self.model, self._tensor(work.assignment.base))
+        work.sgd, rest = head.sgd, range(order.overlap_steps, order.local_steps)
+        return _mean(head.losses + self._steps(work, head.sgd, rest, progress))
+
+    def _head(self, work: _Work, progress: Progress) -> Head | None:
+        began, order = time.perf_counter(), work.order
+        replica = replica_of(order, work.assignment.memory, self.model.layout)
+        if replica is None:
+            return None
+        self.model.load(replica.vector)
+        velocity = None if replica.velocity is None else self._tensor(replica.velocity)
+        sgd = LocalSgd(order, self.model, velocity=velocity)
+        losses = self._steps(work, sgd, range(order.overlap_steps), progress)
+        return Head(order, replica, self.model.snapshot(), sgd, losses, time.perf_counter() - began)
 
     def _backward(self, work: _Work, number: int, indices: Indices) -> Tensor:
         self.model.zero_gradient()
@@ -171,8 +218,18 @@ class Trainer:
         _seed_torch(derive_seed(work.order.seed, "torch", number), self._device)
         with autocast(self._device, self._dtype(work)):
             loss = work.task.loss(self._forward, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        if work.assignment.watcher is not None:
+            self._watched(work, loss, len(indices), work.assignment.watcher)
+        else:
+            loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def _watched(self, work: _Work, loss: Tensor, examples: int, watcher: Watcher) -> None:
+        """Backward, with each piece told as soon as it is there: so the loss must be looked at before."""
+        _, mean = _mean([(examples, loss.detach())])
+        _check_loss("training", work.order, mean, "train.lr")
+        watcher.begun(examples, mean, work.scores)
+        backward(loss, self.model, work.assignment.base, watcher)
 
     def _fit(self, work: _Work, task: FitsItself) -> tuple[int, float]:
         order = work.order
@@ -183,10 +240,18 @@ class Trainer:
                 "this task trains by itself, so its steps can't be corrected; leave out train.proximal_mu, "
                 "train.control_variates and train.personal_lambda"
             )
+        if order.fragments:
+            raise IncompatibleError(
+                "this task trains by itself, so it can't take fragments in between two steps; leave out "
+                "streaming.fragments"
+            )
         self.model.module.train()
-        plan = FitPlan(lambda: (i for _, i in work.batches()), LocalSgd(order, self.model).lr(0), order.seed)
+        every = range(order.local_steps)
+        plan = FitPlan(
+            lambda: (i for _, i in work.batches(every)), LocalSgd(order, self.model).lr(0), order.seed
+        )
         loss = task.fit(self.model.module, work.data, plan)
-        return sum(len(indices) for _, indices in work.batches()), float(loss)
+        return sum(len(indices) for _, indices in work.batches(every)), float(loss)
 
     def _values(self, change: Vector, *, gradient: bool) -> Vector:
         """What travels: change or gradient, zero where tensors stay local."""
@@ -212,6 +277,8 @@ class Trainer:
                 memory["control"][self._local_parameters] = 0
             else:  # no step was made
                 memory |= {n: v for n, v in work.assignment.memory.items() if n == "control"}
+        if work.sgd is not None:
+            memory |= remembered(order, self.model, work.sgd)
         if order.personal_lambda:
             memory["personal"] = self._personalise(work)
         return memory
@@ -306,13 +373,21 @@ class _Work:
         self.data: Any = assignment.examples
         self.train, self.held = holdout_split(len(assignment.examples), assignment.holdout, self.order.seed)
         self.examples = len(self.train)
+        self.scores: Mapping[str, Score] = {}  # of the order's model
+        self.sgd: LocalSgd | None = None  # whose momentum goes on in the next round (streamed runs)
         self._sampler = ShardSampler(self.examples, self.order.batch_size, self.order.seed)
 
-    def batches(self) -> Iterator[tuple[int, Indices]]:
-        """(number, positions in the examples, ascending) of each of the order's batches."""
-        for step in range(self.order.local_steps):
+    def batches(self, steps: range) -> Iterator[tuple[int, Indices]]:
+        """(number, positions in the examples, ascending) of the batch of each of these steps."""
+        for step in steps:
             number = self.order.first_batch + step
             yield number, self.train[np.sort(self._sampler.indices(number))]
+
+
+def _mean(losses: list[tuple[int, Tensor]]) -> tuple[int, float]:
+    """(examples, mean loss) over batches."""
+    trained = sum(count for count, _ in losses)
+    return trained, math.fsum(count * float(value) for count, value in losses) / trained
 
 
 def _seed_torch(seed: int, device: torch.device) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 
@@ -19,10 +18,11 @@ from model.image_classification import Shard
 from model.renewal import Renewal
 from protos import leader_pb2
 from utils import faults
-from utils.errors import IncompatibleError, PayloadError, StalledError
+from utils.errors import IncompatibleError, PayloadError
 from utils.payload import CONTROL_VARIATE, Manifest, Payload, PayloadReader
 from utils.rpc import LeaderStub
 from utils.status import failures_told
+from utils.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
 _CALL_TIMEOUT_S = 10.0
@@ -182,15 +182,9 @@ def _check_data(manifest: Manifest) -> None:
 async def _collect(
     chunks: AsyncIterator[memoryview], max_bytes: int, accept: Callable[[Manifest], None]
 ) -> Payload:
-    reader = PayloadReader(max_bytes=max_bytes, header_bytes=_HEADER_BYTES, accept=accept)
-    while (chunk := await _next(chunks)) is not None:
-        reader.feed(chunk)
+    reader = PayloadReader(max_bytes=max_bytes, header_bytes=_HEADER_BYTES, accept=accept, checksum=False)
+    async with Watchdog(_STALL_S, f"the leader sent nothing for {_STALL_S:g} s") as watchdog:
+        async for chunk in chunks:
+            watchdog.progress()
+            reader.feed(chunk)
     return reader.finish()
-
-
-async def _next(chunks: AsyncIterator[memoryview]) -> memoryview | None:
-    try:
-        async with asyncio.timeout(_STALL_S):
-            return await anext(chunks, None)
-    except TimeoutError:
-        raise StalledError(f"the leader sent nothing for {_STALL_S:g} s") from None

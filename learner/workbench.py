@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learner.coding import Coding
+from learner.coding import Coding, PieceCoding
 from learner.held import HeldUpdate
 from learner.memory import Memory, Vectors
+from learner.streamed import PieceMaker, SentPiece, StreamedUpdate
 from learner.streaming import Head
 from learner.trainer import Assignment, Progress, Trainer, Update
 from model.changes import Changes
@@ -66,6 +69,7 @@ class Assignments:
     def __init__(self, run: leader_pb2.RunDescription, tools: Tools, memory: Memory, layout: Layout) -> None:
         self.coding = Coding(run, layout)
         self._run = run
+        self._layout = layout
         self._tools = tools
         self._memory = memory
         memory.begin(run.run_id)
@@ -99,6 +103,14 @@ class Assignments:
             durable = order.exchange != "gradient"
             self._memory.stage(part, order.round, vectors, order.step, durable=durable)
         return HeldUpdate.of(order, update, file)
+
+    def maker(
+        self, update: StreamedUpdate, memory: Vectors, post: Callable[[SentPiece | None], None]
+    ) -> PieceMaker:
+        """What turns the gradient of `update` into messages; `memory` is what its part remembers now."""
+        coding = PieceCoding(self._run, self._layout, update.order)
+        stage = partial(update.stage, self._memory)
+        return PieceMaker(update, coding, memory, self._run.chunk_bytes, post, stage)
 
 
 class Workbench:
@@ -149,6 +161,19 @@ class Workbench:
             )
         update = self._trainer.run(assignment, progress)
         return update, self._assignments.made(order, part, update)
+
+    def make_in_pieces(
+        self,
+        update: StreamedUpdate,
+        examples: Examples,
+        post: Callable[[SentPiece | None], None],
+        progress: Progress = lambda done, total, rate: None,
+    ) -> Update:
+        """What `make` does for an update that goes up while it is made; see PieceMaker for `post`."""
+        base = Download(update.base)
+        assignment = self._assignments.of(update.order, base, examples, update.part)
+        maker = self._assignments.maker(update, assignment.memory, post)
+        return self._trainer.run(replace(assignment, watcher=maker), progress)
 
     def begin(
         self,

@@ -7,15 +7,18 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from learner.ahead import Ahead
+from learner.connection import Connection
 from learner.held import HeldUpdate
 from learner.memory import Memory
+from learner.steps import Steps
+from learner.streamed import StreamedUpdate
 from learner.streaming import check_streaming
 from learner.trainer import CancelledError, Update
 from learner.transfer import pull_model, pull_shard, push
 from learner.workbench import Download, Tools, Workbench
+from model.flat import Vector
 from model.image_classification import Shard
 from model.task import Examples
 from protos import leader_pb2
@@ -31,21 +34,13 @@ from utils.errors import (
     UnknownLearnerError,
     UnreachableError,
 )
-from utils.rpc import LeaderStub
 
 _log = logging.getLogger(__name__)
 _PROGRESS_EVERY_S = 0.5
 _RESENDS = 3
-
-
-@dataclass(frozen=True)
-class Connection:
-    """One registration with the leader."""
-
-    stub: LeaderStub
-    token: bytes
-    learner_id: int
-    run: leader_pb2.RunDescription
+_MOST_BREAKS = 5  # gradient streams that may end one after the other before one of their steps is over
+#: What a new registration can mend.
+_MENDABLE = (UnreachableError, StalledError, UnknownLearnerError, NotReadyError)
 
 
 Report = Callable[[leader_pb2.Progress], None]
@@ -61,11 +56,15 @@ class Worker:
         self._own = own
         self._thread = ThreadPoolExecutor(1, "training")
         self._ahead = Ahead(self._thread)
-        self._orders: asyncio.Queue[leader_pb2.WorkOrder] = asyncio.Queue()
+        self._orders: asyncio.Queue[leader_pb2.WorkOrder | None] = asyncio.Queue()  # None: look at _refused
         self._wanted: dict[str, leader_pb2.WorkOrder] = {}  # by work id: queued or under way
         self._current: leader_pb2.WorkOrder | None = None
         self._unwanted = False  # the current order was cancelled, perhaps before its training began
         self._held: dict[str, HeldUpdate] = {}  # last update by part
+        self._streamed: dict[str, StreamedUpdate] = {}  # the same, of those that go piece by piece
+        self._steps: Steps | None = None  # of this connection
+        self._breaks = 0  # since the last step that was over
+        self._refused: FlockstepError | None = None  # what ended a gradient stream for good
         self._shards: dict[int, Shard] = {}
         self._run: leader_pb2.RunDescription | None = None
         self._bench: Workbench | None = None
@@ -86,21 +85,50 @@ class Worker:
         self._broken = broken = asyncio.get_running_loop().create_future()
         if self._run is None or self._run.run_id != connection.run.run_id:
             self._held.clear()
+            self._streamed.clear()
             self._shards.clear()
             self._base = None
             self._ahead.clear()
             self._bench = self._make_bench(connection.run)
         self._run = connection.run
+        self._steps = self._make_steps(connection, broken) if connection.run.pipelined else None
         return broken
 
     def _make_bench(self, run: leader_pb2.RunDescription) -> Workbench:
         return Workbench(run, self._tools, self._memory)
 
+    def _make_steps(self, connection: Connection, broken: asyncio.Future[FlockstepError]) -> Steps:
+        assert self._bench is not None
+
+        def took(version: int, vector: Vector) -> None:
+            self._base = (version, Download(vector))
+            self._breaks = 0
+
+        def failed(error: FlockstepError) -> None:
+            self._breaks += 1
+            if isinstance(error, (*_MENDABLE, ChecksumError)) and self._breaks < _MOST_BREAKS:
+                _log.warning("gradient stream: %s; going on after the reconnect", error)
+                if not broken.done():
+                    broken.set_result(error)
+            else:
+                self._refused = error
+                newest = max(self._streamed.values(), key=lambda update: update.place, default=None)
+                self.failed_work = newest.order.work_id if newest else ""
+                self._orders.put_nowait(None)
+
+        return Steps(connection, self._bench.layout, self._memory, self._streamed, took, failed)
+
     def disconnect(self) -> None:
         """The session is gone: orders that were not begun will come again."""
         self._connection = self._broken = None
+        if self._steps is not None:
+            self._steps.close()
+            self._steps = None
         while not self._orders.empty():
-            self._wanted.pop(self._orders.get_nowait().work_id, None)
+            if (order := self._orders.get_nowait()) is not None:
+                self._wanted.pop(order.work_id, None)
+        if self._refused is not None:
+            self._orders.put_nowait(None)
 
     def order(self, order: leader_pb2.WorkOrder) -> None:
         """Take a work order; one that is in hand already is not taken twice.
@@ -126,6 +154,8 @@ class Worker:
     def committed(self, round_: int) -> None:
         """Let go of updates whose round is on disk, and of work for it."""
         self._held = {part: held for part, held in self._held.items() if held.last_round > round_}
+        for part in [part for part, update in self._streamed.items() if update.order.round <= round_]:
+            del self._streamed[part]
         self._memory.committed(round_)
         self._ahead.committed(round_)
         if self._current is not None and last_round(self._current) <= round_:
@@ -140,12 +170,15 @@ class Worker:
         """Do the orders as they come, for ever; raises on an error that no reconnect can mend."""
         while True:
             order = await self._orders.get()
+            if order is None:
+                assert self._refused is not None
+                raise self._refused
             self._current, self._unwanted = order, False
             try:
                 await self._do(order)
             except (CancelledError, LateUpdateError, DuplicateUpdateError) as error:
                 _log.info("round %d: %s", order.round, error)
-            except (UnreachableError, StalledError, UnknownLearnerError, NotReadyError) as error:
+            except _MENDABLE as error:
                 _log.warning("round %d: %s; going on after the reconnect", order.round, error)
                 if self._broken is not None and not self._broken.done():
                     self._broken.set_result(error)
@@ -158,6 +191,9 @@ class Worker:
 
     async def _do(self, order: leader_pb2.WorkOrder) -> None:
         part = f"shard-{order.shard:05d}" if order.HasField("shard") else "own"
+        if self._steps is not None and self._steps.takes(order):
+            await self._do_in_pieces(self._steps, order, part)
+            return
         held = self._held.get(part)
         if held is None or held.work_id != order.work_id:
             held = await self._make(order, part)
@@ -176,34 +212,47 @@ class Worker:
         self._memory.counted(part)
         faults.reach("learner.uploaded", order.round)
 
+    async def _do_in_pieces(self, steps: Steps, order: leader_pb2.WorkOrder, part: str) -> None:
+        """Send the update while it is made; whether it counts is heard with the weights that it makes."""
+        if steps.send_again(order, part):
+            return
+        if self._base is None or self._base[0] != order.version:
+            await steps.over()  # what the order starts from may be on its way
+        examples, base = await self._inputs(order)
+        update, post = steps.begin(order, part, base.vector)
+        loop, bench = asyncio.get_running_loop(), self._bench
+        assert bench is not None
+        progress = self._reporter(order.work_id, loop)
+        made = await loop.run_in_executor(
+            self._thread, bench.make_in_pieces, update, examples, post, progress
+        )
+        self._tell(order, part, made)
+
     async def _make(self, order: leader_pb2.WorkOrder, part: str) -> HeldUpdate:
         """Train, and keep the update."""
         update, held = await self._train(order, part)
         self._held[part] = held
+        self._tell(order, part, update)
+        return held
+
+    def _tell(self, order: leader_pb2.WorkOrder, part: str, update: Update) -> None:
+        """An update is made."""
         made = {"round": order.round, "step": order.step, "part": part, "work_id": order.work_id}
         _log.debug("update made", extra={"event": "UpdateMade", "fields": made})
         faults.reach("learner.trained", order.round)
         if not order.local_steps:
             _log.info("scored the model of round %d: %s", order.round - 1, _shown(update))
-            return held
+            return
         level = logging.DEBUG if order.exchange == "gradient" else logging.INFO
         text = "round %d: loss %.4f, %d steps, %.0f examples/s"
         _log.log(level, text, order.round, update.loss, order.local_steps, update.trained / update.seconds)
-        return held
 
     async def _train(self, order: leader_pb2.WorkOrder, part: str) -> tuple[Update, HeldUpdate]:
-        connection, bench = self._connected(), self._bench
+        examples, base = await self._inputs(order)
+        bench = self._bench
         assert bench is not None
-        examples = await self._examples(connection, order)
-        if self._base is None or self._base[0] != order.version:
-            pulled = await pull_model(
-                connection.stub, connection.token, order, bench.layout, self._base, bench.changes(order)
-            )
-            self._base = (order.version, pulled)
-        if self._unwanted:
-            raise CancelledError(f"round {order.round} is over")
         loop = asyncio.get_running_loop()
-        progress, base = self._reporter(order.work_id, loop), self._base[1]
+        progress = self._reporter(order.work_id, loop)
         begun = self._ahead.take(order, part)
 
         def make() -> tuple[Update, HeldUpdate]:
@@ -217,6 +266,20 @@ class Worker:
         if self._orders.empty():
             self._ahead.begin(bench, order, examples, part, update)
         return update, held
+
+    async def _inputs(self, order: leader_pb2.WorkOrder) -> tuple[Examples, Download]:
+        """Examples and model of an order, fetched where they are not here; raises CancelledError if it is over."""
+        connection, bench = self._connected(), self._bench
+        assert bench is not None
+        examples = await self._examples(connection, order)
+        if self._base is None or self._base[0] != order.version:
+            pulled = await pull_model(
+                connection.stub, connection.token, order, bench.layout, self._base, bench.changes(order)
+            )
+            self._base = (order.version, pulled)
+        if self._unwanted:
+            raise CancelledError(f"round {order.round} is over")
+        return examples, self._base[1]
 
     async def _examples(self, connection: Connection, order: leader_pb2.WorkOrder) -> Examples:
         if not order.HasField("shard"):

@@ -157,14 +157,16 @@ class Piece(_message.Message):
     def __init__(self, number: _Optional[int] = ..., total_bytes: _Optional[int] = ..., crc32: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class Stepped(_message.Message):
-    __slots__ = ("round", "step", "version")
+    __slots__ = ("round", "step", "version", "counted")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    COUNTED_FIELD_NUMBER: _ClassVar[int]
     round: int
     step: int
     version: int
-    def __init__(self, round: _Optional[int] = ..., step: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+    counted: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, round: _Optional[int] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., counted: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Redo(_message.Message):
     __slots__ = ("round", "step", "attempt")

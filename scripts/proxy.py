@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
+from scripts.line import Line
+
 Direction = Literal["up", "down"]  # up: from who dialled the proxy to the target
 T = TypeVar("T")
 
-_CHUNK_BYTES = 16 << 10
-_QUEUED_CHUNKS = 256  # on their way per connection and direction; more wait at the sender
-_SLICE_S = 0.05  # a limited direction sends what it may send in this time at once
-_SMALLEST_SLICE = 256  # bytes
+_QUEUED_CHUNKS = 32  # on their way per connection and direction; more wait at the sender
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST and drops what is unsent
 _NO_RESET = struct.pack("ii", 0, 0)
 
@@ -28,28 +27,11 @@ class _CutError(Exception):
 
 
 @dataclass
-class _Lane:
+class _Lane(Line):
     """One direction of all connections together."""
 
-    delay_s: float = 0.0
-    bytes_per_s: float | None = None
     bytes: int = 0  # forwarded so far
     fuse: int | None = None  # bytes until the connection that carries them is reset
-    free_at: float = 0.0  # loop time at which the bandwidth limit lets the next bytes go
-
-    def slice_bytes(self) -> int:
-        """How many bytes may be sent at once."""
-        if self.bytes_per_s is None:
-            return _CHUNK_BYTES
-        return min(_CHUNK_BYTES, max(_SMALLEST_SLICE, int(self.bytes_per_s * _SLICE_S)))
-
-    async def reserve(self, count: int) -> None:
-        """Wait for the turn of `count` bytes under the bandwidth limit."""
-        if self.bytes_per_s is not None:
-            loop = asyncio.get_running_loop()
-            starts_at = max(loop.time(), self.free_at)
-            self.free_at = starts_at + count / self.bytes_per_s
-            await asyncio.sleep(self.free_at - loop.time())
 
 
 @dataclass(eq=False)
@@ -303,7 +285,7 @@ class Proxy:
         source, _ = pipe.ends(direction)
         data = b"more"
         while data:
-            data = await self._loop.sock_recv(source, _CHUNK_BYTES)
+            data = await self._loop.sock_recv(source, self._lanes[direction].chunk_bytes())
             await queue.put((self._loop.time() + self._lanes[direction].delay_s, data))
 
     async def _write(
@@ -311,8 +293,8 @@ class Proxy:
     ) -> None:
         _, sink = pipe.ends(direction)
         while True:
-            due, data = await queue.get()
-            await asyncio.sleep(max(0.0, due - self._loop.time()))
+            arrives_at, data = await queue.get()
+            await self._until(arrives_at)
             await self._flowing.wait()
             if direction in pipe.closed:
                 if not data:
@@ -321,15 +303,19 @@ class Proxy:
             if not data:
                 sink.shutdown(socket.SHUT_WR)
                 return
-            await self._send(pipe, direction, memoryview(data))
+            await self._send(pipe, direction, memoryview(data), arrives_at)
 
-    async def _send(self, pipe: _Pipe, direction: Direction, data: memoryview) -> None:
+    async def _until(self, moment: float) -> None:
+        if (left := moment - self._loop.time()) > 0:
+            await asyncio.sleep(left)
+
+    async def _send(self, pipe: _Pipe, direction: Direction, data: memoryview, arrived_at: float) -> None:
         lane = self._lanes[direction]
         _, sink = pipe.ends(direction)
         while data and direction not in pipe.closed:
-            piece = data[: lane.slice_bytes()]
+            piece = data[: lane.chunk_bytes()]
             data = data[len(piece) :]
-            await lane.reserve(len(piece))
+            await self._until(lane.carry(len(piece), arrived_at))
             await self._flowing.wait()
             # What the fuse leaves is taken before the next await: other connections use it up too.
             last = lane.fuse is not None and lane.fuse <= len(piece)

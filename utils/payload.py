@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from utils.errors import ChecksumError, LimitError, PayloadError
 from utils.framing import Buffer
 
 Bytes = NDArray[np.uint8]
+T = TypeVar("T", bound=np.generic)
 
 DTYPES: dict[str, np.dtype[np.generic]] = {
     "F64": np.dtype("<f8"),
@@ -38,6 +41,7 @@ _ALIGN = 64
 _MAX_RANK = 8
 MAX_TENSORS = 16_384
 MAX_NAME = 256
+_JOINED_BYTES = 1 << 20  # of an array that small chunks are copied into
 #: Tensor of a model's payload that is no part of the model: SCAFFOLD's control variate of the leader, (P,).
 CONTROL_VARIATE = "control_variate"
 
@@ -158,13 +162,37 @@ def _tensor(name: str, entry: object) -> Tensor:
     return Tensor(name, dtype, tuple(shape), offsets[0], offsets[1])
 
 
-@dataclass(frozen=True)
 class Payload:
-    """A received payload: manifest and the bytes of its data section."""
+    """A received payload: manifest and the bytes of its data section, in one array or as they came."""
 
-    manifest: Manifest
-    data: Bytes  # (data_bytes,) uint8
-    crc32: int
+    def __init__(self, manifest: Manifest, data: Bytes | deque[Bytes], crc32: int) -> None:
+        self.manifest = manifest
+        self.crc32 = crc32
+        self._chunks = deque((data,)) if isinstance(data, np.ndarray) else data
+
+    @property
+    def data(self) -> Bytes:
+        """The data section, (data_bytes,) uint8; chunks are joined when it is first asked for."""
+        chunks = self._chunks
+        if len(chunks) != 1:
+            joined, start = np.empty(self.manifest.data_bytes, np.uint8), 0
+            while chunks:  # each is let go once it is copied, so that no second payload is in memory
+                stop = start + chunks[0].size
+                joined[start:stop] = chunks.popleft()
+                start = stop
+            chunks.append(joined)
+        return chunks[0]
+
+    def spans(self, dtype: type[T]) -> Iterator[tuple[int, NDArray[T]]]:
+        """The data section as values of `dtype`, which all its tensors must have: pieces where they lie.
+
+        Each comes with the number of values before it; there is at least one.
+        """
+        start = 0
+        for chunk in self._chunks or (self.data,):
+            values = chunk.view(dtype)
+            yield start, values
+            start += values.size
 
     def array(self, tensor: Tensor) -> NDArray[np.generic]:
         """The tensor as a view into the received bytes."""
@@ -175,11 +203,61 @@ class Payload:
         return {tensor.name: self.array(tensor) for tensor in self.manifest.tensors}
 
 
+class _Body:
+    """The data section as it comes: copied into one array, or in chunks of which those that can be are kept.
+
+    Chunks smaller than `keep_from` are copied, into arrays as large as many of them, so that what a chunk costs
+    beside its bytes stays small against them. Every edge between two is at a multiple of 8: no value is cut.
+    """
+
+    def __init__(self, size: int, keep_from: int | None) -> None:
+        self.size = size
+        self.filled = 0
+        self.chunks: deque[Bytes] = deque()  # whole ones, but the last may still be filled
+        self._keep_from = keep_from
+        self._room = 0  # bytes that are free in the last chunk
+        if keep_from is None:
+            self._make_room(size)
+
+    def feed(self, chunk: Bytes) -> None:
+        """Take the next bytes; there must not be more than fit."""
+        while chunk.size:
+            if not self._room:
+                if self._keeps(chunk):
+                    self.chunks.append(chunk)
+                    self.filled += chunk.size
+                    return
+                self._make_room(min(self.size - self.filled, _JOINED_BYTES))
+            taken = min(chunk.size, self._room)
+            last = self.chunks[-1]
+            start = last.size - self._room
+            last[start : start + taken] = chunk[:taken]
+            self._room -= taken
+            self.filled += taken
+            chunk = chunk[taken:]
+
+    def _keeps(self, chunk: Bytes) -> bool:
+        end = self.filled + chunk.size
+        return (
+            self._keep_from is not None
+            and chunk.size >= self._keep_from
+            and not chunk.flags.writeable  # its bytes are to be the same tomorrow
+            and (end % 8 == 0 or end == self.size)
+        )
+
+    def _make_room(self, size: int) -> None:
+        self.chunks.append(np.empty(size, np.uint8))
+        self._room = size
+
+
 class PayloadReader:
     """Collects the chunks of one stream; memory is taken only after the header is accepted.
 
     `accept` is called with the manifest before the data section is allocated and raises to
-    refuse it. Raises LimitError or PayloadError on bytes that break the format or the limits.
+    refuse it. With `keep_from` chunks of at least so many bytes that can't change (`bytes`) are kept as they are,
+    not copied into one array. Without `checksum` no CRC-32 is taken; the payload says 0 then.
+
+    Raises LimitError or PayloadError on bytes that break the format or the limits.
     """
 
     def __init__(
@@ -190,6 +268,8 @@ class PayloadReader:
         accept: Callable[[Manifest], None] = lambda manifest: None,
         max_tensors: int = MAX_TENSORS,
         max_name: int = MAX_NAME,
+        keep_from: int | None = None,
+        checksum: bool = True,
     ) -> None:
         self._max_bytes = max_bytes
         self._header_limit = header_bytes
@@ -198,33 +278,33 @@ class PayloadReader:
         self._max_name = max_name
         self._head = bytearray()
         self._manifest: Manifest | None = None
-        self._data: Bytes = np.empty(0, np.uint8)
-        self._filled = 0
+        self._body = _Body(0, None)
+        self._keep_from = keep_from
+        self._checksum = checksum
         self._crc = 0
         self._failed = False
 
     @property
     def received(self) -> int:
         """Bytes taken so far."""
-        return len(self._head) + self._filled
+        return len(self._head) + self._body.filled
 
     @property
     def resumable(self) -> bool:
         """Whether sound bytes are here and more of them are missing."""
-        return not self._failed and self._manifest is not None and self._filled < len(self._data)
+        return not self._failed and self._manifest is not None and self._body.filled < self._body.size
 
     def feed(self, chunk: Buffer) -> None:
         """Take the next bytes of the stream."""
         self._failed = True  # until these bytes have proved sound
         view = memoryview(chunk).cast("B")
-        self._crc = zlib.crc32(view, self._crc)
+        if self._checksum:
+            self._crc = zlib.crc32(view, self._crc)
         while self._manifest is None and len(view):
             view = self._feed_header(view)
-        end = self._filled + len(view)
-        if end > len(self._data):
-            raise PayloadError(f"payload goes on after its {len(self._data)} bytes of tensor data")
-        self._data[self._filled : end] = np.frombuffer(view, np.uint8)
-        self._filled = end
+        if self._body.filled + len(view) > self._body.size:
+            raise PayloadError(f"payload goes on after its {self._body.size} bytes of tensor data")
+        self._body.feed(np.frombuffer(view, np.uint8))
         self._failed = False
 
     def _feed_header(self, view: memoryview) -> memoryview:
@@ -248,7 +328,7 @@ class PayloadReader:
             raise LimitError(f"payload of {manifest.total_bytes} bytes; at most {self._max_bytes} are taken")
         self._accept(manifest)
         try:
-            self._data = np.empty(manifest.data_bytes, np.uint8)
+            self._body = _Body(manifest.data_bytes, self._keep_from)
         except MemoryError:
             raise LimitError(
                 f"payload of {manifest.total_bytes} bytes; that much memory is not free"
@@ -259,12 +339,12 @@ class PayloadReader:
         """The whole payload; raises PayloadError if cut short, ChecksumError if `crc32` differs."""
         if self._manifest is None:
             raise PayloadError(f"payload ended after {len(self._head)} bytes, inside its header")
-        if self._filled != len(self._data):
+        if self._body.filled != self._body.size:
             raise PayloadError(
-                f"payload ended after {self._filled} of {len(self._data)} bytes of tensor data"
+                f"payload ended after {self._body.filled} of {self._body.size} bytes of tensor data"
             )
         if crc32 is not None and crc32 != self._crc:
             raise ChecksumError(
                 f"payload has CRC-32 {self._crc:08x}, announced was {crc32:08x}; send it again"
             )
-        return Payload(self._manifest, self._data, self._crc)
+        return Payload(self._manifest, self._body.chunks, self._crc)

@@ -15,6 +15,7 @@ from utils.framing import unframe
 
 SERVICE = "leader.LeaderService"
 MAX_MESSAGE_BYTES = 8 << 20  # one message; streams are cut far below this
+WINDOW_BYTES = 2 << 20  # of a stream that a server has not read
 
 
 def channel_options(message_bytes: int = MAX_MESSAGE_BYTES) -> tuple[tuple[str, int], ...]:
@@ -34,12 +35,18 @@ def channel_options(message_bytes: int = MAX_MESSAGE_BYTES) -> tuple[tuple[str, 
 
 
 def server_options(
-    message_bytes: int = MAX_MESSAGE_BYTES, metadata_bytes: int = 16 << 10
+    message_bytes: int = MAX_MESSAGE_BYTES,
+    metadata_bytes: int = 16 << 10,
+    window_bytes: int = WINDOW_BYTES,
 ) -> tuple[tuple[str, int], ...]:
     """gRPC options of a server: those of a channel, and bounds on what a peer may do."""
     return (
         *channel_options(message_bytes),
         ("grpc.max_metadata_size", metadata_bytes),
+        # Left to itself gRPC takes in as much of a stream that is not read as its estimate of bandwidth
+        # times delay allows; on a busy machine that is a whole update for each learner that waits.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", window_bytes),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
         # A second program on the same port must fail with "port taken", not share it.
         ("grpc.so_reuseport", 0),
@@ -86,6 +93,15 @@ def parse_chunk(message: bytes) -> memoryview:
     """The chunk of a ModelChunk or DataChunk message without a copy where it holds nothing else."""
     chunk = unframe(message)
     return memoryview(leader_pb2.ModelChunk.FromString(message).chunk) if chunk is None else chunk
+
+
+DownMessage = memoryview | leader_pb2.ModelChunk
+
+
+def parse_down(message: bytes) -> DownMessage:
+    """The chunk of a ModelChunk message without a copy; the whole message if it holds more."""
+    chunk = unframe(message)
+    return checked(leader_pb2.ModelChunk.FromString)(message) if chunk is None else chunk
 
 
 class LeaderStub:
@@ -147,6 +163,13 @@ class LeaderStub:
             response_deserializer=raw,
         )
         return checked(leader_pb2.Ack.FromString)(await call(messages))
+
+    def exchange(self) -> aio.StreamStreamCall[bytes, bytes]:
+        """ExchangeGradients: GradientData messages are written, ModelChunk messages read, all as bytes."""
+        call = self._channel.stream_stream(
+            f"/{SERVICE}/ExchangeGradients", request_serializer=raw, response_deserializer=raw
+        )
+        return call()
 
     def session(
         self, messages: AsyncIterator[leader_pb2.LearnerMessage]

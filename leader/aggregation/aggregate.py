@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from utils.payload import Manifest, Payload
 _MAX_LOSS = 2.0**128
 
 Piece = tuple[ExactSum, NDArray[np.float32], int]  # where to add, the values, the first element
+Member = tuple[str, tuple[int | float, ...]]  # part, then weight, CRC-32 of what came, and factor unless 1
 
 
 class Aggregate:
@@ -31,7 +32,7 @@ class Aggregate:
         self._weighting = weighting
         self._parameters = ExactSum(layout.parameter_count, scale)
         self._buffers = ExactSum(layout.total - layout.parameter_count, scale)
-        self._members: list[tuple[str, tuple[int | float, ...]]] = []
+        self._members: list[Member] = []
         self._facts: list[Facts] = []
 
     def add(self, contribution: Contribution) -> None:
@@ -67,15 +68,12 @@ class Aggregate:
         )
 
     def _pieces(self, payload: Payload) -> list[Piece]:
-        """The payload's values; two pieces if it lies as the layout does."""
+        """The payload's values; if it lies as the layout does, in the pieces that they are held in."""
         tensors = payload.manifest.tensors
         named = {entry.name: entry for entry in self._layout.entries}
         order = tuple(named[tensor.name] for tensor in tensors)
-        split = self._layout.parameter_count
         if order == self._layout.entries or order == self._layout.parameters:
-            flat = payload.data.view(np.float32)
-            pieces = [(self._parameters, flat[:split], 0)]
-            return [*pieces, (self._buffers, flat[split:], 0)] if flat.size > split else pieces
+            return [piece for span in payload.spans(np.float32) for piece in self._targets(*span)]
         return [
             self._target(entry, payload.data[tensor.start : tensor.stop].view(np.float32))
             for entry, tensor in zip(order, tensors, strict=True)
@@ -96,6 +94,15 @@ class Aggregate:
                     renewed.append((target, values + shift[start : start + values.size], start))
         return renewed
 
+    def _targets(self, start: int, values: NDArray[np.float32]) -> Iterator[Piece]:
+        """A run of the flat vector: its parameters, then its buffers."""
+        split = self._layout.parameter_count
+        parameters = max(0, min(split - start, values.size))
+        if parameters or not values.size:
+            yield self._parameters, values[:parameters], start
+        if parameters < values.size:
+            yield self._buffers, values[parameters:], start + parameters - split
+
     def _target(self, entry: Entry, values: NDArray[np.float32]) -> Piece:
         split = self._layout.parameter_count
         if entry.start < split or entry.size == 0:  # an empty last parameter starts where the buffers do
@@ -110,20 +117,40 @@ class Aggregate:
         scalar = self._weighting.finish(self._facts) if self._facts else 1.0
         self._parameters.mean(out=mean[:split], scalar=scalar)
         self._buffers.mean(out=mean[split:])
-        losses = {
-            str(number): (facts.examples, facts.loss)
-            for number, facts in enumerate(self._facts)
-            if abs(facts.loss) < _MAX_LOSS
-        }
         return Result(
             mean,
             sum(facts.examples for facts in self._facts),
-            weighted_loss(losses),
+            mean_loss(self._facts),
             hashlib.sha256(text.encode()).hexdigest(),
         )
 
+    @property
+    def members(self) -> Sequence[Member]:
+        """What has been added."""
+        return self._members
+
+    @property
+    def facts(self) -> Sequence[Facts]:
+        """About what has been added, in the same order."""
+        return self._facts
+
+    def sums(self, piece: slice) -> ExactSum:
+        """A copy of the sum of some elements, all of them parameters or all of them buffers."""
+        split = self._layout.parameter_count
+        if piece.start < split:
+            return self._parameters.of(piece)
+        return self._buffers.of(slice(piece.start - split, piece.stop - split))
+
     def close(self) -> None:
         """Nothing is held outside memory."""
+
+
+def mean_loss(facts: Iterable[Facts]) -> float:
+    """Example-weighted mean of the losses that are told and are such; NaN if there is none."""
+    losses = {
+        str(number): (one.examples, one.loss) for number, one in enumerate(facts) if abs(one.loss) < _MAX_LOSS
+    }
+    return weighted_loss(losses)
 
 
 def weighted_loss(losses: Mapping[str, tuple[int, float]]) -> float:
@@ -143,7 +170,10 @@ def check_update(layout: Layout, manifest: Manifest) -> None:
         if entry is None:
             raise PayloadError(f"update has a tensor {tensor.name!r} that the model does not have")
         if tensor.name in layout.local:
-            raise PayloadError(f"update has {tensor.name!r}, which is to stay at the learner (model.local)")
+            raise PayloadError(
+                f"update has {tensor.name!r}, which is to stay at the learner (model.local) or not to be "
+                "exchanged in this round (streaming.fragments)"
+            )
         if tensor.dtype != "F32" or tensor.shape != entry.shape:
             raise PayloadError(
                 f"update has {tensor.name!r} as {tensor.dtype}{list(tensor.shape)}, expected F32{list(entry.shape)}"

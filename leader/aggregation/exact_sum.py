@@ -83,12 +83,18 @@ class ExactSum:
         # A power of two: the products below are those of `factor` alone, rounded once, and shifted.
         factor *= 2.0**self.scale.fraction_bits
         scratch = np.empty(min(_BLOCK, max(1, values.size)), np.float64)
+        products = np.empty(scratch.size, np.float32)
+        # float32 multiplies by a power of two as exactly as float64 does, and faster.
+        narrow = math.frexp(factor)[0] == 0.5 and 1.0 <= factor < 2.0**64
         correction = np.int64(_wrap(-weight * _ROUND_BITS))
         with np.errstate(over="ignore"):
             for first in range(0, values.size, _BLOCK):
                 block = values[first : first + _BLOCK]
                 scaled = scratch[: block.size]
-                np.multiply(block, factor, out=scaled, dtype=np.float64)
+                if narrow:
+                    np.copyto(scaled, np.multiply(block, np.float32(factor), out=products[: block.size]))
+                else:
+                    np.multiply(block, factor, out=scaled, dtype=np.float64)
                 scaled += _ROUND
                 # The bits of (integer + _ROUND) are integer + _ROUND_BITS; times weight, that
                 # constant leaves again modulo 2**64, and the true sum fits by the plan.
@@ -107,6 +113,12 @@ class ExactSum:
             raise LimitError("partial sums of different scale or size can't be merged")
         self._sums += other._sums
         self.weight += other.weight
+
+    def of(self, elements: slice) -> ExactSum:
+        """The sum of some of the elements alone, new memory."""
+        some = ExactSum(0, self.scale)
+        some._sums, some.weight = self._sums[elements].copy(), self.weight
+        return some
 
     def mean(self, out: NDArray[np.float32] | None = None, scalar: float = 1.0) -> NDArray[np.float32]:
         """`scalar` times the weighted mean, (size,) float32, written to `out` where given.

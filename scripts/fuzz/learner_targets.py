@@ -10,10 +10,11 @@ import grpc
 import safetensors.numpy
 import torch
 
+from learner.connection import Connection
 from learner.dialled import LearnerServer
 from learner.memory import Memory
 from learner.workbench import Tools
-from learner.worker import Connection, Worker
+from learner.worker import Worker
 from model.image_classification import Shard
 from protos import leader_pb2, learner_pb2
 from scripts.fuzz.channel import Answers, Context, RefusedError, as_channel, find_method

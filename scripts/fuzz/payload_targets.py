@@ -38,9 +38,9 @@ _HEADER_BYTES = 1 << 16
 _MAX_BYTES = 4 * LAYOUT.total + _HEADER_BYTES
 
 
-def collect(chunks: list[bytes]) -> Payload:
+def collect(chunks: list[bytes], keep_from: int | None = None) -> Payload:
     """The payload in `chunks`, under the limits of a small leader."""
-    reader = PayloadReader(max_bytes=_MAX_BYTES, header_bytes=_HEADER_BYTES)
+    reader = PayloadReader(max_bytes=_MAX_BYTES, header_bytes=_HEADER_BYTES, keep_from=keep_from)
     for chunk in chunks:
         reader.feed(chunk)
     return reader.finish()
@@ -114,7 +114,8 @@ class UpdateTarget(PlainTarget):
         self.last = (weight, loss, file)
         outcome = "accepted"
         try:
-            self._aggregate.add(Contribution(f"part-{self._fed}", weight, collect(mutator.cut(file)), loss))
+            payload = collect(mutator.cut(file), mutator.pick((None, 1, 32)))
+            self._aggregate.add(Contribution(f"part-{self._fed}", weight, payload, loss))
         except WireError as error:
             outcome = type(error).__name__
         else:

@@ -13,8 +13,8 @@ import sys
 import torch
 
 from learner.app import learn, open_tools
-from learner.options import parse
 from learner.held import HeldUpdate
+from learner.options import parse
 from learner.transfer import push
 from learner.worker import Worker
 from utils import faults

@@ -20,6 +20,7 @@ from leader.rounds import (
     Dispatch,
     Event,
     Phase,
+    Reopen,
     Round,
     RoundPlan,
     StepApplied,
@@ -46,18 +47,25 @@ class Watched:
         self.holders: dict[str, int | None] = dict.fromkeys(plan.parts)
         self.sent: Counter[str] = Counter()  # dispatches of each part to its present holder in this exchange
         self.counted: set[str] = set()
+        self.left_out: set[str] = set()  # of the open exchange
         self.closed = self.applied = self.commits = self.abandons = 0
 
     @property
     def target(self) -> int:
-        return self.plan.target or len(self.plan.parts)
+        left = len(self.plan.parts) - len(self.left_out)
+        return min(self.plan.target or left, left)
+
+    @property
+    def rest(self) -> set[str]:
+        """Parts whose update is still wanted."""
+        return set(self.plan.parts) - self.counted - self.left_out
 
     @property
     def enough(self) -> bool:
         """Whether waiting on would be of no use: the target is in, or a quorum and nobody does the rest."""
-        rest = set(self.plan.parts) - self.counted
+        rest = self.rest
         deserted = all(self.holders[part] is None for part in rest)
-        return len(self.counted) >= self.target or (deserted and len(self.counted) >= self.plan.quorum)
+        return len(self.counted) >= self.plan.quorum and (deserted or len(self.counted) >= self.target)
 
     def feed(self, event: Event) -> list[Action]:
         """Hand the event over, then compare actions and phase with what they must be."""
@@ -78,7 +86,7 @@ class Watched:
                 self.holders = {part: holders.get(part) for part in self.plan.parts}
                 self._opens()
             case Accepted(part, step) if before is Phase.TRAINING and step == self.closed:
-                if part in self.plan.parts:
+                if part in self.rest:
                     self.counted.add(part)
             case Assigned(part, learner) if part in self.plan.parts and self.holders[part] != learner:
                 self.holders[part] = learner
@@ -87,11 +95,18 @@ class Watched:
                 self.applied += 1
                 if self.applied < self.plan.steps:
                     self._opens()
+            case Reopen(parts, kept) if before in (Phase.TRAINING, Phase.APPLYING):
+                self.closed = self.applied  # if it was closed, it will be once more
+                left_out = self.left_out | (set(self.plan.parts) - set(parts))
+                self._opens()
+                self.left_out = left_out
+                self.counted = set(kept) - left_out
 
     def _opens(self) -> None:
         self.opened = self.now
         self.sent.clear()
         self.counted.clear()
+        self.left_out.clear()
 
     def _check(self, action: Action, event: Event, before: Phase) -> None:
         match action:
@@ -103,11 +118,11 @@ class Watched:
             case CloseStep(step, parts):
                 assert step == self.closed == self.applied
                 assert parts == tuple(part for part in self.plan.parts if part in self.counted)
-                assert self.plan.quorum <= len(parts) <= self.target
+                assert self.plan.quorum <= len(parts) <= max(self.target, self.plan.quorum)
                 if isinstance(event, Tick):
                     assert self.now >= self.opened + self.plan.deadline_s
                 else:
-                    assert isinstance(event, Accepted | Assigned)
+                    assert isinstance(event, Accepted | Assigned | Reopen)
                     assert self.enough
                 self.closed += 1
             case Commit():
@@ -132,7 +147,7 @@ class Watched:
             return
         assert self.round.deadline == self.opened + self.plan.deadline_s
         assert not self.enough  # else it should have closed
-        assert set(self.round.pending) == set(self.plan.parts) - self.counted
+        assert set(self.round.pending) == self.rest
         for part in self.round.pending:
             assert self.sent[part] == (self.holders[part] is not None)
         for learner in (1, 2, 3):
@@ -141,6 +156,7 @@ class Watched:
         for part in self.plan.parts:
             refusal = self.round.refusal(self.plan.round, self.round.step, part)
             assert isinstance(refusal, DuplicateUpdateError) == (part in self.counted)
+            assert isinstance(refusal, LateUpdateError) == (part in self.left_out)
 
     def run_out(self) -> None:
         """Nothing but the clock and finished steps from here on: the round must end."""
@@ -186,6 +202,12 @@ class AnyOrder(RuleBasedStateMachine):
     def assigned(self, part: str, learner: int | None) -> None:
         self.watched.feed(Assigned(part, learner))
 
+    @rule(without=st.sets(st.sampled_from(PARTS), max_size=2), kept=st.sets(st.sampled_from(PARTS)))
+    def begun_anew(self, without: set[str], kept: set[str]) -> None:
+        parts = tuple(part for part in self.watched.plan.parts if part not in without)
+        counted = self.watched.counted
+        self.watched.feed(Reopen(parts, tuple(sorted(kept & counted))))
+
     @rule()
     def applied(self) -> None:
         self.watched.feed(StepApplied())
@@ -227,6 +249,9 @@ def random_event(watched: Watched, draw: random.Random) -> Event:
         return Begin({part: draw.randint(1, 3) for part in PARTS if draw.random() < 0.8})
     if kind < 0.91:
         return Deserted()
+    if kind < 0.93:
+        kept = tuple(sorted(part for part in watched.counted if draw.random() < 0.3))
+        return Reopen(tuple(part for part in PARTS if draw.random() < 0.8), kept)
     watched.now += draw.choice((0.0, 1.0, 5.0, 10.0))
     return Tick()
 
@@ -328,6 +353,53 @@ def test_a_part_that_is_counted_moves_without_a_dispatch() -> None:
     round_.handle(Accepted("b", 0), 1.0)
     assert round_.handle(Assigned("b", 3), 1.0) == []
     assert round_.handle(StepApplied(), 1.0) == [Dispatch(2, "a", 1), Dispatch(3, "b", 1)]
+
+
+def test_an_exchange_that_begins_anew_without_a_part_closes_on_the_others() -> None:
+    round_ = begun(plan_of(parts=3, quorum=2, steps=2), {"a": 1, "b": 2, "c": 3})
+    round_.handle(Accepted("a", 0), 1.0)
+    round_.handle(Accepted("b", 0), 1.0)
+    assert round_.handle(Tick(), 10.0) == [CloseStep(0, ("a", "b"))]
+    assert round_.handle(Reopen(("a", "b")), 11.0) == [Dispatch(1, "a", 0), Dispatch(2, "b", 0)]
+    assert (round_.phase, round_.deadline, round_.pending) == (Phase.TRAINING, 21.0, ("a", "b"))
+    late = round_.refusal(7, 0, "c")
+    assert isinstance(late, LateUpdateError)
+    assert "round 7, step 0 was begun anew without c" in str(late)
+    assert round_.handle(Accepted("c", 0), 12.0) == []
+    assert round_.handle(Accepted("b", 0), 12.0) == []
+    assert round_.handle(Accepted("a", 0), 12.0) == [CloseStep(0, ("a", "b"))]
+    # In the next exchange it takes part again.
+    assert Dispatch(3, "c", 1) in round_.handle(StepApplied(), 13.0)
+    assert round_.refusal(7, 1, "c") is None
+
+
+def test_an_exchange_that_begins_anew_keeps_what_it_is_told_to() -> None:
+    round_ = begun(plan_of(parts=3, quorum=1), {"a": 1, "b": 2, "c": 3})
+    round_.handle(Accepted("a", 0), 1.0)
+    round_.handle(Accepted("b", 0), 1.0)
+    assert round_.handle(Assigned("a", 2), 1.0) == []  # moves while it is counted
+    assert round_.handle(Reopen(PARTS[:3], ("b",)), 2.0) == [Dispatch(2, "a", 0), Dispatch(3, "c", 0)]
+    assert round_.pending == ("a", "c")
+
+
+def test_an_exchange_that_begins_anew_with_all_that_it_keeps_closes_at_once() -> None:
+    round_ = begun(plan_of(parts=3, quorum=1), {"a": 1, "b": 2})
+    round_.handle(Accepted("a", 0), 1.0)
+    assert round_.handle(Reopen(("a",), ("a",)), 2.0) == [CloseStep(0, ("a",))]
+
+
+def test_below_the_quorum_an_exchange_that_began_anew_is_given_up_at_its_deadline() -> None:
+    round_ = begun(plan_of(parts=2, quorum=2), {"a": 1, "b": 2})
+    round_.handle(Reopen(("a",)), 2.0)
+    assert round_.handle(Accepted("a", 0), 3.0) == []
+    assert [type(action) for action in round_.handle(Tick(), 12.0)] == [Abandon]
+
+
+def test_a_round_that_is_over_does_not_begin_anew() -> None:
+    round_ = begun(plan_of())
+    round_.handle(Deserted(), 1.0)
+    assert round_.handle(Reopen(("a",)), 2.0) == []
+    assert round_.phase is Phase.ABANDONED
 
 
 def test_a_round_that_nobody_can_work_on_is_given_up_at_once() -> None:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 from torch import nn
 
 from leader.aggregation.base import Contribution, Result
+from leader.config import RunConfig
 from leader.optimizers.base import State, Step, Vector
+from leader.optimizers.choose import make_optimizer
 from leader.state import RunState
 from leader.stepping import Stepper
 from leader.versions import next_version
@@ -83,3 +85,40 @@ def test_the_optimizer_hears_what_share_of_all_examples_took_part(
     optimizer = Halving()
     Stepper(LAYOUT, optimizer).apply(state(), Finished(result(examples)), STEP, everybody)
     assert optimizer.steps == [Step(0.25, 0.5, share)]
+
+
+def test_a_streamed_step_leaves_other_fragments_and_their_state_as_they_are() -> None:
+    before = replace(state(), optimizer={"seen": np.full(SPLIT, 7, np.float32)})
+    fragment = LAYOUT.fragment(1, 2)  # of round 4
+    after, _ = Stepper(LAYOUT, Halving(), fragments=2).apply(before, Finished(result()), STEP, 30)
+    values = np.arange(TOTAL, dtype=np.float32)
+    for entry in LAYOUT.entries:
+        place = slice(entry.start, entry.start + entry.size)
+        if entry in LAYOUT.buffers:
+            assert after.vector[place].tolist() == (100 + values[place]).tolist()
+        elif entry.name in fragment.local:
+            assert set(after.vector[place]) == {100.0}
+            assert set(after.optimizer["seen"][place]) == {7.0}
+        else:
+            assert after.vector[place].tolist() == (100 + values[place] / 2).tolist()
+            assert after.optimizer["seen"][place].tolist() == (7 + values[place]).tolist()
+    assert set(before.vector) == {100.0}
+    assert set(before.optimizer["seen"]) == {7.0}
+
+
+CONFIGS = ("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "diloco")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_server_optimizer_steps_on_a_slice_as_on_the_whole(name: str) -> None:
+    optimizer = make_optimizer(RunConfig.model_validate({"server": {"optimizer": name, "lr": 0.1}}))
+    random = np.random.default_rng(3)
+    weights, first, second = random.normal(size=(3, 12)).astype(np.float32)
+    whole_state, whole = optimizer.apply(optimizer.init(12), weights, first, STEP)
+    whole_state, whole = optimizer.apply(whole_state, whole, second, STEP)
+    part = slice(3, 8)
+    part_state, moved = optimizer.apply(optimizer.init(5), weights[part], first[part], STEP)
+    part_state, moved = optimizer.apply(part_state, moved, second[part], STEP)
+    assert moved.tobytes() == whole[part].tobytes()
+    for key, vector in whole_state.items():
+        assert part_state[key].tobytes() == vector[part].tobytes()

@@ -78,7 +78,9 @@ async def stream(messages: Iterable[UploadMessage | Exception | None]) -> AsyncI
 
 
 def uploads(limits: LimitsConfig = LIMITS, traffic: Traffic | None = None, is_open: bool = True) -> Uploads:
-    return Uploads(LAYOUT, Decoder(CodecConfig(), LAYOUT), limits, traffic or Traffic(), lambda work_id: is_open)
+    return Uploads(
+        LAYOUT, Decoder(CodecConfig(), LAYOUT), limits, traffic or Traffic(), lambda work_id: is_open
+    )
 
 
 async def fill(these: Uploads, count: int) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leader.buffered import OpenWork
-from leader.config import RunConfig
+from leader.config import RunConfig, StreamingConfig
 from leader.work import Part, WorkPlanner, place_of
 from protos import leader_pb2
 from utils.schedule import Schedule
@@ -228,3 +228,33 @@ def test_a_ticket_has_an_id_of_its_own() -> None:
 
 def test_a_ticket_that_may_not_get_old_ends_with_its_round() -> None:
     assert ticket(staleness=0).last_round == ticket().round
+
+
+def streamed(round_: int, **streaming: Any) -> leader_pb2.WorkOrder:
+    settings = config(local_steps=4).model_copy(
+        update={"streaming": StreamingConfig.model_validate({"fragments": 3, "mix": 0.25, **streaming})}
+    )
+    return order(settings, round_=round_)
+
+
+def test_fragments_take_turns_and_each_comes_back_in_the_round_after_its_own() -> None:
+    orders = [streamed(round_) for round_ in range(1, 6)]
+    assert [one.fragment for one in orders] == [0, 1, 2, 0, 1]
+    assert not orders[0].HasField("fresh")
+    assert [one.fresh for one in orders[1:]] == [0, 1, 2, 0]
+    assert {(one.fragments, one.overlap_steps, one.mix) for one in orders} == {(3, 0, 0.25)}
+
+
+def test_a_fragment_is_taken_in_before_the_last_local_step() -> None:
+    assert [streamed(2, overlap_steps=steps).overlap_steps for steps in (0, 3, 4, 9)] == [0, 3, 3, 3]
+
+
+def test_how_fragments_are_exchanged_is_part_of_the_work_id() -> None:
+    settings: list[dict[str, Any]] = [
+        {},
+        {"fragments": 0},
+        {"fragments": 4},
+        {"overlap_steps": 1},
+        {"mix": 0.5},
+    ]
+    assert len({streamed(2, **one).work_id for one in settings}) == 5

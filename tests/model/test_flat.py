@@ -272,6 +272,43 @@ def test_patterns_that_keep_nothing_or_everything_are_refused(patterns: list[str
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_fragments_are_whole_tensors_about_equally_large_and_buffers_are_in_all(count: int) -> None:
+    layout = Layout.of(build_model("resnet18"))
+    fragments = [layout.fragment(number, count) for number in range(count)]
+    split, buffers = layout.parameter_count, set(layout.buffers)
+    shared = [[entry for entry in one.shared if entry.start < split] for one in fragments]
+    assert sorted((e for entries in shared for e in entries), key=lambda e: e.start) == list(
+        layout.parameters
+    )
+    assert all(buffers <= set(one.shared) for one in fragments)
+    largest = max(entry.size for entry in layout.parameters)
+    assert max(sum(entry.size for entry in entries) for entries in shared) <= max(
+        largest, 1.1 * split / count
+    )
+
+
+def test_fragments_do_not_depend_on_the_order_of_the_tensors() -> None:
+    shapes = {"a": 4, "b": 6, "c": 4, "d": 5, "e": 5}
+    for names in ("abcde", "edcba", "cadbe"):
+        layout = Layout(tuple(Entry(name, (shapes[name],), 0, shapes[name]) for name in names), ())
+        assert layout.fragment(0, 2).local == {"d", "e"}
+        assert layout.fragment(1, 2).local == {"a", "b", "c"}
+
+
+def test_local_tensors_are_in_no_fragment() -> None:
+    layout = Layout.of(small_net()).keeping(["1.*"])
+    fragments = [layout.fragment(number, 2) for number in range(2)]
+    names = {entry.name for one in fragments for entry in one.shared}
+    assert names == {"0.weight", "0.bias", "3.weight", "3.bias"}
+
+
+@pytest.mark.parametrize(("number", "count"), [(0, 7), (2, 2), (-1, 2), (0, 0), (0, 1 << 31)])
+def test_fragments_that_there_can_not_be_are_refused(number: int, count: int) -> None:
+    with pytest.raises(ConfigError, match=f"fragment {number} of {count}: the model has 6 tensors"):
+        Layout.of(small_net()).fragment(number, count)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gradients_land_in_the_flat_gradient_on_cuda() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 import zlib
 from collections.abc import Sequence
 from itertools import pairwise
@@ -302,3 +303,103 @@ json_names = st.sampled_from(["a", "b", "__metadata__", "\ud800"])
 @given(st.dictionaries(json_names, json_entries | json_values, max_size=3) | json_values)
 def test_any_json_as_header_raises_nothing_but_payload_and_limit_errors(header: object) -> None:
     only_refused(raw_header(json.dumps(header)) + bytes(8))
+
+
+# --- chunks that are kept as they came ------------------------------------------------------
+
+
+def kept(data: bytes, cuts: Sequence[int], keep_from: int) -> tuple[Payload, list[bytes]]:
+    """The payload, and the chunks that it came in."""
+    reader = PayloadReader(max_bytes=1 << 23, header_bytes=1 << 16, keep_from=keep_from)
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    chunks = [data[start:stop] for start, stop in pairwise(edges)]
+    for chunk in chunks:
+        reader.feed(chunk)
+    return reader.finish(zlib.crc32(data)), chunks
+
+
+@given(
+    values=hnp.arrays(np.dtype("<f4"), st.integers(0, 200), elements=st.floats(width=32, allow_nan=False)),
+    cuts=st.lists(st.integers(0, 1000), max_size=12),
+    keep_from=st.integers(1, 300),
+)
+def test_spans_cover_the_values_once_and_in_order_however_they_came(
+    values: NDArray[np.float32], cuts: list[int], keep_from: int
+) -> None:
+    payload, _ = kept(encoded({"a": values}), cuts, keep_from)
+    spans = list(payload.spans(np.float32))
+    assert np.concatenate([span for _, span in spans]).tobytes() == values.tobytes()
+    assert [start for start, _ in spans] == [0, *np.cumsum([span.size for _, span in spans])[:-1]]
+    assert payload.data.tobytes() == values.tobytes()
+    assert [start for start, _ in payload.spans(np.float32)] == [0]
+
+
+def test_a_large_chunk_is_read_where_it_lies_and_small_ones_together() -> None:
+    values = np.arange(3000, dtype="<f4")
+    data = encoded({"a": values})
+    head = len(data) - values.nbytes
+    # 8000 bytes, 1000 times 1 byte, 3000 bytes: the last could be kept, but fills up what the small ones began.
+    payload, chunks = kept(data, [head, *range(head + 8000, head + 9001)], 1000)
+    spans = [span for _, span in payload.spans(np.float32)]
+    assert [span.size for span in spans] == [2000, 1000]
+    assert np.shares_memory(spans[0], np.frombuffer(chunks[1], np.uint8))
+    assert not np.shares_memory(spans[1], np.frombuffer(chunks[-1], np.uint8))
+
+
+def test_a_chunk_that_ends_inside_a_value_is_copied() -> None:
+    values = np.arange(1000, dtype="<f4")
+    data = encoded({"a": values})
+    head = len(data) - values.nbytes
+    payload, _ = kept(data, [head, head + 2002], 100)
+    assert [span.size for _, span in payload.spans(np.float32)] == [1000]
+
+
+def test_bytes_that_may_change_are_copied() -> None:
+    values = np.arange(1000, dtype="<f4")
+    data = bytearray(encoded({"a": values}))
+    reader = PayloadReader(max_bytes=1 << 16, header_bytes=1 << 10, keep_from=1)
+    reader.feed(data)
+    data[:] = bytes(len(data))
+    assert reader.finish().arrays()["a"].tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 100, 31 << 10])
+def test_small_chunks_take_little_more_memory_than_their_bytes(chunk_bytes: int) -> None:
+    size = 50_000 * chunk_bytes if chunk_bytes < 1000 else 4 << 20
+    data = encoded({"a": np.zeros(size, np.uint8)})
+    reader = PayloadReader(max_bytes=1 << 23, header_bytes=1 << 16, keep_from=32 << 10)
+    chunks = [data[start : start + chunk_bytes] for start in range(0, len(data), chunk_bytes)]
+    tracemalloc.start()
+    try:
+        while chunks:
+            reader.feed(chunks.pop(0))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < size + 20_000
+    assert reader.finish().manifest.data_bytes == size
+
+
+def test_chunks_are_let_go_once_they_are_joined() -> None:
+    size = 8 << 20
+    data = encoded({"a": np.zeros(size, np.uint8)})
+    reader = PayloadReader(max_bytes=1 << 24, header_bytes=1 << 16, keep_from=32 << 10)
+    tracemalloc.start()
+    try:
+        for start in range(0, len(data), 1 << 20):
+            reader.feed(data[start : start + (1 << 20)])
+        payload = reader.finish()
+        before, _ = tracemalloc.get_traced_memory()
+        assert payload.data.nbytes == size
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size < before < size + (1 << 20)
+    assert after < before + (1 << 20)
+
+
+def test_without_a_checksum_none_is_said() -> None:
+    data = encoded({"a": np.arange(5, dtype="<f4")})
+    reader = PayloadReader(max_bytes=1000, header_bytes=1000, checksum=False)
+    reader.feed(data)
+    assert reader.finish().crc32 == 0

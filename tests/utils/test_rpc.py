@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos import leader_pb2
-from utils.rpc import parse_chunk, parse_upload
+from utils.rpc import parse_chunk, parse_down, parse_upload
 
 HEADER = leader_pb2.UpdateHeader(token=b"t" * 16, work_id="w", examples=7)
 
@@ -28,6 +28,42 @@ def test_a_chunk_alone_needs_no_message_object(chunk: bytes) -> None:
 def test_a_header_comes_with_the_chunk_beside_it(chunk: bytes) -> None:
     sent = leader_pb2.GradientData(chunk=chunk, header=HEADER)
     assert parse_upload(sent.SerializeToString()) == sent
+
+
+pieces = st.builds(leader_pb2.Piece, number=st.integers(0, 99), total_bytes=st.integers(0, 1 << 40))
+uploads = st.builds(
+    leader_pb2.GradientData,
+    chunk=st.binary(max_size=300),
+    header=st.none() | st.just(HEADER),
+    piece=st.none() | pieces,
+)
+downloads = st.builds(
+    leader_pb2.ModelChunk,
+    chunk=st.binary(max_size=300),
+    piece=st.none() | pieces,
+    stepped=st.none() | st.builds(leader_pb2.Stepped, version=st.integers(0, 1 << 62)),
+    redo=st.none() | st.builds(leader_pb2.Redo, attempt=st.integers(0, 9)),
+)
+
+
+@given(uploads)
+def test_an_upload_message_with_any_fields_is_read_whole(sent: leader_pb2.GradientData) -> None:
+    parsed = parse_upload(sent.SerializeToString())
+    if isinstance(parsed, memoryview):
+        assert leader_pb2.GradientData(chunk=bytes(parsed)) == sent
+    else:
+        assert parsed == sent
+        assert sent.HasField("header") or sent.HasField("piece")
+
+
+@given(downloads)
+def test_a_download_message_with_any_fields_is_read_whole(sent: leader_pb2.ModelChunk) -> None:
+    parsed = parse_down(sent.SerializeToString())
+    if isinstance(parsed, memoryview):
+        assert leader_pb2.ModelChunk(chunk=bytes(parsed)) == sent
+    else:
+        assert parsed == sent
+        assert sent.HasField("piece") or sent.HasField("stepped") or sent.HasField("redo")
 
 
 @pytest.mark.parametrize(

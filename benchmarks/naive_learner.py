@@ -1,0 +1,41 @@
+"""`python -m benchmarks.naive_learner`: sends all gradients at once when backward is done, and waits for the state."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+import grpc
+import torch
+
+from benchmarks.naive_wire import METHOD, OPTIONS, dumps, loads
+from benchmarks.step_time_gate import START_S
+from benchmarks.step_time_work import Work, add_arguments
+from protos import leader_pb2
+
+
+def main() -> NoReturn:
+    """Train until the leader is gone."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.naive_learner", description=__doc__)
+    parser.add_argument("--port", type=int, required=True, help="that leads to the leader")
+    add_arguments(parser)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    work = Work(options)
+    state = work.module.state_dict()
+    with grpc.insecure_channel(f"127.0.0.1:{options.port}", options=OPTIONS) as channel:
+        grpc.channel_ready_future(channel).result(START_S)
+        exchange = channel.unary_unary(
+            METHOD, leader_pb2.GradientData.SerializeToString, leader_pb2.ModelChunk.FromString
+        )
+        while True:
+            work.module.zero_grad()
+            work.backward(work.module)
+            gradients = [p.grad.numpy() for p in work.module.parameters() if p.grad is not None]
+            answer = exchange(leader_pb2.GradientData(chunk=dumps(gradients)))
+            for name, values in loads(answer.chunk).items():
+                state[name].copy_(torch.from_numpy(values))
+
+
+if __name__ == "__main__":
+    main()

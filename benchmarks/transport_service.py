@@ -1,0 +1,136 @@
+"""Flockstep's own service and the learner's own transfers, without rounds: every update goes into one sum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from grpc import aio
+from numpy.typing import NDArray
+
+from benchmarks.transport_wire import DOWN, Job
+from leader.aggregation.base import Contribution
+from leader.aggregation.choose import open_aggregate
+from leader.aggregation.exact_sum import Scale
+from leader.beginning import initial_state
+from leader.config import RunConfig
+from leader.coordinator import Coordinator
+from leader.decoding import Decoder
+from leader.events import EventStream
+from leader.membership import Member
+from leader.optimizers.choose import make_optimizer
+from leader.origin import open_origin
+from leader.refusals import Refusals
+from leader.service import LeaderService
+from leader.uploads import Upload, Uploads
+from leader.work import Part
+from leader.workforce import Workforce
+from learner.coding import Coding
+from learner.held import HeldUpdate
+from learner.trainer import Update
+from learner.transfer import pull_model, push
+from model.flat import Layout
+from model.registry import build_model
+from protos import leader_pb2
+from utils.rpc import LeaderStub
+from utils.version import PROTOCOL
+
+MODEL = "resnet18"
+_WORK = "benchmark"
+_VERSION = 1
+_MOST_UPDATES = 1 << 20  # of weight 1, in one run of the benchmark
+_TIMEOUT_S = 60.0
+
+
+class Sink(Coordinator):
+    """The coordinator without rounds: it wants the same work for ever, and sums what comes."""
+
+    def open(self, config: RunConfig, layout: Layout) -> None:
+        """Serve the first version, and be ready for updates."""
+        scale = Scale.of(config.aggregate.max_abs, _MOST_UPDATES)
+        self._total = open_aggregate(config, layout, scale, None)
+        self.versions.publish(self.versions.encode(_VERSION, self.state.vector))
+
+    def check_open(self, work_id: str) -> Part:
+        """The only part that there is."""
+        return Part(_WORK, 1, 0, 0)
+
+    async def submit(
+        self, member: Member, upload: Upload, work_id: str, piece: leader_pb2.Piece | None = None
+    ) -> None:
+        """Add the update where the coordinator does it: in its one thread for arithmetic."""
+        contribution = Contribution(_WORK, 1, upload.payload, 0.0)
+        await self._compute(self._total.add, contribution)
+
+
+def make_service(chunk_bytes: int) -> LeaderService:
+    """The leader's service with ResNet-18, at this chunk size."""
+    config = RunConfig.model_validate(
+        {"model": {"name": MODEL}, "limits": {"chunk_bytes": chunk_bytes}, "data": {"source": "synthetic"}}
+    )
+    events, optimizer = EventStream(), make_optimizer(config)
+    origin = open_origin(config, classes=10)
+    decoder = Decoder(config.codec, origin.layout)
+    state = initial_state(config, origin, optimizer)
+    workforce = Workforce(config, classes=10, labels=np.zeros(1, np.int64), seats=None, events=events)
+    sink = Sink(
+        config,
+        state,
+        layout=origin.layout,
+        optimizer=optimizer,
+        workforce=workforce,
+        decoder=decoder,
+        save=lambda state: None,
+        events=events,
+    )
+    sink.open(config, origin.layout)
+    uploads = Uploads(origin.layout, decoder, config.limits, sink.traffic, sink.is_open)
+    description = leader_pb2.RunDescription(chunk_bytes=chunk_bytes)
+    return LeaderService(config, description, sink, uploads, None, events, Refusals(events))
+
+
+@cache
+def model_layout() -> Layout:
+    """Of ResNet-18."""
+    return Layout.of(build_model(MODEL))
+
+
+def model_bytes() -> int:
+    """Size of ResNet-18's tensors."""
+    return 4 * model_layout().total
+
+
+def some_values() -> NDArray[np.float32]:
+    """An update of ResNet-18, (total,): small normal values."""
+    return np.random.default_rng(0).standard_normal(model_layout().total, np.float32) * np.float32(1e-3)
+
+
+@dataclass(frozen=True)
+class ServiceLearner:
+    """A registered learner."""
+
+    stub: LeaderStub
+    token: bytes
+    order: leader_pb2.WorkOrder
+    layout: Layout
+    held: HeldUpdate
+    chunk_bytes: int
+
+    @classmethod
+    async def open(cls, layout: Layout, update: NDArray[np.float32], channel: aio.Channel) -> ServiceLearner:
+        """Register, and make the update that is sent each time."""
+        stub = LeaderStub(channel)
+        info = leader_pb2.LearnerInfo(protocol=PROTOCOL, control=leader_pb2.CONTROL_SESSION)
+        reply = await stub.register(info, _TIMEOUT_S)
+        order = leader_pb2.WorkOrder(work_id=_WORK, version=_VERSION)
+        file, _ = Coding(reply.run, layout).encode(order, update, {})
+        held = HeldUpdate.of(order, Update(update, 1, 1, 0.0, 0.0), file)
+        return cls(stub, reply.token, order, layout, held, reply.run.chunk_bytes)
+
+    async def move(self, job: Job) -> None:
+        """One transfer, as the learner makes it."""
+        if job.direction == DOWN:
+            await pull_model(self.stub, self.token, self.order, self.layout)
+        else:
+            await push(self.stub, self.token, self.held, self.chunk_bytes)

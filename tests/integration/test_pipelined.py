@@ -1,0 +1,115 @@
+"""Steps that are exchanged piece by piece end in the bits of steps that are exchanged whole."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.integration.harness import Cluster, Leader, Program, Settings, assert_same_bits, closed_address
+
+PIECES = {"codec.piece_bytes": 64 << 10, "limits.chunk_bytes": 16 << 10}  # many of both
+
+
+@pytest.fixture(scope="session")
+def steps(gradient: Settings) -> Settings:
+    """Three rounds of three steps on four shards, with batch norm."""
+    return {**gradient, **PIECES, "rounds": 3, "data.shards": 4}
+
+
+@pytest.fixture(scope="session")
+def whole(steps: Settings, tmp_path_factory: pytest.TempPathFactory) -> Leader:
+    """A run of `steps` that is not pipelined, by two learners."""
+    from tests.integration.harness import cluster_in
+
+    with cluster_in(tmp_path_factory.mktemp("whole")) as cluster:
+        return cluster.train({**steps, "train.pipeline": False})
+
+
+def finish(*programs: Program) -> None:
+    """Wait until all have ended as they should, without a traceback or a warning."""
+    for program in programs:
+        program.succeed()
+        assert "Traceback" not in program.output
+
+
+def test_pieces_end_in_the_bits_of_whole_updates(cluster: Cluster, steps: Settings, whole: Leader) -> None:
+    leader = cluster.train(steps)
+    assert_same_bits(leader.run_dir, whole.run_dir)
+    ours, theirs = leader.events("RoundCommitted"), whole.events("RoundCommitted")
+    told = [(event["loss"], event["examples"], event["learners"]) for event in ours]
+    assert told == [(event["loss"], event["examples"], event["learners"]) for event in theirs]
+    # New weights come down the stream to two learners; nobody fetches a model but the first one.
+    model = (leader.run_dir / "model.safetensors").stat().st_size
+    assert ours[-1]["bytes_down"] == pytest.approx(3 * 2 * model, rel=0.02)
+
+
+def test_one_large_piece_will_do(cluster: Cluster, steps: Settings, whole: Leader) -> None:
+    leader = cluster.train({**steps, "codec.piece_bytes": 4 << 20}, learners=1)
+    assert_same_bits(leader.run_dir, whole.run_dir)
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [
+        {"codec.up": "int8", "codec.down": "int8", "codec.zstd": True},
+        {"codec.up": "topk", "codec.fraction": 0.1, "codec.down": "topk"},
+    ],
+    ids=["int8", "topk"],
+)
+def test_encoded_pieces_end_in_the_bits_of_encoded_updates(
+    cluster: Cluster, steps: Settings, codec: Settings
+) -> None:
+    settings: Settings = {**steps, **codec, "rounds": 2}
+    pieces = cluster.train(settings)
+    whole = cluster.train({**settings, "train.pipeline": False})
+    assert_same_bits(pieces.run_dir, whole.run_dir)
+
+
+@pytest.mark.parametrize("point", ["uploading", "downloading", "uploaded"])
+def test_a_learner_that_is_killed_amid_its_pieces_leaves_its_shards_to_the_other(
+    cluster: Cluster, steps: Settings, whole: Leader, point: str
+) -> None:
+    leader = cluster.leader({**steps, "learners": 2, "cohort.lease_s": 4})
+    stays = cluster.learner(leader, "--name", "a")
+    goes = cluster.learner(leader, "--name", "b", faults=f"kill@learner.{point}:2")
+    assert goes.wait() == -signal.SIGKILL
+    leader.event("LearnerLeft", name="b", reason="no sign of life for 4 s")
+    finish(leader, stays)
+    assert_same_bits(leader.run_dir, whole.run_dir)
+
+
+def test_a_learner_that_comes_back_under_its_name_goes_on(
+    cluster: Cluster, steps: Settings, whole: Leader
+) -> None:
+    leader = cluster.leader({**steps, "learners": 2})
+    stays = cluster.learner(leader, "--name", "a")
+    for round_, point in enumerate(("uploading", "downloading", "trained"), start=1):
+        killed = cluster.learner(leader, "--name", "b", faults=f"kill@learner.{point}:{round_}")
+        assert killed.wait() == -signal.SIGKILL
+    finish(cluster.learner(leader, "--name", "b"), leader, stays)
+    assert_same_bits(leader.run_dir, whole.run_dir)
+
+
+@pytest.mark.parametrize("point", ["uploading", "downloading", "collected", "committed"])
+def test_a_leader_that_is_killed_goes_on_where_it_was(
+    cluster: Cluster, steps: Settings, whole: Leader, point: str
+) -> None:
+    leader = cluster.leader({**steps, "learners": 2}, faults=f"kill@leader.{point}:2")
+    crew = [cluster.learner(leader, "--name", name) for name in "ab"]
+    assert leader.wait() == -signal.SIGKILL
+    resumed = cluster.resumed(leader)
+    finish(resumed, *crew)
+    assert_same_bits(resumed.run_dir, whole.run_dir)
+
+
+def test_a_learner_that_sends_whole_updates_works_beside_one_that_sends_pieces(
+    cluster: Cluster, steps: Settings, whole: Leader
+) -> None:
+    leader = cluster.leader({**steps, "learners": 2})
+    crew = [
+        cluster.learner(leader, "--name", "a"),
+        cluster.learner(leader, "--name", "b", "--network-addr", closed_address()),
+    ]
+    finish(leader, *crew)
+    assert_same_bits(leader.run_dir, whole.run_dir)
