@@ -117,11 +117,12 @@ class Uploads:
             await broken.share.aclose()
         if header is not None and header.offset:
             raise ChecksumError(f"the first {header.offset} bytes are no longer held here; send all of them")
-        await self._make_room(self._max_bytes)
+        size = min(self._max_bytes, header.total_bytes) if header is not None else self._max_bytes
+        await self._make_room(size)
         limits = self._limits
         transfer = _Transfer(
             PayloadReader(
-                max_bytes=self._max_bytes,
+                max_bytes=size,
                 header_bytes=limits.header_bytes,
                 accept=self._acceptor(header),
                 max_tensors=limits.tensors,
@@ -130,7 +131,7 @@ class Uploads:
             )
         )
         # Without budget the stream is not read, and gRPC's flow control holds the learner back.
-        await transfer.share.enter_async_context(self._budget.hold(self._max_bytes))
+        await transfer.share.enter_async_context(self._budget.hold(size))
         return transfer
 
     @asynccontextmanager

@@ -6,7 +6,15 @@ import signal
 
 import pytest
 
-from tests.integration.harness import Cluster, Leader, Program, Settings, assert_same_bits, closed_address
+from tests.integration.harness import (
+    Cluster,
+    Leader,
+    Program,
+    Settings,
+    assert_same_bits,
+    closed_address,
+    cluster_in,
+)
 
 PIECES = {"codec.piece_bytes": 64 << 10, "limits.chunk_bytes": 16 << 10}  # many of both
 
@@ -20,8 +28,6 @@ def steps(gradient: Settings) -> Settings:
 @pytest.fixture(scope="session")
 def whole(steps: Settings, tmp_path_factory: pytest.TempPathFactory) -> Leader:
     """A run of `steps` that is not pipelined, by two learners."""
-    from tests.integration.harness import cluster_in
-
     with cluster_in(tmp_path_factory.mktemp("whole")) as cluster:
         return cluster.train({**steps, "train.pipeline": False})
 

@@ -23,10 +23,6 @@ from utils.rpc import UploadMessage
 
 LAYOUT = Layout.of(nn.Linear(30, 10))
 VALUES = np.arange(LAYOUT.total, dtype=np.float32)
-#: The budget holds one upload; a second one waits.
-LIMITS = LimitsConfig(header_bytes=600 << 10, upload_bytes=1 << 20, stall_s=30.0)
-TWO = LIMITS.model_copy(update={"upload_bytes": 1300 << 10})
-IMPATIENT = LIMITS.model_copy(update={"stall_s": 0.02})
 
 
 def file(values: np.ndarray[tuple[int], np.dtype[np.float32]] = VALUES) -> bytes:
@@ -34,6 +30,10 @@ def file(values: np.ndarray[tuple[int], np.dtype[np.float32]] = VALUES) -> bytes
 
 
 FILE = file()
+#: The budget holds one upload of such a file; a second one waits.
+LIMITS = LimitsConfig(header_bytes=600 << 10, stall_s=30.0).model_copy(update={"upload_bytes": len(FILE) + 1})
+TWO = LIMITS.model_copy(update={"upload_bytes": 2 * len(FILE) + 1})
+IMPATIENT = LIMITS.model_copy(update={"stall_s": 0.02})
 
 
 def header(
