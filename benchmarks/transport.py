@@ -33,6 +33,7 @@ from benchmarks.transport_wire import (
 COUNTS, QUICK_COUNTS = (1, 2, 4, 8), (1, 4)
 TYPICAL = 4  # learners
 _REPEATS, _QUICK_REPEATS = 9, 2
+RATE, LOWER, UPPER = "GB/s", "GB/s, first quartile", "GB/s, third quartile"  # columns of the series
 _LEAST_GB_S = 1.0
 _LEAST_RATIO = 0.9  # of the bare loop's rate
 
@@ -49,8 +50,7 @@ class Case:
     @property
     def name(self) -> str:
         """For a table."""
-        learners = f"{self.learners} learner{'s' * (self.learners > 1)}"
-        return f"{self.way}, {self.direction}, {learners}{', TLS' * self.tls}"
+        return f"{self.way}, {self.direction}{', TLS' * self.tls}"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def measure(quick: bool) -> Result:
     with tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch:
         make_certificate(Path(scratch))
         with open_fleet(Path(scratch), max(counts)) as fleet:
-            return result(_in_turns(fleet, wanted, repeats), counts)
+            return result(_in_turns(fleet, wanted, repeats))
 
 
 def _in_turns(fleet: Fleet, wanted: Sequence[Case], repeats: int) -> Rates:
@@ -113,59 +113,57 @@ def rate(case: Case, costs: Sequence[Cost]) -> Rate:
     )
 
 
-def result(rates: Rates, counts: Sequence[int]) -> Result:
-    """Figures, ratios and targets."""
-    typical = [case for case in rates if case.learners == TYPICAL and case.way != MEMCPY]
+def result(rates: Rates) -> Result:
+    """Figures, ratios and targets at the typical number of learners; series over their number."""
+    typical = {case: found for case, found in rates.items() if case.learners == TYPICAL}
     promises = [promise for direction in (DOWN, UP) for promise in _promises(rates, direction)]
     return Result(
         entry="transport",
-        about=f"ResNet-18 ({model_bytes() / 1e6:.1f} MB) over loopback, leader and learners on one machine; "
-        "GB/s of all learners together",
+        about=f"ResNet-18 ({model_bytes() / 1e6:.1f} MB) over loopback, leader and {TYPICAL} learners (series: "
+        "others) on one machine; GB/s of all learners together, CPU of all processes",
         target=promises[0],
         further=tuple(promises[1:]),
         figures=(
-            *(Figure(case.name, "GB/s", found.gb_s) for case, found in rates.items()),
-            *(Figure(f"CPU, {case.name}", "s/GB", rates[case].cpu_s_gb) for case in typical),
-            *(Figure(f"leader's CPU, {case.name}", "s/GB", rates[case].leader_cpu_s_gb) for case in typical),
+            *(Figure(case.name, "GB/s", found.gb_s) for case, found in typical.items()),
+            *(Figure(f"CPU, {case.name}", "s/GB", found.cpu_s_gb) for case, found in typical.items()),
         ),
-        ratios=dict(_ratios(rates, counts)),
-        series=_series(rates, counts),
+        ratios=_ratios(rates),
+        series=_series(rates),
     )
 
 
 def _promises(rates: Rates, direction: str) -> tuple[Target, Target]:
     ours, bare = (rates[Case(way, direction, TYPICAL)].gb_s.median for way in (FLOCKSTEP, BARE))
-    where = f"{direction}, {TYPICAL} learners"
     return (
-        Target(f"time for a GB, {where}", "s", 1 / ours, 1 / _LEAST_GB_S),
-        Target(f"rate of the bare loop to Flockstep's, {where}", "", bare / ours, 1 / _LEAST_RATIO),
+        Target(f"time for a GB, {direction}", "s", 1 / ours, 1 / _LEAST_GB_S),
+        Target(f"rate of the bare loop to Flockstep's, {direction}", "", bare / ours, 1 / _LEAST_RATIO),
     )
 
 
-def _ratios(rates: Rates, counts: Sequence[int]) -> list[tuple[str, float]]:
-    """Flockstep's rate to those of the references, for each number of learners."""
+def _ratios(rates: Rates) -> dict[str, float]:
+    """Flockstep's rate to those of the references."""
     pairs = [(DOWN, SOCKETS), (DOWN, BARE), (UP, SOCKETS), (UP, BARE), (UP, CHECKED)]
-    return [
-        (
-            f"Flockstep to {reference}, {direction}, {count}{', TLS' * tls}",
-            rates[Case(FLOCKSTEP, direction, count, tls)].gb_s.median
-            / rates[Case(reference, direction, count, tls)].gb_s.median,
-        )
+    return {
+        f"Flockstep to {reference}, {direction}{', TLS' * tls}": rates[
+            Case(FLOCKSTEP, direction, TYPICAL, tls)
+        ].gb_s.median
+        / rates[Case(reference, direction, TYPICAL, tls)].gb_s.median
         for tls in (False, True)
         for direction, reference in pairs
-        for count in counts
-    ]
+    }
 
 
-def _series(rates: Rates, counts: Sequence[int]) -> dict[str, list[float]]:
-    """Rates over the number of learners, a column for each way, direction and TLS."""
-    columns: dict[str, list[float]] = {"learners": [float(count) for count in counts]}
+def _series(rates: Rates) -> dict[str, list[float]]:
+    """Over the number of learners: rate with its quartiles, and the CPU of leader and learners."""
+    columns: dict[str, list[float]] = {"learners": sorted({float(case.learners) for case in rates})}
     for case, found in rates.items():
         if case.way in (SOCKETS, BARE, CHECKED, FLOCKSTEP):
-            columns.setdefault(column(case.way, case.direction, case.tls), []).append(found.gb_s.median)
+            for name, value in (
+                (RATE, found.gb_s.median),
+                (LOWER, found.gb_s.lower),
+                (UPPER, found.gb_s.upper),
+                ("CPU s/GB", found.cpu_s_gb.median),
+                ("leader's CPU s/GB", found.leader_cpu_s_gb.median),
+            ):
+                columns.setdefault(f"{case.name}, {name}", []).append(value)
     return columns
-
-
-def column(way: str, direction: str, tls: bool) -> str:
-    """The column of the series that has these rates."""
-    return f"{way}, {direction}{', TLS' * tls}, GB/s"

@@ -36,8 +36,8 @@ class LoopService:
     def __init__(self, values: NDArray[np.float32]) -> None:
         self._content = values.data.cast("B")
         self._framed = tuple(frames(b"", self._content, CHUNK))
-        self._sum = np.zeros_like(values)
-        self._exact = ExactSum(values.size, Scale.of(1024.0, 1 << 20))
+        self.sum = np.zeros_like(values)
+        self.exact = ExactSum(values.size, Scale.of(1024.0, 1 << 20))
         self._thread = ThreadPoolExecutor(1)
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -80,10 +80,10 @@ class LoopService:
 
     def _add_exactly(self, chunks: Sequence[NDArray[np.float32]]) -> None:
         for chunk in chunks:
-            self._exact.check(chunk, 1)
+            self.exact.check(chunk, 1)
         place = 0
         for chunk in chunks:
-            self._exact.add(chunk, 1, place)
+            self.exact.add(chunk, 1, place)
             place += chunk.size
 
     async def _pull_objects(self, request: bytes, context: Context) -> None:
@@ -108,7 +108,7 @@ class LoopService:
     def _add(self, chunk: bytes | memoryview | None, place: int) -> int:
         assert chunk is not None
         values = np.frombuffer(chunk, np.float32)
-        self._sum[place : place + values.size] += values
+        self.sum[place : place + values.size] += values
         return place + values.size
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.transport import column
+from benchmarks.transport import LOWER, RATE, UPPER, Case
 from benchmarks.transport_wire import BARE, CHECKED, DOWN, FLOCKSTEP, SOCKETS, UP
 
 Series = Mapping[str, Sequence[float]]
@@ -27,8 +27,11 @@ def draw_transport(series: Series, path: Path) -> None:
 def _draw(axes: Axes, series: Series, direction: str, tls: bool) -> None:
     count = series["learners"]
     for way, style in _STYLES.items():
-        if rates := series.get(column(way, direction, tls)):
-            axes.plot(count, rates, style, label=way)
+        name = Case(way, direction, 1, tls).name
+        if rates := series.get(f"{name}, {RATE}"):
+            (line,) = axes.plot(count, rates, style, label=way)
+            lower, upper = (series[f"{name}, {end}"] for end in (LOWER, UPPER))
+            axes.fill_between(count, lower, upper, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set_title(f"ResNet-18 {direction}{', TLS' * tls}")
     axes.set_xscale("log", base=2)
     axes.set_xticks(count, [f"{number:g}" for number in count])

@@ -22,7 +22,7 @@ class SocketLeader:
 
     def __init__(self, values: NDArray[np.float32], certificate: Certificate | None) -> None:
         self._content = values.data.cast("B")
-        self._sum = np.zeros_like(values)
+        self.sum = np.zeros_like(values)
         self._lock = threading.Lock()
         self._server = socket.create_server((str(LOOPBACK), 0))
         self._context: ssl.SSLContext | None = None
@@ -54,12 +54,12 @@ class SocketLeader:
 
     def _receive(self, link: socket.socket, add: bool) -> None:
         buffer = np.empty(CHUNK // 4, np.float32)
-        for start in range(0, self._sum.size, buffer.size):
-            values = buffer[: self._sum.size - start]
+        for start in range(0, self.sum.size, buffer.size):
+            values = buffer[: self.sum.size - start]
             _fill(link, values.data.cast("B"))
             if add:
                 with self._lock:
-                    self._sum[start : start + values.size] += values
+                    self.sum[start : start + values.size] += values
 
 
 class SocketLearner:
@@ -67,7 +67,7 @@ class SocketLearner:
 
     def __init__(self, values: NDArray[np.float32], port: int, certificate: Certificate | None) -> None:
         self._content = values.data.cast("B")
-        self._received = bytearray(values.nbytes)
+        self.received = bytearray(values.nbytes)
         self._link = socket.create_connection((str(LOOPBACK), port))
         self._link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if certificate is not None:
@@ -78,7 +78,7 @@ class SocketLearner:
         """One transfer; nothing else runs on the event loop meanwhile."""
         if job.direction == DOWN:
             self._link.sendall(_ORDERS[DOWN])
-            _fill(self._link, memoryview(self._received))
+            _fill(self._link, memoryview(self.received))
             return
         self._link.sendall(_ADD if job.endpoint.way == SOCKETS else _ORDERS[UP])
         self._link.sendall(self._content)

@@ -33,7 +33,7 @@ def whole(steps: Settings, tmp_path_factory: pytest.TempPathFactory) -> Leader:
 
 
 def finish(*programs: Program) -> None:
-    """Wait until all have ended as they should, without a traceback or a warning."""
+    """Wait until all have ended as they should, without a traceback."""
     for program in programs:
         program.succeed()
         assert "Traceback" not in program.output
