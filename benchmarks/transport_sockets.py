@@ -36,21 +36,30 @@ class SocketLeader:
         """Where it listens."""
         return int(self._server.getsockname()[1])
 
+    def close(self) -> None:
+        """Listen no longer; connections end with their learners."""
+        self._server.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+        self._server.close()
+
     def _accept(self) -> None:
         while True:
-            link, _ = self._server.accept()
+            try:
+                link, _ = self._server.accept()
+            except OSError:
+                return
             link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=self._serve, args=(link,), daemon=True).start()
 
     def _serve(self, link: socket.socket) -> None:
         if self._context is not None:
             link = self._context.wrap_socket(link, server_side=True)
-        while order := link.recv(1):
-            if order == _ORDERS[DOWN]:
-                link.sendall(self._content)
-            else:
-                self._receive(link, add=order == _ADD)
-                link.sendall(_ACK)
+        with link:
+            while order := link.recv(1):
+                if order == _ORDERS[DOWN]:
+                    link.sendall(self._content)
+                else:
+                    self._receive(link, add=order == _ADD)
+                    link.sendall(_ACK)
 
     def _receive(self, link: socket.socket, add: bool) -> None:
         buffer = np.empty(CHUNK // 4, np.float32)
@@ -73,6 +82,10 @@ class SocketLearner:
         if certificate is not None:
             context = ssl.create_default_context(cafile=certificate.certificate_file)
             self._link = context.wrap_socket(self._link, server_hostname=str(LOOPBACK))
+
+    def close(self) -> None:
+        """Hang up."""
+        self._link.close()
 
     async def move(self, job: Job) -> None:
         """One transfer; nothing else runs on the event loop meanwhile."""

@@ -1,37 +1,36 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import ssl
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from grpc import aio
 
-from benchmarks.transport import (
-    BARE,
-    CHECKED,
-    COUNTS,
-    DOWN,
-    FLOCKSTEP,
-    TYPICAL,
-    UP,
-    Case,
-    cases,
-    rate,
-    result,
-)
+from benchmarks.transport import COUNTS, TYPICAL, Case, cases, rate, result
 from benchmarks.transport_certificate import LOOPBACK, Certificate, make_certificate
 from benchmarks.transport_fleet import Cost
 from benchmarks.transport_loops import LoopLearner, LoopService
 from benchmarks.transport_plot import draw_transport
 from benchmarks.transport_service import model_bytes
 from benchmarks.transport_sockets import SocketLeader, SocketLearner
-from benchmarks.transport_wire import OBJECTS, RECEIVED, SOCKETS, UNARY, Endpoint, Job
+from benchmarks.transport_wire import (
+    BARE,
+    CHECKED,
+    DOWN,
+    FLOCKSTEP,
+    OBJECTS,
+    RECEIVED,
+    SOCKETS,
+    UNARY,
+    UP,
+    Endpoint,
+    Job,
+)
 
 #: More than one chunk, and not a whole number of them.
-VALUES = np.arange(700_000, dtype=np.float32)
+VALUES = (np.arange(700_000) / 1024).astype(np.float32)
 
 
 def job(way: str, direction: str) -> Job:
@@ -47,13 +46,16 @@ def test_a_job_survives_its_line() -> None:
 def test_sockets_move_the_values_both_ways_and_add_those_that_are_to_be_added(
     secured: bool, tmp_path: Path
 ) -> None:
-    certificate = make_certificate(tmp_path) if secured else None
-    leader = SocketLeader(VALUES, certificate)
-    learner = SocketLearner(2 * VALUES, leader.port, certificate)
-    for way, direction in ((SOCKETS, DOWN), (SOCKETS, UP), (RECEIVED, UP), (SOCKETS, UP)):
-        asyncio.run(learner.move(job(way, direction)))
-    assert learner.received.tobytes() == VALUES.tobytes()
-    assert np.array_equal(leader.sum, 4 * VALUES)
+    make_certificate(tmp_path)
+    certificate = Certificate.within(tmp_path) if secured else None
+    with (
+        closing(SocketLeader(VALUES, certificate)) as leader,
+        closing(SocketLearner(2 * VALUES, leader.port, certificate)) as learner,
+    ):
+        for way, direction in ((SOCKETS, DOWN), (SOCKETS, UP), (RECEIVED, UP), (SOCKETS, UP)):
+            asyncio.run(learner.move(job(way, direction)))
+        assert bytes(learner.received) == VALUES.tobytes()
+        assert np.array_equal(leader.sum, 4 * VALUES)
 
 
 def test_every_loop_adds_each_upload_once() -> None:

@@ -11,6 +11,8 @@ COUNT = 100_000
 OUTCOMES = {
     "safetensors header": {"taken", "PayloadError", "LimitError"},
     "update payload": {"accepted", "PayloadError", "LimitError", "ValueRangeError"},
+    "encoded update": {"taken", "PayloadError", "LimitError"},
+    "change of the model": {"taken", "PayloadError", "LimitError"},
     "model payload": {"taken", "PayloadError", "LimitError", "IncompatibleError"},
     "data payload": {"taken", "PayloadError", "LimitError"},
     "checkpoint file": {"loaded", "CheckpointError"},

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from itertools import pairwise
 from random import Random
 
 import numpy as np
@@ -180,3 +181,23 @@ def test_an_aggregate_of_nothing_is_zero() -> None:
     assert result.mean.tolist() == [0.0] * TOTAL
     assert result.examples == 0
     assert math.isnan(result.loss)
+
+
+@given(
+    entries=st.sampled_from([LAYOUT.entries, LAYOUT.parameters, LAYOUT.entries[::-1]]),
+    cuts=st.lists(st.integers(0, 600), max_size=8),
+    keep_from=st.integers(1, 40),
+)
+def test_an_update_that_is_held_in_chunks_adds_the_same_bits(
+    entries: tuple[Entry, ...], cuts: list[int], keep_from: int
+) -> None:
+    values = np.random.Generator(np.random.PCG64(0)).normal(size=TOTAL).astype(np.float32)
+    data = encode_header((entry.name, "F32", entry.shape) for entry in entries)
+    data += b"".join(values[entry.start : entry.start + entry.size].tobytes() for entry in entries)
+    reader = PayloadReader(max_bytes=10_000, header_bytes=10_000, keep_from=keep_from)
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    for start, stop in pairwise(edges):
+        reader.feed(data[start:stop])
+    in_chunks = Contribution("part", 7, reader.finish(), 0.5)
+    whole = Contribution("part", 7, payload(values, entries), 0.5)
+    assert same(aggregated(in_chunks), aggregated(whole))
