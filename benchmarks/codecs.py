@@ -88,10 +88,10 @@ SETTINGS: tuple[Setting, ...] = (
     local("local steps 50", "of 50", 50),
     local("DiLoCo 125", "outer Nesterov momentum every 125 local steps", 125, _DILOCO),
     local(
-        "DiLoCo 20, int4",
-        "every 20 steps, 4 bits both ways",
-        20,
-        {**_DILOCO, **_both("int4"), "train.lr": 0.8},
+        "DiLoCo 25, int4",
+        "every 25 steps, 4 bits both ways; local velocity is kept from round to round",
+        25,
+        {**_DILOCO, **_both("int4"), "streaming.fragments": 1, "streaming.mix": 0.0},
     ),
     local(
         "Streaming DiLoCo 20, int4",

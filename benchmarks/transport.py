@@ -30,7 +30,7 @@ from benchmarks.transport_wire import (
     UP,
 )
 
-COUNTS, QUICK_COUNTS = (1, 2, 4, 8), (1, 4)
+COUNTS = (1, 2, 4, 8)
 TYPICAL = 4  # learners
 _REPEATS, _QUICK_REPEATS = 9, 2
 RATE, LOWER, UPPER = "GB/s", "GB/s, first quartile", "GB/s, third quartile"  # columns of the series
@@ -85,7 +85,7 @@ def cases(counts: Sequence[int]) -> tuple[Case, ...]:
 
 def measure(quick: bool) -> Result:
     """Every case, in turns."""
-    counts, repeats = (QUICK_COUNTS, _QUICK_REPEATS) if quick else (COUNTS, _REPEATS)
+    counts, repeats = ((TYPICAL,), _QUICK_REPEATS) if quick else (COUNTS, _REPEATS)
     wanted = cases(counts)
     with tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch:
         make_certificate(Path(scratch))
