@@ -109,7 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except (StoppedError, KeyboardInterrupt):
         return 130
-    console.print(table(results))
+    if results:
+        console.print(table(results))
     return 0 if all(target.met for result in results for target in result.targets) else 1
 
 

@@ -144,7 +144,9 @@ def find_data(folder: Path) -> Path:
     try:
         return download_cifar10(folder)
     except DataError as error:
-        raise SkippedError(f"no CIFAR-10: {error}; name a folder with it: make bench DATA=DIR") from error
+        raise SkippedError(
+            f"no CIFAR-10 in {folder}, and it can't be downloaded; name a folder with it: make bench DATA=DIR"
+        ) from error
 
 
 def _parts(folder: Path, source: Path, examples: int) -> list[Path]:

@@ -20,6 +20,7 @@ from protos import leader_pb2
 from utils import faults
 from utils.errors import IncompatibleError, PayloadError
 from utils.payload import CONTROL_VARIATE, Manifest, Payload, PayloadReader
+from utils.recycled import Recycled, fresh
 from utils.rpc import LeaderStub
 from utils.status import failures_told
 from utils.watchdog import Watchdog
@@ -30,6 +31,7 @@ _STALL_S = 60.0
 _TRIES = 5  # to send an update whose stream ends without a reason
 _HEADER_BYTES = 8 << 20
 _MAX_DATA_BYTES = 1 << 40
+_MODELS = Recycled()  # the one that is trained on, and the one before or after it
 
 
 async def push(
@@ -91,7 +93,9 @@ async def pull_model(
         faults.reach("learner.downloading", order.round)
 
     with failures_told():
-        payload = await _collect(stub.get_model(request), 8 * layout.total + _HEADER_BYTES, accept)
+        payload = await _collect(
+            stub.get_model(request), 8 * layout.total + _HEADER_BYTES, accept, _MODELS.empty
+        )
     if base is not None and changes is not None and is_change(payload.manifest, base):
         return Download(changes.apply(base[1].vector, payload))
     return unpack_model(layout, payload)
@@ -180,9 +184,14 @@ def _check_data(manifest: Manifest) -> None:
 
 
 async def _collect(
-    chunks: AsyncIterator[memoryview], max_bytes: int, accept: Callable[[Manifest], None]
+    chunks: AsyncIterator[memoryview],
+    max_bytes: int,
+    accept: Callable[[Manifest], None],
+    memory: Callable[[int], NDArray[np.uint8]] = fresh,
 ) -> Payload:
-    reader = PayloadReader(max_bytes=max_bytes, header_bytes=_HEADER_BYTES, accept=accept, checksum=False)
+    reader = PayloadReader(
+        max_bytes=max_bytes, header_bytes=_HEADER_BYTES, accept=accept, memory=memory, checksum=False
+    )
     async with Watchdog(_STALL_S, f"the leader sent nothing for {_STALL_S:g} s") as watchdog:
         async for chunk in chunks:
             watchdog.progress()

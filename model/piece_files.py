@@ -60,9 +60,14 @@ class PieceFiles:
 
     def check(self, number: int, manifest: Manifest) -> None:
         """Raise PayloadError unless this is piece `number`; called before memory is taken for it."""
-        if self.encoded(number) and is_compressed(manifest):
-            return
-        if self.encoded(number) and manifest.metadata.get(CODEC, PLAIN) != PLAIN:
+        if not (self.encoded(number) and is_compressed(manifest)):
+            self._check_tensors(number, manifest)
+
+    def _check_tensors(self, number: int, manifest: Manifest) -> None:
+        codec = manifest.metadata.get(CODEC, PLAIN)
+        if codec != PLAIN and not self.encoded(number):
+            raise PayloadError(f"piece {number} is encoded with {codec[:40]!r}; here it is taken in float32")
+        if codec != PLAIN:
             assert self._codec is not None
             check_file(self._codec, [self.pieces[number]], 0, manifest)
             return
@@ -83,7 +88,7 @@ class PieceFiles:
         """
         if self.encoded(number):
             payload = inflated(payload, max_bytes=self.max_bytes(number))
-            self.check(number, payload.manifest)
+            self._check_tensors(number, payload.manifest)  # whatever it says of being compressed once more
         if is_plain(payload):
             return payload.data.view(np.float32)
         assert self._codec is not None

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from utils.errors import ChecksumError, LimitError, PayloadError
 from utils.framing import Buffer
+from utils.recycled import fresh
 
 Bytes = NDArray[np.uint8]
 T = TypeVar("T", bound=np.generic)
@@ -210,12 +211,13 @@ class _Body:
     beside its bytes stays small against them. Every edge between two is at a multiple of 8: no value is cut.
     """
 
-    def __init__(self, size: int, keep_from: int | None) -> None:
+    def __init__(self, size: int, keep_from: int | None, memory: Callable[[int], Bytes]) -> None:
         self.size = size
         self.filled = 0
         self.chunks: deque[Bytes] = deque()  # whole ones, but the last may still be filled
         self._keep_from = keep_from
         self._room = 0  # bytes that are free in the last chunk
+        self._memory = memory
         if keep_from is None:
             self._make_room(size)
 
@@ -246,7 +248,7 @@ class _Body:
         )
 
     def _make_room(self, size: int) -> None:
-        self.chunks.append(np.empty(size, np.uint8))
+        self.chunks.append(self._memory(size))
         self._room = size
 
 
@@ -255,7 +257,8 @@ class PayloadReader:
 
     `accept` is called with the manifest before the data section is allocated and raises to
     refuse it. With `keep_from` chunks of at least so many bytes that can't change (`bytes`) are kept as they are,
-    not copied into one array. Without `checksum` no CRC-32 is taken; the payload says 0 then.
+    not copied into one array; else `memory` makes that array. Without `checksum` no CRC-32 is taken; the
+    payload says 0 then.
 
     Raises LimitError or PayloadError on bytes that break the format or the limits.
     """
@@ -269,6 +272,7 @@ class PayloadReader:
         max_tensors: int = MAX_TENSORS,
         max_name: int = MAX_NAME,
         keep_from: int | None = None,
+        memory: Callable[[int], Bytes] = fresh,
         checksum: bool = True,
     ) -> None:
         self._max_bytes = max_bytes
@@ -278,8 +282,9 @@ class PayloadReader:
         self._max_name = max_name
         self._head = bytearray()
         self._manifest: Manifest | None = None
-        self._body = _Body(0, None)
+        self._body = _Body(0, None, fresh)
         self._keep_from = keep_from
+        self._memory = memory
         self._checksum = checksum
         self._crc = 0
         self._failed = False
@@ -328,7 +333,7 @@ class PayloadReader:
             raise LimitError(f"payload of {manifest.total_bytes} bytes; at most {self._max_bytes} are taken")
         self._accept(manifest)
         try:
-            self._body = _Body(manifest.data_bytes, self._keep_from)
+            self._body = _Body(manifest.data_bytes, self._keep_from, self._memory)
         except MemoryError:
             raise LimitError(
                 f"payload of {manifest.total_bytes} bytes; that much memory is not free"

@@ -17,12 +17,14 @@ import grpc
 import numpy as np
 from rich.console import Console
 
+from leader.aggregation.base import Contribution
 from leader.aggregation.exact_sum import Scale
 from leader.config import CohortConfig, DataConfig, LimitsConfig, RunConfig, TrainConfig
-from leader.coordinator import Coordinator
+from leader.coordinator import Coordinator, Submission
 from leader.decoding import Decoder
 from leader.events import Event, EventStream, RunStarted
-from leader.optimizers.fedavg import FedAvg
+from leader.optimizers.choose import make_optimizer
+from leader.pipelining import Added
 from leader.refusals import Refusals
 from leader.service import LeaderService
 from leader.signal import Signal
@@ -92,6 +94,18 @@ class Transport(Protocol):
         ...
 
 
+class WatchedCoordinator(Coordinator):
+    """A coordinator that tells what it adds to the sum, in that order."""
+
+    on_added: Callable[[Submission, Contribution, Added], None] | None = None
+
+    async def _add(self, submission: Submission, contribution: Contribution) -> Added:
+        added = await super()._add(submission, contribution)
+        if self.on_added is not None:
+            self.on_added(submission, contribution, added)
+        return added
+
+
 class InProcessLeader:
     """The leader and its resident learners; `call` feeds it raw messages."""
 
@@ -107,21 +121,20 @@ class InProcessLeader:
         self._console = Console(file=io.StringIO(), width=100)
         self._display = TerminalDisplay(config.rounds, self._console)
         self.events.subscribe(self._show)
+        exchange, rounds = config.exchange, config.rounds
         self.events.publish(
-            RunStarted(
-                "fuzz-run", Path("runs"), "noise", "tiny", 17, "delta", config.rounds, "127.0.0.1:1", 5
-            )
+            RunStarted("fuzz-run", Path("runs"), "noise", "tiny", 17, exchange, rounds, "127.0.0.1:1", 5)
         )
         vector = np.frombuffer(model_file(0)[-4 * LAYOUT.total :], np.float32)
         self.workforce = Workforce(
             config, classes=CLASSES, labels=data.labels, seats=None, events=self.events
         )
-        decoder = Decoder(config.codec, LAYOUT)
-        self.coordinator = Coordinator(
+        decoder, optimizer = Decoder(config.codec, LAYOUT), make_optimizer(config)
+        self.coordinator = WatchedCoordinator(
             config,
-            RunState("fuzz-run", 0, 0, 1, vector, {}),
+            RunState("fuzz-run", 0, 0, 1, vector, optimizer.init(LAYOUT.parameter_count)),
             layout=LAYOUT,
-            optimizer=FedAvg(),
+            optimizer=optimizer,
             workforce=self.workforce,
             decoder=decoder,
             save=lambda state: None,
@@ -162,6 +175,9 @@ class InProcessLeader:
                 return Reply(
                     grpc.StatusCode.OK, [await handler.stream_unary(stream(messages, parse), context)]
                 )
+            if name == "ExchangeGradients":
+                await handler.stream_stream(stream(messages, parse), context)
+                return Reply(grpc.StatusCode.OK, context.written)
             request = parse(messages[0])
             if handler.unary_stream:
                 await handler.unary_stream(request, context)
@@ -278,6 +294,7 @@ class InProcessLeader:
 
 METHODS = (
     "RegisterLearner", "GetModel", "GetData", "AccumulateGradients", "Session", "GetWork", "GetUpload",
+    "ExchangeGradients",
 )  # fmt: skip
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import grpc
 import numpy as np
@@ -33,6 +35,8 @@ STATUSES = {
 class RpcTarget(AsyncTarget):
     """One RPC of a leader in this process."""
 
+    changes: ClassVar[Mapping[str, Any]] = {}  # to the config of its leader
+
     def __init__(self, leader: InProcessLeader, seed: int) -> None:
         self.leader = leader
         self.mutator = Mutator(seed)
@@ -51,6 +55,22 @@ class RpcTarget(AsyncTarget):
     def token(self) -> bytes:
         """The token of a resident."""
         return self.leader.members[self.mutator.pick(RESIDENTS)].token
+
+
+def change_messages(mutator: Mutator, messages: list[bytes]) -> None:
+    """Change the messages of a stream, or their order, in place."""
+    at = mutator.below(len(messages))
+    match mutator.below(5):
+        case 0:
+            messages[at] = mutator.garble(messages[at])
+        case 1:
+            messages.insert(at, mutator.pick(WIRE))
+        case 2:
+            messages.insert(at, messages[mutator.below(len(messages))])
+        case 3:
+            del messages[at:]
+        case _:
+            messages[:] = messages[at:] + messages[:at]
 
 
 class RegisterTarget(RpcTarget):
@@ -204,7 +224,7 @@ class AccumulateTarget(RpcTarget):
 
     async def _open(self) -> None:
         await self.leader.return_all()
-        self._base = _vector(await self.leader.model())
+        self._base = vector_of(await self.leader.model())
         self._expected = ExpectedSum(self.leader.fraction_bits())
         # The anchor's work is never fuzzed, so that the round stays open until all inputs are in.
         members = {name: self.leader.members[name] for name in (*RESIDENTS[1:], "plain")}
@@ -216,7 +236,7 @@ class AccumulateTarget(RpcTarget):
         assert self._base is not None
         await self.leader.finish_round(self._expected, self.file)
         expected = self._base + self._expected.mean()
-        assert _vector(await self.leader.model()).tobytes() == expected.tobytes()
+        assert vector_of(await self.leader.model()).tobytes() == expected.tobytes()
         self._base = None
 
     async def _send(self) -> str:
@@ -242,7 +262,7 @@ class AccumulateTarget(RpcTarget):
         if name != "plain":
             messages.insert(0, leader_pb2.GradientData(header=header).SerializeToString())
         if mutator.chance(0.2):
-            self._change_messages(messages)
+            change_messages(mutator, messages)
         if name != "plain" and mutator.chance(0.08):
             return await self._send_in_two(header, file)
         reply = await self.feed(*messages, peer=PLAIN_PEER if name == "plain" else "ipv4:10.0.0.2:7")
@@ -254,21 +274,6 @@ class AccumulateTarget(RpcTarget):
         """What has no update yet; all of it where there is none such."""
         is_open = self.leader.coordinator.is_open
         return [work for work in self._work if is_open(work[2].work_id)] or self._work
-
-    def _change_messages(self, messages: list[bytes]) -> None:
-        mutator = self.mutator
-        at = mutator.below(len(messages))
-        match mutator.below(5):
-            case 0:
-                messages[at] = mutator.garble(messages[at])
-            case 1:
-                messages.insert(at, mutator.pick(WIRE))
-            case 2:
-                messages.insert(at, messages[mutator.below(len(messages))])
-            case 3:
-                del messages[at:]
-            case _:
-                messages[:] = messages[at:] + messages[:at]
 
     async def _send_in_two(self, header: leader_pb2.UpdateHeader, file: bytes) -> str:
         """Break off in the middle, go on at some byte."""
@@ -312,7 +317,8 @@ class AccumulateTarget(RpcTarget):
         self._expected.add(b"".join(message.chunk for message in parsed), weight)
 
 
-def _vector(file: bytes) -> NDArray[np.float32]:
+def vector_of(file: bytes) -> NDArray[np.float32]:
+    """The values of a model's file, (total,)."""
     arrays = safetensors.numpy.load(file)
     return np.concatenate([arrays[entry.name].ravel() for entry in LAYOUT.entries])
 

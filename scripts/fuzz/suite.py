@@ -11,6 +11,7 @@ from pathlib import Path
 
 from scripts.fuzz import leader_targets, learner_targets
 from scripts.fuzz.codec_targets import ChangeTarget, EncodedUpdateTarget
+from scripts.fuzz.gradient_targets import ExchangeTarget
 from scripts.fuzz.leader import in_process_leader
 from scripts.fuzz.leader_targets import RpcTarget
 from scripts.fuzz.learner_targets import LearnerTarget, in_process_learner
@@ -53,7 +54,7 @@ def _checkpoint(count: int, seed: int) -> Tally:
 
 def _leader_rpc(make: type[RpcTarget], count: int, seed: int) -> Tally:
     async def fuzz() -> Tally:
-        async with in_process_leader() as leader:
+        async with in_process_leader(**make.changes) as leader:
             target = make(leader, seed)
             return await run_async(target, count, seed)
 
@@ -74,6 +75,7 @@ def _suite() -> dict[str, Run]:
     runs |= {kind: partial(_payload, kind) for kind in _PLAIN}
     runs |= {kind: partial(_stream, kind) for kind in (ModelTarget, DataTarget)}
     runs |= {kind: partial(_leader_rpc, kind) for kind in leader_targets.TARGETS}
+    runs[ExchangeTarget] = partial(_leader_rpc, ExchangeTarget)
     runs |= {kind: partial(_learner_rpc, kind) for kind in learner_targets.TARGETS}
     return {kind.name: run for kind, run in runs.items()}
 

@@ -137,6 +137,7 @@ def test_an_upload_that_is_cut_goes_on_at_the_byte_where_it_broke(
     stays = cluster.learner(leader, "--name", "a")
     cut = cluster.learner(proxy.address, "--name", "b", *DEBUG, faults="stop@learner.trained:2")
     cut.frozen()
+    proxy.set_bandwidth(4e6)  # the leader must have read something when the connection is reset
     proxy.cut_after(1 << 20, "up")  # of 1.7 MB
     cut.signal(signal.SIGCONT)
     finish(leader, stays, cut)

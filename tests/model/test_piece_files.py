@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import zstandard
 from torch import nn
 
 from model.flat import Layout, Vector
@@ -127,3 +128,26 @@ def test_a_compressed_piece_may_not_inflate_to_more_than_a_piece() -> None:
     small.check(0, parse_header(bomb.header))
     with pytest.raises(LimitError, match="inflates to"):
         small.decode(0, received(bomb))
+
+
+@pytest.mark.parametrize(("codec", "number"), [(None, 0), ("int8", len(PLAIN.pieces) - 1)])
+def test_a_piece_that_goes_through_no_codec_may_not_claim_one(codec: str | None, number: int) -> None:
+    files = PieceFiles(LAYOUT, 1, make_codec(codec) if codec else None)
+    file = PLAIN.plain(number, piece_of(PLAIN, number), {})
+    tensors = [(tensor.name, tensor.dtype, tensor.shape) for tensor in parse_header(file.header).tensors]
+    with pytest.raises(
+        PayloadError, match=f"piece {number} is encoded with 'int8'; here it is taken in float32"
+    ):
+        files.check(number, plain_file(tensors, codec="int8").manifest)
+
+
+@pytest.mark.parametrize("codec", ["none", "int8"])
+def test_a_compressed_piece_may_not_hold_a_compressed_one(codec: str) -> None:
+    files = PieceFiles(LAYOUT, 1, make_codec("int8"))
+    told = {"codec": codec, "compression": "zstd"}
+    inner = File.of({"zstd": np.zeros(10, np.uint8)}, told)
+    frame = zstandard.ZstdCompressor().compress(inner.header + inner.body.tobytes())
+    payload = received(File.of({"zstd": np.frombuffer(frame, np.uint8)}, told))
+    files.check(0, payload.manifest)
+    with pytest.raises(PayloadError, match="'zstd'"):
+        files.decode(0, payload)
