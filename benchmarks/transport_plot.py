@@ -12,7 +12,13 @@ from benchmarks.transport import LOWER, RATE, UPPER, Case
 from benchmarks.transport_wire import BARE, CHECKED, DOWN, FLOCKSTEP, SOCKETS, UP
 
 Series = Mapping[str, Sequence[float]]
-_STYLES = {SOCKETS: "s:", BARE: "^--", CHECKED: "v--", FLOCKSTEP: "o-"}
+#: Marker with line, and colour.
+_STYLES = {
+    SOCKETS: ("s:", "tab:gray"),
+    BARE: ("^--", "tab:orange"),
+    CHECKED: ("v--", "tab:green"),
+    FLOCKSTEP: ("o-", "tab:blue"),
+}
 
 
 def draw_transport(series: Series, path: Path) -> None:
@@ -26,12 +32,12 @@ def draw_transport(series: Series, path: Path) -> None:
 
 def _draw(axes: Axes, series: Series, direction: str, tls: bool) -> None:
     count = series["learners"]
-    for way, style in _STYLES.items():
+    for way, (style, colour) in _STYLES.items():
         name = Case(way, direction, 1, tls).name
         if rates := series.get(f"{name}, {RATE}"):
-            (line,) = axes.plot(count, rates, style, label=way)
+            axes.plot(count, rates, style, color=colour, label=way)
             lower, upper = (series[f"{name}, {end}"] for end in (LOWER, UPPER))
-            axes.fill_between(count, lower, upper, color=line.get_color(), alpha=0.15, linewidth=0)
+            axes.fill_between(count, lower, upper, color=colour, alpha=0.15, linewidth=0)
     axes.set_title(f"ResNet-18 {direction}{', TLS' * tls}")
     axes.set_xscale("log", base=2)
     axes.set_xticks(count, [f"{number:g}" for number in count])
