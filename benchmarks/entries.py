@@ -1,0 +1,72 @@
+"""The entries of `python -m benchmarks`: how each is measured, drawn and written up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import (
+    codecs,
+    codecs_page,
+    idle_round,
+    leader_memory,
+    learners,
+    resnet18_round,
+    robust_memory,
+    scaling,
+    scaling_page,
+    sessions,
+    simulation,
+    soak,
+    step_time,
+    transport,
+)
+from benchmarks.learners_plot import draw_learners
+from benchmarks.result import Result, document
+from benchmarks.robust_memory_plot import draw_robust_memory
+from benchmarks.sessions_plot import draw_sessions
+from benchmarks.step_time_plot import draw_step_time
+from benchmarks.transport_plot import draw_transport
+
+Machine = Mapping[str, object]
+Measure = Callable[[bool, Path], Result]  # quick or not, the folder of CIFAR-10
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One measurement; its result is a JSON file, and a plot and a page where they are given."""
+
+    measure: Measure
+    draw: Callable[[Mapping[str, Sequence[float]], Path], None] | None = None
+    page: Callable[[Result, Machine], str] | None = None
+
+    def write(self, result: Result, machine: Machine, folder: Path, *, quick: bool) -> None:
+        """Leave the result in `folder`, in files of the entry's name."""
+        path = folder / f"{result.entry}.json"
+        path.write_text(document(result, machine, quick), encoding="utf-8")
+        if self.draw is not None and result.series:
+            self.draw(result.series, path.with_suffix(".png"))
+        if self.page is not None and result.series:
+            path.with_suffix(".md").write_text(self.page(result, machine), encoding="utf-8")
+
+
+def _alone(measure: Callable[[bool], Result]) -> Measure:
+    """An entry that needs no data."""
+    return lambda quick, data: measure(quick)
+
+
+ENTRIES: Mapping[str, Entry] = {
+    "transport": Entry(_alone(transport.measure), draw_transport),
+    "step_time": Entry(_alone(step_time.measure), draw_step_time),
+    "codecs": Entry(codecs.measure, codecs_page.draw_codecs, codecs_page.page),
+    "learners": Entry(_alone(learners.measure), draw_learners),
+    "scaling": Entry(_alone(scaling.measure), scaling_page.draw_scaling, scaling_page.page),
+    "idle_round": Entry(_alone(idle_round.measure)),
+    "resnet18_round": Entry(_alone(resnet18_round.measure)),
+    "leader_memory": Entry(_alone(leader_memory.measure)),
+    "robust_memory": Entry(_alone(robust_memory.measure), draw_robust_memory),
+    "sessions": Entry(_alone(sessions.measure), draw_sessions),
+    "simulation": Entry(_alone(simulation.measure), simulation.draw_simulation),
+    "soak": Entry(_alone(soak.measure)),
+}
