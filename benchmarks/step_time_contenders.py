@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ class Stage:
         return tuple(str(word) for pair in flags.items() for word in pair)
 
 
-class Contender:
+class Contender(ABC):
     """A design of synchronous training: its processes, and which of them wait at the gate."""
 
     links = LEARNERS  # that its traffic goes over
@@ -75,9 +76,9 @@ class Contender:
         self.parties = tuple(parties)
         self.orders = orders  # what a block is told, by the name of what it measures
 
+    @abstractmethod
     def programs(self, stage: Stage) -> list[Program]:
         """The processes to start."""
-        raise NotImplementedError
 
 
 class Flockstep(Contender):
