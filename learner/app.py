@@ -192,12 +192,16 @@ class App:
             await asyncio.wait((control,), timeout=_LEAVE_S)  # until the leader has heard it
         work.result()
 
+    def _channel(self) -> aio.Channel:
+        options = channel_options(window_bytes=self._options.window_bytes)
+        return aio.insecure_channel(self._options.leader, options=options)
+
     async def _follow(self) -> None:
         """Register and take orders; when the connection breaks, do it again."""
         patience = _Patience(self._options.connect_timeout_s)
         while True:
             try:
-                async with aio.insecure_channel(self._options.leader, options=channel_options()) as channel:
+                async with self._channel() as channel:
                     connection = await self._register(LeaderStub(channel))
                     try:
                         stop = await self._serve(connection)

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from utils.flags import SETTINGS, FlagParser, paragraph
+from utils.rpc import WINDOW_BYTES
 from utils.settings import Schema
 
 
@@ -76,6 +77,13 @@ class LearnerOptions(BaseModel):
     channels_last: bool = Field(
         True, description="keep images channels-last, which is faster for most convolutions"
     )
+    window_bytes: int = Field(
+        WINDOW_BYTES,
+        ge=64 << 10,
+        le=1 << 30,
+        description="bytes of each stream that arrive before this learner reads them; "
+        "a download takes no more in one round trip",
+    )
     connect_timeout_s: Seconds = Field(60.0, description="seconds to reach the leader in before giving up")
     reconnect_timeout_s: Seconds = Field(
         600.0, description="seconds to find a lost leader again before giving up"
@@ -99,6 +107,7 @@ _METAVARS = {
     "network_addr": "HOST:PORT",
     "name": "NAME",
     "tags": "TAG,TAG",
+    "window_bytes": "BYTES",
     "connect_timeout_s": "SECONDS",
     "reconnect_timeout_s": "SECONDS",
 }

@@ -15,10 +15,12 @@ from utils.framing import unframe
 
 SERVICE = "leader.LeaderService"
 MAX_MESSAGE_BYTES = 8 << 20  # one message; streams are cut far below this
-WINDOW_BYTES = 2 << 20  # of a stream that a server has not read
+WINDOW_BYTES = 2 << 20  # of a stream that its receiver has not read
 
 
-def channel_options(message_bytes: int = MAX_MESSAGE_BYTES) -> tuple[tuple[str, int], ...]:
+def channel_options(
+    message_bytes: int = MAX_MESSAGE_BYTES, window_bytes: int = WINDOW_BYTES
+) -> tuple[tuple[str, int], ...]:
     """gRPC options of a channel; keepalive holds an idle session open through NAT tables.
 
     Many of those forget a connection after 60 s or less without a packet.
@@ -31,6 +33,11 @@ def channel_options(message_bytes: int = MAX_MESSAGE_BYTES) -> tuple[tuple[str, 
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.max_reconnect_backoff_ms", 5_000),
+        # Left to itself gRPC lets in as much of a stream that is not read as its estimate of bandwidth times
+        # delay allows. On a busy machine that is a whole update for each learner that waits; and on a slow
+        # link so much of it queues up that what permits the other direction to go on comes seconds late.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", window_bytes),
     )
 
 
@@ -41,12 +48,8 @@ def server_options(
 ) -> tuple[tuple[str, int], ...]:
     """gRPC options of a server: those of a channel, and bounds on what a peer may do."""
     return (
-        *channel_options(message_bytes),
+        *channel_options(message_bytes, window_bytes),
         ("grpc.max_metadata_size", metadata_bytes),
-        # Left to itself gRPC takes in as much of a stream that is not read as its estimate of bandwidth
-        # times delay allows; on a busy machine that is a whole update for each learner that waits.
-        ("grpc.http2.bdp_probe", 0),
-        ("grpc.http2.lookahead_bytes", window_bytes),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
         # A second program on the same port must fail with "port taken", not share it.
         ("grpc.so_reuseport", 0),

@@ -30,7 +30,7 @@ def test_every_flag_sets_its_option() -> None:
     argv = (
         "--leader [::1]:1 --data d --task my.tasks:Digits --state-dir s "
         "--device cuda:1 --threads 2 --network-addr h:2 --name 007 --tags a,b.c --compile "
-        "--no-channels-last --connect-timeout-s 3 --reconnect-timeout-s 4.5 "
+        "--no-channels-last --window-bytes 70000 --connect-timeout-s 3 --reconnect-timeout-s 4.5 "
         "--log-format json --log-level debug"
     )
     assert parse(argv.split(), {}) == LearnerOptions(
@@ -45,6 +45,7 @@ def test_every_flag_sets_its_option() -> None:
         tags="a,b.c",
         compile=True,
         channels_last=False,
+        window_bytes=70_000,
         connect_timeout_s=3.0,
         reconnect_timeout_s=4.5,
         log_format="json",

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos import leader_pb2
-from utils.rpc import parse_chunk, parse_down, parse_upload
+from utils.rpc import channel_options, parse_chunk, parse_down, parse_upload, server_options
 
 HEADER = leader_pb2.UpdateHeader(token=b"t" * 16, work_id="w", examples=7)
 
@@ -93,3 +93,10 @@ def test_any_bytes_are_read_as_the_generated_parser_reads_them(message: bytes) -
             parse_upload(message)
         return
     assert chunk_of(message) == expected.chunk
+
+
+def test_either_side_fixes_what_it_lets_in_of_a_stream() -> None:
+    for options in (channel_options(window_bytes=70_000), server_options(window_bytes=70_000)):
+        assert dict(options)["grpc.http2.lookahead_bytes"] == 70_000
+        assert dict(options)["grpc.http2.bdp_probe"] == 0
+        assert len(dict(options)) == len(options)
