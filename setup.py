@@ -49,6 +49,7 @@ setup(
         "matplotlib>=3.8",
         "Pillow>=10.3",
         "zstandard>=0.23",
+        "isal>=1.7; platform_machine in 'x86_64 AMD64 aarch64 arm64'",
     ],
     extras_require={
         "dev": [

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import sys
-import zlib
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 
@@ -21,6 +20,7 @@ from grpc import aio
 from benchmarks.probe import Probe
 from benchmarks.tcp_bytes import TcpBytes
 from protos import leader_pb2
+from utils.checksum import crc32
 from utils.framing import frames
 from utils.payload import Manifest, encode_header, parse_header
 from utils.rpc import LeaderStub, channel_options
@@ -50,7 +50,7 @@ class ConstantUpdate:
         return cls(
             tuple(frames(header, body, chunk_bytes)),
             len(header) + len(body),
-            zlib.crc32(body, zlib.crc32(header)),
+            crc32(body, crc32(header)),
         )
 
 

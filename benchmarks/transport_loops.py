@@ -7,7 +7,6 @@ takes the CRC-32 and, in a thread, makes the exact sum: what is left to Flockste
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from benchmarks.transport_wire import BARE, CHECKED, CHUNK, DOWN, OBJECTS, UNARY, Job
 from leader.aggregation.exact_sum import ExactSum, Scale
 from protos import leader_pb2
+from utils.checksum import crc32
 from utils.framing import frames, unframe
 from utils.rpc import raw
 
@@ -73,7 +73,7 @@ class LoopService:
         async for message in messages:
             chunk = unframe(message)
             assert chunk is not None
-            crc = zlib.crc32(chunk, crc)
+            crc = crc32(chunk, crc)
             chunks.append(np.frombuffer(chunk, np.float32))
         await asyncio.get_running_loop().run_in_executor(self._thread, self._add_exactly, chunks)
         return crc.to_bytes(4, "little")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.checksum import crc32
 from utils.errors import ChecksumError, LimitError, PayloadError
 from utils.framing import Buffer
 from utils.recycled import fresh
@@ -304,7 +304,7 @@ class PayloadReader:
         self._failed = True  # until these bytes have proved sound
         view = memoryview(chunk).cast("B")
         if self._checksum:
-            self._crc = zlib.crc32(view, self._crc)
+            self._crc = crc32(view, self._crc)
         while self._manifest is None and len(view):
             view = self._feed_header(view)
         if self._body.filled + len(view) > self._body.size:

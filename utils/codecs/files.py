@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.checksum import crc32
 from utils.codecs.base import Codec, Moment, Spec, State, Vector
 from utils.codecs.pieces import Piece
 from utils.errors import PayloadError
@@ -55,7 +55,7 @@ class File:
     @cached_property
     def crc32(self) -> int:
         """CRC-32 of the file."""
-        return zlib.crc32(self.body.data, zlib.crc32(self.header))
+        return crc32(self.body.data, crc32(self.header))
 
 
 def encode_file(
