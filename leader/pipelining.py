@@ -25,7 +25,9 @@ from model.piece_files import PieceFiles
 from protos import leader_pb2
 from utils.codecs import make_codec
 from utils.errors import LateUpdateError, PayloadError
+from utils.recycled import Recycled
 
+_STATES, _VECTORS = 2, 3  # before and after a step; weights, velocity and what learners have of the weights
 Compute = Callable[..., Awaitable[Any]]  # runs a function on the arithmetic thread
 
 
@@ -77,12 +79,13 @@ class Pipelining:
         self._optimizer = optimizer
         self._decoder = decoder
         self._compute = compute
+        self._memory = Recycled(_STATES * _VECTORS)
 
     def open(self, opening: Opening, step: int, before: RunState, server_step: Step) -> SlicedAggregate:
         """Open exchange `step`, which steps from the model of `before`; its aggregate."""
         pieces, split = self.files.pieces, self._layout.parameter_count
         aggregate = SlicedAggregate(self._layout, pieces, opening.scale, self._weighting)
-        sliced = SlicedStep(before, self._optimizer, server_step, pieces, split)
+        sliced = SlicedStep(before, self._optimizer, server_step, pieces, split, self._memory)
         plan = opening.machine.plan
         self.open_now = Pipeline(
             plan.round, step, plan.parts, aggregate, sliced, self.files, self._down, self._chunk_bytes

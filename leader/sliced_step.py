@@ -13,6 +13,7 @@ from leader.optimizers.base import ServerOptimizer, Step, Vector
 from leader.state import RunState
 from leader.versions import next_version
 from utils.codecs.pieces import Piece
+from utils.recycled import Recycled
 
 _TILE = 1 << 15  # elements
 
@@ -20,22 +21,30 @@ _TILE = 1 << 15  # elements
 class SlicedStep:
     """The step from `before`; its optimizer must be element-wise, as Sgd is.
 
-    `pieces` cover the flat vector; those that start at `split` or behind it are buffers.
+    `pieces` cover the flat vector; those that start at `split` or behind it are buffers. The new state's
+    vectors come from `memory`.
     """
 
     def __init__(
-        self, before: RunState, optimizer: ServerOptimizer, step: Step, pieces: Sequence[Piece], split: int
+        self,
+        before: RunState,
+        optimizer: ServerOptimizer,
+        step: Step,
+        pieces: Sequence[Piece],
+        split: int,
+        memory: Recycled,
     ) -> None:
         self.before = before
         self._optimizer = optimizer
         self._step = step
         self._pieces = pieces
         self._split = split
+        self._memory = memory
         self.restart()
 
     def restart(self) -> None:
         """Forget what has been made."""
-        self._vector = np.empty_like(self.before.vector)
+        self._vector = self._empty(self.before.vector.size)
         self._state: dict[str, Vector] = {}
         self._public: Vector | None = None
         self._made: set[int] = set()
@@ -66,14 +75,17 @@ class SlicedStep:
     def _keep(self, place: slice, state: Mapping[str, Vector]) -> None:
         for name, values in state.items():
             if name not in self._state:
-                self._state[name] = np.empty(self._split, np.float32)
+                self._state[name] = self._empty(self._split)
             self._state[name][place] = values
+
+    def _empty(self, size: int) -> Vector:
+        return self._memory.empty(4 * size).view(np.float32)
 
     def publish(self, number: int, values: Vector) -> None:
         """What learners have of slice `number`, where that is not what the leader has (codec.down)."""
         piece = self._pieces[number]
         if self._public is None:
-            self._public = np.empty_like(self._vector)
+            self._public = self._empty(self._vector.size)
         self._public[piece.start : piece.stop] = values
 
     def finish(self, aggregate: SlicedAggregate) -> tuple[RunState, Result]:

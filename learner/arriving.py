@@ -8,7 +8,8 @@ from model.flat import Vector
 from model.piece_files import PieceFiles, is_plain
 from protos import leader_pb2
 from utils.errors import PayloadError
-from utils.payload import Manifest, PayloadReader
+from utils.payload import Bytes, Manifest, PayloadReader
+from utils.recycled import Recycled
 
 _HEADER_BYTES = 8 << 20
 
@@ -20,6 +21,7 @@ class Arriving:
         self._files = files
         self._total = files.pieces[-1].stop
         self._reader: PayloadReader | None = None
+        self._memory = Recycled(3)  # what is trained on, what an update is held of, what comes
         self.clear()
 
     def clear(self) -> None:
@@ -40,10 +42,25 @@ class Arriving:
             if manifest.total_bytes != piece.total_bytes:
                 raise PayloadError(f"piece {number} is not as large as announced")
 
+        place = self._files.pieces[number]
+        values = self._arrived()[place.start : place.stop].view(np.uint8)
+
+        def memory(size: int) -> Bytes:
+            """A piece in float32 arrives where it belongs."""
+            return values if size == values.size else np.empty(size, np.uint8)
+
         self._piece, self._base = piece, base
         self._reader = PayloadReader(
-            max_bytes=min(most, piece.total_bytes), header_bytes=_HEADER_BYTES, accept=accept
+            max_bytes=min(most, piece.total_bytes),
+            header_bytes=_HEADER_BYTES,
+            accept=accept,
+            memory=memory,
         )
+
+    def _arrived(self) -> Vector:
+        if self._vector is None:
+            self._vector = self._memory.empty(4 * self._total).view(np.float32)
+        return self._vector
 
     def feed(self, chunk: memoryview) -> None:
         """Take the next bytes of the piece that was announced."""
@@ -61,15 +78,14 @@ class Arriving:
         piece = self._files.pieces[number]
         payload = reader.finish(self._piece.crc32)
         values = self._files.decode(number, payload)
-        if self._vector is None:
-            self._vector = np.empty(self._total, np.float32)
-        place = slice(piece.start, piece.stop)
+        place = self._arrived()[piece.start : piece.stop]
         if is_plain(payload):
-            self._vector[place] = values
+            if not np.shares_memory(values, place):
+                place[:] = values
         elif self._base is None:
             raise PayloadError("the leader sent a change of the model, but no update of this learner is open")
         else:
-            np.add(values, self._base[place], out=self._vector[place])
+            np.add(values, self._base[piece.start : piece.stop], out=place)
         self._came.add(number)
 
     def take(self) -> Vector | None:

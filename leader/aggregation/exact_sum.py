@@ -57,7 +57,10 @@ class ExactSum:
     def __init__(self, size: int, scale: Scale) -> None:
         self.scale = scale
         self.weight = 0
-        self._sums = np.zeros(size, np.int64)
+        self._sums = np.empty(size, np.int64)
+        #: Elements that `_sums` has; those from here on are zero without standing there. To clear a model's
+        #: sums, and to read them again for the first update, takes as long as half an addition.
+        self._filled = 0
 
     def check(self, values: NDArray[np.float32], weight: int, factor: float = 1.0) -> None:
         """Raise ValueRangeError or LimitError if `factor` * `values` (size,) or `weight` can't be added."""
@@ -87,6 +90,9 @@ class ExactSum:
         # float32 multiplies by a power of two as exactly as float64 does, and faster.
         narrow = math.frexp(factor)[0] == 0.5 and 1.0 <= factor < 2.0**64
         correction = np.int64(_wrap(-weight * _ROUND_BITS))
+        is_first = start >= self._filled
+        self._fill(start if is_first else start + values.size)
+        sums = self._sums
         with np.errstate(over="ignore"):
             for first in range(0, values.size, _BLOCK):
                 block = values[first : first + _BLOCK]
@@ -100,8 +106,24 @@ class ExactSum:
                 # constant leaves again modulo 2**64, and the true sum fits by the plan.
                 whole = scaled.view(np.int64)
                 whole *= weight
-                whole += correction
-                self._sums[start + first : start + first + block.size] += whole
+                target = sums[start + first : start + first + block.size]
+                if is_first:
+                    np.add(whole, correction, out=target)
+                else:
+                    whole += correction
+                    target += whole
+        self._filled = max(self._filled, start + values.size)
+
+    def _fill(self, stop: int) -> None:
+        """Have at least the elements before `stop` stand in `_sums`."""
+        if stop > self._filled:
+            self._sums[self._filled : stop] = 0
+            self._filled = stop
+
+    def _whole(self) -> NDArray[np.int64]:
+        """The sums of all elements, (size,)."""
+        self._fill(self._sums.size)
+        return self._sums
 
     def count(self, weight: int) -> None:
         """Record the weight of an update whose values are all added."""
@@ -111,13 +133,15 @@ class ExactSum:
         """Add a partial sum made elsewhere under the same scale; raises LimitError if they differ."""
         if other.scale != self.scale or other._sums.size != self._sums.size:
             raise LimitError("partial sums of different scale or size can't be merged")
-        self._sums += other._sums
+        sums = self._whole()
+        sums += other._whole()
         self.weight += other.weight
 
     def of(self, elements: slice) -> ExactSum:
         """The sum of some of the elements alone, new memory."""
         some = ExactSum(0, self.scale)
-        some._sums, some.weight = self._sums[elements].copy(), self.weight
+        some._sums, some.weight = self._whole()[elements].copy(), self.weight
+        some._filled = some._sums.size
         return some
 
     def mean(self, out: NDArray[np.float32] | None = None, scalar: float = 1.0) -> NDArray[np.float32]:
@@ -125,10 +149,11 @@ class ExactSum:
 
         Zero where nothing was added.
         """
-        mean = np.empty(self._sums.size, np.float32) if out is None else out
+        whole = self._whole()
+        mean = np.empty(whole.size, np.float32) if out is None else out
         divisor = float(self.weight or 1) * 2.0**self.scale.fraction_bits / scalar
         for first in range(0, mean.size, _BLOCK):
-            sums, quotient = self._sums[first : first + _BLOCK], mean[first : first + _BLOCK]
+            sums, quotient = whole[first : first + _BLOCK], mean[first : first + _BLOCK]
             np.divide(sums, divisor, out=quotient, dtype=np.float64, casting="same_kind")
         return mean
 

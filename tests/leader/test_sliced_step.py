@@ -20,6 +20,7 @@ from leader.stepping import Stepper
 from model.flat import Layout
 from model.piece_files import PieceFiles
 from utils.payload import Payload, parse_header
+from utils.recycled import Recycled
 
 LAYOUT = Layout.of(nn.Sequential(nn.Linear(70, 40), nn.BatchNorm1d(40), nn.Linear(40, 30)))
 FILES = PieceFiles(LAYOUT, 1, None)
@@ -52,7 +53,7 @@ def filled() -> SlicedAggregate:
 def test_slices_in_any_order_make_the_step_that_is_made_at_once(optimizer: Sgd, random: Random) -> None:
     before, step = state_of(optimizer), Step(0.1)
     expected, result = Stepper(LAYOUT, optimizer).apply(before, filled(), step, everybody=3)
-    sliced, aggregate = SlicedStep(before, optimizer, step, FILES.pieces, SPLIT), filled()
+    sliced, aggregate = SlicedStep(before, optimizer, step, FILES.pieces, SPLIT, Recycled()), filled()
     numbers = [piece.number for piece in FILES.pieces]
     random.shuffle(numbers)
     for number in numbers:
@@ -72,7 +73,7 @@ def test_slices_in_any_order_make_the_step_that_is_made_at_once(optimizer: Sgd, 
 
 def test_a_restart_forgets_slices() -> None:
     before = state_of(Sgd(0.9))
-    sliced, aggregate = SlicedStep(before, Sgd(0.9), Step(0.1), FILES.pieces, SPLIT), filled()
+    sliced, aggregate = SlicedStep(before, Sgd(0.9), Step(0.1), FILES.pieces, SPLIT, Recycled()), filled()
     sliced.apply(0, np.ones(FILES.pieces[0].stop, np.float32))
     sliced.restart()
     assert not sliced.made(0)
@@ -83,7 +84,10 @@ def test_a_restart_forgets_slices() -> None:
 
 
 def test_what_learners_have_may_differ_from_the_model() -> None:
-    sliced, aggregate = SlicedStep(state_of(Sgd()), Sgd(), Step(0.1), FILES.pieces, SPLIT), filled()
+    sliced, aggregate = (
+        SlicedStep(state_of(Sgd()), Sgd(), Step(0.1), FILES.pieces, SPLIT, Recycled()),
+        filled(),
+    )
     for piece in FILES.pieces:
         sliced.apply(piece.number, aggregate.mean(piece.number))
         sliced.publish(piece.number, np.full(piece.stop - piece.start, piece.number, np.float32))

@@ -96,3 +96,16 @@ def test_bytes_that_are_not_a_piece_are_refused() -> None:
     arriving.begin(announced(0, file), None)
     with pytest.raises(PayloadError, match="in the middle of another"):
         arriving.begin(announced(1, file), None)
+
+
+def test_weights_that_are_still_held_are_not_written_over() -> None:
+    arriving, taken = Arriving(FILES), []
+    for _ in range(5):
+        for number in range(len(FILES.pieces)):
+            send(arriving, number, plain(number))
+        vector = arriving.take()
+        assert vector is not None
+        assert vector.tolist() == TARGET.tolist()
+        taken.append(vector)
+        vector[:] = len(taken)
+    assert [vector.max() for vector in taken] == [1, 2, 3, 4, 5]

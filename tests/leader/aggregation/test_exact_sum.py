@@ -226,3 +226,20 @@ def test_partial_sums_of_another_plan_are_refused() -> None:
 
 def test_the_mean_of_nothing_is_zero() -> None:
     assert ExactSum(SIZE, Scale.of(1.0, 64)).mean().tolist() == [0.0] * SIZE
+
+
+spans = st.tuples(st.integers(0, 9), st.integers(1, 10)).map(lambda span: (span[0], min(10, sum(span))))
+
+
+@given(st.lists(st.tuples(spans, st.integers(1, 9)), max_size=6))
+def test_runs_may_come_in_any_order_and_what_none_covers_is_zero(
+    runs: list[tuple[tuple[int, int], int]],
+) -> None:
+    total, expected = ExactSum(10, Scale.of(1024.0, 1 << 10)), np.zeros(10, np.int64)
+    total._sums[:] = 77  # what memory may hold
+    for (start, stop), weight in runs:
+        total.add(np.arange(start, stop, dtype=np.float32), weight, start)
+        expected[start:stop] += weight * np.arange(start, stop) << total.scale.fraction_bits
+    total.count(1)
+    assert total.of(slice(0, 10))._sums.tolist() == expected.tolist()
+    assert total.mean().tolist() == (expected / 2.0**total.scale.fraction_bits).tolist()
