@@ -7,16 +7,17 @@ from benchmarks.fleet import run_fleet
 from benchmarks.reference import durable_write
 from benchmarks.result import Figure, Result, Target
 
-LEARNERS = 8
+LEARNERS, QUICK_LEARNERS = 8, 3
 
 
 def measure(quick: bool) -> Result:
     """What a round costs when nothing is to be done in it, its checkpoint included."""
-    run = run_fleet(small_model.NAME, learners=LEARNERS, rounds=50 if quick else 500, warmup=20)
+    learners = QUICK_LEARNERS if quick else LEARNERS
+    run = run_fleet(small_model.NAME, learners=learners, rounds=50 if quick else 500, warmup=20)
     write = durable_write(run.checkpoint_bytes, 50 if quick else 500)
     return Result(
         entry="idle_round",
-        about=f"{small_model.PARAMETERS} parameters, no-op training, {LEARNERS} learners on one machine",
+        about=f"{small_model.PARAMETERS} parameters, no-op training, {learners} learners on one machine",
         target=Target("median round", "ms", run.round_s.median * 1e3, 50.0),
         figures=(
             Figure("round", "ms", run.round_s.scaled(1e3)),

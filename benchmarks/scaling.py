@@ -14,7 +14,7 @@ from benchmarks.spread import Spread
 COUNTS = (1, 2, 4, 8)
 #: Elements that travel: parameters and float buffers. The rounds make each point last some seconds.
 ELEMENTS = {"resnet9-w16": 414_074, "resnet18": 11_183_562, "resnet50": 23_573_962}
-_ROUNDS = {"resnet9-w16": 30, "resnet18": 8, "resnet50": 5}
+_ROUNDS = {"resnet9-w16": 60, "resnet18": 15, "resnet50": 9}
 _LIMIT = 20.0  # per cent
 Point = tuple[int, int]  # learners, elements
 
@@ -76,7 +76,7 @@ def result_of(runs: Mapping[Point, CrowdRun], training: Sequence[TrainingRun]) -
 
 
 def _quick() -> Result:
-    points = (("resnet9-w16", 1), ("resnet9-w16", 4), ("resnet18", 2))
+    points = (("resnet9-w16", 4), ("resnet18", 2))
     runs = {
         (count, ELEMENTS[model]): run_crowd(model, learners=count, rounds=4, warmup=1)
         for model, count in points

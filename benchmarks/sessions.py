@@ -27,10 +27,10 @@ from benchmarks.result import Figure, Result
 from benchmarks.spread import Spread
 from scripts.demo import free_port
 
-COUNTS, QUICK_COUNTS = (250, 1000, 2500, 5000), (100, 250)
+COUNTS, QUICK_COUNTS = (500, 2000, 5000), (250,)
 _CROWDS = 4  # processes that the sessions are spread over
 _ROUND_S = 17.0  # so that CPU is read over one period of the heartbeats, 10 s
-_ROUNDS = 3  # measured; one before them warms up
+_ROUNDS, _QUICK_ROUNDS = 3, 1  # measured; one before them warms up
 _PATIENCE_S = 300.0
 _ENDED = "the leader ended"
 _SETTLED_S = 5.0  # after a round's start, until everybody has heard
@@ -48,7 +48,8 @@ class Point:
 
 def measure(quick: bool) -> Result:
     """All the counts, and the laws that they follow."""
-    points = [measure_point(count) for count in (QUICK_COUNTS if quick else COUNTS)]
+    counts, rounds = (QUICK_COUNTS, _QUICK_ROUNDS) if quick else (COUNTS, _ROUNDS)
+    points = [measure_point(count, rounds) for count in counts]
     figures = [figure for point in points for figure in _figures(point)]
     largest = points[-1]
     return Result(
@@ -64,15 +65,20 @@ def measure(quick: bool) -> Result:
             "heard p99, ms": [1e3 * _percentile(point.heard_s, 99) for point in points],
         },
         ratios={
-            "KiB a session (slope of the memory)": _slope(
-                points, [p.kib_a_session * p.sessions for p in points]
-            ),
-            "idle CPU ms a second and 1,000 sessions": _slope(points, [p.idle_cpu * 1e6 for p in points]),
-            "median ms until heard a 1,000 sessions": _slope(points, [_median_ms(p) * 1e3 for p in points]),
+            **(_laws(points) if len(points) > 1 else {}),
             "p99 to median until heard": _percentile(largest.heard_s, 99)
             / statistics.median(largest.heard_s),
         },
     )
+
+
+def _laws(points: Sequence[Point]) -> dict[str, float]:
+    """What sessions cost, as slopes of straight lines through the points."""
+    return {
+        "KiB a session (slope of the memory)": _slope(points, [p.kib_a_session * p.sessions for p in points]),
+        "idle CPU ms a second and 1,000 sessions": _slope(points, [p.idle_cpu * 1e6 for p in points]),
+        "median ms until heard a 1,000 sessions": _slope(points, [_median_ms(p) * 1e3 for p in points]),
+    }
 
 
 def _figures(point: Point) -> tuple[Figure, ...]:
@@ -102,7 +108,7 @@ def _slope(points: Sequence[Point], values: Sequence[float]) -> float:
     return statistics.linear_regression([point.sessions for point in points], values).slope
 
 
-def measure_point(sessions: int) -> Point:
+def measure_point(sessions: int, rounds: int) -> Point:
     """One leader with so many sessions."""
     with tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch, ExitStack() as stack:
         address = f"127.0.0.1:{free_port()}"
@@ -121,7 +127,7 @@ def measure_point(sessions: int) -> Point:
                 raise RuntimeError("a crowd could not open its sessions; see its error above")
         _wait(events, "RoundStarted")  # sessions may still be opening in it
         starts, idle = [], []
-        for _ in range(_ROUNDS):
+        for _ in range(rounds):
             starts.append(_wait(events, "RoundStarted"))
             time.sleep(_SETTLED_S)
             idle.append(process.cpu_percent(interval=_ROUND_S - _SETTLED_S - 2.0) / 100)

@@ -21,7 +21,7 @@ from scripts.simulate.parts import Brought
 from scripts.simulate.simulation import Hooks, simulate
 
 A_ROUND = 10  # clients
-COUNTS = (100, 1000, 10_000)
+COUNTS, QUICK_COUNTS = (100, 1000, 10_000), (100, 1000)
 _WARMUP = 10  # rounds
 
 
@@ -37,7 +37,8 @@ class Point:
 
 def measure(quick: bool) -> Result:
     """All the counts, in one process and thread, every round's checkpoint on disk."""
-    points = [measure_point(count, 40 if quick else 300) for count in COUNTS]
+    counts, rounds = (QUICK_COUNTS, 40) if quick else (COUNTS, 300)
+    points = [measure_point(count, rounds) for count in counts]
     first, last = points[0], points[-1]
     write = durable_write(first.checkpoint_bytes, 20 if quick else 200)
     figures = [figure for point in points for figure in _figures(point)]

@@ -29,7 +29,7 @@ _STAY_S = 4.0  # between one departure and the next
 
 def measure(quick: bool) -> Result:
     """How the leader's resources change from the 100th round to the last."""
-    rounds = 400 if quick else 2000
+    rounds = 200 if quick else 2000
     with tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch:
         readings, joins = soak(Path(scratch), rounds)
     early, late = readings[_WARMUP : _WARMUP + _EDGE], readings[-_EDGE:]

@@ -32,7 +32,7 @@ from benchmarks.transport_wire import (
 
 COUNTS = (1, 2, 4, 8)
 TYPICAL = 4  # learners
-_REPEATS, _QUICK_REPEATS = 9, 2
+_REPEATS, _QUICK_REPEATS = 7, 1
 RATE, LOWER, UPPER = "GB/s", "GB/s, first quartile", "GB/s, third quartile"  # columns of the series
 _LEAST_GB_S = 1.0
 _LEAST_RATIO = 0.9  # of the bare loop's rate

@@ -10,7 +10,7 @@ from benchmarks.step_time_link import Usage
 from benchmarks.step_time_plot import draw_step_time
 from benchmarks.step_time_scene import Block
 
-LOOPBACK, _, _, _, SLOW_SMALL = FULL
+LOOPBACK, _, SLOW = FULL
 CODED = "Flockstep, int4 up, int4 down"
 
 
@@ -44,7 +44,7 @@ def test_targets_are_checked_where_their_scene_was_measured() -> None:
     result = summarise(
         {
             LOOPBACK: measured(ours=1.5, ddp=1.2, compute=1.0, naive=3.0, coded=1.0),
-            SLOW_SMALL: measured(ours=4.4, ddp=4.0, compute=0.2, naive=8.0, coded=0.4),
+            SLOW: measured(ours=4.4, ddp=4.0, compute=0.2, naive=8.0, coded=0.4),
         }
     )
     assert [(round(target.value, 3), round(target.limit, 3), target.met) for target in result.targets] == [
@@ -52,18 +52,18 @@ def test_targets_are_checked_where_their_scene_was_measured() -> None:
         (0.5, 0.667, True),
         (0.1, 0.125, True),
     ]
-    assert summarise({Scene(LOOPBACK.link, SLOW_SMALL.compute): measured(1, 1, 1, 2, 1)}).targets == ()
+    assert summarise({Scene(LOOPBACK.link, SLOW.compute): measured(1, 1, 1, 2, 1)}).targets == ()
 
 
 def test_a_scene_meets_every_contender_once() -> None:
-    names = [name for contender in SLOW_SMALL.contenders() for name in contender.orders]
-    parties = [party for contender in SLOW_SMALL.contenders() for party in contender.parties]
+    names = [name for contender in SLOW.contenders() for name in contender.orders]
+    parties = [party for contender in SLOW.contenders() for party in contender.parties]
     assert {Flockstep.NAME, Ddp.SYNC, Ddp.LOCAL, Naive.NAME, CODED} < set(names)
     assert len(set(names)) == len(names)
     assert len(set(parties)) == len(parties)
 
 
 def test_the_plot_is_drawn_from_the_series(tmp_path: Path) -> None:
-    result = summarise({scene: measured(1.5, 1.2, 1.0, 3.0, 1.0) for scene in (LOOPBACK, SLOW_SMALL)})
+    result = summarise({scene: measured(1.5, 1.2, 1.0, 3.0, 1.0) for scene in (LOOPBACK, SLOW)})
     draw_step_time(result.series, tmp_path / "step_time.png")
     assert (tmp_path / "step_time.png").read_bytes().startswith(b"\x89PNG")
