@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--quick] [NAME ...]`: measure, show a table, write a JSON file an entry."""
+"""`python -m benchmarks [--quick] [NAME ...]`: measure, show a table, write a JSON file an entry and a page of all."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from benchmarks.entries import ENTRIES
 from benchmarks.machine import describe_machine
+from benchmarks.overview import NAME, overview
 from benchmarks.result import Result, SkippedError, table
 from scripts.children import ProgramFailedError, StoppedError
 
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 130
     if results:
         console.print(table(results))
+        (options.out / NAME).write_text(overview(options.out, tuple(ENTRIES)), encoding="utf-8")
     missed = not all(target.met for result in results for target in result.targets)
     return 1 if failed or missed else 0
 

@@ -45,7 +45,7 @@ class Size:
     names: tuple[str, ...]  # of settings; empty = all
 
 
-FULL = Size(steps=800, batch=64, examples=50_000, tested=10_000, seeds=(0, 1, 2), names=())
+FULL = Size(steps=1280, batch=32, examples=50_000, tested=10_000, seeds=(0, 1, 2), names=())
 QUICK = Size(
     steps=20, batch=32, examples=1000, tested=200, seeds=(0,), names=(NONE, "per step, int8 both ways")
 )
@@ -84,11 +84,11 @@ SETTINGS: tuple[Setting, ...] = (
     per_step("top-k up", "the largest 1.3 % of the values, momentum correction, zstd", _TOPK),
     per_step("PowerSGD up", "rank 1, error feedback", {"codec.up": "powersgd", "codec.rank": 1}),
     local("local steps 10", "mean of the changes of 10 local steps", 10),
-    local("local steps 50", "of 50", 50),
+    local("local steps 40", "of 40", 40),
     local(
-        "DiLoCo 25, int4",
-        "every 25 steps, 4 bits both ways; local velocity is kept from round to round",
-        25,
+        "DiLoCo 16, int4",
+        "every 16 steps, 4 bits both ways; local velocity is kept from round to round",
+        16,
         {**_DILOCO, **_both("int4"), "streaming.fragments": 1, "streaming.mix": 0.0},
     ),
     local(
@@ -111,7 +111,7 @@ def settings(setting: Setting, size: Size, data: Path, seed: int) -> dict[str, o
         "data.test_examples": size.tested,
         "train.batch_size": size.batch,
         "train.local_steps": period,
-        "train.lr": 0.4,
+        "train.lr": 0.2,
         "rounds": size.steps // period,
         "evaluation.every": 0,
         "keep_checkpoints": 1,
@@ -245,7 +245,7 @@ def targets(outcomes: Outcomes) -> tuple[Target, ...]:
     promises: tuple[tuple[str, Callable[[Outcome], float], str, float, float], ...] = (
         ("per step, int8 both ways", moved, "bytes both ways", 27, 0.5),
         ("per step, top-k up", lambda outcome: outcome.up, "bytes up", 2, 1),
-        ("DiLoCo 25, int4", moved, "bytes both ways", 1, 1),
+        ("DiLoCo 16, int4", moved, "bytes both ways", 1, 1),
     )
     made = []
     for name, of, what, most, points in promises:

@@ -1,0 +1,54 @@
+"""The page of all results: a row a target, from the result files in a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import in_words
+
+NAME = "README.md"
+Document = Mapping[str, Any]
+
+
+def overview(folder: Path, names: tuple[str, ...]) -> str:
+    """The page for the result files in `folder` of these entries, as far as they are there."""
+    paths = {name: folder / f"{name}.json" for name in names}
+    found = {name: json.loads(path.read_text("utf-8")) for name, path in paths.items() if path.exists()}
+    return "\n".join(
+        [
+            "# Results",
+            "",
+            "What the project promises, and what was measured (`make bench`, or one entry: `make bench ARGS=NAME`; "
+            "CIFAR-10 in DATA=DIR). All figures, with quartiles, are in the files named here.",
+            "",
+            "| entry | promised | measured | at most | |",
+            "|---|---|---:|---:|---|",
+            *(row for name, document in found.items() for row in _rows(name, document, folder)),
+            "",
+            *(f"Measured on {machine}: {', '.join(those)}.  " for machine, those in _machines(found).items()),
+            "",
+        ]
+    )
+
+
+def _rows(name: str, document: Document, folder: Path) -> Iterator[str]:
+    targets = [*([document["target"]] if document["target"] else []), *document.get("further", [])]
+    page = f"{name}.md" if (folder / f"{name}.md").exists() else f"{name}.json"
+    if not targets:
+        yield f"| [{name}]({page}) | nothing | | | |"
+    for target in targets:
+        unit = f" {target['unit']}" if target["unit"] else ""
+        verdict = "met" if target["met"] else "**missed**"
+        measured, limit = f"{target['value']:.3g}{unit}", f"{target['limit']:.3g}{unit}"
+        yield f"| [{name}]({page}) | {target['name']} | {measured} | {limit} | {verdict} |"
+
+
+def _machines(found: Mapping[str, Document]) -> dict[str, list[str]]:
+    """Which entries were measured where."""
+    machines: dict[str, list[str]] = {}
+    for name, document in found.items():
+        machines.setdefault(in_words(document["machine"]), []).append(name)
+    return machines
