@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -36,6 +36,7 @@ from leader.exchange import Exchange
 from leader.federated import check_metrics
 from leader.fragments import Fragments
 from leader.host import Host
+from leader.inbox import Inbox, LearnersChanged, Submission
 from leader.membership import Member
 from leader.muster import Muster
 from leader.optimizers.base import ServerOptimizer, Step
@@ -61,17 +62,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _OLD_VERSIONS = 4  # that an asynchronous run serves at most; work from older ones is given out anew
 _PARTS_AWAY = 3  # parts whose learner is away and whose history is kept, as a multiple of limits.max_learners
-
-
-@dataclass(frozen=True)
-class Submission:
-    """A complete update that waits for its turn, and where its fate is told."""
-
-    member: Member
-    upload: Upload
-    work_id: str
-    fate: asyncio.Future[None]
-    piece: leader_pb2.Piece | None = None  # where the upload is no more than that
 
 
 async def _never() -> bool:
@@ -125,8 +115,7 @@ class Coordinator:
         self._rounds = RoundPlanner(config, workforce, self._planner, self._deadlines)
         # One thread for all arithmetic: the event loop stays free, and sums need no lock.
         self._arithmetic = host.arithmetic
-        self._queue: asyncio.Queue[Submission | rounds.Outdated | None] = asyncio.Queue()
-        self._woken = False
+        self._inbox = Inbox()
         self._stop_reason: str | None = None
         self._round: Machine | None = None
         self._opening: Opening | None = None
@@ -146,9 +135,7 @@ class Coordinator:
 
     def wake(self) -> None:
         """Let the round look at the learners again; calls that come together count once."""
-        if not self._woken:
-            self._woken = True
-            self._queue.put_nowait(None)
+        self._inbox.wake()
 
     def stop(self, reason: str) -> None:
         """End the run before its last round; the open round is given up."""
@@ -197,7 +184,7 @@ class Coordinator:
         for part in self._round.pending_of(member.learner_id):
             order = self._exchange.order(part)
             if order.version == version:
-                self._queue.put_nowait(rounds.Outdated(part, order.step))
+                self._inbox.outdated(rounds.Outdated(part, order.step))
 
     def is_open(self, work_id: str) -> bool:
         """Whether an update for `work_id` would be taken now."""
@@ -249,9 +236,7 @@ class Coordinator:
         self, member: Member, upload: Upload, work_id: str, piece: leader_pb2.Piece | None = None
     ) -> None:
         """Count a complete update, or add a piece of one; raises a WireError if that is refused."""
-        fate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(Submission(member, upload, work_id, fate, piece))
-        await fate
+        await self._inbox.submit(member, upload, work_id, piece)
 
     # --- the run ---------------------------------------------------------------------------
 
@@ -281,7 +266,7 @@ class Coordinator:
             given_up, self._round, self._exchange = self._exchange, None, None
             self._stop_reason = self._stop_reason or ""
             self.opened.notify()
-            self._refuse_queued("the run is over")
+            self._inbox.refuse("the run is over")
             if self._pipelining is not None:
                 self._pipelining.links.end()
             self._arithmetic.shutdown(wait=True)
@@ -326,7 +311,7 @@ class Coordinator:
         if not self._config.buffer.size:  # else work goes on over the rounds
             self._round = self._exchange = None
         if not self._config.buffer.size or machine.phase is rounds.Phase.ABANDONED:
-            self._refuse_queued("the round has closed; wait for new work")
+            self._inbox.refuse("the round has closed; wait for new work")
 
     def _wants_last_scores(self) -> bool:
         """Whether learners are to score the model that no round comes after."""
@@ -408,7 +393,7 @@ class Coordinator:
     async def _next_event(self, machine: Machine) -> None:
         try:
             async with self._clock.until(machine.deadline):
-                event = await self._queue.get()
+                event = await self._inbox.next()
         except TimeoutError:
             await self._perform(machine.handle(rounds.Tick(), self._clock.now()))
             return
@@ -417,12 +402,11 @@ class Coordinator:
                 await self._take(machine, event)
             case rounds.Outdated():
                 await self._perform(machine.handle(event, self._clock.now()))
-            case None:
+            case LearnersChanged():
                 await self._look_at_learners(machine)
 
     async def _look_at_learners(self, machine: Machine) -> None:
         """Tell the machine who holds what by now."""
-        self._woken = False
         holders = self._holders()
         if not any(part in holders for part in machine.plan.parts):
             await self._perform(machine.handle(rounds.Deserted(), self._clock.now()))
@@ -635,13 +619,6 @@ class Coordinator:
         return await asyncio.get_running_loop().run_in_executor(
             self._arithmetic, partial(work, *args, **kwargs)
         )
-
-    def _refuse_queued(self, why: str) -> None:
-        while not self._queue.empty():
-            event = self._queue.get_nowait()
-            self._woken = self._woken and event is not None
-            if isinstance(event, Submission) and not event.fate.done():
-                event.fate.set_exception(LateUpdateError(why))
 
 
 def _desk_of(state: RunState) -> Desk:

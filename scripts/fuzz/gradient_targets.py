@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from leader.aggregation.base import Contribution
 from leader.config import CodecConfig, TrainConfig
-from leader.coordinator import Submission
+from leader.inbox import Submission
 from leader.optimizers.base import Step
 from leader.optimizers.choose import make_optimizer
 from leader.pipelining import Added

@@ -20,9 +20,10 @@ from rich.console import Console
 from leader.aggregation.base import Contribution
 from leader.aggregation.exact_sum import Scale
 from leader.config import CohortConfig, DataConfig, LimitsConfig, RunConfig, TrainConfig
-from leader.coordinator import Coordinator, Submission
+from leader.coordinator import Coordinator
 from leader.decoding import Decoder
 from leader.events import Event, EventStream, RunStarted
+from leader.inbox import Submission
 from leader.optimizers.choose import make_optimizer
 from leader.pipelining import Added
 from leader.refusals import Refusals
