@@ -18,6 +18,11 @@ SPOOL_BYTES = 16 << 20  # aggregate.spool_bytes
 _MB = 1e6
 
 
+def column(rule: str, model: str) -> str:
+    """The name of a rule's peaks on a model in the series."""
+    return f"{rule}, {model}"
+
+
 @dataclass(frozen=True)
 class Curve:
     """One rule on one model, over the number of updates."""
@@ -29,7 +34,7 @@ class Curve:
     @property
     def name(self) -> str:
         """How it is called in the series."""
-        return f"{self.rule}, {self.model}"
+        return column(self.rule, self.model)
 
     @property
     def growth(self) -> float:

@@ -54,13 +54,16 @@ def _fitted(
     law: str,
 ) -> None:
     """Points and the straight line through them, its slope named by `law` (times `factor`)."""
-    slope, intercept = statistics.linear_regression(count, values)
     axes.plot(count, values, "o", color="tab:blue")
-    label = f"{factor * slope:.3g} {law}"
-    axes.plot(count, [intercept + slope * n for n in count], "-", color="tab:blue", alpha=0.6, label=label)
+    if len(count) > 1:
+        slope, intercept = statistics.linear_regression(count, values)
+        label = f"{factor * slope:.3g} {law}"
+        axes.plot(
+            count, [intercept + slope * n for n in count], "-", color="tab:blue", alpha=0.6, label=label
+        )
+        axes.legend(frameon=False)
     axes.set_title(title)
     axes.set_xlabel("sessions")
     axes.set_ylabel(unit)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
