@@ -21,27 +21,27 @@ from scripts.children import Program, ProgramFailedError
 from scripts.demo import free_port
 
 LEARNERS = 4
-_WARMUP = 100  # rounds that the leader may grow in
-_EDGE = 50  # rounds at both ends that are compared
+_WARMUP, _QUICK_WARMUP = 100, 20  # rounds that the leader may grow in
+_EDGE, _QUICK_EDGE = 50, 20  # rounds at both ends that are compared
 _PATIENCE_S = 120.0
 _STAY_S = 4.0  # between one departure and the next
 
 
 def measure(quick: bool) -> Result:
-    """How the leader's resources change from the 100th round to the last."""
-    rounds = 200 if quick else 2000
+    """How the leader's resources change from the first rounds after the warm-up to the last."""
+    rounds, warmup, edge = (60, _QUICK_WARMUP, _QUICK_EDGE) if quick else (2000, _WARMUP, _EDGE)
     with tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch:
         readings, joins = soak(Path(scratch), rounds)
-    early, late = readings[_WARMUP : _WARMUP + _EDGE], readings[-_EDGE:]
+    early, late = readings[warmup : warmup + edge], readings[-edge:]
 
     def change(of: Callable[[Reading], int]) -> float:
         return statistics.median(map(of, late)) / statistics.median(map(of, early))
 
-    steady = readings[_WARMUP:]
+    steady = readings[warmup:]
     return Result(
         entry="soak",
         about=f"{rounds} rounds of {small_model.PARAMETERS} parameters, {LEARNERS} learners, {joins} joins",
-        target=Target(f"resident set, last rounds to rounds from {_WARMUP} on", "", change(_resident), 1.05),
+        target=Target(f"resident set, last rounds to rounds from {warmup} on", "", change(_resident), 1.05),
         figures=(
             Figure("resident set", "MB", Spread.of([r.resident_bytes / 1e6 for r in steady])),
             Figure("open descriptors", "", Spread.of([r.descriptors for r in steady])),
