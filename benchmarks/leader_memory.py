@@ -6,7 +6,7 @@ from benchmarks.fleet import run_fleet
 from benchmarks.result import Figure, Result, Target
 from benchmarks.spread import Spread
 
-FEW, MANY, QUICK_MANY = 2, 8, 4
+FEW, MANY, QUICK_MANY = 2, 8, 3
 _MB = 1e6
 
 

@@ -20,7 +20,7 @@ from benchmarks.spread import Spread
 from scripts.children import Program, ProgramFailedError
 from scripts.demo import free_port
 
-LEARNERS = 4
+LEARNERS, QUICK_LEARNERS = 4, 2
 _WARMUP, _QUICK_WARMUP = 100, 20  # rounds that the leader may grow in
 _EDGE, _QUICK_EDGE = 50, 20  # rounds at both ends that are compared
 _PATIENCE_S = 120.0
@@ -30,8 +30,9 @@ _STAY_S = 4.0  # between one departure and the next
 def measure(quick: bool) -> Result:
     """How the leader's resources change from the first rounds after the warm-up to the last."""
     rounds, warmup, edge = (60, _QUICK_WARMUP, _QUICK_EDGE) if quick else (2000, _WARMUP, _EDGE)
+    learners = QUICK_LEARNERS if quick else LEARNERS
     with tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch:
-        readings, joins = soak(Path(scratch), rounds)
+        readings, joins = soak(Path(scratch), rounds, learners)
     early, late = readings[warmup : warmup + edge], readings[-edge:]
 
     def change(of: Callable[[Reading], int]) -> float:
@@ -40,7 +41,7 @@ def measure(quick: bool) -> Result:
     steady = readings[warmup:]
     return Result(
         entry="soak",
-        about=f"{rounds} rounds of {small_model.PARAMETERS} parameters, {LEARNERS} learners, {joins} joins",
+        about=f"{rounds} rounds of {small_model.PARAMETERS} parameters, {learners} learners, {joins} joins",
         target=Target(f"resident set, last rounds to rounds from {warmup} on", "", change(_resident), 1.05),
         figures=(
             Figure("resident set", "MB", Spread.of([r.resident_bytes / 1e6 for r in steady])),
@@ -60,13 +61,13 @@ def _resident(reading: Reading) -> int:
     return reading.resident_bytes
 
 
-def soak(folder: Path, rounds: int) -> tuple[list[Reading], int]:
+def soak(folder: Path, rounds: int, learners: int) -> tuple[list[Reading], int]:
     """Train the rounds while one learner after the other leaves and comes back; readings and joins."""
     address = f"127.0.0.1:{free_port()}"
     settings = (
         f"model.name={small_model.NAME}",
         f"rounds={rounds}",
-        f"learners={LEARNERS}",
+        f"learners={learners}",
         f"listen={address}",
         f"run_dir={folder / 'run'}",
         "data.source=synthetic",
@@ -89,13 +90,13 @@ def soak(folder: Path, rounds: int) -> tuple[list[Reading], int]:
             over.set()
 
         threading.Thread(target=watch, daemon=True).start()
-        joins = _come_and_go(address, over)
+        joins = _come_and_go(address, over, learners)
         if process.wait() != 0:
             raise ProgramFailedError(leader, f"ended with exit code {process.returncode}")
     return read_probe(folder / "leader.probe")[1:], joins
 
 
-def _come_and_go(address: str, over: threading.Event) -> int:
+def _come_and_go(address: str, over: threading.Event, learners: int) -> int:
     """Keep learners running; each time a new one has come the oldest leaves, until it is over."""
     crew: list[_Learner] = []
     joins = 0
@@ -103,7 +104,7 @@ def _come_and_go(address: str, over: threading.Event) -> int:
         while not over.is_set():
             joins += 1
             crew.append(_Learner(address, joins))
-            if crew[-1].wait_until_there(over) and len(crew) > LEARNERS:
+            if crew[-1].wait_until_there(over) and len(crew) > learners:
                 crew.pop(0).leave()
                 over.wait(_STAY_S)
     finally:
