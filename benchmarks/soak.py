@@ -29,7 +29,7 @@ _STAY_S = 4.0  # between one departure and the next
 
 def measure(quick: bool) -> Result:
     """How the leader's resources change from the first rounds after the warm-up to the last."""
-    rounds, warmup, edge = (60, _QUICK_WARMUP, _QUICK_EDGE) if quick else (2000, _WARMUP, _EDGE)
+    rounds, warmup, edge = (45, _QUICK_WARMUP, _QUICK_EDGE) if quick else (2000, _WARMUP, _EDGE)
     learners = QUICK_LEARNERS if quick else LEARNERS
     with tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch:
         readings, joins = soak(Path(scratch), rounds, learners)
