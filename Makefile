@@ -38,7 +38,7 @@ test: $(INSTALLED) ## run the tests; ARGS="-k name" passes arguments on
 	$(BIN)/python -m pytest -q $(ARGS)
 
 fuzz: $(INSTALLED) ## a million mutated inputs for every payload kind and RPC; ARGS="--seed 1" passes on
-	$(BIN)/python -m scripts.fuzz $(ARGS)
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 demo: $(INSTALLED) ## train with a leader and two learners here; DATA=DIR holds CIFAR-10
 	@$(BIN)/python -m scripts.demo $(if $(DATA),--data "$(DATA)") $(ARGS)

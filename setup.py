@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 # Stubs name the gRPC release that made them and refuse an older one at import. So the generator is
 # pinned exactly, and grpcio and protobuf are never older than what it writes for. Raise all together,
@@ -16,23 +16,13 @@ setup(
     license_expression="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=[
-        "protos",
-        "leader",
-        "leader.aggregation",
-        "leader.aggregation.robust",
-        "leader.optimizers",
-        "leader.selection",
-        "learner",
-        "model",
-        "utils",
-        "utils.codecs",
-        "utils.datasets",
-        "scripts",
-        "scripts.chaos",
-        "scripts.fuzz",
-        "scripts.simulate",
-    ],
+    packages=find_packages(
+        include=[
+            f"{name}{deep}"
+            for name in ("protos", "leader", "learner", "model", "utils", "scripts")
+            for deep in ("", ".*")
+        ]
+    ),
     package_data={"": ["py.typed"], "protos": ["*.proto", "*.pyi"]},
     install_requires=[
         f"grpcio>={GENERATOR},<2",

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from leader import cli
 from leader.config import RunConfig
-from leader.origin import open_origin
-from learner.trainer import Assignment, Update
+from leader.global_model.initial import open_origin
+from learner.training.update import Assignment, Update
 from scripts.simulate.parts import Brought, brought
 from scripts.simulate.simulation import Hooks, Options, simulate
 from tests.attacks import ALittleIsEnough, Attack, Gaussian, Scaled, SignFlip, flip_labels

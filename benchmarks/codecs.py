@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmarks.codecs_run import Outcome, run_folder, run_once
 from benchmarks.result import Figure, Result, SkippedError, Target
 from benchmarks.spread import Spread
-from leader.partition import partition
+from leader.data.partition import partition
 from utils.datasets import Dataset, download_cifar10, find_cifar10, load_cifar10, save_dataset
 from utils.errors import DataError
 

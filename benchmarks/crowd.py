@@ -16,8 +16,8 @@ from collections.abc import AsyncIterator
 from grpc import aio
 
 from protos import leader_pb2
-from utils.rpc import LeaderStub, channel_options
 from utils.version import PROTOCOL
+from utils.wire.rpc import LeaderStub, channel_options
 
 _AT_ONCE = 16  # registrations under way
 _TIMEOUT_S = 60.0

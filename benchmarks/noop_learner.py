@@ -13,9 +13,10 @@ from benchmarks import small_model
 from benchmarks.probe import Probe
 from learner.app import learn, open_tools
 from learner.options import parse
-from learner.trainer import Assignment, Progress, Trainer, Update
-from learner.workbench import Workbench
-from learner.worker import Worker
+from learner.training.trainer import Trainer
+from learner.training.update import Assignment, Progress, Update
+from learner.work.workbench import Workbench
+from learner.work.worker import Worker
 from model.flat import FlatModel
 from protos import leader_pb2
 from utils.console import setup_logging

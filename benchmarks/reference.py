@@ -12,7 +12,7 @@ from pathlib import Path
 from subprocess import Popen
 
 from benchmarks.spread import Spread
-from leader.checkpoint import write_atomically
+from utils.files import write_atomically
 
 _ECHO = """\
 import socket, sys

@@ -21,8 +21,8 @@ from leader.aggregation.robust import open_robust
 from leader.config import RunConfig
 from model.flat import Layout
 from model.registry import build_model
-from utils.payload import Payload, parse_header
-from utils.payload import encode_header as encode
+from utils.wire.payload import Payload, parse_header
+from utils.wire.payload import encode_header as encode
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

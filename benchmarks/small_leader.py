@@ -15,7 +15,7 @@ def run() -> int:
     """Lead a run and leave the readings; returns the leader's exit code."""
     small_model.register()
     probe = Probe(Reading.whole if os.environ.get(WHOLE) else Reading.now)
-    logging.getLogger("leader.log").addHandler(EventProbe(probe))
+    logging.getLogger("leader.reporting.log").addHandler(EventProbe(probe))
     try:
         return main()
     finally:

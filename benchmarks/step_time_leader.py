@@ -33,7 +33,7 @@ class GatedRounds(logging.Handler):
 
 def run() -> int:
     """Lead a run; returns the leader's exit code."""
-    logging.getLogger("leader.log").addHandler(GatedRounds(Ticket()))
+    logging.getLogger("leader.reporting.log").addHandler(GatedRounds(Ticket()))
     return main()
 
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scripts.proxy import Proxy
+from tests.tools.proxy import Proxy
 
 #: HOST:PORT that links are asked for at; not set where the network is as it is.
 LINKS = "BENCHMARK_LINKS"

@@ -33,7 +33,7 @@ from benchmarks.transport_wire import (
     whole_options,
 )
 from utils.malloc import keep_freed_memory
-from utils.rpc import server_options
+from utils.wire.rpc import server_options
 
 
 async def lead(certificate: Certificate) -> None:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from benchmarks.transport_wire import BARE, CHECKED, CHUNK, DOWN, OBJECTS, UNARY, Job
 from leader.aggregation.exact_sum import ExactSum, Scale
 from protos import leader_pb2
-from utils.checksum import crc32
-from utils.framing import frames, unframe
-from utils.rpc import raw
+from utils.wire.checksum import crc32
+from utils.wire.framing import frames, unframe
+from utils.wire.rpc import raw
 
 _SERVICE = "benchmark.Loops"
 Context = aio.ServicerContext[Any, Any]

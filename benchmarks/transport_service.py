@@ -12,29 +12,30 @@ from numpy.typing import NDArray
 from benchmarks.transport_wire import DOWN, Job
 from leader.aggregation.base import Contribution
 from leader.aggregation.choose import open_aggregate
+from leader.aggregation.decoding import Decoder
 from leader.aggregation.exact_sum import Scale
-from leader.beginning import initial_state
 from leader.config import RunConfig
-from leader.coordinator import Coordinator
-from leader.decoding import Decoder
+from leader.data.part import Part
 from leader.events import EventStream
-from leader.membership import Member
+from leader.global_model.initial import open_origin
+from leader.initial_state import initial_state
+from leader.learners.membership import Member
+from leader.learners.workforce import Workforce
 from leader.optimizers.choose import make_optimizer
-from leader.origin import open_origin
-from leader.refusals import Refusals
-from leader.service import LeaderService
-from leader.uploads import Upload, Uploads
-from leader.work import Part
-from leader.workforce import Workforce
-from learner.coding import Coding
-from learner.held import HeldUpdate
-from learner.trainer import Update
-from learner.transfer import pull_model, push
+from leader.rpc.refusals import Refusals
+from leader.rpc.service import LeaderService
+from leader.rpc.uploads import Uploads
+from leader.training.coordinator import Coordinator
+from leader.training.inbox import Upload
+from learner.training.update import Update
+from learner.wire.encoding import Coding
+from learner.wire.transfer import pull_model, push
+from learner.wire.whole_update import HeldUpdate
 from model.flat import Layout
 from model.registry import build_model
 from protos import leader_pb2
-from utils.rpc import LeaderStub
 from utils.version import PROTOCOL
+from utils.wire.rpc import LeaderStub
 
 MODEL = "resnet18"
 _WORK = "benchmark"

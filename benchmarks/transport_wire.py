@@ -9,7 +9,7 @@ import grpc
 from grpc import aio
 
 from benchmarks.transport_certificate import LOOPBACK, Certificate
-from utils.rpc import channel_options
+from utils.wire.rpc import channel_options
 
 MIB = 1 << 20
 CHUNK = MIB

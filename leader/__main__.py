@@ -6,7 +6,7 @@ import os
 import sys
 
 from leader.cli import parse
-from leader.config_file import dump_config
+from leader.config.yaml_file import dump_config
 from utils import faults
 from utils.errors import FlockstepError
 from utils.malloc import keep_freed_memory

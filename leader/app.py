@@ -16,39 +16,41 @@ from pathlib import Path
 
 import numpy as np
 
-from leader.awaited import awaited_evaluations, expects_evaluation
-from leader.beginning import initial_state, resumed_state, weights_before
-from leader.best_model import BestModel
-from leader.checkpoint import checkpoints, save_checkpoint, write_atomically
+from leader.aggregation.decoding import Decoder
 from leader.cli import Command
-from leader.codecs import down_spec, up_spec
 from leader.config import RunConfig
-from leader.config_file import dump_config
-from leader.coordinator import Coordinator
-from leader.curves import curves_title, draw_curves
-from leader.data import Data, open_data
-from leader.decoding import Decoder
-from leader.evaluation import EvaluationQueue, Evaluator, Vector
+from leader.config.codec_spec import down_spec, up_spec
+from leader.config.yaml_file import dump_config
+from leader.data.dataset import Data, open_data
+from leader.evaluation.best_model import BestModel
+from leader.evaluation.evaluator import EvaluationQueue, Evaluator
+from leader.evaluation.tracker import Verdict, awaited_evaluations, expects_evaluation
 from leader.events import Event, EventStream, FederatedEvaluated, RoundCommitted, RunFinished, RunStarted
-from leader.host import Host
-from leader.log import open_display
+from leader.global_model.initial import model_title, open_origin
+from leader.initial_state import initial_state, resumed_state, weights_before
+from leader.learners.workforce import Workforce
 from leader.metric_names import FEDERATED_PREFIX, on_test_split
 from leader.optimizers.choose import make_optimizer
-from leader.origin import model_title, open_origin
-from leader.pipelining import is_pipelined
-from leader.refusals import Refusals
-from leader.run_folder import MetricsLog, RunFolder, default_run_dir
-from leader.server import serving
-from leader.service import LeaderService
+from leader.reporting.curves import curves_title, draw_curves
+from leader.reporting.log import open_display
+from leader.reporting.summary import summarize, write_summary
+from leader.rpc.refusals import Refusals
+from leader.rpc.server import serving
+from leader.rpc.service import LeaderService
+from leader.rpc.uploads import Uploads
+from leader.runtime import Host
 from leader.state import RunState
-from leader.summary import summarize, write_summary
-from leader.uploads import Uploads
-from leader.verdict import Verdict
-from leader.versions import model_header
-from leader.workforce import Workforce
+from leader.storage.checkpoint import checkpoints, save_checkpoint
+from leader.storage.metrics_log import MetricsLog
+from leader.storage.run_folder import RunFolder, default_run_dir
+from leader.training.coordinator import Coordinator
+from leader.training.pipeline.pipeline import is_pipelined
+from model.weights_file import model_header
 from protos import leader_pb2
 from utils import faults
 from utils.errors import CheckpointError, FlockstepError
+from utils.files import write_atomically
+from utils.vector import Vector
 
 _log = logging.getLogger(__name__)
 _ASLEEP_S = 1.0  # a timer this late means that the process was stopped

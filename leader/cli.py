@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leader.config import RunConfig
-from leader.config_file import SCHEMA, read_config
+from leader.config.yaml_file import SCHEMA, read_config
 from utils.errors import ConfigError
-from utils.flags import SETTINGS, FlagParser, key_table, paragraph
-from utils.scalars import show
-from utils.settings import Given
-from utils.spelling import closest
+from utils.settings.flags import SETTINGS, FlagParser, key_table, paragraph
+from utils.settings.scalars import show
+from utils.settings.schema import Given
+from utils.settings.spelling import closest
 
 #: Flags that set one key; all other keys are set by `--set`.
 FLAGS = (

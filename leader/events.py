@@ -6,8 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from leader.federated import Spread
+from typing import TypedDict
 
 _log = logging.getLogger(__name__)
 
@@ -197,3 +196,20 @@ class EventStream:
                 subscriber(event)
             except Exception:
                 _log.exception("subscriber failed on %s", type(event).__name__)
+
+
+class Spread(TypedDict):
+    """One metric over the learners. A part of the data counts as one learner, whoever holds it."""
+
+    mean: float  # weighted by held-out examples
+    unweighted_mean: float
+    variance: float  # over the learners, each counting once; divided by their number
+    std: float
+    worst_decile: float  # mean over the worst tenth of the learners, at least one; of a loss the highest
+    min: float
+    max: float
+    learners: int
+    examples: int  # held-out examples of all of them
+
+
+Spreads = Mapping[str, Spread]  # by name of the metric

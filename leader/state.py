@@ -8,11 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from leader.buffered import OpenWork
-from leader.events import RoundCommitted
-from leader.federated import Spread
-from leader.selection.base import PartHistory
-from leader.workforce import Seats
+from leader.events import RoundCommitted, Spread
+from leader.rounds.buffer import OpenWork
 
 
 @dataclass(frozen=True)
@@ -43,3 +40,28 @@ class RunState:
     def served(self) -> NDArray[np.float32]:
         """The model that learners work from, (total,)."""
         return self.vector if self.public is None else self.public
+
+
+Shards = tuple[NDArray[np.int64], ...]
+
+
+@dataclass(frozen=True)
+class Seats:
+    """Which learner holds which part of the leader's data, as a checkpoint keeps it."""
+
+    shards: Shards  # example indices of each shard
+    holders: Mapping[str, str]  # shard number to the name of its learner
+    own: int  # learners with own data when the run began
+
+
+@dataclass(frozen=True)
+class PartHistory:
+    """What committed rounds have told about one part."""
+
+    times: int  # committed rounds that its update is in
+    last_round: int  # the newest of them
+    loss: float  # mean training loss that it told last, NaN if it never told one
+    seconds: float  # wall time from its last work order to its counted update
+
+
+History = Mapping[str, PartHistory]  # by part

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import torch
 from grpc import aio
 
-from learner.capability import memory_bytes
-from learner.connection import Connection
-from learner.dialled import LearnerServer
+from learner.control.capability import memory_bytes
+from learner.control.dialled import LearnerServer
+from learner.control.session import Session
 from learner.memory import Memory, alone_in
 from learner.options import LearnerOptions
-from learner.session import Session
-from learner.workbench import Tools
-from learner.worker import Worker
+from learner.wire.connection import Connection
+from learner.work.workbench import Tools
+from learner.work.worker import Worker
 from model.image_classification import ImageClassification
 from model.precision import choose_device
 from model.task import Examples, Task, load_task
@@ -34,9 +34,9 @@ from utils.errors import (
     UnknownLearnerError,
     UnreachableError,
 )
-from utils.rpc import LeaderStub, channel_options
-from utils.status import error_of
 from utils.version import PROTOCOL, RELEASE
+from utils.wire.rpc import LeaderStub, channel_options
+from utils.wire.status import error_of
 
 _log = logging.getLogger(__name__)
 _CALL_TIMEOUT_S = 10.0

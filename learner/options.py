@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from utils.flags import SETTINGS, FlagParser, paragraph
-from utils.rpc import WINDOW_BYTES
-from utils.settings import Schema
+from utils.settings.flags import SETTINGS, FlagParser, paragraph
+from utils.settings.schema import Schema
+from utils.wire.rpc import WINDOW_BYTES
 
 
 def _matching(pattern: str, allowed: str) -> AfterValidator:

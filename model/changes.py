@@ -10,18 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-from numpy.typing import NDArray
-
 from model.flat import Layout
 from utils.codecs import Codec, Moment
 from utils.codecs.compression import inflated, is_compressed
 from utils.codecs.files import File, check_file, decode_file, encode_file
 from utils.codecs.pieces import Piece
 from utils.errors import PayloadError
-from utils.payload import Manifest, Payload, PayloadReader
-
-Vector = NDArray[np.float32]
+from utils.vector import Vector
+from utils.wire.payload import Manifest, Payload, PayloadReader
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from utils.codecs.pieces import Piece, cut
 from utils.errors import ConfigError, IncompatibleError
+from utils.vector import Vector
 
 CPU = torch.device("cpu")
-Vector = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,15 @@ from functools import cached_property
 
 import numpy as np
 
-from model.flat import Entry, Layout, Vector
+from model.flat import Entry, Layout
 from utils.codecs import Codec, Moment
 from utils.codecs.base import State
 from utils.codecs.compression import compressed, inflated, is_compressed
 from utils.codecs.files import CODEC, File, check_file, decode_file, encode_file
 from utils.codecs.pieces import Piece
 from utils.errors import PayloadError
-from utils.payload import Manifest, Payload, encode_header
+from utils.vector import Vector
+from utils.wire.payload import Manifest, Payload, encode_header
 
 PLAIN = "none"  # codec of pieces in float32
 _MORE_BYTES = 1 << 16  # that a file may have beside its values: header, scales

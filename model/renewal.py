@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.flat import Layout
 from utils.codecs.files import File
 from utils.errors import PayloadError
-from utils.payload import Manifest, Payload, encode_header
-
-Vector = NDArray[np.float32]
+from utils.vector import Vector
+from utils.wire.payload import Manifest, Payload, encode_header
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from leader.partition import Kind, partition
-from leader.run_folder import replace_file
+from leader.data.partition import Kind, partition
 from scripts.partition_plot import Panel, draw_split
 from utils.console import printable
 from utils.datasets import Dataset, open_dataset, save_dataset
 from utils.errors import ConfigError, FlockstepError
-from utils.flags import FlagParser
+from utils.files import replace_file
+from utils.settings.flags import FlagParser
 
 FORMAT = "flockstep-partition-1"
 SKEWED = ("dirichlet", "quantity")  # the kinds that alpha means something for

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from leader.origin import tensors_of, weights_metadata
+from leader.global_model.initial import tensors_of, weights_metadata
 from model.flat import FlatModel
 from model.task import load_task
 from utils.errors import FlockstepError
-from utils.flags import FlagParser
+from utils.settings.flags import FlagParser
 
 _DESCRIPTION = """\
 Write the initial weights of a task of your own to a safetensors file. A leader that starts from it \

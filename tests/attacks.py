@@ -14,7 +14,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-Vector = NDArray[np.float32]
+from utils.vector import Vector
+
 Attack = Callable[[Vector, NDArray[np.float32], np.random.Generator], Vector]
 
 

@@ -1,10 +1,11 @@
-"""Imports run one way, and the round machine knows neither gRPC nor torch."""
+"""Imports run one way, between the packages and between the rooms of each; the round machine knows no gRPC."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,49 +18,77 @@ BELOW = {
     "utils": {"protos"},
 }
 OURS = {"leader", "learner", "model", "utils", "protos", "scripts", "benchmarks", "examples", "tests"}
+#: The rooms of a program, from the ground up: each imports from those before it alone.
+FLOORS = {
+    "leader": [
+        ["condition", "config", "events", "metric_names", "rounds", "runtime"],
+        ["data", "state"],
+        ["aggregation", "optimizers"],
+        ["global_model", "learners", "storage"],
+        ["evaluation", "initial_state"],
+        ["training"],
+        ["reporting", "rpc"],
+        ["cli"],
+        ["app"],
+        ["__main__"],
+    ],
+    "learner": [["memory", "options"], ["training"], ["wire"], ["work"], ["control"], ["app"], ["__main__"]],
+}
+MOST_MODULES = 12  # beside the rooms, at the top of a program
 
 
-def imported(path: Path) -> set[str]:
-    """Top-level packages that a file imports, anywhere in it."""
-    names: set[str] = set()
+def imported(path: Path) -> Iterator[str]:
+    """The modules that a file imports, anywhere in it, under TYPE_CHECKING too."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
-            names.add(str(node.module).partition(".")[0])
-    return names
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def upward(package: str) -> dict[str, list[str]]:
+    """The imports of a package that are not of packages below it."""
+    found = {}
+    for path in (ROOT / package).rglob("*.py"):
+        tops = {name.partition(".")[0] for name in imported(path)}
+        if wrong := tops & OURS - BELOW[package] - {package}:
+            found[str(path.relative_to(ROOT))] = sorted(wrong)
+    return found
 
 
 @pytest.mark.parametrize("package", BELOW)
 def test_a_package_imports_only_what_is_below_it(package: str) -> None:
-    wrong = {
-        str(path.relative_to(ROOT)): sorted(upward)
-        for path in (ROOT / package).rglob("*.py")
-        if (upward := imported(path) & OURS - BELOW[package] - {package})
-    }
-    assert wrong == {}
+    assert upward(package) == {}
 
 
-@pytest.mark.parametrize("machine", ["leader.rounds", "leader.buffered"])
+@pytest.mark.parametrize("program", FLOORS)
+def test_a_room_imports_only_from_floors_below_it(program: str) -> None:
+    floor_of = {room: floor for floor, rooms in enumerate(FLOORS[program]) for room in rooms}
+    wrong = []
+    for path in (ROOT / program).rglob("*.py"):
+        room = path.relative_to(ROOT / program).parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        for name in imported(path):
+            top, _, rest = name.partition(".")
+            other = rest.partition(".")[0]
+            if top == program and other != room and floor_of[other] >= floor_of[room]:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("program", FLOORS)
+def test_few_modules_stand_beside_the_rooms_and_each_has_its_floor(program: str) -> None:
+    modules = {path.stem for path in (ROOT / program).glob("*.py")} - {"__init__"}
+    rooms = {path.parent.name for path in (ROOT / program).glob("*/__init__.py")}
+    assert len(modules) <= MOST_MODULES
+    assert modules | rooms == {room for floor in FLOORS[program] for room in floor}
+
+
+@pytest.mark.parametrize("machine", ["leader.rounds.round", "leader.rounds.buffer"])
 def test_a_round_machine_loads_neither_grpc_nor_torch(machine: str) -> None:
     script = f"import sys, {machine}; print(sorted({{'grpc', 'torch', 'numpy', 'time'}} & set(sys.modules)))"
     command = [sys.executable, "-c", script]
     loaded = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert loaded.strip() == "['time']"  # the interpreter itself loads time
-
-
-def test_setup_lists_every_package() -> None:
-    folders = {
-        path.parent
-        for name in BELOW | {"protos": set(), "scripts": set()}
-        for path in (ROOT / name).rglob("__init__.py")
-    }
-    found = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
-    text = (ROOT / "setup.py").read_text(encoding="utf-8")
-    listed = next(
-        ast.literal_eval(node.value)
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.keyword) and node.arg == "packages"
-    )
-    assert set(listed) == found

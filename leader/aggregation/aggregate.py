@@ -15,7 +15,7 @@ from leader.aggregation.norms import squared_norm
 from leader.aggregation.weighting import Facts, Weighting
 from model.flat import Entry, Layout
 from utils.errors import PayloadError
-from utils.payload import Manifest, Payload
+from utils.wire.payload import Manifest, Payload
 
 #: Losses are float32 where they are made; larger ones, infinite and NaN are left out of the mean.
 _MAX_LOSS = 2.0**128

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.payload import Payload
+from utils.wire.payload import Payload
 
 
 @dataclass(frozen=True)

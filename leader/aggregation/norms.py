@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from model.flat import Layout
 from utils.errors import ValueRangeError
-from utils.payload import Payload
+from utils.wire.payload import Payload
 
 _BLOCK = 1 << 16  # elements; 512 KiB of float64 stays in the L2 cache
 

@@ -13,8 +13,9 @@ from leader.aggregation.aggregate import Aggregate, Member, mean_loss
 from leader.aggregation.base import Contribution, Result
 from leader.aggregation.exact_sum import ExactSum, Scale
 from leader.aggregation.weighting import Facts, Weighting
-from model.flat import Layout, Vector
+from model.flat import Layout
 from utils.codecs.pieces import Piece
+from utils.vector import Vector
 
 
 class Folded(Enum):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from model.flat import Layout
 from utils.errors import CheckpointError
-from utils.payload import Payload
+from utils.wire.payload import Payload
 
 #: A tile: its first element in the rows, and their values from there on, (rows, width) float32.
 Tile = tuple[int, NDArray[np.float32]]

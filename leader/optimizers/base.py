@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from utils.vector import Vector
 
-Vector = NDArray[np.float32]
 State = Mapping[str, Vector]  # named vectors of the parameters' size: what a checkpoint keeps
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from leader.optimizers.base import State, Step, Vector
+from leader.optimizers.base import State, Step
 from leader.optimizers.sgd import Sgd
+from utils.vector import Vector
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leader.optimizers.base import State, Step, Vector
+from leader.optimizers.base import State, Step
+from utils.vector import Vector
 
 
 @dataclass(frozen=True)

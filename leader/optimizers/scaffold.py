@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leader.optimizers.base import ServerOptimizer, State, Step, Vector
+from leader.optimizers.base import ServerOptimizer, State, Step
+from utils.vector import Vector
 
 CONTROL = "control"  # name of the control variate in the state
 

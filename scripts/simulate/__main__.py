@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leader import cli
-from leader.config_file import dump_config
+from leader.config.yaml_file import dump_config
 from scripts.simulate.simulation import Options, Outcome, simulate
 from utils import faults
 from utils.errors import FlockstepError
-from utils.flags import FlagParser, paragraph
+from utils.settings.flags import FlagParser, paragraph
 
 _STOPPED = 130  # the shell's exit code for a program that was interrupted
 

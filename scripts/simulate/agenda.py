@@ -9,8 +9,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from leader.membership import Member
-from learner.trainer import Assignment
+from leader.learners.membership import Member
+from learner.training.update import Assignment
 from scripts.simulate.pool import Training
 from utils.seeds import derive_seed
 

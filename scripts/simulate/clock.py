@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from leader.signal import Signal
+from leader.condition import Signal
 
 
 class VirtualClock:

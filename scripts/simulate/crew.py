@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from leader.app import App
-from leader.membership import Member
-from leader.work import Part
+from leader.data.part import Part
+from leader.learners.membership import Member
 from learner.memory import Memory
-from learner.workbench import Assignments
+from learner.work.workbench import Assignments
 from model.task import Examples
 from protos import leader_pb2
 from scripts.simulate.agenda import Agenda, Job

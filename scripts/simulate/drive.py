@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from leader.app import App
 from learner.memory import Memory
-from learner.trainer import Assignment, Update
-from learner.workbench import Assignments
+from learner.training.update import Assignment, Update
+from learner.work.workbench import Assignments
 from scripts.simulate.agenda import Agenda, Job
 from scripts.simulate.clock import VirtualClock
 from scripts.simulate.wire import upload

@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from leader.config import RunConfig
-from leader.partition import partition
+from leader.data.partition import partition
 from learner.app import fingerprint_of
 from model.image_classification import ImageClassification, LabelledImages
 from model.task import Examples, Indices, Task

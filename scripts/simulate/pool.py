@@ -11,7 +11,8 @@ from typing import Protocol
 
 import torch
 
-from learner.trainer import Assignment, Trainer, Update
+from learner.training.trainer import Trainer
+from learner.training.update import Assignment, Update
 from utils.errors import ConfigError
 
 

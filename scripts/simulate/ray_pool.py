@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learner.trainer import Assignment, Update
-from learner.workbench import Tools, build_trainer
+from learner.training.update import Assignment, Update
+from learner.work.workbench import Tools, build_trainer
 from model.task import Examples, Indices
 from protos import leader_pb2
 from scripts.simulate.parts import PartOf

@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from leader.app import App
-from leader.checkpoint import checkpoints, write_atomically
 from leader.config import RunConfig
-from leader.config_file import dump_config
-from leader.data import open_data
+from leader.config.yaml_file import dump_config
+from leader.data.dataset import open_data
 from leader.events import Event, WaitingForLearners
-from leader.host import Host
-from leader.log import Display, open_display
-from leader.origin import model_title
-from leader.run_folder import RunFolder, default_run_dir
+from leader.global_model.initial import model_title
+from leader.reporting.log import Display, open_display
+from leader.runtime import Host
+from leader.storage.checkpoint import checkpoints
+from leader.storage.run_folder import RunFolder, default_run_dir
 from learner.memory import Memory
-from learner.workbench import Assignments, Tools, build_trainer
+from learner.work.workbench import Assignments, Tools, build_trainer
 from model.precision import choose_device
 from model.task import load_task
 from scripts.simulate.agenda import Agenda
@@ -38,6 +38,7 @@ from scripts.simulate.parts import Brought, brought
 from scripts.simulate.pool import OneWorker, Pool, Threads
 from utils.datasets import Dataset
 from utils.errors import CheckpointError, FlockstepError
+from utils.files import write_atomically
 
 _ADDRESS = "no port (simulated)"
 

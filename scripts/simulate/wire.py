@@ -6,14 +6,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from leader.uploads import Upload
-from leader.versions import ModelVersion
-from learner.held import HeldUpdate
-from learner.transfer import unpack_model
-from learner.workbench import Download
+from leader.global_model.versions import ModelVersion
+from leader.training.inbox import Upload
+from learner.wire.transfer import Download, unpack_model
+from learner.wire.whole_update import HeldUpdate
 from model.flat import Layout
-from utils.framing import framed_bytes, unframe
-from utils.payload import Manifest, Payload, PayloadReader, encode_header, parse_header
+from utils.wire.framing import framed_bytes, unframe
+from utils.wire.payload import Manifest, Payload, PayloadReader, encode_header, parse_header
 
 
 class Downloads:

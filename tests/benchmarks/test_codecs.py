@@ -22,7 +22,7 @@ from benchmarks.codecs import (
 from benchmarks.codecs_page import draw_codecs, page, rows
 from benchmarks.codecs_run import Outcome, run_folder, run_once
 from benchmarks.result import SkippedError
-from leader.config_file import SCHEMA
+from leader.config.yaml_file import SCHEMA
 from utils.datasets import save_dataset, synthetic_shapes
 
 BASE = [Outcome(0.80, 1_000_000, 1_000_000, 60.0), Outcome(0.78, 1_000_000, 1_000_000, 62.0)]

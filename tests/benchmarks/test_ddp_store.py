@@ -10,7 +10,7 @@ import torch
 from torch.distributed import HashStore, ProcessGroupGloo, Store  # type: ignore[attr-defined]
 
 from benchmarks.ddp_store import LinkedStore, port_of, to_await, to_dial
-from scripts.proxy import Proxy
+from tests.tools.proxy import Proxy
 
 PATIENCE = timedelta(seconds=60)
 

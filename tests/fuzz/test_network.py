@@ -16,15 +16,15 @@ import safetensors.numpy
 from grpc import aio
 
 from leader.config import LimitsConfig
-from leader.server import serving
+from leader.rpc.server import serving
 from protos import leader_pb2
-from scripts.fuzz.files import LAYOUT, update_files
-from scripts.fuzz.leader import InProcessLeader, Reply, Transport, in_process_leader
-from scripts.fuzz.leader_targets import TARGETS
-from scripts.fuzz.mutator import Mutator
-from scripts.fuzz.oracle import ExpectedSum
-from scripts.fuzz.runner import run_async
-from utils.rpc import SERVICE, LeaderStub, channel_options, raw
+from tests.fuzz.files import LAYOUT, update_files
+from tests.fuzz.leader import InProcessLeader, Reply, Transport, in_process_leader
+from tests.fuzz.leader_targets import TARGETS
+from tests.fuzz.mutator import Mutator
+from tests.fuzz.oracle import ExpectedSum
+from tests.fuzz.runner import run_async
+from utils.wire.rpc import SERVICE, LeaderStub, channel_options, raw
 
 WARM_UP, INPUTS = 100, 400  # of each RPC, over the network
 ANSWERS: dict[str, Any] = {

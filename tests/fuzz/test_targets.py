@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.fuzz.__main__ import main
-from scripts.fuzz.suite import SUITE
+from tests.fuzz.__main__ import main
+from tests.fuzz.suite import SUITE
 
 COUNT = 30_000
 

@@ -13,10 +13,10 @@ import sys
 import torch
 
 from learner.app import learn, open_tools
-from learner.held import HeldUpdate
 from learner.options import parse
-from learner.transfer import push
-from learner.worker import Worker
+from learner.wire.transfer import push
+from learner.wire.whole_update import HeldUpdate
+from learner.work.worker import Worker
 from utils import faults
 from utils.console import setup_logging
 from utils.errors import WireError

@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from leader.checkpoint import load_newest
-from scripts.proxy import Proxy
+from leader.storage.checkpoint import load_newest
 from tests.integration.harness import Cluster, Entry, Leader, Program, Settings
+from tests.tools.proxy import Proxy
 
 DEBUG = ("--log-level", "debug")
 
@@ -48,7 +48,7 @@ def id_of(leader: Leader, name: str) -> int:
 
 def asks_for_data(leader: Leader, number: int) -> None:
     """Wait until the learner with this id asks for its shard."""
-    while not leader.event("log", logger="leader.service")["message"].startswith(
+    while not leader.event("log", logger="leader.rpc.service")["message"].startswith(
         f"GetData from learner {number}:"
     ):
         pass

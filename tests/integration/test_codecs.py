@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.proxy import Proxy
 from tests.integration.harness import Cluster, Leader, Settings, assert_same_bits
+from tests.tools.proxy import Proxy
 
 INT8: Settings = {"codec.up": "int8", "codec.down": "int8"}
 #: Error feedback both ways, and a compressed wire.

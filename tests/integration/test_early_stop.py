@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from leader.early_stop import EarlyStop
+from leader.evaluation.early_stop import EarlyStop
 from tests.integration.harness import (
     Cluster,
     Leader,

@@ -13,8 +13,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from leader.config import RunConfig
-from leader.origin import open_origin
-from scripts.proxy import Proxy
+from leader.global_model.initial import open_origin
 from scripts.weights import main as write_weights
 from tests.integration.harness import (
     Cluster,
@@ -25,6 +24,7 @@ from tests.integration.harness import (
     cluster_in,
     weights,
 )
+from tests.tools.proxy import Proxy
 
 CLASSES, EXAMPLES = 4, 20
 TASK = "tests.integration.noise_task:Noise"
@@ -178,7 +178,7 @@ def test_a_learner_whose_answer_was_lost_on_the_way_goes_on_as_if_it_had_come(
         cut.signal(signal.SIGCONT)
         leader.frozen()
         proxy.cut()
-        cut.event("log", logger="learner.worker", level="warning")
+        cut.event("log", logger="learner.work.worker", level="warning")
         leader.signal(signal.SIGCONT)
         finish(leader, stays, cut)
     finally:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from leader.checkpoint import load_checkpoint
+from leader.storage.checkpoint import load_checkpoint
 from model.flat import Layout
 from model.registry import build_model
 from tests.integration.harness import Cluster, Leader, Settings

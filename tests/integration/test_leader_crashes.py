@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from leader.checkpoint import load_checkpoint
+from leader.storage.checkpoint import load_checkpoint
 from tests.integration.harness import LINE, Cluster, Leader, Program, Settings, assert_same_bits
 from utils.faults import LEADER_POINTS
 

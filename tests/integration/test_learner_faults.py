@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from scripts.proxy import Proxy
 from tests.integration.harness import Cluster, Leader, Program, Settings, assert_same_bits
+from tests.tools.proxy import Proxy
 from utils.faults import LEARNER_POINTS
 
 DEBUG = ("--log-level", "debug")
@@ -167,7 +167,7 @@ def test_an_update_whose_receipt_is_lost_counts_once(
     cut.signal(signal.SIGCONT)
     leader.frozen()
     proxy.cut()
-    cut.event("log", logger="learner.worker", level="warning")
+    cut.event("log", logger="learner.work.worker", level="warning")
     leader.signal(signal.SIGCONT)
     finish(leader, stays, cut)
     made = Counter(event["work_id"] for event in cut.events("UpdateMade"))

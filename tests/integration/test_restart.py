@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from leader.checkpoint import load_newest
+from leader.storage.checkpoint import load_newest
 from tests.integration.harness import LINE, Cluster, Leader, Settings, assert_same_bits
 
 

@@ -8,7 +8,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from protos import leader_pb2
 from tests.integration.harness import TIMEOUT_S, Cluster
-from utils.rpc import SERVICE
+from utils.wire.rpc import SERVICE
 
 
 def test_health_and_reflection_answer(cluster: Cluster) -> None:

@@ -11,7 +11,7 @@ import psutil
 
 from protos import leader_pb2
 from tests.integration.harness import TIMEOUT_S, Cluster, Leader, Settings
-from utils.rpc import SERVICE, channel_options
+from utils.wire.rpc import SERVICE, channel_options
 
 MODEL_BYTES = 44_600_000  # ResNet-18: at least so many
 STALLED = 8

@@ -10,23 +10,25 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from leader.aggregation.decoding import Decoder
 from leader.config import RunConfig
-from leader.coordinator import Coordinator
-from leader.decoding import Decoder
 from leader.events import EventStream
-from leader.gradient_streams import GradientStreams
-from leader.links import SessionLink
-from leader.membership import Member
+from leader.learners.links import SessionLink
+from leader.learners.membership import Member
+from leader.learners.workforce import Workforce
 from leader.optimizers.choose import make_optimizer
+from leader.rpc.gradient_streams import GradientStreams
+from leader.rpc.uploads import Uploads
 from leader.state import RunState
-from leader.uploads import Upload, Uploads
-from leader.workforce import Workforce
-from model.flat import Layout, Vector
+from leader.training.coordinator import Coordinator
+from leader.training.inbox import Upload
+from model.flat import Layout
 from protos import leader_pb2
 from utils.codecs.files import File
-from utils.framing import frames
-from utils.payload import Payload, encode_header, parse_header
-from utils.rpc import UploadMessage, parse_down, parse_upload
+from utils.vector import Vector
+from utils.wire.framing import frames
+from utils.wire.payload import Payload, encode_header, parse_header
+from utils.wire.rpc import UploadMessage, parse_down, parse_upload
 
 LAYOUT = Layout.of(nn.Sequential(nn.Linear(128, 128), nn.Linear(128, 128), nn.BatchNorm1d(128)))
 TIMEOUT_S = 60.0

@@ -8,7 +8,7 @@ import pytest
 
 from leader.cli import Command, parse
 from leader.config import RunConfig
-from leader.config_file import SCHEMA, dump_config
+from leader.config.yaml_file import SCHEMA, dump_config
 from utils.errors import ConfigError
 from utils.version import RELEASE
 

@@ -16,17 +16,17 @@ import torch
 from grpc import aio
 from torch import Tensor, nn
 
-from leader.versions import VersionStore
+from leader.global_model.versions import VersionStore
 from learner.app import App, Own, open_own
 from learner.options import LearnerOptions
-from learner.workbench import Tools
+from learner.work.workbench import Tools
 from model.flat import FlatModel
 from model.image_classification import ImageClassification, Shard
 from model.registry import build_model
 from protos import leader_pb2, learner_pb2, learner_pb2_grpc
 from utils.errors import DataError
-from utils.framing import unframe
-from utils.rpc import SERVICE, raw
+from utils.wire.framing import unframe
+from utils.wire.rpc import SERVICE, raw
 
 CPU = torch.device("cpu")
 TOOLS = Tools(CPU)

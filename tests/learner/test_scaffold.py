@@ -15,7 +15,8 @@ from leader.optimizers.base import Step
 from leader.optimizers.fedavg import FedAvg
 from leader.optimizers.scaffold import CONTROL, Scaffold
 from learner.memory import Memory
-from learner.trainer import Assignment, Trainer
+from learner.training.trainer import Trainer
+from learner.training.update import Assignment
 from model.flat import FlatModel
 from model.task import Indices
 from protos import leader_pb2

@@ -5,12 +5,13 @@ import pytest
 import zstandard
 from torch import nn
 
-from model.flat import Layout, Vector
+from model.flat import Layout
 from model.piece_files import PieceFiles, is_plain
 from utils.codecs import Moment, make_codec
 from utils.codecs.files import File, decode_file, encode_file
 from utils.errors import LimitError, PayloadError
-from utils.payload import Payload, encode_header, parse_header
+from utils.vector import Vector
+from utils.wire.payload import Payload, encode_header, parse_header
 
 LAYOUT = Layout.of(nn.Sequential(nn.Linear(40, 30), nn.BatchNorm1d(30), nn.Linear(30, 20)))
 VECTOR = np.random.Generator(np.random.PCG64(0)).normal(size=LAYOUT.total).astype(np.float32)

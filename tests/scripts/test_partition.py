@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from leader.partition import partition
+from leader.data.partition import partition
 from scripts.partition import main, parse, split, table
 from scripts.partition_plot import Panel, draw_split
 from utils.datasets import Dataset, open_dataset, save_dataset

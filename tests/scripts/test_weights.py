@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from leader.config import RunConfig
-from leader.origin import open_origin
+from leader.global_model.initial import open_origin
 from model.flat import FlatModel
 from model.image_classification import ImageClassification
 from scripts.weights import main

@@ -12,7 +12,7 @@ import model
 import utils
 from utils import errors
 from utils.errors import FlockstepError, UnreachableError, WireError
-from utils.status import REFUSED, STATUS, error_of, status_of
+from utils.wire.status import REFUSED, STATUS, error_of, status_of
 
 
 def subclasses(kind: type[FlockstepError]) -> set[type[FlockstepError]]:

@@ -9,7 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Vector = NDArray[np.float32]
+from utils.vector import Vector
+
 Shape = tuple[int, ...]
 Shapes = tuple[Shape, ...]  # of the tensors that lie one after the other in the values
 Arrays = Mapping[str, NDArray[np.generic]]  # encoded tensors by name, in the order of their bytes

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.codecs.base import Vector
+from utils.vector import Vector
 
 Levels = NDArray[np.int8]
 

@@ -7,7 +7,7 @@ import zstandard
 
 from utils.codecs.files import File
 from utils.errors import LimitError, PayloadError
-from utils.payload import Manifest, Payload, parse_header
+from utils.wire.payload import Manifest, Payload, parse_header
 
 COMPRESSION = "compression"  # metadata key
 ZSTD = "zstd"  # its value, and the name of the tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from utils.codecs.base import Vector
+from utils.vector import Vector
 
 #: Sums are held to this magnitude, far beyond any useful value, so that a run that diverges gives large
 #: numbers, which the leader refuses, and neither infinities nor NaN.

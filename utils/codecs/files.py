@@ -9,12 +9,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.checksum import crc32
-from utils.codecs.base import Codec, Moment, Spec, State, Vector
+from utils.codecs.base import Codec, Moment, Spec, State
 from utils.codecs.pieces import Piece
 from utils.errors import PayloadError
-from utils.payload import DTYPES, Bytes, Manifest, Payload, encode_header, parse_header
 from utils.seeds import derive_seed
+from utils.vector import Vector
+from utils.wire.checksum import crc32
+from utils.wire.payload import DTYPES, Bytes, Manifest, Payload, encode_header, parse_header
 
 CODEC = "codec"  # metadata key of the codec's spec
 BUFFERS = "buffers"

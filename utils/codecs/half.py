@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from utils.codecs.base import Arrays, Moment, Shapes, Spec, State, Vector
+from utils.codecs.base import Arrays, Moment, Shapes, Spec, State
 from utils.codecs.specs import count, require
 from utils.errors import PayloadError
+from utils.vector import Vector
 
 _TILE = 1 << 16  # values that are worked on at once: they and their temporaries fit into a core's own cache
 _BF16_MOST = np.uint32(0x7F7F0000).view(np.float32)  # largest finite bfloat16

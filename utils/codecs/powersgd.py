@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.codecs.base import Arrays, Moment, Shapes, Spec, State, Vector
+from utils.codecs.base import Arrays, Moment, Shapes, Spec, State
 from utils.codecs.feedback import add
 from utils.codecs.scaled import from_halves, to_halves
 from utils.codecs.specs import require
 from utils.errors import PayloadError
+from utils.vector import Vector
 
 _SEED = 0x505347  # of the first Q
 _BLOCK = 1 << 15  # elements of a product that are computed at once, to stay in the processor's cache

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.codecs.base import Vector
 from utils.errors import PayloadError
+from utils.vector import Vector
 
 _LEAST, _MOST = -126, 100  # exponents of a scale; LIMIT in feedback.py keeps encoders below _MOST
 

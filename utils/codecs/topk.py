@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.codecs.base import Arrays, Moment, Shapes, Spec, State, Vector
+from utils.codecs.base import Arrays, Moment, Shapes, Spec, State
 from utils.codecs.feedback import add
 from utils.codecs.scaled import from_halves, to_halves
 from utils.codecs.specs import count, require
 from utils.errors import PayloadError
+from utils.vector import Vector
 
 _FIRST_SHARE = 1 / 4  # sent at the start of a warm-up
 _REACH = 1 << 16  # how far on the largest gap leads

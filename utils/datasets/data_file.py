@@ -17,7 +17,7 @@ import numpy as np
 
 from utils.datasets.dataset import Dataset
 from utils.errors import DataError, LimitError, PayloadError, WireError
-from utils.payload import Manifest, Tensor, encode_header, parse_header
+from utils.wire.payload import Manifest, Tensor, encode_header, parse_header
 
 SUFFIX = ".safetensors"
 FORMAT = "flockstep-data-1"

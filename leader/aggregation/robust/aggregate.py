@@ -19,11 +19,11 @@ from leader.aggregation.robust.median import median
 from leader.aggregation.robust.rows import Rule
 from leader.aggregation.robust.trimmed_mean import trimmed_mean
 from leader.aggregation.spool import Spool
-from leader.combinations import least_updates
 from leader.config import AggregateConfig, RunConfig
+from leader.config.rules import least_updates
 from model.flat import Layout
 from utils.errors import TooFewLearnersError, ValueRangeError
-from utils.payload import Payload
+from utils.wire.payload import Payload
 
 RULES: dict[str, Rule] = {
     "median": median,

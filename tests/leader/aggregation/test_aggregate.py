@@ -19,7 +19,7 @@ from leader.aggregation.exact_sum import Scale
 from leader.aggregation.weighting import ByExamples
 from model.flat import Entry, Layout
 from utils.errors import LimitError, PayloadError, ValueRangeError
-from utils.payload import Payload, PayloadReader, encode_header
+from utils.wire.payload import Payload, PayloadReader, encode_header
 
 LAYOUT = Layout.of(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))
 PARAMETERS, TOTAL = LAYOUT.parameter_count, LAYOUT.total

@@ -9,7 +9,7 @@ from leader.aggregation.choose import open_aggregate
 from leader.aggregation.exact_sum import Scale
 from leader.config import RunConfig
 from model.flat import Layout
-from utils.payload import PayloadReader, encode_header
+from utils.wire.payload import PayloadReader, encode_header
 
 LAYOUT = Layout.of(nn.Linear(2, 1))
 

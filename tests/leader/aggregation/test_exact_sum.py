@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from leader.aggregation.exact_sum import ExactSum, Scale
 from utils.errors import LimitError, ValueRangeError
+from utils.vector import Vector
 
-Vector = NDArray[np.float32]
 Update = tuple[int, Vector]
 SIZE = 3
 

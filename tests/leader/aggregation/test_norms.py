@@ -11,7 +11,7 @@ from torch import nn
 from leader.aggregation.norms import check_norm, clip_factor, squared_norm
 from model.flat import Entry, Layout
 from utils.errors import ValueRangeError
-from utils.payload import Payload, PayloadReader, encode_header
+from utils.wire.payload import Payload, PayloadReader, encode_header
 
 LAYOUT = Layout.of(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))
 

@@ -15,11 +15,12 @@ from leader.aggregation.base import Contribution
 from leader.aggregation.exact_sum import Scale
 from leader.aggregation.sliced import Folded, SlicedAggregate
 from leader.aggregation.weighting import ByExamples, Uniform, Weighting
-from model.flat import Layout, Vector
+from model.flat import Layout
 from model.piece_files import PieceFiles
 from utils.codecs.files import File
 from utils.errors import LimitError, ValueRangeError
-from utils.payload import Payload, encode_header, parse_header
+from utils.vector import Vector
+from utils.wire.payload import Payload, encode_header, parse_header
 
 LAYOUT = Layout.of(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)))
 FILES = PieceFiles(LAYOUT, 1, None)  # a piece for each parameter, and one for the buffers

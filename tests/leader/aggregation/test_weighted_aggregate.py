@@ -28,7 +28,7 @@ from leader.aggregation.weighting import (
 )
 from model.flat import Layout
 from utils.errors import PayloadError, ValueRangeError
-from utils.payload import Payload, PayloadReader, encode_header
+from utils.wire.payload import Payload, PayloadReader, encode_header
 
 LAYOUT = Layout.of(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))
 SPLIT, TOTAL = LAYOUT.parameter_count, LAYOUT.total

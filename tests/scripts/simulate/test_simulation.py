@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchmarks.mlp_task import Mlp, Vectors
 from leader.config import RunConfig
 from leader.events import Event, RoundAbandoned, RoundCommitted
-from learner.trainer import Assignment, Update
+from learner.training.update import Assignment, Update
 from protos import leader_pb2
 from scripts.simulate.parts import Brought
 from scripts.simulate.simulation import Hooks, Options, Outcome, simulate

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from leader.data_stream import stream_shard
-from leader.versions import VersionStore
-from learner.coding import Coding
-from learner.held import HeldUpdate
-from learner.trainer import Update
+from leader.data.shard_stream import stream_shard
+from leader.global_model.versions import VersionStore
+from learner.training.update import Update
+from learner.wire.encoding import Coding
+from learner.wire.whole_update import HeldUpdate
 from model.flat import Entry, Layout
 from protos import leader_pb2
 from scripts.simulate.wire import Downloads, message_bytes, shard_bytes, upload

@@ -7,14 +7,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from numpy.typing import NDArray
 
 from utils.codecs.base import Arrays, Codec, Moment, State
 from utils.codecs.blocks import TILE
 from utils.codecs.int4 import Int4
 from utils.codecs.int8 import Int8
+from utils.vector import Vector
 
-Vector = NDArray[np.float32]
 MOST = np.finfo(np.float32).max
 CODECS = [(Int8(), 256, 127), (Int4(), 64, 7)]
 each_codec = pytest.mark.parametrize(("codec", "block", "top"), CODECS, ids=["int8", "int4"])

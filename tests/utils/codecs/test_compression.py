@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from utils.codecs.compression import compressed, inflated, is_compressed
 from utils.codecs.files import File
 from utils.errors import LimitError, PayloadError
-from utils.payload import Payload, PayloadReader, parse_header
+from utils.wire.payload import Payload, PayloadReader, parse_header
 
 ZEROS = File.of({"0.levels": np.zeros(100_000, np.int8)}, {"codec": "int8", "base": "7"})
 NOISE = File.of(

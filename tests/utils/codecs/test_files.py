@@ -10,16 +10,14 @@ import pytest
 import safetensors.torch
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from utils.codecs import Codec, Moment, make_codec
 from utils.codecs.base import State
 from utils.codecs.files import File, check_file, decode_file, encode_file
 from utils.codecs.pieces import cut
 from utils.errors import LimitError, PayloadError
-from utils.payload import DTYPES, Payload, PayloadReader, encode_header
-
-Vector = NDArray[np.float32]
+from utils.vector import Vector
+from utils.wire.payload import DTYPES, Payload, PayloadReader, encode_header
 
 SHAPES = ((30, 20), (20,), (31, 9), (), (3,), (300,))
 PIECES = cut(SHAPES, 4 * 300)  # three

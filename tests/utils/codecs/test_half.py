@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from utils.codecs.base import Codec, Moment
 from utils.codecs.half import Bf16, Fp16
 from utils.errors import PayloadError
-
-Vector = NDArray[np.float32]
+from utils.vector import Vector
 
 vectors = hnp.arrays(
     np.float32, st.integers(0, 70), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)

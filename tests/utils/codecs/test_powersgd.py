@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from utils.codecs.base import Arrays, Moment, Shapes, Spec, State, Vector
+from utils.codecs.base import Arrays, Moment, Shapes, Spec, State
 from utils.codecs.powersgd import PowerSgd
 from utils.codecs.registry import make_codec
 from utils.errors import PayloadError
-from utils.payload import DTYPES
+from utils.vector import Vector
+from utils.wire.payload import DTYPES
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 MIXED: Shapes = ((16, 3, 3, 3), (16,), (2, 2), (), (10, 16), (10,), (0, 4), (5, 1, 1))

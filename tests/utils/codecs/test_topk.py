@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from utils.codecs.base import Arrays, Moment, Spec, Vector
+from utils.codecs.base import Arrays, Moment, Spec
 from utils.codecs.feedback import LIMIT
 from utils.codecs.registry import make_codec
 from utils.codecs.topk import TopK
 from utils.errors import PayloadError
-from utils.payload import DTYPES
+from utils.vector import Vector
+from utils.wire.payload import DTYPES
 
 AFTER = Moment(progress=1.0)
 CODES = {dtype: code for code, dtype in DTYPES.items()}

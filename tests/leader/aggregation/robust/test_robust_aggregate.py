@@ -25,7 +25,7 @@ from tests.leader.aggregation.robust import references
 from tests.leader.aggregation.robust.array_rows import normal
 from tests.leader.aggregation.robust.updates import LAYOUT, PARAMETERS, TOTAL, payload
 from utils.errors import PayloadError, TooFewLearnersError, ValueRangeError
-from utils.payload import Payload, PayloadReader, encode_header
+from utils.wire.payload import Payload, PayloadReader, encode_header
 
 
 def config_of(rule: str, byzantine: int = 1, **aggregate: Any) -> RunConfig:

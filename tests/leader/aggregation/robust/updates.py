@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from model.flat import Entry, Layout
-from utils.payload import Payload, PayloadReader, encode_header
+from utils.wire.payload import Payload, PayloadReader, encode_header
 
 LAYOUT = Layout.of(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))
 PARAMETERS, TOTAL = LAYOUT.parameter_count, LAYOUT.total

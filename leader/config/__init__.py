@@ -1,0 +1,29 @@
+"""The configuration of a run: frozen, typed sections, checked before anything starts."""
+
+from leader.config.run import RunConfig
+from leader.config.sections import (
+    AggregateConfig,
+    CodecConfig,
+    CohortConfig,
+    DataConfig,
+    EvaluationConfig,
+    LimitsConfig,
+    LogConfig,
+    ServerConfig,
+    StreamingConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "AggregateConfig",
+    "CodecConfig",
+    "CohortConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "LimitsConfig",
+    "LogConfig",
+    "RunConfig",
+    "ServerConfig",
+    "StreamingConfig",
+    "TrainConfig",
+]

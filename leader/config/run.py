@@ -1,0 +1,31 @@
+"""The whole configuration of a run: frozen, typed, checked before anything starts."""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from leader.config.rules import problems
+from leader.config.sections import RunFields
+
+
+class RunConfig(RunFields):
+    """One run of the leader: settings that make sense together."""
+
+    @model_validator(mode="after")
+    def _somebody_holds_data(self) -> RunConfig:
+        if self.data.source == "none" and self.data.holder == "leader":
+            raise ValueError("data.source is none, so learners must bring their own: set data.holder=learner")
+        return self
+
+    @model_validator(mode="after")
+    def _address(self) -> RunConfig:
+        host, _, port = self.listen.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f"listen is {self.listen!r}; it must be HOST:PORT with a port from 0 to 65535")
+        return self
+
+    @model_validator(mode="after")
+    def _combinations(self) -> RunConfig:
+        if found := problems(self):
+            raise ValueError("; ".join(found))
+        return self

@@ -1,0 +1,219 @@
+"""How the leader reaches one learner: one interface, three ways."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from grpc import aio
+from grpc_health.v1 import health_pb2
+
+from protos import leader_pb2, learner_pb2
+from utils.wire.rpc import channel_options, rpc_message
+
+_log = logging.getLogger(__name__)
+_CALL_TIMEOUT_S = 10.0
+_OUTBOX = 1000  # messages that wait for a learner that does not read
+_CLOSING: set[asyncio.Task[None]] = set()  # the event loop itself keeps no task alive
+
+
+class LearnerLink(Protocol):
+    """Pushes control to one learner; never blocks and never raises."""
+
+    def work(self, order: leader_pb2.WorkOrder) -> None:
+        """Tell the learner to do `order`."""
+        ...
+
+    def committed(self, round_: int, version: int) -> None:
+        """Tell the learner that `round_` is on disk and `version` is the newest model."""
+        ...
+
+    def stop(self, reason: str, *, finished: bool) -> None:
+        """Tell the learner that the run is over for it."""
+        ...
+
+    def end(self) -> None:
+        """Let go when what was pushed is through; the learner left, or is reached by another link."""
+        ...
+
+    async def close(self) -> None:
+        """Give what was pushed a moment to arrive and let go."""
+        ...
+
+
+class PlainLink:
+    """No way to reach the learner: it acts by itself and the leader waits."""
+
+    def work(self, order: leader_pb2.WorkOrder) -> None:
+        """Nothing to push."""
+
+    def committed(self, round_: int, version: int) -> None:
+        """Nothing to push."""
+
+    def stop(self, reason: str, *, finished: bool) -> None:
+        """Nothing to push."""
+
+    def end(self) -> None:
+        """Nothing to end."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+class SessionLink:
+    """The learner's own Session stream: messages queue here and the RPC handler sends them."""
+
+    def __init__(self) -> None:
+        self._outbox: asyncio.Queue[leader_pb2.LeaderMessage | None] = asyncio.Queue()
+        self._gone = asyncio.Event()
+
+    def work(self, order: leader_pb2.WorkOrder) -> None:
+        """Queue the order."""
+        self._put(leader_pb2.LeaderMessage(work=order))
+
+    def committed(self, round_: int, version: int) -> None:
+        """Queue the commit."""
+        self._put(leader_pb2.LeaderMessage(committed=leader_pb2.Committed(round=round_)))
+
+    def stop(self, reason: str, *, finished: bool) -> None:
+        """Queue the stop; nothing is sent after it."""
+        self._outbox.put_nowait(
+            leader_pb2.LeaderMessage(stop=leader_pb2.Stop(reason=reason, finished=finished))
+        )
+        self.end()
+
+    def end(self) -> None:
+        """Close the stream after what is queued."""
+        self._outbox.put_nowait(None)
+
+    def _put(self, message: leader_pb2.LeaderMessage) -> None:
+        if self._outbox.qsize() < _OUTBOX:
+            self._outbox.put_nowait(message)
+        else:  # a learner that reads nothing must come back and be given what is open then
+            self.end()
+
+    async def next(self) -> leader_pb2.LeaderMessage | None:
+        """The next message to send, None after the last."""
+        return await self._outbox.get()
+
+    def closed(self) -> None:
+        """The stream has ended."""
+        self._gone.set()
+
+    async def close(self) -> None:
+        """Wait until the learner closed the stream, or a few seconds."""
+        try:
+            await asyncio.wait_for(self._gone.wait(), _CALL_TIMEOUT_S / 2)
+        except TimeoutError:
+            _log.debug("session did not close in time")
+
+
+class DialledLink:
+    """Calls LearnerService at the address that the learner gave.
+
+    `lost` is called with a reason when a learner that was reached before can't be reached any
+    more; `seen` at every answer; with `heartbeat_s` its health service is asked that often.
+    StartTraining may last as long as the training itself: a plain learner trains inside it.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        work_timeout_s: float,
+        heartbeat_s: float | None,
+        seen: Callable[[], None],
+        lost: Callable[[str], None],
+    ) -> None:
+        # Without the scheme gRPC would take unix:1 or xds:1 for more than a host and a port.
+        self._channel = aio.insecure_channel(f"dns:///{address}", options=channel_options())
+        self._work_timeout_s = work_timeout_s
+        self._seen = seen
+        self._lost = lost
+        self._reached = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._starting: asyncio.Task[None] | None = None
+        self._again = False
+        if heartbeat_s is not None:
+            self._heart: asyncio.Task[None] | None = asyncio.ensure_future(self._beat(heartbeat_s))
+        else:
+            self._heart = None
+
+    async def _beat(self, heartbeat_s: float) -> None:
+        """Ask the learner's health service at each heartbeat; its lease runs out when it is silent."""
+        check = self._channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        while True:
+            try:
+                await check(health_pb2.HealthCheckRequest(), timeout=heartbeat_s)
+                self._reached = True
+                self._seen()
+            except aio.AioRpcError as error:
+                _log.debug("health check failed: %s", rpc_message(error))
+            await asyncio.sleep(heartbeat_s)
+
+    def work(self, order: leader_pb2.WorkOrder) -> None:
+        """Call StartTraining; orders that come while a call is under way share the next one."""
+        if self._starting is not None and not self._starting.done():
+            self._again = True
+            return
+        self._starting = self._spawn(self._start())
+
+    async def _start(self) -> None:
+        self._again = True
+        while self._again:
+            self._again = False
+            await self._call("StartTraining", learner_pb2.Empty(), self._work_timeout_s)
+
+    def committed(self, round_: int, version: int) -> None:
+        """Call SyncModelState with an empty chunk: the learner fetches the model when it needs it."""
+        state = learner_pb2.ModelState(version=version, committed_round=round_)
+        self._spawn(self._call("SyncModelState", state, _CALL_TIMEOUT_S))
+
+    def stop(self, reason: str, *, finished: bool) -> None:
+        """Call StopTraining, where the learner knows it."""
+        notice = learner_pb2.StopNotice(reason=reason, finished=finished)
+        self._spawn(self._call("StopTraining", notice, _CALL_TIMEOUT_S))
+
+    def _spawn(self, work: object) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _call(self, method: str, request: object, timeout_s: float) -> None:
+        call = self._channel.unary_unary(
+            f"/learner.LearnerService/{method}",
+            request_serializer=type(request).SerializeToString,  # type: ignore[attr-defined]
+            response_deserializer=learner_pb2.Ack.FromString,
+        )
+        try:
+            await call(request, timeout=timeout_s)
+        except aio.AioRpcError as error:
+            _log.debug("%s failed: %s", method, rpc_message(error))
+            if self._reached and method == "StartTraining":
+                self._lost(rpc_message(error))
+            return
+        self._reached = True
+        self._seen()
+
+    def end(self) -> None:
+        """Close without waiting for it."""
+        closing = asyncio.ensure_future(self.close())
+        _CLOSING.add(closing)
+        closing.add_done_callback(_CLOSING.discard)
+
+    async def close(self) -> None:
+        """Wait for the calls under way, a few seconds at most, and close the channel."""
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=_CALL_TIMEOUT_S / 2)
+            for task in late:
+                task.cancel()
+        if self._heart is not None:
+            self._heart.cancel()
+        await self._channel.close()

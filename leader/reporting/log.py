@@ -1,0 +1,60 @@
+"""The run's events in the log, and the choice between log and terminal display."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Protocol, TextIO
+
+from leader.config import LogConfig
+from leader.events import Event, RunStarted
+from leader.reporting.messages import describe, learner_command, level_of
+from utils.console import setup_logging
+
+_log = logging.getLogger(__name__)
+
+
+class Display(Protocol):
+    """Shows a run while it goes."""
+
+    def on_event(self, event: Event) -> None:
+        """Take in what happened; must not block."""
+
+    def close(self) -> None:
+        """Leave the terminal as it should be after the run."""
+
+
+class EventLog:
+    """Writes each event to the log: as words, and as name and fields for JSON."""
+
+    def __init__(self, rounds: int) -> None:
+        self._rounds = rounds
+        self._join = ""
+
+    def on_event(self, event: Event) -> None:
+        """Log `event` at its level."""
+        if isinstance(event, RunStarted):
+            self._join = learner_command(event)
+        level = level_of(event)
+        if _log.isEnabledFor(level):  # hundreds of debug events a second are dropped here
+            fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+            text = describe(event, self._rounds, self._join)
+            _log.log(level, "%s", text, extra={"event": type(event).__name__, "fields": fields})
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def open_display(config: LogConfig, rounds: int, stream: TextIO) -> Display:
+    """Set up logging to `stream` and what shows a run of `rounds` rounds there.
+
+    On a terminal (or with format rich) that is a live display, else one log line an event.
+    """
+    console = setup_logging(config.format, config.level, stream)
+    if console is None:
+        return EventLog(rounds)
+    from leader.reporting.terminal import (
+        TerminalDisplay,  # imported here because plain and JSON logs don't need rich
+    )
+
+    return TerminalDisplay(rounds, console)

@@ -1,0 +1,65 @@
+"""The whole run in one JSON object, summary.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from leader.evaluation.best_model import Best
+from leader.events import RunFinished, RunStarted
+from leader.storage.metrics_log import Record
+from utils.files import replace_file
+
+
+def summarize(
+    records: Sequence[Record],
+    started: RunStarted,
+    finished: RunFinished,
+    model_sha256: str,
+    refused: Mapping[str, int],
+    best: Best | None = None,
+) -> dict[str, object]:
+    """What the run came to; totals count all rounds, those before a resume too.
+
+    `test_accuracy` (or what else the task measures, as test_NAME) is that of the newest evaluated
+    model, from round `evaluated_round`; both are None if none was evaluated. `federated` is what
+    learners scored last, of the model of `federated_round`. `best` is what best.safetensors holds.
+    `refused` counts refused calls by kind, since the process began. `seconds` is training time;
+    `learners` the most in one round.
+    """
+    newest = next((record for record in reversed(records) if any(map(_of_test_split, record))), {})
+    at_learners = next((record for record in reversed(records) if "federated" in record), {})
+    return {
+        "run": started.run_id,
+        "model": started.model,
+        "parameters": started.parameters,
+        "dataset": started.dataset,
+        "exchange": started.exchange,
+        "learners": max((record["learners"] for record in records), default=0),
+        "rounds": finished.round,
+        "test_accuracy": newest.get("test_accuracy"),
+        **{name: value for name, value in newest.items() if _of_test_split(name)},
+        "evaluated_round": newest.get("round"),
+        "best": asdict(best) if best else None,
+        "federated": at_learners.get("federated"),
+        "federated_round": at_learners.get("round"),
+        "loss": records[-1]["loss"] if records else None,
+        "seconds": round(sum(record["seconds"] for record in records), 3),
+        "bytes_up": sum(record["bytes_up"] for record in records),
+        "bytes_down": sum(record["bytes_down"] for record in records),
+        "refused": dict(refused),
+        "stopped": finished.reason or None,
+        "stopped_early": finished.stopped_early or None,
+        "model_sha256": model_sha256,
+    }
+
+
+def _of_test_split(name: str) -> bool:
+    return name.startswith("test_")
+
+
+def write_summary(path: Path, summary: dict[str, object]) -> None:
+    """Write `summary` to `path`, whole or not at all."""
+    replace_file(path, (json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,227 @@
+"""The buffer of an asynchronous run (FedBuff): events in, actions out; no sockets, no clock, no tensors.
+
+Learners work at their own pace, each on a ticket: one part of the work, from the model of one
+round. Whoever's update comes in gets a new ticket at once, so a slow learner holds nobody up. When
+`target` updates are in, they are applied and committed as a round, and tickets go on over it; one
+that has become too old is given out anew. (Nguyen et al. 2022, "Federated Learning with Buffered
+Asynchronous Aggregation", algorithm 1.)
+
+    SELECTING --Begin--> TRAINING --target; quorum at the deadline--> APPLYING --StepApplied--> COMMITTED
+    COMMITTED --Begin--> TRAINING (next round)
+    TRAINING --deadline without quorum, or no learner left--> ABANDONED
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from leader.rounds.protocol import (
+    Abandon,
+    Accepted,
+    Action,
+    Assigned,
+    Begin,
+    CloseStep,
+    Commit,
+    Deserted,
+    Dispatch,
+    Event,
+    Outdated,
+    Phase,
+    RoundPlan,
+    StepApplied,
+    Tick,
+)
+from utils.errors import DuplicateUpdateError, LateUpdateError, WireError
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """Open work on a part: the round whose model it starts from, and its number among the part's tickets."""
+
+    round: int
+    turn: int
+
+
+@dataclass(frozen=True)
+class OpenWork:
+    """A ticket as a checkpoint keeps it."""
+
+    round: int  # that it was given out in
+    turn: int  # its number among the part's
+    version: int  # number of the model version that it starts from
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What the machine hands from round to round, and a checkpoint keeps."""
+
+    tickets: Mapping[str, Ticket]  # open ones, by part
+    turns: Mapping[str, int]  # tickets given out so far, by part
+    given: Mapping[str, int] = field(default_factory=dict)  # learner that each open ticket was given to
+
+
+#: Of the idle parts, which ones work next: (idle parts sorted, how many, number of tickets given out so far).
+Pick = Callable[[Sequence[str], int, int], Sequence[str]]
+
+
+class Buffer:
+    """One round of an asynchronous run, from the desk that the round before it left."""
+
+    def __init__(self, plan: RoundPlan, desk: Desk, *, at_work: int, max_staleness: int, pick: Pick) -> None:
+        self.plan = plan
+        self.phase = Phase.SELECTING
+        self.step = 0
+        self.deadline: float | None = None  # clock value at which to send a Tick
+        self._at_work = at_work or len(plan.parts)
+        self._max_staleness = max_staleness
+        self._pick = pick
+        self._holders: dict[str, int | None] = dict.fromkeys(plan.parts)
+        self._tickets = {part: ticket for part, ticket in desk.tickets.items() if part in self._holders}
+        self._turns = dict(desk.turns)
+        self._given = dict(desk.given)
+        self._inside: set[tuple[str, int]] = set()  # (part, turn) of the updates in the buffer
+        self._target = plan.target or len(plan.parts)
+
+    @property
+    def desk(self) -> Desk:
+        """Open tickets, for the next round or a checkpoint."""
+        given = {part: self._given[part] for part in self._tickets if part in self._given}
+        return Desk(dict(self._tickets), dict(self._turns), given)
+
+    def ticket(self, part: str) -> Ticket | None:
+        """The open ticket of a part."""
+        return self._tickets.get(part)
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Parts with an open ticket."""
+        return tuple(self._tickets) if self.phase is not Phase.ABANDONED else ()
+
+    def pending_of(self, learner: int) -> tuple[str, ...]:
+        """Parts on which `learner` has an open ticket."""
+        return tuple(part for part in self.pending if self._holders[part] == learner)
+
+    def owing(self) -> frozenset[int]:
+        """Learners with an open ticket."""
+        holders = (self._holders[part] for part in self._tickets)
+        return frozenset(learner for learner in holders if learner is not None)
+
+    def counted(self, part: str, turn: int) -> bool:
+        """Whether this round's buffer has the update of a part's ticket."""
+        return (part, turn) in self._inside
+
+    def refusal(self, round_: int, step: int, part: str) -> WireError | None:
+        """Why an update can't be counted now, or None if it can; `step` is the ticket's turn."""
+        if self.phase is Phase.ABANDONED:
+            return LateUpdateError(f"round {self.plan.round} was given up; wait for work")
+        if self.counted(part, step):
+            return DuplicateUpdateError(
+                f"this update for {part} is already counted in round {self.plan.round}"
+            )
+        if self._tickets.get(part) != Ticket(round_, step):
+            return LateUpdateError(
+                f"work on {part} from round {round_} is no longer open in round {self.plan.round}; wait for new work"
+            )
+        return None
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take one event at clock value `now` (seconds) and say what to do."""
+        match event:
+            case Begin(holders) if self.phase is Phase.SELECTING:
+                self._holders.update({part: holders.get(part) for part in self.plan.parts})
+                return self._open(now)
+            case Accepted(part, step) if self._open_ticket(part, step):
+                return self._accept(part, step)
+            case Assigned(part, learner) if part in self._holders:
+                return self._assign(part, learner)
+            case Outdated(part, step) if self._open_ticket(part, step):
+                del self._tickets[part]
+                return self._fill()
+            case StepApplied() if self.phase is Phase.APPLYING:
+                self.phase = Phase.COMMITTED
+                return [Commit()]
+            case Tick() if (
+                self.phase is Phase.TRAINING and self.deadline is not None and now >= self.deadline
+            ):
+                return self._expire()
+            case Deserted() if self.phase is Phase.TRAINING:
+                return self._abandon("no learner is left")
+            case _:
+                return []
+
+    def _open_ticket(self, part: str, step: int) -> bool:
+        ticket = self._tickets.get(part)
+        return self.phase is Phase.TRAINING and ticket is not None and ticket.turn == step
+
+    def _open(self, now: float) -> list[Action]:
+        self.phase = Phase.TRAINING
+        self.deadline = now + self.plan.deadline_s
+        for part, ticket in list(self._tickets.items()):
+            if self.plan.round - ticket.round > self._max_staleness:
+                del self._tickets[part]
+        moved = [part for part in self._tickets if self._given.get(part) != self._holders[part]]
+        return [*(action for part in moved for action in self._give(part)), *self._fill()]
+
+    def _give(self, part: str) -> list[Action]:
+        """Hand the open ticket of a part to its holder, if there is one."""
+        learner, ticket = self._holders[part], self._tickets.get(part)
+        if learner is None or ticket is None:
+            return []
+        self._given[part] = learner
+        return [Dispatch(learner, part, ticket.turn)]
+
+    def _fill(self) -> list[Action]:
+        """New tickets until enough parts are at work; those of parts that nobody holds don't count.
+
+        Should such a part get a learner again, it goes on, and so many more are at work for a while.
+        """
+        working = sum(self._holders[part] is not None for part in self._tickets)
+        idle = sorted(
+            part
+            for part, learner in self._holders.items()
+            if learner is not None and part not in self._tickets
+        )
+        count = min(self._at_work - working, len(idle))
+        if count <= 0:
+            return []
+        actions: list[Action] = []
+        for part in self._pick(idle, count, sum(self._turns.values())):
+            turn = self._turns.get(part, 0)
+            self._turns[part] = turn + 1
+            self._tickets[part] = Ticket(self.plan.round, turn)
+            actions += self._give(part)
+        return actions
+
+    def _accept(self, part: str, turn: int) -> list[Action]:
+        del self._tickets[part]
+        self._inside.add((part, turn))
+        if len(self._inside) >= self._target:
+            return self._close()
+        return self._fill()
+
+    def _assign(self, part: str, learner: int | None) -> list[Action]:
+        moved = self._holders[part] != learner
+        self._holders[part] = learner
+        if self.phase is not Phase.TRAINING or not moved:
+            return []
+        return [*self._give(part), *self._fill()]
+
+    def _close(self) -> list[Action]:
+        self.phase = Phase.APPLYING
+        self.deadline = None
+        return [CloseStep(0, tuple(sorted({part for part, _ in self._inside})))]
+
+    def _expire(self) -> list[Action]:
+        if len(self._inside) >= self.plan.quorum:
+            return self._close()
+        return self._abandon(
+            f"{len(self._inside)} of {self._target} updates in after {self.plan.deadline_s:g} s, "
+            f"{self.plan.quorum} are needed"
+        )
+
+    def _abandon(self, reason: str) -> list[Action]:
+        self.phase = Phase.ABANDONED
+        self.deadline = None
+        return [Abandon(reason)]

@@ -1,0 +1,121 @@
+"""What the round machines take in and give out: events and actions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+
+
+class Phase(Enum):
+    """Where a round stands."""
+
+    SELECTING = auto()  # not begun
+    TRAINING = auto()  # waiting for updates
+    APPLYING = auto()  # the exchange is closed, its optimizer step is being made
+    COMMITTED = auto()
+    ABANDONED = auto()
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """What a round is, decided before it begins."""
+
+    round: int  # 1-based
+    steps: int  # exchanges, at least 1
+    parts: tuple[str, ...]  # pieces of work in every exchange
+    quorum: int  # parts an exchange needs at its deadline, 1..len(parts)
+    deadline_s: float  # seconds an exchange may take
+    target: int = 0  # parts that close an exchange at once (over-selection); 0 = all of them
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Start the first exchange; `holders` says which learner has which part."""
+
+    holders: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The update of `part` for exchange `step` is in the sum."""
+
+    part: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """`part` now belongs to `learner`; None when nobody can do it at present."""
+
+    part: str
+    learner: int | None
+
+
+@dataclass(frozen=True)
+class StepApplied:
+    """The optimizer step of the closed exchange is done and its weights are published."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed."""
+
+
+@dataclass(frozen=True)
+class Deserted:
+    """No learner is left that could do any of the work."""
+
+
+@dataclass(frozen=True)
+class Outdated:
+    """The model that work `step` on `part` starts from is no longer served (asynchronous runs)."""
+
+    part: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Reopen:
+    """The open exchange, or the one that is being closed, begins anew, with `parts` alone.
+
+    What came of the others is void. Of `kept` the sum still has the update; all else must come again.
+    """
+
+    parts: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+
+
+Event = Begin | Accepted | Assigned | StepApplied | Tick | Deserted | Outdated | Reopen
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """Give `learner` the work order of `part` in exchange `step`."""
+
+    learner: int
+    part: str
+    step: int
+
+
+@dataclass(frozen=True)
+class CloseStep:
+    """Take the mean of exchange `step` and apply it."""
+
+    step: int
+    parts: tuple[str, ...]  # the parts that are in the sum
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The round's last step is applied: write it to disk."""
+
+
+@dataclass(frozen=True)
+class Abandon:
+    """The round failed and leaves no trace."""
+
+    reason: str
+
+
+Action = Dispatch | CloseStep | Commit | Abandon

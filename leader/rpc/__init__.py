@@ -1,0 +1,1 @@
+"""RPCs in, calls of the domain, answers out."""

@@ -1,0 +1,50 @@
+"""The gRPC server of one run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from leader.config import RunConfig
+from leader.rpc.service import LeaderService
+from utils.errors import ConfigError
+from utils.wire.rpc import SERVICE, server_options
+
+_GRACE_S = 2.0
+
+
+@asynccontextmanager
+async def serving(config: RunConfig, service: LeaderService) -> AsyncIterator[str]:
+    """The gRPC server with health checking and reflection; gives the address it listens on.
+
+    Raises ConfigError if the port is taken or the address is not this machine's.
+    """
+    listen, limits = config.listen, config.limits
+    # Every learner holds one session and makes a call or two beside it; the rest is abuse.
+    server = aio.server(
+        options=server_options(limits.message_bytes, limits.metadata_bytes, limits.window_bytes),
+        maximum_concurrent_rpcs=4 * limits.max_learners + 64,
+    )
+    server.add_generic_rpc_handlers((service.handler(),))
+    status = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError:
+        raise ConfigError(
+            f"can't listen on {listen}: the port is taken or the address is not this machine's; "
+            "choose another with --listen HOST:PORT"
+        ) from None
+    await server.start()
+    for name in ("", SERVICE):
+        await status.set(name, health_pb2.HealthCheckResponse.SERVING)
+    try:
+        yield f"{listen.rpartition(':')[0]}:{port}"
+    finally:
+        await status.enter_graceful_shutdown()
+        await server.stop(_GRACE_S)

@@ -1,0 +1,167 @@
+"""metrics.jsonl: a line a committed round."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from leader.events import Evaluated, EvaluationSkipped, Event, FederatedEvaluated, RoundCommitted
+from leader.metric_names import on_test_split
+from leader.storage.run_folder import RunFolder
+from utils.errors import ConfigError
+from utils.files import replace_file
+
+Record = dict[str, Any]  # one line of metrics.jsonl; a value that is not finite is None
+
+TEST, FEDERATED = "test", "federated"  # the evaluations that a line may wait for
+
+
+class MetricsLog:
+    """Event subscriber that writes metrics.jsonl, a line a committed round, in round order.
+
+    A line waits for its round's evaluations: those that `awaited(round)` names, and the learners'
+    scores at most until the next round is committed. Waiting lines are kept in a second small file,
+    so that killing the leader loses none.
+    On resume, rounds after `resumed_round` are dropped: they will be trained again.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        resumed_round: int = 0,
+        *,
+        awaited: Callable[[int], Iterable[str]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._folder = folder
+        self._awaited = awaited
+        self._clock = clock
+        self._records = _read_records(folder, resumed_round)
+        self._by_round = {record["round"]: record for record in self._records}
+        self._written = len(self._records)  # how many of the records, from the first, are in metrics.jsonl
+        self._waiting: dict[int, set[str]] = {}  # evaluations that rounds wait for
+        self._early: dict[int, Record] = {}  # evaluations that came before their round's commit
+        self._rewrite()
+        folder.pending_metrics.unlink(missing_ok=True)
+
+    @property
+    def records(self) -> list[Record]:
+        """All committed rounds so far in round order, those that wait for an evaluation included."""
+        return [dict(record) for record in self._records]
+
+    def on_event(self, event: Event) -> None:
+        """Take in a commit or what became of an evaluation; a round seen before is ignored."""
+        match event:
+            case RoundCommitted() if event.round not in self._by_round:
+                self._settle(event.round - 1, FEDERATED)
+                self._add(event)
+            case Evaluated():
+                metrics = on_test_split(event.metrics)
+                self._evaluated(event.round, TEST, {name: _finite(metrics[name]) for name in metrics})
+            case FederatedEvaluated():
+                self._evaluated(event.round, FEDERATED, {FEDERATED: event.scores})
+            case EvaluationSkipped():
+                self._settle(event.round, TEST)
+            case _:
+                return
+        self._write_settled()
+
+    def close(self) -> None:
+        """Write the lines whose evaluation never came, without it."""
+        self._waiting.clear()
+        self._write_settled()
+
+    def _add(self, event: RoundCommitted) -> None:
+        record = _record(event, self._clock())
+        waiting = set(self._awaited(event.round))
+        if event.round in self._early:
+            record |= self._early.pop(event.round)
+            waiting.discard(TEST)
+        self._waiting[event.round] = waiting
+        self._records.append(record)
+        self._by_round[event.round] = record
+
+    def _settle(self, round_: int, kind: str) -> None:
+        """The line of `round_` need not wait for this evaluation any longer."""
+        self._waiting.get(round_, set()).discard(kind)
+
+    def _evaluated(self, round_: int, kind: str, evaluation: Mapping[str, object]) -> None:
+        record = self._by_round.get(round_)
+        if record is None:
+            if kind == TEST:  # the learners' scores come after the commit, or are of the initial weights
+                self._early[round_] = dict(evaluation)
+            return
+        record.update(evaluation)
+        self._settle(round_, kind)
+        if self._written and round_ <= self._records[self._written - 1]["round"]:
+            self._rewrite()
+
+    def _write_settled(self) -> None:
+        settled = self._written
+        while settled < len(self._records) and not self._waiting.get(self._records[settled]["round"]):
+            self._waiting.pop(self._records[settled]["round"], None)
+            settled += 1
+        if settled > self._written:
+            with self._folder.metrics.open("ab") as file:
+                file.write(_lines(self._records[self._written : settled]))
+            self._written = settled
+        if settled < len(self._records):
+            replace_file(self._folder.pending_metrics, _lines(self._records[settled:]), sync=False)
+        else:
+            self._folder.pending_metrics.unlink(missing_ok=True)
+
+    def _rewrite(self) -> None:
+        replace_file(self._folder.metrics, _lines(self._records[: self._written]))
+
+
+def _record(event: RoundCommitted, now: float) -> Record:
+    return {
+        "round": event.round,
+        "loss": _finite(event.loss),
+        "seconds": round(event.seconds, 6),
+        "bytes_up": event.bytes_up,
+        "bytes_down": event.bytes_down,
+        "learners": event.learners,
+        "examples": event.examples,
+        "lr": event.lr,
+        "time": round(now, 3),
+    }
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None
+
+
+def _lines(records: list[Record]) -> bytes:
+    return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
+
+
+def _read_records(folder: RunFolder, resumed_round: int) -> list[Record]:
+    """The records of rounds up to `resumed_round`; a line cut off by a crash is passed over."""
+    by_round: dict[int, Record] = {}
+    for path in (folder.pending_metrics, folder.metrics):
+        if path.exists():
+            by_round |= {record["round"]: record for record in _whole_records(path)}
+    return [by_round[number] for number in sorted(by_round) if number <= resumed_round]
+
+
+def _whole_records(path: Path) -> list[Record]:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            record["round"] = int(record["round"])
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines):
+                break
+            raise ConfigError(
+                f"{path} line {number} is not a record of a round; mend or remove that line"
+            ) from error
+        records.append(record)
+    return records

@@ -1,0 +1,1 @@
+"""The training loop: cohort, plan, collect, aggregate, step, commit."""

@@ -1,0 +1,77 @@
+"""What a round adds up to beside its weights: losses, scores, who took part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+
+from leader.aggregation.aggregate import weighted_loss
+from leader.aggregation.base import Contribution, Result
+from leader.data.part import Part
+from leader.evaluation.federated import FederatedScores
+from leader.events import RoundCommitted, Spread
+from leader.learners.selection.history import PartReport, fold
+from leader.state import PartHistory
+from protos import leader_pb2
+
+
+class Tally:
+    """Collected from a round's beginning to its commit; given up with the round."""
+
+    def __init__(self, began: float, traffic: Traffic) -> None:
+        self._began = began
+        self._before = Traffic(traffic.up, traffic.down)
+        self._losses: dict[str, tuple[int, float]] = {}  # by step
+        self._learners: set[int] = set()
+        self._reports: dict[str, PartReport] = {}
+        self._scores = FederatedScores()
+
+    def counted(
+        self,
+        learner: int,
+        part: Part,
+        contribution: Contribution,
+        metrics: tuple[leader_pb2.Metric, ...],
+        seconds: float,
+    ) -> None:
+        """An update is in the sum, `seconds` after its work was given out."""
+        self._learners.add(learner)
+        self._reports[part.id] = PartReport(contribution.loss, seconds)
+        if metrics:
+            self._scores.add(part.id, metrics)
+
+    def applied(self, step: int, result: Result) -> None:
+        """An exchange is applied."""
+        self._losses[f"{step:08d}"] = (result.examples, result.loss)
+
+    def committed(self, round_: int, lr: float, now: float, traffic: Traffic) -> RoundCommitted:
+        """What is told about the round."""
+        return RoundCommitted(
+            round=round_,
+            loss=weighted_loss({key: pair for key, pair in self._losses.items() if math.isfinite(pair[1])}),
+            seconds=now - self._began,
+            bytes_up=traffic.up - self._before.up,
+            bytes_down=traffic.down - self._before.down,
+            learners=len(self._learners),
+            examples=sum(examples for examples, _ in self._losses.values()),
+            lr=lr,
+        )
+
+    def scores(self) -> Mapping[str, Spread]:
+        """What learners scored the round's first model with."""
+        return self._scores.spreads()
+
+    def history(
+        self, past: Mapping[str, PartHistory], round_: int, *, present: Container[str], absent: int
+    ) -> Mapping[str, PartHistory]:
+        """The history of parts with this round; see `fold`."""
+        return fold(past, round_, self._reports, present=present, absent=absent)
+
+
+@dataclass
+class Traffic:
+    """Payload bytes since the run began, framing included."""
+
+    up: int = 0  # learners to leader: updates
+    down: int = 0  # leader to learners: model and data

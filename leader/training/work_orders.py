@@ -1,0 +1,141 @@
+"""Work orders: everything that determines one learner's update, from the config and the round."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+
+from leader.aggregation.weighting import Facts, make_weighting
+from leader.config import RunConfig
+from leader.data.part import Part
+from leader.rounds.buffer import OpenWork
+from protos import leader_pb2
+from utils.schedule import Schedule
+
+
+class WorkPlanner:
+    """Turns (round, step, part, model version) into work orders."""
+
+    def __init__(self, config: RunConfig, run_id: str) -> None:
+        self._config = config
+        self._run_id = run_id
+        train = config.train
+        self.schedule = Schedule(train.schedule, train.lr, train.warmup)
+
+    def steps(self, parts: Iterable[Part]) -> int:
+        """Exchanges in a round with these parts."""
+        if self._config.exchange == "delta":
+            return 1
+        return self._config.train.local_steps or max(self._epoch_batches(part) for part in parts)
+
+    def local_steps(self, part: Part) -> int:
+        """Batches that a learner trains on for one update of this part."""
+        if self._config.exchange == "gradient":
+            return 1
+        return self._config.train.local_steps or self._epoch_batches(part)
+
+    def _epoch_batches(self, part: Part) -> int:
+        train = self._config.train
+        return train.local_epochs * math.ceil(part.examples / train.batch_size)
+
+    def progress(self, round_: int, step: int, steps: int) -> float:
+        """Fraction of the run that is done before this exchange."""
+        return (round_ - 1 + step / steps) / self._config.rounds
+
+    def lr(self, round_: int, step: int, steps: int) -> float:
+        """Learning rate when `step` exchanges of the round are done: that of the leader's own next step."""
+        return self.schedule.at(self.progress(round_, step, steps))
+
+    def local_lr(self, round_: int, step: int, steps: int) -> float:
+        """Sum of the learning rates of the local steps in this exchange, for SCAFFOLD; 0 in other runs.
+
+        SCAFFOLD's learners all make `train.local_steps`; elsewhere their number depends on what a learner
+        says that it has, and could be billions.
+        """
+        count = self._config.train.local_steps if self._config.train.control_variates else 0
+        start, end = self.progress(round_, step, steps), self.progress(round_, step + 1, steps)
+        spread = end - start
+        return sum(self.schedule.at(start + spread * i / count) for i in range(count))
+
+    def evaluates(self, round_: int) -> bool:
+        """Whether learners score the model of `round_` (0: the initial weights), at the start of the next one."""
+        every = self._config.evaluation.federated_every
+        return every > 0 and round_ % every == 0
+
+    def weight_bound(self, parts: Iterable[Part]) -> int:
+        """Largest total weight of a round's updates: one of each part, or a buffer full of any."""
+        weighting, size = make_weighting(self._config), self._config.buffer.size
+        weights = [weighting.weight(Facts(part.examples)) for part in parts]
+        return size * max(weights, default=0) if size else sum(weights)
+
+    def scoring(self, round_: int, part: Part, *, version: int) -> leader_pb2.WorkOrder:
+        """The work order that asks for scores of a model, and for no training."""
+        order = self.order(round_, 0, 1, part, version=version, first_exchange=0)
+        order.local_steps = 0
+        order.evaluate = True
+        order.ClearField("start_loss")
+        return self._sealed(order, part)
+
+    def ticket(self, part: Part, work: OpenWork, max_staleness: int) -> leader_pb2.WorkOrder:
+        """The work order of an asynchronous run; later work on a part goes on in its batches."""
+        order = self.order(work.round, 0, 1, part, version=work.version, first_exchange=0)
+        order.step = work.turn
+        order.first_batch = work.turn * order.local_steps
+        order.last_round = work.round + max_staleness
+        return self._sealed(order, part)
+
+    def order(
+        self, round_: int, step: int, steps: int, part: Part, *, version: int, first_exchange: int
+    ) -> leader_pb2.WorkOrder:
+        """The work order; `first_exchange` counts the exchanges of all rounds before this one."""
+        train = self._config.train
+        gradient = self._config.exchange == "gradient"
+        local_steps = self.local_steps(part)
+        order = leader_pb2.WorkOrder(
+            round=round_,
+            step=step,
+            version=version,
+            shard=part.shard,
+            seed=part.seed,
+            exchange=self._config.exchange,
+            first_batch=first_exchange + step if gradient else (round_ - 1) * local_steps,
+            local_steps=local_steps,
+            batch_size=train.batch_size,
+            progress_start=self.progress(round_, step, steps),
+            progress_end=self.progress(round_, step + 1, steps),
+            schedule=leader_pb2.Schedule(kind=train.schedule, lr=train.lr, warmup=train.warmup),
+            momentum=train.momentum,
+            weight_decay=train.weight_decay,
+            nesterov=train.nesterov,
+            augment=train.augment,
+            dtype=train.dtype,
+            label_smoothing=train.label_smoothing,
+            evaluate=self.evaluates(round_ - 1) and step == 0,
+            proximal_mu=train.proximal_mu,
+            control_variates=train.control_variates,
+            personal_lambda=train.personal_lambda,
+            start_loss=self._config.aggregate.weighting == "qfedavg",
+        )
+        if self._config.streaming.fragments:
+            self._stream(order)
+        return self._sealed(order, part)
+
+    def _stream(self, order: leader_pb2.WorkOrder) -> None:
+        """Fill in whose turn it is, and what the round before has changed."""
+        streaming = self._config.streaming
+        order.fragments = streaming.fragments
+        order.fragment = (order.round - 1) % streaming.fragments
+        if order.round > 1:
+            order.fresh = (order.round - 2) % streaming.fragments
+        # All learners take the fragment in before they send the change of the next.
+        order.overlap_steps = min(streaming.overlap_steps, order.local_steps - 1)
+        order.mix = streaming.mix
+
+    def _sealed(self, order: leader_pb2.WorkOrder, part: Part) -> leader_pb2.WorkOrder:
+        """`order` with the id that all its inputs together have."""
+        order.ClearField("work_id")
+        digest = hashlib.sha256(f"{self._run_id}:{part.id}:".encode())
+        digest.update(order.SerializeToString(deterministic=True))
+        order.work_id = f"{order.round}-{order.step}-{digest.hexdigest()[:32]}"
+        return order

@@ -1,0 +1,1 @@
+"""How a learner is registered and driven: by the session that it opens, or by being dialled."""

@@ -1,0 +1,139 @@
+"""LearnerService: control for a learner that the leader can dial."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health, health_pb2_grpc
+
+from learner.wire.connection import Connection
+from learner.work.worker import Worker
+from protos import leader_pb2, learner_pb2
+from utils.errors import ConfigError, FlockstepError, PayloadError
+from utils.wire.rpc import checked, raw, server_options
+from utils.wire.status import failures_told, status_of
+
+_CALL_TIMEOUT_S = 10.0
+_SILENCE_LEASES = 4  # heartbeats missed before the leader counts as gone
+
+
+class LearnerServer:
+    """Serves LearnerService at one address for as long as the learner lives."""
+
+    def __init__(self, address: str, worker: Worker) -> None:
+        self._address = address
+        self._worker = worker
+        self._connection: Connection | None = None
+        self._stop: leader_pb2.Stop | None = None
+        self._heard = asyncio.Event()
+        self._server = aio.server(options=server_options(), interceptors=(_Listener(self._heard),))
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The service as a handler to add to a server."""
+        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "StartTraining": _unary(self._start_training, learner_pb2.Empty.FromString),
+            "SyncModelState": _unary(self._sync_model_state, learner_pb2.ModelState.FromString),
+            "StopTraining": _unary(self._stop_training, learner_pb2.StopNotice.FromString),
+        }
+        return grpc.method_handlers_generic_handler("learner.LearnerService", methods)
+
+    async def start(self) -> None:
+        """Listen; raises ConfigError if the port is taken or the address is not this machine's."""
+        self._server.add_generic_rpc_handlers((self.handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), self._server)
+        try:
+            self._server.add_insecure_port(self._address)
+        except RuntimeError:
+            raise ConfigError(
+                f"--network-addr: can't listen on {self._address}: the port is taken or the address is not "
+                "this machine's; choose another, or leave it out (the learner then dials the leader)"
+            ) from None
+        await self._server.start()
+
+    async def run(self, connection: Connection) -> leader_pb2.Stop | None:
+        """Serve this registration; the leader's Stop, or None when it was silent for too long.
+
+        Raises UnreachableError or what the leader refused to tell its orders with.
+        """
+        self._connection = connection
+        silence_s = _SILENCE_LEASES * connection.run.heartbeat_s
+        try:
+            # What was ordered before this registration is not told again.
+            await self._take_work(connection)
+            while self._stop is None:
+                self._heard.clear()
+                async with asyncio.timeout(silence_s):
+                    await self._heard.wait()
+        except TimeoutError:
+            return None
+        finally:
+            self._connection = None
+        return self._stop
+
+    async def close(self) -> None:
+        """Stop listening."""
+        await self._server.stop(0.5)
+
+    async def _start_training(self, request: learner_pb2.Empty) -> learner_pb2.Ack:
+        connection = self._connection
+        if connection is None:
+            return learner_pb2.Ack(success=False, message="not registered yet")
+        try:
+            taken = await self._take_work(connection)
+        except FlockstepError as error:
+            return learner_pb2.Ack(success=False, message=str(error))
+        return learner_pb2.Ack(success=True, message=f"{taken} orders taken")
+
+    async def _take_work(self, connection: Connection) -> int:
+        request = leader_pb2.WorkRequest(token=connection.token)
+        with failures_told():
+            orders = (await connection.stub.get_work(request, _CALL_TIMEOUT_S)).orders
+        for order in orders:
+            self._worker.order(order)
+        return len(orders)
+
+    async def _sync_model_state(self, state: learner_pb2.ModelState) -> learner_pb2.Ack:
+        # An order names the version that it needs, so the model is fetched when it is needed.
+        self._worker.committed(state.committed_round)
+        return learner_pb2.Ack(success=True, message="noted")
+
+    async def _stop_training(self, notice: learner_pb2.StopNotice) -> learner_pb2.Ack:
+        self._stop = leader_pb2.Stop(reason=notice.reason, finished=notice.finished)
+        self._heard.set()
+        return learner_pb2.Ack(success=True, message="stopping")
+
+
+def _unary(
+    call: Callable[[Any], Awaitable[learner_pb2.Ack]], parse: Callable[[bytes], Any]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """The method `call`; bytes that are no request are refused by name."""
+    parsed = checked(parse)
+
+    async def answer(message: bytes, context: aio.ServicerContext[Any, Any]) -> learner_pb2.Ack:
+        try:
+            request = parsed(message)
+        except PayloadError as error:
+            await context.abort(status_of(error), f"learner: {error}")
+        return await call(request)
+
+    return grpc.unary_unary_rpc_method_handler(answer, raw, learner_pb2.Ack.SerializeToString)
+
+
+class _Listener(aio.ServerInterceptor):
+    """Notes every call as a sign of life from the leader."""
+
+    def __init__(self, heard: asyncio.Event) -> None:
+        self._heard = heard
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Pass the call on."""
+        self._heard.set()
+        return await continuation(handler_call_details)

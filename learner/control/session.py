@@ -1,0 +1,73 @@
+"""The session: the control stream that the learner opens and the leader pushes orders over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+from grpc import aio
+
+from learner.wire.connection import Connection
+from learner.work.worker import Worker
+from protos import leader_pb2
+from utils.wire.status import error_of
+
+_log = logging.getLogger(__name__)
+
+
+class Session:
+    """One Session stream, from hello to its end."""
+
+    def __init__(self, connection: Connection, worker: Worker) -> None:
+        self._connection = connection
+        self._worker = worker
+        self._outbox: asyncio.Queue[leader_pb2.LearnerMessage | None] = asyncio.Queue()
+
+    async def run(self) -> leader_pb2.Stop | None:
+        """Hand the leader's messages to the worker; its Stop, or None when the stream ended without.
+
+        Raises UnreachableError or what the leader refused the session with.
+        """
+        self._worker.report = lambda progress: self._put(leader_pb2.LearnerMessage(progress=progress))
+        self._put(leader_pb2.LearnerMessage(hello=leader_pb2.Hello(token=self._connection.token)))
+        heart = asyncio.ensure_future(self._beat())
+        try:
+            async for message in self._connection.stub.session(self._messages()):
+                match message.WhichOneof("kind"):
+                    case "work":
+                        self._worker.order(message.work)
+                    case "committed":
+                        self._worker.committed(message.committed.round)
+                    case "stop":
+                        stop: leader_pb2.Stop = message.stop
+                        return stop
+        except aio.AioRpcError as error:
+            raise error_of(error.code(), error.details() or "") from None
+        finally:
+            heart.cancel()
+            self._outbox.put_nowait(None)
+            self._worker.report = lambda progress: None
+        return None
+
+    def goodbye(self, reason: str) -> None:
+        """Leave: the leader gives this learner's shards to others at once."""
+        self._put(leader_pb2.LearnerMessage(goodbye=leader_pb2.Goodbye(reason=reason)))
+        self._outbox.put_nowait(None)
+
+    def failure(self, work_id: str, message: str) -> None:
+        """Tell the leader why this learner can't do a work order and leaves."""
+        self._put(leader_pb2.LearnerMessage(failure=leader_pb2.Failure(work_id=work_id, message=message)))
+        self._outbox.put_nowait(None)
+
+    def _put(self, message: leader_pb2.LearnerMessage) -> None:
+        self._outbox.put_nowait(message)
+
+    async def _messages(self) -> AsyncIterator[leader_pb2.LearnerMessage]:
+        while (message := await self._outbox.get()) is not None:
+            yield message
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._connection.run.heartbeat_s)
+            self._put(leader_pb2.LearnerMessage(heartbeat=leader_pb2.Heartbeat()))

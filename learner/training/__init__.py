@@ -1,0 +1,1 @@
+"""One learner's local training."""

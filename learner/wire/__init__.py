@@ -1,0 +1,1 @@
+"""Transfers between this learner and the leader, and the updates that travel."""

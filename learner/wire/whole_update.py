@@ -1,0 +1,52 @@
+"""An update as it travels: kept until its round is committed, so that it can be sent again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from learner.training.update import Update
+from protos import leader_pb2
+from utils import faults
+from utils.codecs.files import File
+from utils.wire.framing import frames
+
+
+@dataclass(frozen=True)
+class HeldUpdate:
+    """One order's update, encoded."""
+
+    work_id: str
+    round: int
+    last_round: int  # the commit of this round ends the work
+    file: File
+    said: leader_pb2.UpdateHeader  # without token
+
+    @classmethod
+    def of(cls, order: leader_pb2.WorkOrder, update: Update, file: File) -> HeldUpdate:
+        """The update that answers `order`, in its file."""
+        said = leader_pb2.UpdateHeader(
+            work_id=order.work_id,
+            examples=update.examples,
+            total_bytes=file.total_bytes,
+            crc32=file.crc32,
+            loss=update.loss,
+            seconds=update.seconds,
+            metrics=[
+                leader_pb2.Metric(name=name, value=score.value, examples=score.examples)
+                for name, score in update.scores.items()
+            ],
+            start_loss=update.start_loss,
+        )
+        return cls(order.work_id, order.round, order.last_round or order.round, file, said)
+
+    def messages(self, token: bytes, chunk_bytes: int, offset: int = 0) -> Iterator[bytes]:
+        """The AccumulateGradients stream, framed, from byte `offset` of the file on."""
+        said = leader_pb2.UpdateHeader(token=token, offset=offset)
+        said.MergeFrom(self.said)
+        yield leader_pb2.GradientData(header=said).SerializeToString()
+        header = self.file.header
+        body = self.file.body.data[max(0, offset - len(header)) :]
+        for message in frames(header[offset:], body, chunk_bytes):
+            yield message
+            faults.reach("learner.uploading", self.round)

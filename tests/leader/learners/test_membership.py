@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import pytest
+
+from leader.learners.membership import Member, Membership, OwnData
+from protos import leader_pb2
+from utils.errors import IncompatibleError, LimitError, NameTakenError, PayloadError, UnknownLearnerError
+from utils.version import PROTOCOL
+
+SESSION, PLAIN = leader_pb2.CONTROL_SESSION, leader_pb2.CONTROL_PLAIN
+
+
+def full(name: str = "a", token: bytes = b"") -> leader_pb2.LearnerInfo:
+    return leader_pb2.LearnerInfo(
+        protocol=PROTOCOL, name=name, token=token, device="cpu (1 thread)", control=SESSION
+    )
+
+
+def plain(address: str = "") -> leader_pb2.LearnerInfo:
+    return leader_pb2.LearnerInfo(network_addr=address)
+
+
+def members(most: int = 10, lease_s: float = 5.0) -> Membership:
+    return Membership(max_learners=most, lease_s=lease_s)
+
+
+def joined(register: Membership, info: leader_pb2.LearnerInfo, peer: str = "ipv4:1.1.1.1:1") -> Member:
+    member, new = register.register(info, peer, 0.0)
+    assert new
+    return member
+
+
+def test_learners_are_numbered_from_one_in_the_order_they_come() -> None:
+    register = members()
+    assert [joined(register, full(name)).learner_id for name in ("b", "a", "c")] == [1, 2, 3]
+    assert [member.name for member in register] == ["b", "a", "c"]
+    assert len(register) == 3
+
+
+def test_tokens_are_sixteen_bytes_and_secret() -> None:
+    register = members()
+    tokens = {joined(register, full(str(i))).token for i in range(10)}
+    assert len(tokens) == 10
+    assert {len(token) for token in tokens} == {16}
+    member = next(iter(register))
+    assert member.token.hex() not in repr(member)
+    assert repr(member.token) not in repr(member)
+
+
+def test_a_learner_is_found_by_its_token_alone() -> None:
+    register = members()
+    member = joined(register, full())
+    assert register.by_token(member.token) is member
+    for wrong in (b"", b"x" * 16, member.token[:-1]):
+        with pytest.raises(UnknownLearnerError, match="register again"):
+            register.by_token(wrong)
+
+
+def test_a_learner_without_a_name_gets_one_of_its_own() -> None:
+    register = members()
+    names = {joined(register, full("")).name for _ in range(5)}
+    assert len(names) == 5
+    assert all(name.startswith("learner-") for name in names)
+
+
+def test_a_name_in_use_is_refused_without_its_token() -> None:
+    register = members()
+    first = joined(register, full())
+    first.connected = True
+    for token in (b"", b"x" * 16):
+        with pytest.raises(NameTakenError, match="a learner named 'a' is connected already"):
+            register.register(full(token=token), "peer", 1.0)
+    assert register.by_token(first.token) is first
+
+
+def test_a_learner_that_proves_itself_keeps_its_id_and_gets_a_new_token() -> None:
+    register = members(most=1)
+    first = joined(register, full())
+    first.connected = True
+    again, new = register.register(full(token=first.token), "peer", 1.0)
+    assert not new
+    assert again.learner_id == first.learner_id
+    assert register.get(first.learner_id) is again
+    assert again.token != first.token
+    with pytest.raises(UnknownLearnerError):
+        register.by_token(first.token)
+
+
+def test_a_learner_whose_connection_is_gone_may_come_back_without_its_token() -> None:
+    register = members()
+    first = joined(register, full())
+    again, new = register.register(full(), "peer", 1.0)
+    assert (new, again.learner_id) == (False, first.learner_id)
+
+
+def test_a_name_keeps_its_id_after_the_learner_left() -> None:
+    register = members()
+    first, second = joined(register, full("a")), joined(register, full("b"))
+    assert register.remove(first)
+    assert register.get(first.learner_id) is None
+    assert joined(register, full("a")).learner_id == first.learner_id
+    assert joined(register, full("c")).learner_id == second.learner_id + 1
+
+
+def test_ids_stay_unique_when_many_names_come_and_go() -> None:
+    register = members(most=2)
+    stays = joined(register, full("stays"))
+    seen = {stays.learner_id}
+    for i in range(2000):
+        member = joined(register, full(f"guest-{i}"))
+        assert member.learner_id not in seen
+        seen.add(member.learner_id)
+        register.remove(member)
+    again, _ = register.register(full("stays", stays.token), "peer", 1.0)
+    assert again.learner_id == stays.learner_id
+    assert len(register._known_ids) < 1000
+
+
+def test_only_the_registration_that_holds_can_be_removed() -> None:
+    register = members()
+    first = joined(register, full())
+    second, _ = register.register(full(token=first.token), "peer", 1.0)
+    assert not register.remove(first)
+    assert register.by_token(second.token) is second
+    assert register.remove(second)
+    assert not register.remove(second)
+    with pytest.raises(UnknownLearnerError):
+        register.by_token(second.token)
+
+
+def test_no_more_learners_than_the_limit_are_taken_until_one_leaves() -> None:
+    register = members(most=2)
+    first = joined(register, full("a"))
+    joined(register, full("b"))
+    with pytest.raises(LimitError, match=r"2 learners are registered, no more are taken"):
+        register.register(full("c"), "peer", 1.0)
+    register.remove(first)
+    joined(register, full("c"))
+
+
+# --- plain learners ------------------------------------------------------------------------
+
+
+def test_a_plain_learner_is_told_by_its_address_its_connection_or_its_host() -> None:
+    register = members()
+    a = joined(register, plain("10.0.0.1:9"), "ipv4:10.0.0.1:111")
+    b = joined(register, plain("10.0.0.1:8"), "ipv4:10.0.0.1:222")
+    c = joined(register, plain(), "ipv4:10.0.0.3:333")
+    assert register.by_address("10.0.0.1:9", "ipv4:10.0.0.1:999") is a
+    assert register.by_address("", "ipv4:10.0.0.1:222") is b
+    assert register.by_address("10.0.0.1:8", "ipv4:10.0.0.1:111") is b  # what it says comes first
+    assert register.by_address("", "ipv4:10.0.0.3:444") is c
+    for stranger in ("ipv4:10.0.0.1:999", "ipv4:10.0.0.30:333"):
+        with pytest.raises(UnknownLearnerError, match="can't tell which learner"):
+            register.by_address("", stranger)
+
+
+def test_a_full_learner_is_never_found_without_its_token() -> None:
+    register = members()
+    info = full()
+    info.network_addr = "10.0.0.1:9"
+    joined(register, info, "ipv4:10.0.0.1:111")
+    with pytest.raises(UnknownLearnerError):
+        register.by_address("10.0.0.1:9", "ipv4:10.0.0.1:111")
+
+
+def test_a_plain_learner_that_registers_again_is_the_same_one() -> None:
+    register = members()
+    first = joined(register, plain("10.0.0.1:9"))
+    again, new = register.register(plain("10.0.0.1:9"), "ipv4:1.1.1.1:2", 1.0)
+    assert (new, again.learner_id) == (False, first.learner_id)
+    assert again.link is first.link
+
+
+def test_a_full_learner_cannot_take_a_plain_ones_name() -> None:
+    register = members()
+    joined(register, plain("host"))
+    with pytest.raises(NameTakenError):
+        register.register(full("plain-host"), "peer", 1.0)
+
+
+# --- leases --------------------------------------------------------------------------------
+
+
+def test_a_lease_runs_out_when_nothing_is_heard_and_plain_learners_have_none() -> None:
+    register = members(lease_s=5.0)
+    a, b = joined(register, full("a")), joined(register, full("b"))
+    joined(register, plain("c"))
+    register.touch(b, 2.0)
+    assert register.next_expiry() == 5.0
+    assert register.expired(4.999) == []
+    assert register.expired(5.0) == [a]
+    assert register.expired(7.0) == [a, b]
+    register.remove(a)
+    assert register.next_expiry() == 7.0
+    register.remove(b)
+    assert register.next_expiry() is None
+
+
+# --- what is said at registration ----------------------------------------------------------
+
+
+def test_own_data_is_kept_as_it_was_told() -> None:
+    info = full()
+    info.own_data.CopyFrom(leader_pb2.OwnData(examples=7, classes=10, fingerprint="ff"))
+    assert joined(members(), info).own_data == OwnData(7, 10, "ff")
+    assert joined(members(), full()).own_data is None
+
+
+def test_tags_device_and_memory_are_kept_and_plain_learners_have_none() -> None:
+    info = full()
+    info.tags.extend(["site-a", "b", "b"])
+    info.device_kind, info.memory_bytes = "cuda", (1 << 64) - 1
+    member = joined(members(), info)
+    assert member.tags == {"site-a", "b"}
+    assert (member.device_kind, member.memory_bytes) == ("cuda", (1 << 64) - 1)
+    member = joined(members(), plain())
+    assert (member.tags, member.device_kind, member.memory_bytes) == (frozenset(), "", 0)
+
+
+def tagged(*tags: str) -> leader_pb2.LearnerInfo:
+    return leader_pb2.LearnerInfo(tags=tags)
+
+
+def own(examples: int) -> leader_pb2.LearnerInfo:
+    info = full()
+    info.own_data.CopyFrom(leader_pb2.OwnData(examples=examples, classes=10))
+    return info
+
+
+@pytest.mark.parametrize(
+    ("info", "kind", "message"),
+    [
+        (
+            leader_pb2.LearnerInfo(protocol=PROTOCOL + 1),
+            IncompatibleError,
+            f"this leader {PROTOCOL}; install",
+        ),
+        (full("a b"), PayloadError, "name 'a b' is not 1 to 64 of letters"),
+        (full("a\n"), PayloadError, "is not 1 to 64 of letters"),
+        (full("é"), PayloadError, "is not 1 to 64 of letters"),
+        (full("a" * 65), PayloadError, "is not 1 to 64 of letters"),
+        (full("../a"), PayloadError, "is not 1 to 64 of letters"),
+        (plain("a" * 257), PayloadError, "text of 257 characters in LearnerInfo"),
+        (plain("a\x1b[2J"), PayloadError, "printable, at most 256"),
+        (leader_pb2.LearnerInfo(device="\n"), PayloadError, "printable, at most 256"),
+        (leader_pb2.LearnerInfo(release="\x00"), PayloadError, "printable, at most 256"),
+        (tagged("a", ""), PayloadError, "2 tags in LearnerInfo; at most 16, each of 1 to 32 letters"),
+        (tagged("a,b"), PayloadError, "1 tags in LearnerInfo; at most 16"),
+        (tagged("a" * 33), PayloadError, "each of 1 to 32 letters"),
+        (tagged("é"), PayloadError, "each of 1 to 32 letters"),
+        (tagged(*["a"] * 17), PayloadError, "17 tags in LearnerInfo; at most 16"),
+        (leader_pb2.LearnerInfo(device_kind="cuda\n"), PayloadError, "is no kind of device, such as cpu"),
+        (leader_pb2.LearnerInfo(device_kind="a" * 17), PayloadError, "is no kind of device"),
+        (own(0), PayloadError, "own_data.examples is 0; it must be from 1 to"),
+        (own(1 << 40), PayloadError, "it must be from 1 to"),
+    ],
+)
+def test_a_registration_that_cannot_be_is_refused(
+    info: leader_pb2.LearnerInfo, kind: type[Exception], message: str
+) -> None:
+    register = members()
+    with pytest.raises(kind, match=message):
+        register.register(info, "peer", 0.0)
+    assert len(register) == 0
+
+
+def test_the_longest_name_and_tags_and_the_largest_data_set_are_taken() -> None:
+    most = [letter * 32 for letter in "abcdefghijklmnop"]
+    assert joined(members(), tagged(*most)).tags == set(most)
+    assert joined(members(), full("a" * 64)).name == "a" * 64
+    assert joined(members(), own((1 << 40) - 1)).own_data == OwnData((1 << 40) - 1, 10, "")

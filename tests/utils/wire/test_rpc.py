@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protos import leader_pb2
+from utils.wire.rpc import channel_options, parse_chunk, parse_down, parse_upload, server_options
+
+HEADER = leader_pb2.UpdateHeader(token=b"t" * 16, work_id="w", examples=7)
+
+
+def chunk_of(message: bytes) -> bytes:
+    parsed = parse_upload(message)
+    return bytes(parsed) if isinstance(parsed, memoryview) else parsed.chunk
+
+
+@given(st.binary(max_size=300))
+def test_a_chunk_alone_needs_no_message_object(chunk: bytes) -> None:
+    message = leader_pb2.GradientData(chunk=chunk).SerializeToString()
+    parsed = parse_upload(message)
+    assert isinstance(parsed, memoryview)
+    assert parsed == chunk
+
+
+@given(st.binary(max_size=300))
+def test_a_header_comes_with_the_chunk_beside_it(chunk: bytes) -> None:
+    sent = leader_pb2.GradientData(chunk=chunk, header=HEADER)
+    assert parse_upload(sent.SerializeToString()) == sent
+
+
+pieces = st.builds(leader_pb2.Piece, number=st.integers(0, 99), total_bytes=st.integers(0, 1 << 40))
+uploads = st.builds(
+    leader_pb2.GradientData,
+    chunk=st.binary(max_size=300),
+    header=st.none() | st.just(HEADER),
+    piece=st.none() | pieces,
+)
+downloads = st.builds(
+    leader_pb2.ModelChunk,
+    chunk=st.binary(max_size=300),
+    piece=st.none() | pieces,
+    stepped=st.none() | st.builds(leader_pb2.Stepped, version=st.integers(0, 1 << 62)),
+    redo=st.none() | st.builds(leader_pb2.Redo, attempt=st.integers(0, 9)),
+)
+
+
+@given(uploads)
+def test_an_upload_message_with_any_fields_is_read_whole(sent: leader_pb2.GradientData) -> None:
+    parsed = parse_upload(sent.SerializeToString())
+    if isinstance(parsed, memoryview):
+        assert leader_pb2.GradientData(chunk=bytes(parsed)) == sent
+    else:
+        assert parsed == sent
+        assert sent.HasField("header") or sent.HasField("piece")
+
+
+@given(downloads)
+def test_a_download_message_with_any_fields_is_read_whole(sent: leader_pb2.ModelChunk) -> None:
+    parsed = parse_down(sent.SerializeToString())
+    if isinstance(parsed, memoryview):
+        assert leader_pb2.ModelChunk(chunk=bytes(parsed)) == sent
+    else:
+        assert parsed == sent
+        assert sent.HasField("piece") or sent.HasField("stepped") or sent.HasField("redo")
+
+
+@pytest.mark.parametrize(
+    ("message", "chunk"),
+    [
+        pytest.param(b"\x0a\x01x\x78\x05", b"x", id="a field of a later release behind"),
+        pytest.param(b"\x78\x05\x0a\x01x", b"x", id="a field of a later release in front"),
+        pytest.param(b"\x0a\x01x\x0a\x02yz", b"yz", id="the chunk twice: the last counts"),
+        pytest.param(b"\x0a\x82\x00xy", b"xy", id="a length in more bytes than it needs"),
+        pytest.param(b"\x8a\x00\x02xy", b"xy", id="a tag in more bytes than it needs"),
+        pytest.param(b"\x0a\x00", b"", id="an empty chunk that is spelt out"),
+        pytest.param(b"", b"", id="an empty message"),
+    ],
+)
+def test_every_encoding_of_a_chunk_is_understood(message: bytes, chunk: bytes) -> None:
+    assert leader_pb2.GradientData.FromString(message).chunk == chunk
+    assert chunk_of(message) == chunk
+    assert parse_chunk(message) == chunk
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_read_as_the_generated_parser_reads_them(message: bytes) -> None:
+    try:
+        expected = leader_pb2.GradientData.FromString(message)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            parse_upload(message)
+        return
+    assert chunk_of(message) == expected.chunk
+
+
+def test_either_side_fixes_what_it_lets_in_of_a_stream() -> None:
+    for options in (channel_options(window_bytes=70_000), server_options(window_bytes=70_000)):
+        assert dict(options)["grpc.http2.lookahead_bytes"] == 70_000
+        assert dict(options)["grpc.http2.bdp_probe"] == 0
+        assert len(dict(options)) == len(options)

@@ -1,0 +1,1 @@
+"""Settings: typed schema, keys, scalars, flags and spelling."""

@@ -1,0 +1,1 @@
+"""What leader and learner both need on the wire: payloads, framing, RPC options, status codes."""

@@ -1,0 +1,193 @@
+"""Channels, server options and the hand-framed methods that leader and learner agree on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc import aio
+
+from protos import leader_pb2
+from utils.errors import PayloadError
+from utils.wire.framing import unframe
+
+SERVICE = "leader.LeaderService"
+MAX_MESSAGE_BYTES = 8 << 20  # one message; streams are cut far below this
+WINDOW_BYTES = 2 << 20  # of a stream that its receiver has not read
+
+
+def channel_options(
+    message_bytes: int = MAX_MESSAGE_BYTES, window_bytes: int = WINDOW_BYTES
+) -> tuple[tuple[str, int], ...]:
+    """gRPC options of a channel; keepalive holds an idle session open through NAT tables.
+
+    Many of those forget a connection after 60 s or less without a packet.
+    """
+    return (
+        ("grpc.max_send_message_length", message_bytes),
+        ("grpc.max_receive_message_length", message_bytes),
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
+        # Left to itself gRPC lets in as much of a stream that is not read as its estimate of bandwidth times
+        # delay allows. On a busy machine that is a whole update for each learner that waits; and on a slow
+        # link so much of it queues up that what permits the other direction to go on comes seconds late.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", window_bytes),
+    )
+
+
+def server_options(
+    message_bytes: int = MAX_MESSAGE_BYTES,
+    metadata_bytes: int = 16 << 10,
+    window_bytes: int = WINDOW_BYTES,
+) -> tuple[tuple[str, int], ...]:
+    """gRPC options of a server: those of a channel, and bounds on what a peer may do."""
+    return (
+        *channel_options(message_bytes, window_bytes),
+        ("grpc.max_metadata_size", metadata_bytes),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        # A second program on the same port must fail with "port taken", not share it.
+        ("grpc.so_reuseport", 0),
+    )
+
+
+T = TypeVar("T")
+UploadMessage = memoryview | leader_pb2.GradientData
+
+
+def checked(parse: Callable[[bytes], T]) -> Callable[[bytes], T]:
+    """`parse`, with PayloadError for bytes that are no message.
+
+    gRPC itself would log a traceback and answer UNKNOWN, or hand the caller None for an answer.
+    """
+
+    def parse_or_refuse(message: bytes) -> T:
+        try:
+            return parse(message)
+        except DecodeError as error:
+            raise PayloadError(f"bytes that are no message of this contract: {error}") from None
+
+    return parse_or_refuse
+
+
+async def _checked_each(messages: AsyncIterator[bytes], parse: Callable[[bytes], T]) -> AsyncIterator[T]:
+    parsed = checked(parse)
+    async for message in messages:
+        yield parsed(message)
+
+
+def raw(message: bytes) -> bytes:
+    """(De)serialiser of messages that are framed by hand."""
+    return message
+
+
+def parse_upload(message: bytes) -> UploadMessage:
+    """The chunk of a GradientData message without a copy; the whole message if it holds more."""
+    chunk = unframe(message)
+    return leader_pb2.GradientData.FromString(message) if chunk is None else chunk
+
+
+def parse_chunk(message: bytes) -> memoryview:
+    """The chunk of a ModelChunk or DataChunk message without a copy where it holds nothing else."""
+    chunk = unframe(message)
+    return memoryview(leader_pb2.ModelChunk.FromString(message).chunk) if chunk is None else chunk
+
+
+DownMessage = memoryview | leader_pb2.ModelChunk
+
+
+def parse_down(message: bytes) -> DownMessage:
+    """The chunk of a ModelChunk message without a copy; the whole message if it holds more."""
+    chunk = unframe(message)
+    return checked(leader_pb2.ModelChunk.FromString)(message) if chunk is None else chunk
+
+
+class LeaderStub:
+    """The leader's methods as a learner calls them; payload streams skip message objects."""
+
+    def __init__(self, channel: aio.Channel) -> None:
+        self._channel = channel
+
+    async def register(self, info: leader_pb2.LearnerInfo, timeout: float) -> leader_pb2.AckWithMetadata:
+        """RegisterLearner."""
+        call = self._channel.unary_unary(
+            f"/{SERVICE}/RegisterLearner",
+            request_serializer=leader_pb2.LearnerInfo.SerializeToString,
+            response_deserializer=raw,
+        )
+        return checked(leader_pb2.AckWithMetadata.FromString)(await call(info, timeout=timeout))
+
+    async def get_work(self, request: leader_pb2.WorkRequest, timeout: float) -> leader_pb2.WorkOrders:
+        """GetWork."""
+        call = self._channel.unary_unary(
+            f"/{SERVICE}/GetWork",
+            request_serializer=leader_pb2.WorkRequest.SerializeToString,
+            response_deserializer=raw,
+        )
+        return checked(leader_pb2.WorkOrders.FromString)(await call(request, timeout=timeout))
+
+    async def get_upload(self, request: leader_pb2.UploadRequest, timeout: float) -> leader_pb2.UploadStatus:
+        """GetUpload."""
+        call = self._channel.unary_unary(
+            f"/{SERVICE}/GetUpload",
+            request_serializer=leader_pb2.UploadRequest.SerializeToString,
+            response_deserializer=raw,
+        )
+        return checked(leader_pb2.UploadStatus.FromString)(await call(request, timeout=timeout))
+
+    def get_model(self, request: leader_pb2.Empty) -> AsyncIterator[memoryview]:
+        """GetModel: the chunks of one safetensors file."""
+        call = self._channel.unary_stream(
+            f"/{SERVICE}/GetModel",
+            request_serializer=leader_pb2.Empty.SerializeToString,
+            response_deserializer=raw,
+        )
+        return _checked_each(aiter(call(request)), parse_chunk)
+
+    def get_data(self, request: leader_pb2.LearnerDataRequest) -> AsyncIterator[memoryview]:
+        """GetData: the chunks of one safetensors file."""
+        call = self._channel.unary_stream(
+            f"/{SERVICE}/GetData",
+            request_serializer=leader_pb2.LearnerDataRequest.SerializeToString,
+            response_deserializer=raw,
+        )
+        return _checked_each(aiter(call(request)), parse_chunk)
+
+    async def accumulate(self, messages: AsyncIterator[bytes] | Iterator[bytes]) -> leader_pb2.Ack:
+        """AccumulateGradients with messages that are framed already."""
+        call = self._channel.stream_unary(
+            f"/{SERVICE}/AccumulateGradients",
+            request_serializer=raw,
+            response_deserializer=raw,
+        )
+        return checked(leader_pb2.Ack.FromString)(await call(messages))
+
+    def exchange(self) -> aio.StreamStreamCall[bytes, bytes]:
+        """ExchangeGradients: GradientData messages are written, ModelChunk messages read, all as bytes."""
+        call = self._channel.stream_stream(
+            f"/{SERVICE}/ExchangeGradients", request_serializer=raw, response_deserializer=raw
+        )
+        return call()
+
+    def session(
+        self, messages: AsyncIterator[leader_pb2.LearnerMessage]
+    ) -> AsyncIterator[leader_pb2.LeaderMessage]:
+        """Session: sends `messages`, gives what the leader pushes."""
+        call = self._channel.stream_stream(
+            f"/{SERVICE}/Session",
+            request_serializer=leader_pb2.LearnerMessage.SerializeToString,
+            response_deserializer=raw,
+        )
+        return _checked_each(aiter(call(messages)), leader_pb2.LeaderMessage.FromString)
+
+
+def rpc_message(error: grpc.RpcError | aio.AioRpcError) -> str:
+    """One line about a failed call, for people."""
+    if isinstance(error, aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return str(error).splitlines()[0]
