@@ -43,14 +43,17 @@ fuzz: $(INSTALLED) ## a million mutated inputs for every payload kind and RPC; A
 demo: $(INSTALLED) ## train with a leader and two learners here; DATA=DIR holds CIFAR-10
 	@$(BIN)/python -m scripts.demo $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-bench: $(INSTALLED) ## measure; DATA=DIR holds CIFAR-10; QUICK=1 takes some minutes
-	$(BIN)/python -m benchmarks $(if $(DATA),--data "$(DATA)") $(if $(QUICK),--quick) $(ARGS)
+# Results go to runs/; PUBLISH=1 writes over the committed ones in docs/benchmarks instead.
+STUDY = $(if $(DATA),--data "$(DATA)") $(if $(QUICK),--quick) $(if $(PUBLISH),--publish) $(ARGS)
+
+bench: $(INSTALLED) ## measure, into runs/bench; DATA=DIR holds CIFAR-10; QUICK=1 takes some minutes
+	$(BIN)/python -m benchmarks $(STUDY)
 
 federated: $(INSTALLED) ## the table of federated algorithms on CIFAR-10 (DATA=DIR), 2 hours; QUICK=1 takes 10 minutes
-	$(BIN)/python -m benchmarks.federated $(if $(DATA),--data "$(DATA)") $(if $(QUICK),--quick) $(ARGS)
+	$(BIN)/python -m benchmarks.federated $(STUDY)
 
 attacks: $(INSTALLED) ## the table of attacks against robust rules on CIFAR-10 (DATA=DIR); QUICK=1 takes some minutes
-	$(BIN)/python -m benchmarks.attacks $(if $(DATA),--data "$(DATA)") $(if $(QUICK),--quick) $(ARGS)
+	$(BIN)/python -m benchmarks.attacks $(STUDY)
 
 clean: ## remove what make has built; runs/ and data/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

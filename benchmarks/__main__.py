@@ -13,17 +13,17 @@ from rich.console import Console
 from benchmarks.entries import ENTRIES
 from benchmarks.machine import describe_machine
 from benchmarks.overview import NAME, overview
-from benchmarks.result import Result, SkippedError, table
+from benchmarks.result import Result, SkippedError, add_folder_flags, check_published_whole, table
 from scripts.children import ProgramFailedError, StoppedError
 
-RESULTS = Path(__file__).parents[1] / "docs" / "benchmarks"
+USUAL = Path("runs/bench")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer repeats: some minutes in all")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results; docs/benchmarks")
+    add_folder_flags(parser, str(USUAL))
     parser.add_argument(
         "--data", type=Path, default=Path("data"), help="folder that CIFAR-10 is in or goes to; data"
     )
@@ -31,6 +31,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if unknown := sorted(set(options.names) - set(ENTRIES)):
         parser.error(f"no entry {', '.join(unknown)}; there are {', '.join(ENTRIES)}")
+    check_published_whole(parser, options)
+    options.out = options.out or USUAL
     return options
 
 
@@ -52,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if results:
         console.print(table(results))
         (options.out / NAME).write_text(overview(options.out, tuple(ENTRIES)), encoding="utf-8")
+        console.print(f"results are in {options.out}", highlight=False)
     missed = not all(target.met for result in results for target in result.targets)
     return 1 if failed or missed else 0
 

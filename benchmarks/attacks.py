@@ -18,11 +18,11 @@ from rich.table import Table
 
 from benchmarks.attacked_run import ATTACKS
 from benchmarks.machine import describe_machine, in_words
+from benchmarks.result import add_folder_flags, check_published_whole
 from benchmarks.study import Trial, read_curve, run_trials
 from utils.datasets import find_cifar10
 from utils.errors import DataError, FlockstepError
 
-RESULTS = Path(__file__).parents[1] / "docs" / "benchmarks"
 LEARNERS = 20
 SHARES = (0.0, 0.2, 0.4)
 
@@ -169,11 +169,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--runs", type=Path, default=Path("runs"), help="folder that the runs are kept in; runs"
     )
-    parser.add_argument(
-        "--out", type=Path, help="folder for the results; docs/benchmarks, or --runs if quick"
-    )
+    add_folder_flags(parser, "that of the runs")
     parser.add_argument("--at-once", type=int, default=2, help="runs at the same time, one thread each; 2")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    check_published_whole(parser, options)
+    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -182,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     size = QUICK if options.quick else FULL
     folder = options.runs / ("attacks-quick" if options.quick else "attacks")
-    out = options.out or (folder if options.quick else RESULTS)
+    out = options.out or folder
     places = [cell for cell in cells(size) if cell.possible]
     try:
         if find_cifar10(options.data) is None:

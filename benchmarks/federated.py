@@ -19,11 +19,11 @@ from rich.table import Table
 
 from benchmarks.federated_plot import draw_federated
 from benchmarks.machine import describe_machine, in_words
+from benchmarks.result import add_folder_flags, check_published_whole
 from benchmarks.study import Curve, Trial, read_curve, run_trials
 from utils.datasets import find_cifar10
 from utils.errors import DataError, FlockstepError
 
-RESULTS = Path(__file__).parents[1] / "docs" / "benchmarks"
 CENTRALISED = "centralised"
 LEARNERS = 10
 
@@ -171,14 +171,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--runs", type=Path, default=Path("runs"), help="folder that the runs are kept in; runs"
     )
-    parser.add_argument(
-        "--out", type=Path, help="folder for the results; docs/benchmarks, or --runs if quick"
-    )
+    add_folder_flags(parser, "that of the runs")
     parser.add_argument(
         "--rounds", type=int, help=f"rounds of a run; {FULL.rounds}, or {QUICK.rounds} if quick"
     )
     parser.add_argument("--at-once", type=int, default=2, help="runs at the same time, one thread each; 2")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    check_published_whole(parser, options)
+    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     size = QUICK if options.quick else FULL
     size = replace(size, rounds=options.rounds or size.rounds)
     folder = options.runs / f"federated-{size.rounds}-rounds{'-quick' if options.quick else ''}"
-    out = options.out or (folder if options.quick else RESULTS)
+    out = options.out or folder
     try:
         if find_cifar10(options.data) is None:
             raise DataError(f"no CIFAR-10 in {options.data}; name its folder with --data DIR")

@@ -1,15 +1,39 @@
-"""What an entry found: figures, ratios between them and a target, as JSON and as rows of a table."""
+"""What an entry found: figures, ratios and a target, as JSON and as rows of a table; and where that is kept."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from benchmarks.spread import Spread
+
+#: The results that are committed, and quoted by README and docs.
+PUBLISHED = Path(__file__).parents[1] / "docs" / "benchmarks"
+
+
+def add_folder_flags(parser: argparse.ArgumentParser, usual: str) -> None:
+    """Add `--out`, by default None for the `usual` folder, and `--publish`, which sets it to the committed one."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--out", type=Path, metavar="DIR", help=f"folder for the results; {usual}")
+    where.add_argument(
+        "--publish",
+        dest="out",
+        action="store_const",
+        const=PUBLISHED,
+        help="write over the committed results in docs/benchmarks; not with --quick",
+    )
+
+
+def check_published_whole(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse, as a wrong flag, to publish what a quick look measured."""
+    if options.quick and options.out == PUBLISHED:
+        parser.error("--publish: a quick look is not published; leave out --quick, or give --out DIR")
 
 
 class SkippedError(Exception):
