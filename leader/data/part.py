@@ -1,7 +1,9 @@
 """A part: one piece of a round's work."""
 
 from __future__ import annotations
+
 from dataclasses import dataclass
+
 from utils.seeds import derive_seed
 
 
