@@ -11,7 +11,7 @@ from leader.config import RunConfig
 from leader.config.rules import least_updates
 from leader.data.part import Part
 from leader.learners.selection.base import Candidate
-from leader.learners.selection.registry import make_policy
+from leader.learners.selection.policies import make_policy
 from leader.learners.workforce import Workforce
 from leader.rounds.buffer import Buffer, Desk
 from leader.rounds.deadline import Deadlines

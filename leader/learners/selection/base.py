@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+from leader.learners.selection.draws import raw_draws
 from leader.state import History
 
 
@@ -18,7 +19,33 @@ class Candidate:
     examples: int
 
 
-class Policy(Protocol):
+@dataclass(frozen=True)
+class Draw:
+    """What a policy picks from, `size` of more candidates."""
+
+    candidates: Sequence[Candidate]  # by the names of their parts
+    size: int
+    history: History
+    seed: int
+    round: int
+
+    def raw(self, more: int = 0) -> list[int]:
+        """Random integers below 2**64, one a candidate, and `more`."""
+        return raw_draws(len(self.candidates) + more, seed=self.seed, round_=self.round)
+
+    @property
+    def examples(self) -> list[int]:
+        """Of each candidate."""
+        return [candidate.examples for candidate in self.candidates]
+
+    @property
+    def losses(self) -> list[float | None]:
+        """The loss that each candidate told last; None if it never did."""
+        pasts = [self.history.get(candidate.part) for candidate in self.candidates]
+        return [None if past is None or math.isnan(past.loss) else past.loss for past in pasts]
+
+
+class Policy(ABC):
     """Draws the parts of a round."""
 
     def choose(
@@ -28,20 +55,12 @@ class Policy(Protocol):
 
         Depends on the arguments alone, and not on the order of candidates or history.
         """
-        ...
+        ordered = sorted(candidates, key=lambda candidate: candidate.part)
+        picked: Iterable[int] = range(len(ordered))
+        if 0 < size < len(ordered):
+            picked = self.pick(Draw(ordered, size, history, seed, round_))
+        return tuple(sorted(ordered[i].part for i in picked))
 
-
-def in_order(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates by the names of their parts."""
-    return sorted(candidates, key=lambda candidate: candidate.part)
-
-
-def names(candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    """The parts of the candidates, sorted."""
-    return tuple(sorted(candidate.part for candidate in candidates))
-
-
-def last_loss(history: History, part: str) -> float | None:
-    """The loss that the part told last; None if it never did."""
-    known = history.get(part)
-    return None if known is None or math.isnan(known.loss) else known.loss
+    @abstractmethod
+    def pick(self, draw: Draw) -> Iterable[int]:
+        """Positions of `draw.size` different candidates, in any order."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from leader.learners.selection.base import Candidate, in_order, last_loss, names
-from leader.learners.selection.draws import raw_draws, smallest, unit, weighted
+from leader.learners.selection.base import Candidate, Draw, Policy
+from leader.learners.selection.draws import smallest, unit, weighted
 from leader.state import History, PartHistory
 
 _EXPLORE_FIRST, _EXPLORE_LAST, _EXPLORE_DECAY = 0.9, 0.2, 0.98
@@ -18,7 +18,7 @@ _PENALTY = 2.0  # alpha of the paper
 
 
 @dataclass(frozen=True)
-class Oort:
+class Oort(Policy):
     """Explores a share of parts never seen, and draws the rest among the most useful ones.
 
     Lai et al. 2021, https://arxiv.org/abs/2010.06081, algorithm 1. The utility of a part is its statistical
@@ -34,25 +34,18 @@ class Oort:
     draws the same next cohort.
     """
 
-    def choose(
-        self, candidates: Sequence[Candidate], size: int, history: History, *, seed: int, round_: int
-    ) -> tuple[str, ...]:
-        """See Policy.choose; a part that never told a loss counts as never seen."""
-        ordered = in_order(candidates)
-        if not 0 < size < len(ordered):
-            return names(ordered)
-        *draws, last = raw_draws(len(ordered) + 1, seed=seed, round_=round_)
-        seen = [i for i, c in enumerate(ordered) if last_loss(history, c.part) is not None]
-        unseen = sorted(set(range(len(ordered))) - set(seen))
+    def pick(self, draw: Draw) -> Iterable[int]:
+        """See Policy.pick; a part that never told a loss counts as never seen."""
+        *raw, last = draw.raw(more=1)
+        seen = [i for i, loss in enumerate(draw.losses) if loss is not None]
+        unseen = sorted(set(range(len(raw))) - set(seen))
         # Rounded up or down by the draw, so that small cohorts explore in some rounds and not in others.
-        explored = min(len(unseen), math.floor(exploration(round_) * size + unit(last)))
-        explored = max(explored, size - len(seen))
-        new = [unseen[i] for i in smallest([draws[i] for i in unseen], explored)]
-        known = [ordered[i] for i in seen]
-        useful = _draw_useful(
-            utilities(known, history, round_=round_), size - explored, [draws[i] for i in seen]
-        )
-        return names([*(ordered[i] for i in new), *(known[i] for i in useful)])
+        explored = min(len(unseen), math.floor(exploration(draw.round) * draw.size + unit(last)))
+        explored = max(explored, draw.size - len(seen))
+        new = [unseen[i] for i in smallest([raw[i] for i in unseen], explored)]
+        values = utilities([draw.candidates[i] for i in seen], draw.history, round_=draw.round)
+        useful = _draw_useful(values, draw.size - explored, [raw[i] for i in seen])
+        return [*new, *(seen[i] for i in useful)]
 
 
 def exploration(round_: int) -> float:

@@ -5,7 +5,7 @@ from collections import Counter
 from itertools import permutations
 
 from leader.learners.selection.base import Candidate
-from leader.learners.selection.by_examples import ByExamples
+from leader.learners.selection.policies import ByExamples
 
 SIZES = {"a": 1, "b": 2, "c": 3, "d": 10, "e": 0}
 PARTS = [Candidate(part, examples) for part, examples in SIZES.items()]

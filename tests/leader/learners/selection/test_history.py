@@ -10,7 +10,7 @@ import pytest
 from leader.config import CohortConfig
 from leader.learners.selection.base import Candidate
 from leader.learners.selection.history import PartReport, fold
-from leader.learners.selection.registry import make_policy
+from leader.learners.selection.policies import make_policy
 from leader.state import PartHistory, RunState
 from leader.storage.checkpoint import load_checkpoint, save_checkpoint
 

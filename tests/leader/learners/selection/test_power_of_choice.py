@@ -4,7 +4,7 @@ import math
 from collections import Counter
 
 from leader.learners.selection.base import Candidate
-from leader.learners.selection.power_of_choice import PowerOfChoice
+from leader.learners.selection.policies import PowerOfChoice
 from leader.state import PartHistory
 
 PARTS = [Candidate(f"p{i}", 5) for i in range(6)]

@@ -4,7 +4,7 @@ from collections import Counter
 
 from leader.learners.selection.base import Candidate
 from leader.learners.selection.history import PartReport, fold
-from leader.learners.selection.round_robin import RoundRobin
+from leader.learners.selection.policies import RoundRobin
 from leader.state import PartHistory
 
 PARTS = [Candidate(f"p{i}", 5) for i in range(7)]

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections import Counter
 
 from leader.learners.selection.base import Candidate
-from leader.learners.selection.uniform import Uniform
+from leader.learners.selection.policies import Uniform
 
 PARTS = [Candidate(f"shard-{i:05d}", i + 1) for i in range(10)]
 

@@ -12,12 +12,8 @@ from hypothesis import strategies as st
 
 from leader.config import CohortConfig
 from leader.learners.selection.base import Candidate, Policy
-from leader.learners.selection.by_examples import ByExamples
 from leader.learners.selection.oort import Oort
-from leader.learners.selection.power_of_choice import PowerOfChoice
-from leader.learners.selection.registry import make_policy
-from leader.learners.selection.round_robin import RoundRobin
-from leader.learners.selection.uniform import Uniform
+from leader.learners.selection.policies import ByExamples, PowerOfChoice, RoundRobin, Uniform, make_policy
 from leader.state import PartHistory
 
 POLICIES: list[Policy] = [Uniform(), ByExamples(), RoundRobin(), PowerOfChoice(), PowerOfChoice(3), Oort()]
