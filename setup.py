@@ -24,6 +24,7 @@ setup(
         ]
     ),
     package_data={"": ["py.typed"], "protos": ["*.proto", "*.pyi"]},
+    entry_points={"console_scripts": ["flockstep = scripts.command:main"]},
     install_requires=[
         f"grpcio>={GENERATOR},<2",
         f"grpcio-health-checking>={GENERATOR},<2",

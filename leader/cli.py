@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 from leader.config import RunConfig
-from leader.config.yaml_file import SCHEMA, read_config
+from leader.config.yaml_file import SCHEMA, dump_schema, read_config
 from utils.errors import ConfigError
 from utils.settings.flags import SETTINGS, FlagParser, key_table, paragraph
 from utils.settings.scalars import show
@@ -74,9 +75,9 @@ class Command:
 def parse(argv: list[str], environ: Mapping[str, str]) -> Command:
     """The command that `argv` (without the program's name) and the environment give.
 
-    Raises ConfigError with one line for each problem; `--help` and `--version` raise SystemExit.
+    Raises ConfigError with one line for each problem; `--help`, `--version` and `--print-schema` raise SystemExit.
     """
-    options = _parser().parse_or_raise(argv, _set_spellings())
+    options = make_parser().parse_or_raise(argv, _set_spellings())
     run = _run_file(options.resume) if options.resume else {}
     file = read_config(options.config) if options.config else {}
     environment = SCHEMA.from_environment(environ, IGNORED)
@@ -90,7 +91,8 @@ def parse(argv: list[str], environ: Mapping[str, str]) -> Command:
     return Command(config, options.resume, options.print_config)
 
 
-def _parser() -> FlagParser:
+def make_parser() -> FlagParser:
+    """The leader's flags."""
     parser = FlagParser(
         "python -m leader", "%(prog)s [--config FILE] [--set KEY=VALUE ...] [flags]", _DESCRIPTION
     )
@@ -107,6 +109,9 @@ def _parser() -> FlagParser:
         parser.add_key(flag, SCHEMA.keys[name], metavar)
     parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with the run in this folder")
     parser.add_argument("--print-config", action="store_true", help="print the config as YAML and exit")
+    parser.add_argument(
+        "--print-schema", action=_PrintSchema, nargs=0, help="print the JSON Schema of such a file and exit"
+    )
     changeable = ", ".join(f"{name}*" if name.endswith(".") else name for name in RESUMABLE)
     parser.epilog = "\n".join(
         [
@@ -117,6 +122,14 @@ def _parser() -> FlagParser:
         ]
     )
     return parser
+
+
+class _PrintSchema(argparse.Action):
+    """Prints what the keys of a config file are, and exits, as `--help` does."""
+
+    def __call__(self, *_: Any) -> NoReturn:
+        print(dump_schema(), end="")
+        raise SystemExit(0)
 
 
 def _assignment(text: str) -> tuple[str, str, str]:

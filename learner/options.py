@@ -131,9 +131,14 @@ def parse(argv: list[str], environ: Mapping[str, str]) -> LearnerOptions:
 
     Raises ConfigError with one line for each problem; `--help` and `--version` raise SystemExit.
     """
+    options = make_parser().parse_or_raise(argv, {})
+    return SCHEMA.build({**SCHEMA.from_environment(environ), **SCHEMA.from_text(options.__dict__[SETTINGS])})
+
+
+def make_parser() -> FlagParser:
+    """The learner's flags."""
     parser = FlagParser("python -m learner", "%(prog)s --leader HOST:PORT [flags]", _DESCRIPTION)
     for name, key in SCHEMA.keys.items():
         parser.add_key(f"--{name.replace('_', '-')}", key, _METAVARS.get(name, ""))
     parser.epilog = paragraph(_ENVIRONMENT)
-    options = parser.parse_or_raise(argv, {})
-    return SCHEMA.build({**SCHEMA.from_environment(environ), **SCHEMA.from_text(options.__dict__[SETTINGS])})
+    return parser

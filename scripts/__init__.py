@@ -1,1 +1,13 @@
-"""Programs around a run, started with `python -m scripts.NAME`."""
+"""Programs around a run, started with `flockstep NAME` or `python -m scripts.NAME`."""
+
+import sys
+from pathlib import Path
+
+if sys.argv[:1] == [
+    "-m"
+]:  # while Python looks for what `python -m` names; the working directory comes first then
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from utils.shadowing import refuse_shadows
+
+    sys.path.pop(0)
+    refuse_shadows("leader", "learner", "model", "protos", "utils")

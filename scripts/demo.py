@@ -30,8 +30,8 @@ ROUNDS = 7
 STOPPED = 130  # the shell's exit code for Ctrl-C
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options of the command line."""
+def make_parser() -> argparse.ArgumentParser:
+    """The flags of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.demo",
         description=__doc__,
@@ -50,7 +50,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any setting of the leader"
     )
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    return make_parser().parse_args(argv)
 
 
 def choose_source(folder: Path) -> str:

@@ -81,6 +81,16 @@ class Split:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The options of the command line; raises ConfigError."""
+    options = make_parser().parse_or_raise(argv, {})
+    if options.out is not None and len(options.alpha) > 1:
+        raise ConfigError("--out: parts of several --alpha can't be in one folder; give one --alpha")
+    if options.kind not in SKEWED and len(options.alpha) > 1:
+        raise ConfigError(f"--alpha: {options.kind} does not depend on it; use --kind dirichlet or quantity")
+    return options
+
+
+def make_parser() -> FlagParser:
+    """The flags of the command line."""
     parser = FlagParser("python -m scripts.partition", "%(prog)s [flags]", _DESCRIPTION)
     parser.add_argument(
         "--data", default="cifar10", metavar="SOURCE", help="cifar10, synthetic, a folder or a file [cifar10]"
@@ -108,12 +118,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--plot", type=Path, default=Path("partition.png"), metavar="FILE", help="picture [partition.png]"
     )
-    options = parser.parse_or_raise(argv, {})
-    if options.out is not None and len(options.alpha) > 1:
-        raise ConfigError("--out: parts of several --alpha can't be in one folder; give one --alpha")
-    if options.kind not in SKEWED and len(options.alpha) > 1:
-        raise ConfigError(f"--alpha: {options.kind} does not depend on it; use --kind dirichlet or quantity")
-    return options
+    return parser
 
 
 def _whole(text: str) -> int:

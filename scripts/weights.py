@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import save
@@ -21,16 +22,21 @@ Write the initial weights of a task of your own to a safetensors file. A leader 
   python -m leader --set model.name= --set model.weights=start.safetensors --data none --set data.holder=learner"""
 
 
-def main(argv: list[str]) -> int:
-    """Build the model and write it; returns the exit code."""
+def make_parser() -> FlagParser:
+    """The flags of the command line."""
     parser = FlagParser("python -m scripts.weights", "%(prog)s --task MODULE:NAME --out FILE", _DESCRIPTION)
     parser.add_argument(
         "--task", required=True, metavar="MODULE:NAME", help="the task, as package.module:Name"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="safetensors file to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights [0]")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build the model and write it; returns the exit code."""
     try:
-        options = parser.parse_or_raise(argv, {})
+        options = make_parser().parse_or_raise(sys.argv[1:] if argv is None else argv, {})
         model = FlatModel(load_task(options.task, "--task").build_model(options.seed))
         options.out.write_bytes(save(tensors_of(model), weights_metadata(model.layout)))
     except FlockstepError as error:
@@ -44,4 +50,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import yaml
@@ -28,6 +29,13 @@ def dump_config(config: RunConfig) -> str:
         entry = f"{'  ' if owner else ''}{leaf}: {to_yaml(value)}"
         lines.append(f"{entry:<{_COMMENT_COLUMN}}  # {SCHEMA.keys[name].description}")
     return "\n".join(lines) + "\n"
+
+
+def dump_schema() -> str:
+    """The JSON Schema (draft 2020-12) of such a file, with which editors complete and check one."""
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    schema = {"$schema": dialect, **RunConfig.model_json_schema(), "title": "Config of a Flockstep run"}
+    return json.dumps(schema, indent=2) + "\n"
 
 
 def read_config(path: Path) -> dict[str, Given]:

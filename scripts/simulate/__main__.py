@@ -31,6 +31,13 @@ _EPILOG = "All flags of python -m leader are taken as well; --learners is the nu
 
 def parse(argv: Sequence[str]) -> tuple[Options, list[str]]:
     """The simulation's own options, and the arguments that are the leader's; raises ConfigError."""
+    own, rest = make_parser().parse_known_args(argv)
+    options = Options(own.workers, own.ray, own.speed_spread, own.parts, own.device, display=True)
+    return options, rest
+
+
+def make_parser() -> FlagParser:
+    """The simulation's own flags."""
     parser = FlagParser(
         "python -m scripts.simulate", "%(prog)s [flags] [flags of python -m leader]", _DESCRIPTION
     )
@@ -64,9 +71,7 @@ def parse(argv: Sequence[str]) -> tuple[Options, list[str]]:
     )
     parser.add_argument("--device", default="cpu", help="where to train: cpu, cuda, cuda:N [cpu]")
     parser.epilog = paragraph(_EPILOG)
-    own, rest = parser.parse_known_args(argv)
-    options = Options(own.workers, own.ray, own.speed_spread, own.parts, own.device, display=True)
-    return options, rest
+    return parser
 
 
 def _whole(text: str) -> int:
