@@ -11,17 +11,13 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.attacked_run import ATTACKS
 from benchmarks.machine import describe_machine, in_words
-from benchmarks.result import add_folder_flags, check_published_whole
-from benchmarks.study import Trial, read_curve, run_trials
-from utils.datasets import find_cifar10
-from utils.errors import DataError, FlockstepError
+from benchmarks.study import Trial, parse_study, read_curve, run_study
 
 LEARNERS = 20
 SHARES = (0.0, 0.2, 0.4)
@@ -163,17 +159,9 @@ def markdown(size: Size, accuracies: Accuracies, machine: Mapping[str, object]) 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.attacks", description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with CIFAR-10; data")
-    parser.add_argument("--quick", action="store_true", help="two attacks and few rounds: some minutes")
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), help="folder that the runs are kept in; runs"
+    return parse_study(
+        argv, "python -m benchmarks.attacks", __doc__, "two attacks and few rounds: some minutes"
     )
-    add_folder_flags(parser, "that of the runs")
-    parser.add_argument("--at-once", type=int, default=2, help="runs at the same time, one thread each; 2")
-    options = parser.parse_args(argv)
-    check_published_whole(parser, options)
-    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -184,17 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = options.runs / ("attacks-quick" if options.quick else "attacks")
     out = options.out or folder
     places = [cell for cell in cells(size) if cell.possible]
-    try:
-        if find_cifar10(options.data) is None:
-            raise DataError(f"no CIFAR-10 in {options.data}; name its folder with --data DIR")
-        trials = [cell.trial(size) for cell in places]
-        run_trials(trials, options.data, folder, console, at_once=options.at_once)
-    except FlockstepError as error:
-        console.print(f"error: {error}", style="red", highlight=False)
-        return 1
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on here")
-        return 130
+    if code := run_study([cell.trial(size) for cell in places], folder, options, console):
+        return code
     accuracies = {cell: read_curve(folder / cell.name).accuracy for cell in places}
     machine = describe_machine()
     out.mkdir(parents=True, exist_ok=True)

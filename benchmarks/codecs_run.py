@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.fleet import set_flags
 from scripts.children import Program, run_together
 from scripts.demo import free_port
 
@@ -54,8 +55,7 @@ def read_outcome(run: Path) -> Outcome:
 def _train(path: Path, settings: Mapping[str, object], parts: Sequence[Path]) -> None:
     address = f"127.0.0.1:{free_port()}"
     assignments = {**settings, "listen": address, "learners": len(parts), "run_dir": path / "run"}
-    flags = [flag for key, value in assignments.items() for flag in ("--set", f"{key}={_text(value)}")]
-    leader = _program("leader", path, "leader", *flags)
+    leader = _program("leader", path, "leader", *set_flags(assignments))
     learners = [
         _program(
             name, path, "learner", "--leader", address, "--threads", "1", "--name", name, "--data", str(part)
@@ -70,7 +70,3 @@ def _program(name: str, path: Path, module: str, *flags: str) -> Program:
     return Program(
         name, ("env", "OMP_NUM_THREADS=1", sys.executable, "-m", module, *flags), path / f"{name}.log"
     )
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -13,7 +13,6 @@ from contextlib import nullcontext
 from datetime import timedelta
 from typing import NoReturn
 
-import torch
 import torch.distributed as dist
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
@@ -21,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks.ddp_store import LinkedStore
 from benchmarks.step_time_gate import Ticket, steps_of
 from benchmarks.step_time_link import LINKS, through
-from benchmarks.step_time_work import Work, add_arguments, make_optimizer
+from benchmarks.step_time_work import make_optimizer, parse_work
 
 RANKS = 2
 _PATIENCE = timedelta(minutes=10)
@@ -32,10 +31,7 @@ def main() -> NoReturn:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ddp_rank", description=__doc__)
     parser.add_argument("--rank", type=int, required=True)
     parser.add_argument("--port", type=int, required=True, help="of the store, which rank 0 opens")
-    add_arguments(parser)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    work = Work(options)
+    options, work = parse_work(parser)
     _join(options.rank, options.port)
     model = DistributedDataParallel(work.module)
     optimizer = make_optimizer(model)

@@ -19,10 +19,7 @@ from rich.table import Table
 
 from benchmarks.federated_plot import draw_federated
 from benchmarks.machine import describe_machine, in_words
-from benchmarks.result import add_folder_flags, check_published_whole
-from benchmarks.study import Curve, Trial, read_curve, run_trials
-from utils.datasets import find_cifar10
-from utils.errors import DataError, FlockstepError
+from benchmarks.study import Curve, Trial, parse_study, read_curve, run_study
 
 CENTRALISED = "centralised"
 LEARNERS = 10
@@ -165,20 +162,10 @@ def markdown(curves: Curves, size: Size, machine: Mapping[str, object]) -> str:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.federated", description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with CIFAR-10; data")
-    parser.add_argument("--quick", action="store_true", help="one seed and few rounds: 10 minutes")
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), help="folder that the runs are kept in; runs"
+    rounds = f"rounds of a run; {FULL.rounds}, or {QUICK.rounds} if quick"
+    return parse_study(
+        argv, "python -m benchmarks.federated", __doc__, "one seed and few rounds: 10 minutes", rounds=rounds
     )
-    add_folder_flags(parser, "that of the runs")
-    parser.add_argument(
-        "--rounds", type=int, help=f"rounds of a run; {FULL.rounds}, or {QUICK.rounds} if quick"
-    )
-    parser.add_argument("--at-once", type=int, default=2, help="runs at the same time, one thread each; 2")
-    options = parser.parse_args(argv)
-    check_published_whole(parser, options)
-    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -189,16 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     size = replace(size, rounds=options.rounds or size.rounds)
     folder = options.runs / f"federated-{size.rounds}-rounds{'-quick' if options.quick else ''}"
     out = options.out or folder
-    try:
-        if find_cifar10(options.data) is None:
-            raise DataError(f"no CIFAR-10 in {options.data}; name its folder with --data DIR")
-        run_trials(trials(size), options.data, folder, console, at_once=options.at_once)
-    except FlockstepError as error:
-        console.print(f"error: {error}", style="red", highlight=False)
-        return 1
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on here")
-        return 130
+    if code := run_study(trials(size), folder, options, console):
+        return code
     curves = read(size, folder)
     out.mkdir(parents=True, exist_ok=True)
     machine = describe_machine()

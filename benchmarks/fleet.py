@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from benchmarks.probe import PROBE_FILE, Reading, read_probe
+from benchmarks.probe import PROBE_FILE, WHOLE, Reading, read_probe
 from benchmarks.spread import Spread
 from scripts.children import Program, run_together
 from scripts.demo import free_port
 
 #: Data that costs nothing: a few drawn images, tested on once at the end of the run.
-_DATA = ("data.source=synthetic", "data.train_examples=64", "data.test_examples=10", "evaluation.every=0")
+TOY_DATA: Mapping[str, object] = {
+    "data.source": "synthetic",
+    "data.train_examples": 64,
+    "data.test_examples": 10,
+    "evaluation.every": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -36,17 +42,8 @@ def run_fleet(model: str, *, learners: int, rounds: int, warmup: int) -> FleetRu
     """
     with tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch:
         folder = Path(scratch)
-        address = f"127.0.0.1:{free_port()}"
-        settings = (
-            f"model.name={model}",
-            f"rounds={rounds + warmup}",
-            f"learners={learners}",
-            f"listen={address}",
-            f"run_dir={folder / 'run'}",
-            *_DATA,
-        )
-        flags = [flag for setting in settings for flag in ("--set", setting)]
-        leader = probed_program("leader", folder, "benchmarks.small_leader", *flags)
+        settings = {"model.name": model, "rounds": rounds + warmup, "learners": learners, **TOY_DATA}
+        leader, address = probed_leader(folder, settings)
         crew = [
             probed_program(f"learner-{number}", folder, "benchmarks.noop_learner", "--leader", address)
             for number in range(1, learners + 1)
@@ -65,11 +62,26 @@ def run_fleet(model: str, *, learners: int, rounds: int, warmup: int) -> FleetRu
         )
 
 
-def probed_program(name: str, folder: Path, module: str, *flags: str) -> Program:
+def probed_leader(
+    folder: Path, settings: Mapping[str, object], *, whole: bool = False
+) -> tuple[Program, str]:
+    """A leader that runs in `folder`, and its address; `whole` readings have descriptors and tasks too."""
+    address = f"127.0.0.1:{free_port()}"
+    flags = set_flags({**settings, "listen": address, "run_dir": folder / "run"})
+    module = "benchmarks.small_leader"
+    return probed_program("leader", folder, module, *flags, whole=whole), address
+
+
+def set_flags(settings: Mapping[str, object]) -> list[str]:
+    """These config keys on the leader's command line."""
+    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+
+
+def probed_program(name: str, folder: Path, module: str, *flags: str, whole: bool = False) -> Program:
     """`python -m module` under `name`, which leaves its readings in NAME.probe and its output in NAME.log."""
-    # `env` sets the variable for this one process.
-    probe = f"{PROBE_FILE}={folder / name}.probe"
-    return Program(name, ("env", probe, sys.executable, "-m", module, *flags), folder / f"{name}.log")
+    # `env` sets the variables for this one process.
+    probe = (f"{PROBE_FILE}={folder / name}.probe", f"{WHOLE}={1 if whole else ''}")
+    return Program(name, ("env", *probe, sys.executable, "-m", module, *flags), folder / f"{name}.log")
 
 
 def clock_s(readings: list[Reading]) -> Spread:

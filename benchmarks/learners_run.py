@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.fleet import clock_s, cpu_s, probed_program
+from benchmarks.fleet import clock_s, cpu_s, probed_leader, probed_program
 from benchmarks.probe import read_probe
 from benchmarks.spread import Spread
 from benchmarks.tcp_bytes import TcpBytes
 from scripts.children import run_together
-from scripts.demo import free_port
 
 #: The learners say that they hold data, so the leader has none, and tests nothing.
-_OWN_DATA = ("data.source=none", "data.holder=learner", "evaluation.every=0")
+_OWN_DATA: Mapping[str, object] = {"data.source": "none", "data.holder": "learner", "evaluation.every": 0}
 
 
 @dataclass(frozen=True)
@@ -34,27 +33,15 @@ class CrowdRun:
     wire_ratio: float  # bytes of the whole run that the kernel counted, to those that the leader did
 
 
-def run_crowd(
-    model: str, *, learners: int, rounds: int, warmup: int, settings: Sequence[str] = ()
-) -> CrowdRun:
+def run_crowd(model: str, *, learners: int, rounds: int, warmup: int) -> CrowdRun:
     """Train `rounds` + `warmup` rounds of one delta exchange with a crowd.
 
     Raises ProgramFailedError with the end of the log of a process that failed.
     """
     with tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch:
         folder = Path(scratch)
-        address = f"127.0.0.1:{free_port()}"
-        every = (
-            f"model.name={model}",
-            f"rounds={rounds + warmup}",
-            f"learners={learners}",
-            f"listen={address}",
-            f"run_dir={folder / 'run'}",
-            *_OWN_DATA,
-            *settings,
-        )
-        flags = [flag for setting in every for flag in ("--set", setting)]
-        leader = probed_program("leader", folder, "benchmarks.small_leader", *flags)
+        run = {"model.name": model, "rounds": rounds + warmup, "learners": learners}
+        leader, address = probed_leader(folder, {**run, **_OWN_DATA})
         crowd = probed_program(
             "crowd", folder, "benchmarks.noop_crowd", "--leader", address, "--learners", str(learners)
         )

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.naive_wire import METHOD, OPTIONS, dumps, loads
 from benchmarks.step_time_gate import Ticket, steps_of
-from benchmarks.step_time_work import Work, add_arguments, make_optimizer
+from benchmarks.step_time_work import Work, make_optimizer, parse_work
 from protos import leader_pb2
 
 LEARNERS = 2
@@ -69,11 +69,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.naive_leader", description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True, help="timed steps a block")
-    add_arguments(parser)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    options, work = parse_work(parser)
     server = grpc.server(ThreadPoolExecutor(LEARNERS), options=OPTIONS)
-    server.add_generic_rpc_handlers((NaiveLeader(Work(options), Ticket(), options.steps),))
+    server.add_generic_rpc_handlers((NaiveLeader(work, Ticket(), options.steps),))
     server.add_insecure_port(f"127.0.0.1:{options.port}")
     server.start()
     server.wait_for_termination()

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.naive_wire import METHOD, OPTIONS, dumps, loads
 from benchmarks.step_time_gate import START_S
-from benchmarks.step_time_work import Work, add_arguments
+from benchmarks.step_time_work import parse_work
 from protos import leader_pb2
 
 
@@ -18,10 +18,7 @@ def main() -> NoReturn:
     """Train until the leader is gone."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.naive_learner", description=__doc__)
     parser.add_argument("--port", type=int, required=True, help="that leads to the leader")
-    add_arguments(parser)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    work = Work(options)
+    options, work = parse_work(parser)
     state = work.module.state_dict()
     with grpc.insecure_channel(f"127.0.0.1:{options.port}", options=OPTIONS) as channel:
         grpc.channel_ready_future(channel).result(START_S)

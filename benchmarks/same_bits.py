@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
+from benchmarks.fleet import set_flags
 from benchmarks.machine import describe_machine
 from scripts.children import Program, ProgramFailedError, StoppedError, run_together
 from scripts.demo import free_port
@@ -153,7 +154,7 @@ def _programs(run: Run, checkout: Path, images: Path, folder: Path) -> tuple[Pro
         **BASE,
         **run.settings,
     }
-    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    sets = set_flags(settings)
     if run.simulated is not None:
         return _program("simulation", checkout, folder, "scripts.simulate", *run.simulated, *sets), []
     crew = []

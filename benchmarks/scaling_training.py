@@ -8,11 +8,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.fleet import clock_s, cpu_s, probed_program
+from benchmarks.fleet import TOY_DATA, clock_s, cpu_s, probed_leader
 from benchmarks.probe import read_probe
 from benchmarks.spread import Spread
 from scripts.children import Program, run_together
-from scripts.demo import free_port
 
 MODEL, BATCH, STEPS, WARMUP = "resnet9-w16", 32, 16, 1
 
@@ -31,22 +30,16 @@ def run_training(learners: int, rounds: int) -> TrainingRun:
     """Train; raises ProgramFailedError with the end of the log of a process that failed."""
     with tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch:
         folder = Path(scratch)
-        address = f"127.0.0.1:{free_port()}"
-        settings = (
-            f"model.name={MODEL}",
-            f"rounds={rounds + WARMUP}",
-            f"learners={learners}",
-            f"listen={address}",
-            f"run_dir={folder / 'run'}",
-            f"train.batch_size={BATCH}",
-            f"train.local_steps={STEPS}",
-            "data.source=synthetic",
-            f"data.train_examples={learners * BATCH * STEPS}",
-            "data.test_examples=10",
-            "evaluation.every=0",
-        )
-        flags = [flag for setting in settings for flag in ("--set", setting)]
-        leader = probed_program("leader", folder, "benchmarks.small_leader", *flags)
+        settings = {
+            **TOY_DATA,
+            "model.name": MODEL,
+            "rounds": rounds + WARMUP,
+            "learners": learners,
+            "train.batch_size": BATCH,
+            "train.local_steps": STEPS,
+            "data.train_examples": learners * BATCH * STEPS,
+        }
+        leader, address = probed_leader(folder, settings)
         run_together(leader, [_learner(folder, address, number) for number in range(learners)])
         _, *commits = read_probe(folder / "leader.probe")
         lines = (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

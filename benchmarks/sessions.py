@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks import small_model
+from benchmarks.fleet import TOY_DATA, set_flags
 from benchmarks.probe import PROBE_FILE
 from benchmarks.result import Figure, Result
 from benchmarks.spread import Spread
@@ -146,24 +147,21 @@ def _delays(starts: Sequence[float], heard: Sequence[float]) -> Iterator[float]:
 
 @contextmanager
 def _leader(folder: Path, address: str, sessions: int) -> Iterator[subprocess.Popen[str]]:
-    settings = (
-        f"model.name={small_model.NAME}",
-        "rounds=1000",
-        f"learners={sessions}",
-        f"listen={address}",
-        f"run_dir={folder / 'run'}",
-        f"limits.max_learners={sessions}",
-        f"cohort.deadline_s={_ROUND_S}",
-        "data.source=synthetic",
-        f"data.train_examples={sessions}",
-        "data.test_examples=10",
-        "evaluation.every=0",
-        "log.format=json",
-        "log.level=debug",
-    )
-    flags = [flag for setting in settings for flag in ("--set", setting)]
+    settings = {
+        **TOY_DATA,
+        "model.name": small_model.NAME,
+        "rounds": 1000,
+        "learners": sessions,
+        "listen": address,
+        "run_dir": folder / "run",
+        "limits.max_learners": sessions,
+        "cohort.deadline_s": _ROUND_S,
+        "data.train_examples": sessions,
+        "log.format": "json",
+        "log.level": "debug",
+    }
     command = ("env", f"{PROBE_FILE}={folder / 'probe'}", sys.executable, "-m", "benchmarks.small_leader")
-    with _running((*command, *flags), stderr=subprocess.PIPE) as process:
+    with _running((*command, *set_flags(settings)), stderr=subprocess.PIPE) as process:
         yield process
 
 

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import small_model
-from benchmarks.probe import PROBE_FILE, WHOLE, Reading, read_probe
+from benchmarks.fleet import TOY_DATA, probed_leader
+from benchmarks.probe import PROBE_FILE, Reading, read_probe
 from benchmarks.result import Figure, Result, Target
 from benchmarks.spread import Spread
 from scripts.children import Program, ProgramFailedError
-from scripts.demo import free_port
 
 LEARNERS, QUICK_LEARNERS = 4, 2
 _WARMUP, _QUICK_WARMUP = 100, 20  # rounds that the leader may grow in
@@ -63,25 +63,8 @@ def _resident(reading: Reading) -> int:
 
 def soak(folder: Path, rounds: int, learners: int) -> tuple[list[Reading], int]:
     """Train the rounds while one learner after the other leaves and comes back; readings and joins."""
-    address = f"127.0.0.1:{free_port()}"
-    settings = (
-        f"model.name={small_model.NAME}",
-        f"rounds={rounds}",
-        f"learners={learners}",
-        f"listen={address}",
-        f"run_dir={folder / 'run'}",
-        "data.source=synthetic",
-        "data.train_examples=64",
-        "data.test_examples=10",
-        "evaluation.every=0",
-    )
-    flags = tuple(flag for setting in settings for flag in ("--set", setting))
-    probe = (f"{PROBE_FILE}={folder / 'leader.probe'}", f"{WHOLE}=1")
-    leader = Program(
-        "the leader",
-        ("env", *probe, sys.executable, "-m", "benchmarks.small_leader", *flags),
-        folder / "leader.log",
-    )
+    settings = {"model.name": small_model.NAME, "rounds": rounds, "learners": learners, **TOY_DATA}
+    leader, address = probed_leader(folder, settings, whole=True)
     with _started(leader) as process:
         over = threading.Event()
 

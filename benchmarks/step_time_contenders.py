@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.fleet import set_flags
 from benchmarks.step_time_gate import PARTY, START_S
 from benchmarks.step_time_link import through
 from scripts.children import Program
@@ -16,21 +17,21 @@ from scripts.demo import free_port
 LEARNERS = 2
 LEADER_DATA, LEARNER_DATA = "leader.safetensors", "learner.safetensors"
 #: A leader that is held at the gate must not take its learners for dead.
-_FLOCKSTEP = (
-    "exchange=gradient",
-    f"learners={LEARNERS}",
-    "rounds=1000000",
-    "keep_checkpoints=1",
-    "train.schedule=constant",
-    "train.lr=0.01",
-    "evaluation.every=0",
-    "cohort.lease_s=36000",
-    "cohort.deadline_s=36000",
-    "limits.stall_s=36000",
-    "limits.hello_s=36000",
-    "log.level=debug",
-    "log.format=json",
-)
+_FLOCKSTEP: Mapping[str, object] = {
+    "exchange": "gradient",
+    "learners": LEARNERS,
+    "rounds": 1_000_000,
+    "keep_checkpoints": 1,
+    "train.schedule": "constant",
+    "train.lr": 0.01,
+    "evaluation.every": 0,
+    "cohort.lease_s": 36000,
+    "cohort.deadline_s": 36000,
+    "limits.stall_s": 36000,
+    "limits.hello_s": 36000,
+    "log.level": "debug",
+    "log.format": "json",
+}
 
 
 @dataclass(frozen=True)
@@ -90,25 +91,24 @@ class Flockstep(Contender):
         compressed = (up, down) != ("none", "none")
         name = f"{self.NAME}, {up} up, {down} down" if compressed else self.NAME
         super().__init__([f"flockstep-{up}-{down}"], {name: {}})
-        self._settings = (f"codec.up={up}", f"codec.down={down}") if compressed else ()
+        self._settings = {"codec.up": up, "codec.down": down} if compressed else {}
 
     def programs(self, stage: Stage) -> list[Program]:
         """A leader, and learners that dial it over a link each."""
         (party,) = self.parties
         port, compute = free_port(), stage.compute
-        settings = (
-            f"listen=127.0.0.1:{port}",
-            f"run_dir={stage.folder / party}",
-            f"data.source={stage.folder / LEADER_DATA}",
-            f"model.name={compute.model}",
-            f"train.batch_size={compute.batch}",
-            f"train.dtype={compute.dtype}",
-            f"train.local_steps={stage.steps + 1}",
-            *_FLOCKSTEP,
-            *self._settings,
-        )
-        flags = [flag for setting in settings for flag in ("--set", setting)]
-        return [stage.program(party, "benchmarks.step_time_leader", *flags)] + [
+        settings = {
+            **_FLOCKSTEP,
+            **self._settings,
+            "listen": f"127.0.0.1:{port}",
+            "run_dir": stage.folder / party,
+            "data.source": stage.folder / LEADER_DATA,
+            "model.name": compute.model,
+            "train.batch_size": compute.batch,
+            "train.dtype": compute.dtype,
+            "train.local_steps": stage.steps + 1,
+        }
+        return [stage.program(party, "benchmarks.step_time_leader", *set_flags(settings))] + [
             stage.program(
                 f"{party}-learner-{number}",
                 "learner",

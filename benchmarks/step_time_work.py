@@ -17,12 +17,15 @@ LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 5e-4
 _CPU = torch.device("cpu")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say what a step computes."""
+def parse_work(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Work]:
+    """The command line, of `parser` and of what a step computes, and that; it runs on one thread from now on."""
     parser.add_argument("--data", type=Path, required=True, help="data set file of this process")
     parser.add_argument("--model", required=True)
     parser.add_argument("--batch", type=int, required=True, help="examples a step")
     parser.add_argument("--dtype", required=True, choices=("bfloat16", "float32"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    return options, Work(options)
 
 
 class Work:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -15,7 +16,10 @@ from typing import Any
 
 from rich.console import Console
 
-from utils.errors import FlockstepError
+from benchmarks.fleet import set_flags
+from benchmarks.result import add_folder_flags, check_published_whole
+from utils.datasets import find_cifar10
+from utils.errors import DataError, FlockstepError
 
 
 class TrialFailedError(FlockstepError):
@@ -37,12 +41,7 @@ class Trial:
         if (path / "checkpoints").is_dir() and any((path / "checkpoints").iterdir()):
             return ["-m", self.program, *self.flags, "--resume", str(path), "--log-format", "plain"]
         settings = {**self.settings, "data.source": data, "run_dir": path, "log.format": "plain"}
-        assignments = [f"{key}={_text(value)}" for key, value in settings.items()]
-        return ["-m", self.program, *self.flags, *(part for a in assignments for part in ("--set", a))]
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+        return ["-m", self.program, *self.flags, *set_flags(settings)]
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,40 @@ class Curve:
     rounds: Sequence[int] = field(default_factory=tuple)
     accuracies: Sequence[float] = field(default_factory=tuple)
     megabytes: Sequence[float] = field(default_factory=tuple)  # moved so far, both ways
+
+
+def parse_study(
+    argv: Sequence[str] | None, prog: str, about: str | None, quick: str, *, rounds: str = ""
+) -> argparse.Namespace:
+    """The options of a study's command line; `--rounds` is one where there is help for it."""
+    parser = argparse.ArgumentParser(prog=prog, description=about)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with CIFAR-10; data")
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="folder that the runs are kept in; runs"
+    )
+    add_folder_flags(parser, "that of the runs")
+    if rounds:
+        parser.add_argument("--rounds", type=int, help=rounds)
+    parser.add_argument("--at-once", type=int, default=2, help="runs at the same time, one thread each; 2")
+    options = parser.parse_args(argv)
+    check_published_whole(parser, options)
+    return options
+
+
+def run_study(trials: Sequence[Trial], folder: Path, options: argparse.Namespace, console: Console) -> int:
+    """Run the trials that are not done yet; returns the exit code, and says what went wrong if it is not 0."""
+    try:
+        if find_cifar10(options.data) is None:
+            raise DataError(f"no CIFAR-10 in {options.data}; name its folder with --data DIR")
+        run_trials(trials, options.data, folder, console, at_once=options.at_once)
+    except FlockstepError as error:
+        console.print(f"error: {error}", style="red", highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on here")
+        return 130
+    return 0
 
 
 def run_trials(trials: Sequence[Trial], data: Path, folder: Path, console: Console, *, at_once: int) -> None:

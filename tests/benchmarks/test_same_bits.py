@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.fleet import set_flags
 from benchmarks.same_bits import ALIKE, BASE, CHECKOUT, RUNS, Run, differing, main, unlike
 from leader.cli import parse
 
@@ -16,7 +17,7 @@ def test_the_leader_takes_the_settings_of_each_run(run: Run) -> None:
     settings = {**BASE, "learners": run.learners, **run.settings}
     if run.own_data:
         settings["data.holder"] = "learner"
-    parse([part for key, value in settings.items() for part in ("--set", f"{key}={value}")], {})
+    parse(set_flags(settings), {})
 
 
 def test_a_run_that_ended_otherwise_or_is_missing_is_named() -> None:
