@@ -109,7 +109,7 @@ class App:
             EvaluationQueue(
                 Evaluator(origin.model, origin.task, data.test, config), self.events, self._keep_tested
             )
-            if data.test and origin.model and origin.task
+            if data.test is not None and len(data.test) and origin.model and origin.task
             else None
         )
         self._metrics = MetricsLog(
