@@ -17,7 +17,8 @@ from grpc import aio
 
 from protos import leader_pb2
 from utils.version import PROTOCOL
-from utils.wire.rpc import LeaderStub, channel_options
+from utils.wire.contract import LeaderStub
+from utils.wire.rpc import channel_options
 
 _AT_ONCE = 16  # registrations under way
 _TIMEOUT_S = 60.0

@@ -22,9 +22,10 @@ from benchmarks.tcp_bytes import TcpBytes
 from protos import leader_pb2
 from utils.version import PROTOCOL
 from utils.wire.checksum import crc32
+from utils.wire.contract import LeaderStub
 from utils.wire.framing import frames
 from utils.wire.payload import Manifest, encode_header, parse_header
-from utils.wire.rpc import LeaderStub, channel_options
+from utils.wire.rpc import channel_options
 
 EXAMPLES, CLASSES = 64, 10  # of the data that each learner says it holds
 _VALUE = np.float32(1e-4)

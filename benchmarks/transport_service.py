@@ -35,7 +35,7 @@ from model.flat import Layout
 from model.registry import build_model
 from protos import leader_pb2
 from utils.version import PROTOCOL
-from utils.wire.rpc import LeaderStub
+from utils.wire.contract import LeaderStub
 
 MODEL = "resnet18"
 _WORK = "benchmark"

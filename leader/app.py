@@ -222,7 +222,7 @@ class App:
     async def _watch_leases(self) -> None:
         workforce = self.coordinator.workforce
         while True:
-            due = workforce.members.next_expiry()
+            due = workforce.next_expiry()
             now = time.monotonic()
             wait_s = self._config.cohort.lease_s if due is None else max(0.0, due - now)
             await asyncio.sleep(wait_s)
@@ -252,7 +252,7 @@ class App:
 
     async def _dismiss(self, finished: RunFinished) -> None:
         """Tell every learner that the run is over, and wait a moment for them to go."""
-        members = list(self.coordinator.workforce.members)
+        members = list(self.coordinator.workforce)
         why = finished.reason or finished.stopped_early or "all rounds are done"
         for member in members:
             member.link.stop(why, finished=not finished.reason)

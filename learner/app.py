@@ -35,7 +35,8 @@ from utils.errors import (
     UnreachableError,
 )
 from utils.version import PROTOCOL, RELEASE
-from utils.wire.rpc import LeaderStub, channel_options
+from utils.wire.contract import LeaderStub
+from utils.wire.rpc import channel_options
 from utils.wire.status import error_of
 
 _log = logging.getLogger(__name__)

@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from grpc import aio
 from grpc_health.v1 import health_pb2
 
 from protos import leader_pb2, learner_pb2
-from utils.wire.rpc import channel_options, rpc_message
+from utils.errors import PayloadError
+from utils.wire import contract
+from utils.wire.contract import Message, Method, one
+from utils.wire.rpc import channel_options
 
 _log = logging.getLogger(__name__)
 _CALL_TIMEOUT_S = 10.0
 _OUTBOX = 1000  # messages that wait for a learner that does not read
+_HEALTH_CHECK = Method(
+    "grpc.health.v1.Health", "Check", one(health_pb2.HealthCheckRequest), one(health_pb2.HealthCheckResponse)
+)
 _CLOSING: set[asyncio.Task[None]] = set()  # the event loop itself keeps no task alive
 
 
@@ -143,18 +149,13 @@ class DialledLink:
 
     async def _beat(self, heartbeat_s: float) -> None:
         """Ask the learner's health service at each heartbeat; its lease runs out when it is silent."""
-        check = self._channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
         while True:
             try:
-                await check(health_pb2.HealthCheckRequest(), timeout=heartbeat_s)
+                await _HEALTH_CHECK.ask(self._channel, health_pb2.HealthCheckRequest(), heartbeat_s)
                 self._reached = True
                 self._seen()
-            except aio.AioRpcError as error:
-                _log.debug("health check failed: %s", rpc_message(error))
+            except (aio.AioRpcError, PayloadError) as error:
+                _log.debug("health check failed: %s", error)
             await asyncio.sleep(heartbeat_s)
 
     def work(self, order: leader_pb2.WorkOrder) -> None:
@@ -168,17 +169,17 @@ class DialledLink:
         self._again = True
         while self._again:
             self._again = False
-            await self._call("StartTraining", learner_pb2.Empty(), self._work_timeout_s)
+            await self._call(contract.START_TRAINING, learner_pb2.Empty(), self._work_timeout_s)
 
     def committed(self, round_: int, version: int) -> None:
         """Call SyncModelState with an empty chunk: the learner fetches the model when it needs it."""
         state = learner_pb2.ModelState(version=version, committed_round=round_)
-        self._spawn(self._call("SyncModelState", state, _CALL_TIMEOUT_S))
+        self._spawn(self._call(contract.SYNC_MODEL_STATE, state, _CALL_TIMEOUT_S))
 
     def stop(self, reason: str, *, finished: bool) -> None:
         """Call StopTraining, where the learner knows it."""
         notice = learner_pb2.StopNotice(reason=reason, finished=finished)
-        self._spawn(self._call("StopTraining", notice, _CALL_TIMEOUT_S))
+        self._spawn(self._call(contract.STOP_TRAINING, notice, _CALL_TIMEOUT_S))
 
     def _spawn(self, work: object) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
@@ -186,18 +187,16 @@ class DialledLink:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _call(self, method: str, request: object, timeout_s: float) -> None:
-        call = self._channel.unary_unary(
-            f"/learner.LearnerService/{method}",
-            request_serializer=type(request).SerializeToString,  # type: ignore[attr-defined]
-            response_deserializer=learner_pb2.Ack.FromString,
-        )
+    async def _call(self, method: Method[Any, learner_pb2.Ack], request: Message, timeout_s: float) -> None:
         try:
-            await call(request, timeout=timeout_s)
+            await method.ask(self._channel, request, timeout_s)
+        except PayloadError as error:
+            _log.debug("%s was answered, but %s", method.name, error)
         except aio.AioRpcError as error:
-            _log.debug("%s failed: %s", method, rpc_message(error))
-            if self._reached and method == "StartTraining":
-                self._lost(rpc_message(error))
+            reason = f"{error.code().name}: {error.details()}"
+            _log.debug("%s failed: %s", method.name, reason)
+            if self._reached and method is contract.START_TRAINING:
+                self._lost(reason)
             return
         self._reached = True
         self._seen()

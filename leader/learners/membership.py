@@ -88,18 +88,19 @@ class Membership:
         info: leader_pb2.LearnerInfo,
         peer: str,
         now: float,
-        accept: Callable[[leader_pb2.LearnerInfo], None] = lambda info: None,
+        accept: Callable[[leader_pb2.LearnerInfo, int], None] = lambda info, others: None,
     ) -> tuple[Member, bool]:
         """The member that `info` describes, and whether it is new.
 
         A learner that proves an earlier registration by its token, or whose lease has run out,
-        keeps its id. `accept` is called with well-formed `info` and raises to refuse it.
+        keeps its id. `accept` is called with well-formed `info` and the number of examples that all others
+        brought, and raises to refuse it.
         Raises IncompatibleError, NameTakenError, LimitError or PayloadError.
         """
         _check(info)
-        accept(info)
         name = info.name or _plain_name(info, peer)
         known = self._members.get(self._known_ids.get(name, 0))
+        accept(info, self._own_examples - _own_examples(known))
         if known is not None and not self._may_replace(known, info, now):
             raise NameTakenError(
                 f"a learner named {name!r} is connected already; start this one with another --name (or without)"
@@ -173,10 +174,6 @@ class Membership:
     def at_peer(self, peer: str) -> Member | None:
         """The member that registered from this gRPC peer, if there is one."""
         return next((member for member in self._members.values() if member.peer == peer), None)
-
-    def own_examples(self, *, without: str) -> int:
-        """Examples of own data that all members hold together, but for the one with this name."""
-        return self._own_examples - _own_examples(self._members.get(self._known_ids.get(without, 0)))
 
     def touch(self, member: Member, now: float) -> None:
         """A sign of life from `member`."""

@@ -84,7 +84,7 @@ class GradientStreams:
                 link.end()
             await writing
         except WireError as error:
-            here = self._coordinator.workforce.members
+            here = self._coordinator.workforce
             self._refused = {id_: told for id_, told in self._refused.items() if here.get(id_)}
             self._refused[member.learner_id] = error
             raise

@@ -128,7 +128,7 @@ class Coordinator:
         self._scoring = False  # the exchange after the last round, for scores alone, is open
         self._given_at: dict[str, float] = {}  # clock value at which work was given out, by part
         self._counted: set[str] = set()  # peers of plain learners with an update in the open exchange
-        workforce.on_change = self.wake
+        workforce.subscribe(self.wake)
 
     # --- what RPCs ask ---------------------------------------------------------------------
 
@@ -336,7 +336,7 @@ class Coordinator:
         holders = self.workforce.holders()
         if not self._scoring:
             return holders
-        plain = {member.learner_id for member in self.workforce.members if member.plain}
+        plain = {member.learner_id for member in self.workforce if member.plain}
         return {part: learner for part, learner in holders.items() if learner not in plain}
 
     def _begin_round(self) -> Machine:
@@ -517,7 +517,7 @@ class Coordinator:
         self.opened.notify()
 
     def _dispatch(self, learner: int, part: str) -> None:
-        member = self.workforce.members.get(learner)
+        member = self.workforce.get(learner)
         if member is not None and self._exchange is not None:
             self._given_at[part] = self._clock.now()
             member.link.work(self._exchange.order(part))
@@ -592,7 +592,7 @@ class Coordinator:
         if state.federated:
             self._events.publish(FederatedEvaluated(plan.round - 1, state.federated))
         self._events.publish(committed)
-        for member in self.workforce.members:
+        for member in self.workforce:
             member.link.committed(plan.round, state.version)
 
     async def _publish(self, state: RunState, before: RunState | None = None) -> RunState:

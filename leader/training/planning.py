@@ -67,7 +67,7 @@ class RoundPlanner:
         parts = {part: available[part] for part in chosen}
         holders = self._workforce.holders()
         busy = {holders[part] for part in chosen if part in holders}
-        names = {member.name for member in self._workforce.members if member.learner_id in busy}
+        names = {member.name for member in self._workforce if member.learner_id in busy}
         plan = RoundPlan(
             round=state.round + 1,
             steps=self._work.steps(parts.values()),

@@ -13,8 +13,9 @@ from grpc_health.v1 import health, health_pb2_grpc
 from learner.wire.connection import Connection
 from learner.work.worker import Worker
 from protos import leader_pb2, learner_pb2
-from utils.errors import ConfigError, FlockstepError, PayloadError
-from utils.wire.rpc import checked, raw, server_options
+from utils.errors import ConfigError, FlockstepError, WireError
+from utils.wire import contract
+from utils.wire.rpc import server_options
 from utils.wire.status import failures_told, status_of
 
 _CALL_TIMEOUT_S = 10.0
@@ -34,12 +35,12 @@ class LearnerServer:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The service as a handler to add to a server."""
-        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            "StartTraining": _unary(self._start_training, learner_pb2.Empty.FromString),
-            "SyncModelState": _unary(self._sync_model_state, learner_pb2.ModelState.FromString),
-            "StopTraining": _unary(self._stop_training, learner_pb2.StopNotice.FromString),
+        calls: dict[contract.Method[Any, Any], contract.Call] = {
+            contract.START_TRAINING: self._start_training,
+            contract.SYNC_MODEL_STATE: self._sync_model_state,
+            contract.STOP_TRAINING: self._stop_training,
         }
-        return grpc.method_handlers_generic_handler("learner.LearnerService", methods)
+        return contract.serve(calls, _refuse)
 
     async def start(self) -> None:
         """Listen; raises ConfigError if the port is taken or the address is not this machine's."""
@@ -78,7 +79,7 @@ class LearnerServer:
         """Stop listening."""
         await self._server.stop(0.5)
 
-    async def _start_training(self, request: learner_pb2.Empty) -> learner_pb2.Ack:
+    async def _start_training(self, request: learner_pb2.Empty, context: object) -> learner_pb2.Ack:
         connection = self._connection
         if connection is None:
             return learner_pb2.Ack(success=False, message="not registered yet")
@@ -96,31 +97,19 @@ class LearnerServer:
             self._worker.order(order)
         return len(orders)
 
-    async def _sync_model_state(self, state: learner_pb2.ModelState) -> learner_pb2.Ack:
+    async def _sync_model_state(self, state: learner_pb2.ModelState, context: object) -> learner_pb2.Ack:
         # An order names the version that it needs, so the model is fetched when it is needed.
         self._worker.committed(state.committed_round)
         return learner_pb2.Ack(success=True, message="noted")
 
-    async def _stop_training(self, notice: learner_pb2.StopNotice) -> learner_pb2.Ack:
+    async def _stop_training(self, notice: learner_pb2.StopNotice, context: object) -> learner_pb2.Ack:
         self._stop = leader_pb2.Stop(reason=notice.reason, finished=notice.finished)
         self._heard.set()
         return learner_pb2.Ack(success=True, message="stopping")
 
 
-def _unary(
-    call: Callable[[Any], Awaitable[learner_pb2.Ack]], parse: Callable[[bytes], Any]
-) -> grpc.RpcMethodHandler[Any, Any]:
-    """The method `call`; bytes that are no request are refused by name."""
-    parsed = checked(parse)
-
-    async def answer(message: bytes, context: aio.ServicerContext[Any, Any]) -> learner_pb2.Ack:
-        try:
-            request = parsed(message)
-        except PayloadError as error:
-            await context.abort(status_of(error), f"learner: {error}")
-        return await call(request)
-
-    return grpc.unary_unary_rpc_method_handler(answer, raw, learner_pb2.Ack.SerializeToString)
+async def _refuse(method: str, context: contract.Context, error: WireError) -> None:
+    await context.abort(status_of(error), f"learner: {error}")
 
 
 class _Listener(aio.ServerInterceptor):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from protos import leader_pb2
-from utils.wire.rpc import LeaderStub
+from utils.wire.contract import LeaderStub
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from protos import leader_pb2
 from utils import faults
 from utils.errors import FlockstepError, LateUpdateError, PayloadError, UnreachableError
 from utils.vector import Vector
-from utils.wire.rpc import LeaderStub, parse_down
+from utils.wire.contract import LeaderStub
+from utils.wire.rpc import parse_down
 from utils.wire.status import failures_told
 
 _log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from protos import leader_pb2
 from utils import faults
 from utils.errors import IncompatibleError, PayloadError
 from utils.vector import Recycled, fresh
+from utils.wire.contract import LeaderStub
 from utils.wire.payload import CONTROL_VARIATE, Manifest, Payload, PayloadReader
-from utils.wire.rpc import LeaderStub
 from utils.wire.status import failures_told
 from utils.wire.watchdog import Watchdog
 

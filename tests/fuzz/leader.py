@@ -167,16 +167,11 @@ class InProcessLeader:
         handler, context = self.handlers[name], Context(peer)
         parse = handler.request_deserializer
         try:
-            if name == "Session":
-                return Reply(
-                    grpc.StatusCode.OK,
-                    [m async for m in handler.stream_stream(stream(messages, parse), context)],
-                )
             if name == "AccumulateGradients":
                 return Reply(
                     grpc.StatusCode.OK, [await handler.stream_unary(stream(messages, parse), context)]
                 )
-            if name == "ExchangeGradients":
+            if name in ("Session", "ExchangeGradients"):
                 await handler.stream_stream(stream(messages, parse), context)
                 return Reply(grpc.StatusCode.OK, context.written)
             request = parse(messages[0])
@@ -199,13 +194,13 @@ class InProcessLeader:
 
     def is_member(self, name: str) -> bool:
         """Whether the token of this resident still counts."""
-        return any(member.token == self.members[name].token for member in self.workforce.members)
+        return any(member.token == self.members[name].token for member in self.workforce)
 
     async def return_all(self) -> None:
         """Register the residents that inputs have sent away, or whose place they took."""
         for name, known in self.members.items():
             if not self.is_member(name):
-                for member in list(self.workforce.members):
+                for member in list(self.workforce):
                     if member.name == known.name:
                         await self.dismiss(member.token)
                 await self.register(name)
@@ -214,10 +209,10 @@ class InProcessLeader:
         """Send everybody else away."""
         await self.return_all()
         kept = {reply.token for reply in self.members.values()}
-        for member in list(self.workforce.members):
+        for member in list(self.workforce):
             if member.token not in kept:
                 await self.dismiss(member.token)
-        assert len(self.workforce.members) == len(self.members)
+        assert len(self.workforce) == len(self.members)
 
     async def dismiss(self, token: bytes) -> None:
         """Let a learner say goodbye."""
@@ -252,7 +247,7 @@ class InProcessLeader:
         await self.next_round()
 
     async def _send_all(self, round_: int, expected: ExpectedSum, file: bytes) -> None:
-        for member in list(self.workforce.members):
+        for member in list(self.workforce):
             for order in await self.work(member.token):
                 if order.round != round_:  # the round has closed meanwhile
                     return
@@ -263,7 +258,7 @@ class InProcessLeader:
 
     async def next_round(self) -> None:
         """Wait until work is open for the first resident."""
-        anchor = self.workforce.members.by_token(self.members["anchor"].token)
+        anchor = self.workforce.by_token(self.members["anchor"].token)
 
         def is_open() -> bool:
             return bool(self.coordinator.work_of(anchor))

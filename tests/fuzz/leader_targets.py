@@ -104,8 +104,7 @@ class RegisterTarget(RpcTarget):
         if info.name == "owner" and self.mutator.chance(0.2):
             info.own_data.examples = (1 << self.mutator.below(41)) - 1
         reply = await self.feed(self.mutator.message(info))
-        members = self.leader.workforce.members
-        assert len(members) <= members.max_learners
+        assert len(self.leader.workforce) <= self.leader.config.limits.max_learners
         self._fed += 1
         if self._fed % 250 == 0:
             await self._turn()
@@ -374,11 +373,7 @@ class SessionTarget(RpcTarget):
                 yield message
             await asyncio.Event().wait()
 
-        async def listen() -> None:
-            async for _ in handler.stream_stream(silent(), context):
-                pass
-
-        call = asyncio.ensure_future(listen())
+        call = asyncio.ensure_future(handler.stream_stream(silent(), context))
         await asyncio.wait((call,), timeout=0)
         for _ in range(self.mutator.below(6)):
             await asyncio.sleep(0)

@@ -21,7 +21,7 @@ from tests.fuzz.channel import Answers, Context, RefusedError, as_channel, find_
 from tests.fuzz.files import File, data_file, model_file, mutated
 from tests.fuzz.mutator import Mutator
 from tests.fuzz.runner import AsyncTarget
-from utils.wire.rpc import LeaderStub
+from utils.wire.contract import LeaderStub
 
 _FORGET_EVERY = 500  # inputs between two reconnects
 

@@ -28,9 +28,10 @@ from tests.fuzz.mutator import DOUBLES, WIRE, Mutator
 from tests.fuzz.oracle import ExpectedSum
 from tests.fuzz.runner import AsyncTarget, PlainTarget
 from utils.errors import CheckpointError, FlockstepError, WireError
+from utils.wire.contract import LeaderStub
 from utils.wire.framing import frame
 from utils.wire.payload import DTYPES, Payload, PayloadReader
-from utils.wire.rpc import LeaderStub, parse_chunk, parse_upload
+from utils.wire.rpc import parse_chunk, parse_upload
 
 _HEADER_BYTES = 1 << 16
 _MAX_BYTES = 4 * LAYOUT.total + _HEADER_BYTES

@@ -24,7 +24,8 @@ from tests.fuzz.leader_targets import TARGETS
 from tests.fuzz.mutator import Mutator
 from tests.fuzz.oracle import ExpectedSum
 from tests.fuzz.runner import run_async
-from utils.wire.rpc import SERVICE, LeaderStub, channel_options, raw
+from utils.wire.contract import LeaderStub
+from utils.wire.rpc import SERVICE, channel_options, raw
 
 WARM_UP, INPUTS = 100, 400  # of each RPC, over the network
 ANSWERS: dict[str, Any] = {
@@ -283,7 +284,7 @@ def test_an_address_is_a_host_and_a_port_whatever_it_looks_like(
                 reply = await net.leader.call("RegisterLearner", [info.SerializeToString()])
                 assert reply.code is grpc.StatusCode.OK
             await asyncio.wait_for(dialled.wait(), 20)
-            for member in list(net.leader.workforce.members):
+            for member in list(net.leader.workforce):
                 await member.link.close()
 
     # What gRPC would take unix:123 and unix-abstract:123 for.

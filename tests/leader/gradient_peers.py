@@ -108,7 +108,7 @@ class Peer:
             while (message := await self._up.get()) is not None:
                 yield message
 
-        serve = self.run.streams.serve(self.run.workforce.members.by_token, messages(), self._take)
+        serve = self.run.streams.serve(self.run.workforce.by_token, messages(), self._take)
         self.serving = asyncio.ensure_future(serve)
 
     async def _take(self, message: bytes) -> None:

@@ -1,13 +1,11 @@
-"""Channels, server options and the hand-framed methods that leader and learner agree on."""
+"""Channel and server options, and the messages framed by hand, that leader and learner agree on."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
-import grpc
 from google.protobuf.message import DecodeError
-from grpc import aio
 
 from protos import leader_pb2
 from utils.errors import PayloadError
@@ -75,12 +73,6 @@ def checked(parse: Callable[[bytes], T]) -> Callable[[bytes], T]:
     return parse_or_refuse
 
 
-async def _checked_each(messages: AsyncIterator[bytes], parse: Callable[[bytes], T]) -> AsyncIterator[T]:
-    parsed = checked(parse)
-    async for message in messages:
-        yield parsed(message)
-
-
 def raw(message: bytes) -> bytes:
     """(De)serialiser of messages that are framed by hand."""
     return message
@@ -105,89 +97,3 @@ def parse_down(message: bytes) -> DownMessage:
     """The chunk of a ModelChunk message without a copy; the whole message if it holds more."""
     chunk = unframe(message)
     return checked(leader_pb2.ModelChunk.FromString)(message) if chunk is None else chunk
-
-
-class LeaderStub:
-    """The leader's methods as a learner calls them; payload streams skip message objects."""
-
-    def __init__(self, channel: aio.Channel) -> None:
-        self._channel = channel
-
-    async def register(self, info: leader_pb2.LearnerInfo, timeout: float) -> leader_pb2.AckWithMetadata:
-        """RegisterLearner."""
-        call = self._channel.unary_unary(
-            f"/{SERVICE}/RegisterLearner",
-            request_serializer=leader_pb2.LearnerInfo.SerializeToString,
-            response_deserializer=raw,
-        )
-        return checked(leader_pb2.AckWithMetadata.FromString)(await call(info, timeout=timeout))
-
-    async def get_work(self, request: leader_pb2.WorkRequest, timeout: float) -> leader_pb2.WorkOrders:
-        """GetWork."""
-        call = self._channel.unary_unary(
-            f"/{SERVICE}/GetWork",
-            request_serializer=leader_pb2.WorkRequest.SerializeToString,
-            response_deserializer=raw,
-        )
-        return checked(leader_pb2.WorkOrders.FromString)(await call(request, timeout=timeout))
-
-    async def get_upload(self, request: leader_pb2.UploadRequest, timeout: float) -> leader_pb2.UploadStatus:
-        """GetUpload."""
-        call = self._channel.unary_unary(
-            f"/{SERVICE}/GetUpload",
-            request_serializer=leader_pb2.UploadRequest.SerializeToString,
-            response_deserializer=raw,
-        )
-        return checked(leader_pb2.UploadStatus.FromString)(await call(request, timeout=timeout))
-
-    def get_model(self, request: leader_pb2.Empty) -> AsyncIterator[memoryview]:
-        """GetModel: the chunks of one safetensors file."""
-        call = self._channel.unary_stream(
-            f"/{SERVICE}/GetModel",
-            request_serializer=leader_pb2.Empty.SerializeToString,
-            response_deserializer=raw,
-        )
-        return _checked_each(aiter(call(request)), parse_chunk)
-
-    def get_data(self, request: leader_pb2.LearnerDataRequest) -> AsyncIterator[memoryview]:
-        """GetData: the chunks of one safetensors file."""
-        call = self._channel.unary_stream(
-            f"/{SERVICE}/GetData",
-            request_serializer=leader_pb2.LearnerDataRequest.SerializeToString,
-            response_deserializer=raw,
-        )
-        return _checked_each(aiter(call(request)), parse_chunk)
-
-    async def accumulate(self, messages: AsyncIterator[bytes] | Iterator[bytes]) -> leader_pb2.Ack:
-        """AccumulateGradients with messages that are framed already."""
-        call = self._channel.stream_unary(
-            f"/{SERVICE}/AccumulateGradients",
-            request_serializer=raw,
-            response_deserializer=raw,
-        )
-        return checked(leader_pb2.Ack.FromString)(await call(messages))
-
-    def exchange(self) -> aio.StreamStreamCall[bytes, bytes]:
-        """ExchangeGradients: GradientData messages are written, ModelChunk messages read, all as bytes."""
-        call = self._channel.stream_stream(
-            f"/{SERVICE}/ExchangeGradients", request_serializer=raw, response_deserializer=raw
-        )
-        return call()
-
-    def session(
-        self, messages: AsyncIterator[leader_pb2.LearnerMessage]
-    ) -> AsyncIterator[leader_pb2.LeaderMessage]:
-        """Session: sends `messages`, gives what the leader pushes."""
-        call = self._channel.stream_stream(
-            f"/{SERVICE}/Session",
-            request_serializer=leader_pb2.LearnerMessage.SerializeToString,
-            response_deserializer=raw,
-        )
-        return _checked_each(aiter(call(messages)), leader_pb2.LeaderMessage.FromString)
-
-
-def rpc_message(error: grpc.RpcError | aio.AioRpcError) -> str:
-    """One line about a failed call, for people."""
-    if isinstance(error, aio.AioRpcError):
-        return f"{error.code().name}: {error.details()}"
-    return str(error).splitlines()[0]

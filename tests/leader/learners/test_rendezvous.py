@@ -33,7 +33,7 @@ class Camp:
         self.workforce.register(info, f"peer-{name}")
 
     def leave(self, name: str) -> None:
-        (member,) = [member for member in self.workforce.members if member.name == name]
+        (member,) = [member for member in self.workforce if member.name == name]
         self.workforce.leave(member, "gone")
 
     @property
@@ -97,4 +97,4 @@ def test_nobody_is_waited_for_when_the_run_is_over() -> None:
     camp.over = True
     asyncio.run(camp.muster.enough(1))
     asyncio.run(camp.muster.first(1, resumed=False))
-    assert len(camp.workforce.members) == 0
+    assert len(camp.workforce) == 0

@@ -48,7 +48,7 @@ class Crew:
         labels = LABELS if holder == "leader" else None
         self.workforce = Workforce(config, classes=10, labels=labels, seats=seats, events=events)
         self.calls = 0
-        self.workforce.on_change = self._called
+        self.workforce.subscribe(self._called)
 
     def _called(self) -> None:
         self.calls += 1
@@ -106,7 +106,7 @@ def test_a_lost_learners_part_goes_to_another_and_its_data_with_it() -> None:
 def test_a_learner_that_joins_later_gets_work_at_the_next_round() -> None:
     crew = Crew()
     crew.dealt("a", "b")
-    (b,) = [member for member in crew.workforce.members if member.name == "b"]
+    (b,) = [member for member in crew.workforce if member.name == "b"]
     crew.workforce.leave(b, "gone")
     (c,) = crew.join("c")
     assert crew.workforce.holders() == {"shard-00000": 1, "shard-00001": 1}
@@ -139,7 +139,7 @@ def test_whoever_comes_and_goes_every_part_has_a_holder_that_is_there_and_may_wo
     crew.workforce.deal()
     workforce = crew.workforce
     for name, move in steps:
-        here = {member.name: member for member in workforce.members}
+        here = {member.name: member for member in workforce}
         if move == "leave" and name in here:
             workforce.leave(here[name], "gone")
         elif move == "rebalance":
@@ -148,7 +148,7 @@ def test_whoever_comes_and_goes_every_part_has_a_holder_that_is_there_and_may_wo
             workforce.register(info(name, 7 if move == "own" else 0, tags="fit"), "peer")
         elif move == "spectate":
             workforce.register(info(name, 7), "peer")
-        here = {member.name: member for member in workforce.members if "fit" in member.tags}
+        here = {member.name: member for member in workforce if "fit" in member.tags}
         assert workforce.eligible() == len(here)
         takers = {member.learner_id for member in here.values() if member.own_data is None}
         holders = {part: id_ for part, id_ in workforce.holders().items() if part.startswith("shard-")}
@@ -194,7 +194,7 @@ def test_learners_whose_data_does_not_fit_the_run_are_refused() -> None:
         crew.join("a")
     with pytest.raises(IncompatibleError, match="your data has 3 classes, this run's model 10"):
         crew.workforce.register(info("a", own=5, classes=3), "peer")
-    assert len(crew.workforce.members) == 0
+    assert len(crew.workforce) == 0
 
 
 @pytest.mark.parametrize(("quorum", "needed"), [(1.0, 4), (0.75, 3), (0.6, 3), (0.5, 2), (0.0, 1)])
@@ -233,7 +233,7 @@ def test_learners_that_do_not_meet_the_requirement_are_registered_and_hold_nothi
     crew.join("d", own=5)
     crew.join("e", own=7, tags="site-a")
     crew.workforce.deal()
-    assert len(crew.workforce.members) == 5
+    assert len(crew.workforce) == 5
     assert crew.workforce.eligible() == 2
     # 3 wanted, 1 with own data: 2 shards.
     assert {part.id: part.examples for part in crew.workforce.parts().values()} == {
@@ -280,7 +280,7 @@ def test_a_learner_that_comes_back_with_other_tags_gains_or_loses_its_place() ->
     crew.workforce.deal()
     crew.workforce.register(info("b", token=b.token), "peer")
     assert crew.workforce.holders() == {"shard-00000": a.learner_id, "shard-00001": a.learner_id}
-    again = crew.workforce.members.get(b.learner_id)
+    again = crew.workforce.get(b.learner_id)
     assert again is not None
     crew.workforce.register(info("b", token=again.token, tags="site-a"), "peer")
     crew.workforce.rebalance()
@@ -365,7 +365,7 @@ def test_leaving_is_told_once_and_an_old_registration_cannot_leave_for_a_new_one
     (a,) = crew.join("a")
     again = crew.workforce.register(info("a", token=a.token), "peer")
     crew.workforce.leave(a, "old")
-    assert crew.workforce.members.get(again.learner_id) is again
+    assert crew.workforce.get(again.learner_id) is again
     crew.workforce.leave(again, "new")
     crew.workforce.leave(again, "new")
     assert crew.events[1:] == [LearnerLeft(1, "a", "new")]
@@ -375,7 +375,7 @@ def test_every_change_wakes_those_who_wait_and_the_round() -> None:
     async def scenario() -> None:
         crew = Crew()
         waiting = asyncio.ensure_future(
-            crew.workforce.changed.wait_until(lambda: len(crew.workforce.members) == 1, timeout_s=20)
+            crew.workforce.changed.wait_until(lambda: len(crew.workforce) == 1, timeout_s=20)
         )
         await asyncio.sleep(0)
         (a,) = crew.join("a")
@@ -418,12 +418,12 @@ def test_learners_whose_lease_ran_out_are_let_go() -> None:
     crew = Crew(lease_s=1e-9)
     crew.join("a", "b")
     crew.workforce.expire()
-    assert len(crew.workforce.members) == 0
+    assert len(crew.workforce) == 0
     assert crew.events[-1] == LearnerLeft(2, "b", "no sign of life for 1e-09 s")
     patient = Crew(lease_s=1000.0)
     patient.join("a")
     patient.workforce.expire()
-    assert len(patient.workforce.members) == 1
+    assert len(patient.workforce) == 1
 
 
 def test_a_part_counts_only_the_examples_that_are_trained_on() -> None:

@@ -360,7 +360,7 @@ def cut_short(peer: Peer) -> None:
 
 
 def other_token(peer: Peer) -> None:
-    other = next(member for member in peer.run.workforce.members if member is not peer.member)
+    other = next(member for member in peer.run.workforce if member is not peer.member)
     said = leader_pb2.UpdateHeader(token=other.token, work_id=peer.orders()[0].work_id, examples=4)
     peer.say(leader_pb2.GradientData(header=said))
 

@@ -20,8 +20,9 @@ from model.piece_files import PieceFiles
 from protos import leader_pb2
 from utils.errors import FlockstepError, UnreachableError, ValueRangeError
 from utils.vector import Vector
+from utils.wire.contract import LeaderStub
 from utils.wire.framing import frames
-from utils.wire.rpc import SERVICE, LeaderStub, channel_options, raw, server_options
+from utils.wire.rpc import SERVICE, channel_options, raw, server_options
 from utils.wire.status import REFUSED
 
 LAYOUT = Layout.of(nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 4)))

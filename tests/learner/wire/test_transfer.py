@@ -39,9 +39,10 @@ from utils.errors import (
     StalledError,
     UnreachableError,
 )
+from utils.wire.contract import LeaderStub
 from utils.wire.framing import frame
 from utils.wire.payload import DTYPES, encode_header, parse_header
-from utils.wire.rpc import SERVICE, LeaderStub, raw
+from utils.wire.rpc import SERVICE, raw
 
 T = TypeVar("T")
 LAYOUT = Layout.of(nn.Sequential(nn.Linear(30, 10), nn.BatchNorm1d(10)))

@@ -1,0 +1,186 @@
+"""The allocation: which parts of the training data there are, and which learner does which."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leader.config import RunConfig
+from leader.data.part import Part
+from leader.data.partition import partition
+from leader.data.shard_map import ShardMap
+from leader.learners.membership import Member
+from leader.state import Seats, Shards
+from utils.batches import held_out
+from utils.errors import NotReadyError
+
+
+class Allocation:
+    """Deals the leader's data out to the learners that bring none; those that bring some do their own part."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        labels: NDArray[np.int64] | None,
+        groups: NDArray[np.int64] | None,
+        resumed: Seats | None,
+    ) -> None:
+        self._config = config
+        self._labels = labels  # None where the leader holds no data to deal out
+        self._groups = groups  # None where the data has none
+        self._resumed = resumed  # the deal of a run that goes on
+        self._shards: Shards | None = None
+        self._map = ShardMap(0)
+        self._own_at_start = 0
+        self._eligible: dict[int, Member] = {}  # the others only look on
+        self._shard_parts: dict[str, Part] = {}
+        self._own_parts: dict[int, Part] = {}  # of eligible members with own data
+        self._even = False  # no rebalancing would move a shard
+        # Asked several times a round, so made once after each change; None = not made yet.
+        self._parts: Mapping[str, Part] | None = None
+        self._holders: Mapping[str, int] | None = None
+        self._seats: Seats | None = None
+
+    def __contains__(self, member: Member) -> bool:
+        return member.learner_id in self._eligible
+
+    def __len__(self) -> int:
+        """How many learners may do work."""
+        return len(self._eligible)
+
+    def place(self, member: Member, *, eligible: bool) -> None:
+        """A member has come, or come back, perhaps with other data; shards without a holder find one."""
+        learner, own = member.learner_id, member.own_data
+        if eligible and own is None:
+            self._map.add(learner)
+        else:  # it may have been able to take a shard before
+            self._map.remove(learner)
+        self._eligible.pop(learner, None)
+        self._own_parts.pop(learner, None)
+        if eligible:
+            self._eligible[learner] = member
+        if eligible and own is not None:
+            examples, seed = self._trained(own.examples), self._config.seed
+            self._own_parts[learner] = Part.of_own(member.name, examples, own.fingerprint, seed)
+        self._moved()
+        if self._shards and self._map.orphans:
+            self.spread()
+
+    def remove(self, member: Member) -> None:
+        """A member is gone; the shards that it held go to others."""
+        self._moved()
+        self._own_parts.pop(member.learner_id, None)
+        if self._eligible.pop(member.learner_id, None) is not None and member.own_data is None:
+            self._map.remove(member.learner_id)
+            self.spread()
+
+    def spread(self) -> None:
+        """Give every shard a holder, evenly, with as few moves as possible."""
+        if not self._even:
+            self._map.rebalance()
+            self._moved()
+            self._even = True
+
+    def _moved(self) -> None:
+        """Who is there or who holds what has changed."""
+        self._even = False
+        self._parts = self._holders = self._seats = None
+
+    def _trained(self, examples: int) -> int:
+        """How many of these are trained on; learners hold the others out."""
+        return examples - held_out(examples, self._config.evaluation.holdout)
+
+    def deal(self) -> None:
+        """Before the first round: split the leader's data among the learners that bring none.
+
+        A resumed run keeps its shards, and each learner that came back keeps those it had.
+        """
+        takers = [member for member in self._eligible.values() if member.own_data is None]
+        self._own_at_start = len(self._own_parts)
+        if self._resumed is not None:
+            self._own_at_start = self._resumed.own
+            self._adopt(self._resumed.shards, takers, self._resumed.holders)
+        elif self._labels is None or (self._own_parts and not takers):
+            self._adopt((), takers, {})
+        else:
+            data = self._config.data
+            # By the learners waited for, not by those that happen to be here: the same split each time.
+            parts = data.shards or max(1, self._config.learners - self._own_at_start)
+            shards = partition(
+                self._labels,
+                data.shards if data.partition == "groups" else parts,
+                kind=data.partition,
+                alpha=data.alpha,
+                seed=self._config.seed,
+                classes_per_shard=data.classes_per_shard,
+                groups=self._groups,
+            )
+            self._adopt(shards, takers, {})
+
+    def _adopt(self, shards: Shards, takers: list[Member], holders: Mapping[str, str]) -> None:
+        held: dict[int, tuple[int, ...]] = {
+            member.learner_id: tuple(int(shard) for shard, name in holders.items() if name == member.name)
+            for member in takers
+        }
+        seed = self._config.seed
+        parts = [Part.of_shard(i, self._trained(len(indices)), seed) for i, indices in enumerate(shards)]
+        self._shards = shards
+        self._shard_parts = {part.id: part for part in parts}
+        self._map = ShardMap(len(shards), held)
+        self._moved()
+        self.spread()
+
+    @property
+    def dealt(self) -> bool:
+        """Whether the data has been dealt out."""
+        return self._shards is not None
+
+    def seats(self) -> Seats | None:
+        """The deal as it stands, by learners' names; None before the data is dealt."""
+        if self._shards is None:
+            return None
+        if self._seats is None:
+            held = self._map.holders().items()
+            holders = {str(shard): self._eligible[learner].name for shard, learner in held}
+            self._seats = Seats(self._shards, holders, self._own_at_start)
+        return self._seats
+
+    def shard_of(self, member: Member, shard: int | None) -> NDArray[np.int64]:
+        """Example indices of a shard that `member` may fetch; its first one where none is named."""
+        if self._shards is None:
+            raise NotReadyError("the data is dealt out when enough learners are here; try again")
+        held = self._map.held_by(member.learner_id)
+        if shard is None and held:
+            return self._shards[held[0]]
+        if shard is None or shard not in held:
+            raise NotReadyError(f"{member.name} does not hold shard {shard}; wait for a work order")
+        return self._shards[shard]
+
+    def parts(self) -> Mapping[str, Part]:
+        """All the work there is at present, by part id."""
+        if self._parts is None:
+            self._parts = self._shard_parts | {part.id: part for part in self._own_parts.values()}
+        return self._parts
+
+    def holders(self) -> Mapping[str, int]:
+        """Which learner does which part; parts that nobody can do are left out."""
+        if self._holders is None:
+            ids = list(self._shard_parts)
+            held = {ids[shard]: learner for shard, learner in self._map.holders().items()}
+            self._holders = held | {part.id: learner for learner, part in self._own_parts.items()}
+        return self._holders
+
+    def enough(self) -> bool:
+        """Whether a further round can begin with the learners that are here.
+
+        Somebody must be able to do the leader's shards, and of the learners with own data a
+        quorum of those that were there at the start must be here.
+        """
+        own = len(self._own_parts)
+        if self._shards and own == len(self._eligible):
+            return False
+        return len(self.holders()) > 0 and own >= math.ceil(self._config.cohort.quorum * self._own_at_start)

@@ -1,0 +1,47 @@
+"""Who may take part: what data a learner must bring, and what cohort.require asks of its machine."""
+
+from __future__ import annotations
+
+import math
+
+from leader.aggregation.exact_sum import Scale
+from leader.config import RunConfig
+from leader.config.requirement import Requirement
+from leader.learners.membership import Member
+from protos import leader_pb2
+from utils.errors import IncompatibleError, LimitError
+
+
+class Eligibility:
+    """Refuses learners whose data does not fit the run; those that don't meet cohort.require only look on."""
+
+    def __init__(self, config: RunConfig, *, classes: int, held: int | None) -> None:
+        self._config = config
+        self._classes = classes  # 0 = a task of the user's own, which alone knows its data
+        self._held = held  # examples that the leader deals out; None where it has no data
+        self._requirement = Requirement.parse(config.cohort.require)
+
+    def check(self, info: leader_pb2.LearnerInfo, others: int) -> None:
+        """Refuse `info` if its data does not fit, beside `others` examples that the other learners brought.
+
+        Raises IncompatibleError; LimitError if no exact sum or no work order could hold so many more examples.
+        """
+        if not info.HasField("own_data"):
+            if self._held is None:
+                raise IncompatibleError(
+                    "this run's leader hands out no data (data.holder is learner); start the learner with --data DIR"
+                )
+            return
+        own, train = info.own_data, self._config.train
+        if self._classes and own.classes != self._classes:
+            raise IncompatibleError(
+                f"your data has {own.classes} classes, this run's model {self._classes}; "
+                "use the same classes everywhere (leader: model.classes)"
+            )
+        Scale.of(self._config.aggregate.max_abs, (self._held or 0) + others + own.examples)
+        if train.local_epochs * math.ceil(own.examples / train.batch_size) >= 1 << 32:
+            raise LimitError(f"{own.examples} examples are more batches than one work order can ask for")
+
+    def met_by(self, member: Member) -> bool:
+        """Whether the member meets cohort.require."""
+        return self._requirement.met_by(member.tags, member.device_kind, member.memory_bytes)

@@ -1,0 +1,90 @@
+"""Serving Session: orders, commits and the stop go down, signs of life and of trouble come up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from grpc import aio
+
+from leader.events import EventStream, LearnerProgress
+from leader.learners.links import SessionLink
+from leader.learners.membership import Member
+from leader.rpc.refusals import Refusals
+from leader.training.coordinator import Coordinator
+from protos import leader_pb2
+from utils.errors import PayloadError, StalledError, WireError
+
+_log = logging.getLogger(__name__)
+_LONGEST_REASON = 500
+Messages = AsyncIterator[leader_pb2.LearnerMessage]
+Send = Callable[[leader_pb2.LeaderMessage], Awaitable[None]]
+
+
+class Sessions:
+    """Reads and writes the Session streams of a run."""
+
+    def __init__(
+        self, coordinator: Coordinator, hello_s: float, events: EventStream, refusals: Refusals
+    ) -> None:
+        self._coordinator = coordinator
+        self._workforce = coordinator.workforce
+        self._hello_s = hello_s
+        self._events = events
+        self._refusals = refusals
+
+    async def serve(self, messages: Messages, send: Send) -> None:
+        """Serve one stream until either side ends it; raises the WireError that it is refused with."""
+        member = await self._greet(messages)
+        link = SessionLink()
+        self._workforce.attach(member, link)
+        self._coordinator.resend_work(member)
+        listener = asyncio.ensure_future(self._listen(member, link, messages))
+        try:
+            while (message := await link.next()) is not None:
+                await send(message)
+        finally:
+            listener.cancel()
+            link.closed()
+            self._workforce.detach(member, link)
+
+    async def _greet(self, messages: Messages) -> Member:
+        try:
+            async with asyncio.timeout(self._hello_s):
+                first = await anext(messages, None)
+        except TimeoutError:
+            raise StalledError("the session was opened but nobody said hello") from None
+        if first is None or first.WhichOneof("kind") != "hello":
+            raise PayloadError("a session begins with hello")
+        return self._workforce.by_token(first.hello.token)
+
+    async def _listen(self, member: Member, link: SessionLink, messages: Messages) -> None:
+        """Take what the learner says until it closes its side; then close ours."""
+        try:
+            async for message in messages:
+                self._workforce.heard(member)
+                self._heed(member, message)
+        except WireError as error:
+            self._refusals.note("Session", error, member.learner_id)
+        except aio.BaseError as error:
+            _log.debug("session of %s broke: %s", member.name, error)
+        finally:
+            link.end()
+
+    def _heed(self, member: Member, message: leader_pb2.LearnerMessage) -> None:
+        match message.WhichOneof("kind"):
+            case "progress":
+                told = message.progress
+                round_ = self._coordinator.state.round + 1
+                self._events.publish(
+                    LearnerProgress(member.learner_id, round_, told.done, told.total, told.images_per_s)
+                )
+            case "failure":
+                reason = message.failure.message[:_LONGEST_REASON]
+                self._workforce.leave(member, f"failed: {reason}")
+                self._coordinator.failed(member, message.failure.work_id, reason)
+            case "goodbye":
+                self._workforce.leave(member, message.goodbye.reason[:_LONGEST_REASON] or "said goodbye")
+            case _:
+                pass  # a heartbeat says only that the learner lives

@@ -1,0 +1,153 @@
+"""The methods of both services, each described once: of this the stub, the servers and the dialling leader are made."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import grpc
+from grpc import aio
+
+from protos import leader_pb2, learner_pb2
+from utils.errors import WireError
+from utils.wire.rpc import SERVICE, checked, parse_chunk, parse_down, parse_upload, raw
+
+LEARNER_SERVICE = "learner.LearnerService"
+
+
+class Message(Protocol):
+    """What generated classes have; their own base comes without types."""
+
+    def SerializeToString(self) -> bytes:  # noqa: N802
+        """The message as bytes."""
+        ...
+
+    @classmethod
+    def FromString(cls, message: bytes) -> Self:  # noqa: N802
+        """The message in bytes; raises DecodeError."""
+        ...
+
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+Asked = TypeVar("Asked")
+Told = TypeVar("Told")
+Stream = AsyncIterator[Any] | Iterator[bytes]
+Context = aio.ServicerContext[Any, Any]
+Call = Callable[[Any, Context], Awaitable[Any]]
+#: Ends the call to the method of this name with the status of an error.
+Refuse = Callable[[str, Context, WireError], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Messages(Generic[T]):
+    """One way of a method: how its messages become bytes, and what is read of those."""
+
+    write: Callable[[Any], bytes]
+    read: Callable[[bytes], T]  # raises PayloadError
+    number: str  # as gRPC calls it: "unary" or "stream"
+
+
+def one(kind: type[M]) -> Messages[M]:
+    """A single message."""
+    return Messages(kind.SerializeToString, checked(kind.FromString), "unary")
+
+
+def many(kind: type[M]) -> Messages[M]:
+    """A stream of messages."""
+    return Messages(kind.SerializeToString, checked(kind.FromString), "stream")
+
+
+def framed(parse: Callable[[bytes], T]) -> Messages[T]:
+    """A stream of messages that are framed by hand, for what holds a chunk and nothing else most of the time."""
+    return Messages(raw, checked(parse), "stream")
+
+
+@dataclass(frozen=True)
+class Method(Generic[Asked, Told]):
+    """One RPC."""
+
+    service: str
+    name: str
+    asked: Messages[Asked]
+    told: Messages[Told]
+
+    @property
+    def _kind(self) -> str:
+        return f"{self.asked.number}_{self.told.number}"
+
+    def open(self, channel: aio.Channel, *request: Asked | Stream, **options: Any) -> Any:
+        """The call as gRPC has it; its answers are bytes."""
+        method = getattr(channel, self._kind)
+        path = f"/{self.service}/{self.name}"
+        return method(path, request_serializer=self.asked.write, response_deserializer=raw)(
+            *request, **options
+        )
+
+    async def ask(self, channel: aio.Channel, request: Asked | Stream, timeout: float | None = None) -> Told:
+        """The one answer to a request, or to a stream of them."""
+        return self.told.read(await self.open(channel, request, timeout=timeout))
+
+    async def listen(self, channel: aio.Channel, request: Asked | Stream) -> AsyncIterator[Told]:
+        """The answers to a request, or to a stream of them, as they come."""
+        async for message in self.open(channel, request):
+            yield self.told.read(message)
+
+    def handler(self, call: Call, refuse: Refuse) -> grpc.RpcMethodHandler[Any, Any]:
+        """How a server answers this method with `call`, which raises WireError to refuse.
+
+        A stream is answered by `context.write`. One request is read in here: what gRPC can't read itself it
+        answers with UNKNOWN, and logs a traceback each time.
+        """
+        streams = self.asked.number == "stream"
+
+        async def answer(request: Any, context: Context) -> Any:
+            try:
+                return await call(aiter(request) if streams else self.asked.read(request), context)
+            except WireError as error:
+                await refuse(self.name, context, error)
+
+        make = getattr(grpc, f"{self._kind}_rpc_method_handler")
+        handler: grpc.RpcMethodHandler[Any, Any] = make(
+            answer, self.asked.read if streams else raw, self.told.write
+        )
+        return handler
+
+
+def serve(calls: Mapping[Method[Any, Any], Call], refuse: Refuse) -> grpc.GenericRpcHandler:
+    """The methods of one service as a handler to add to a server."""
+    (service,) = {method.service for method in calls}
+    handlers = {method.name: method.handler(call, refuse) for method, call in calls.items()}
+    return grpc.method_handlers_generic_handler(service, handlers)
+
+
+REGISTER = Method(SERVICE, "RegisterLearner", one(leader_pb2.LearnerInfo), one(leader_pb2.AckWithMetadata))
+GET_WORK = Method(SERVICE, "GetWork", one(leader_pb2.WorkRequest), one(leader_pb2.WorkOrders))
+GET_UPLOAD = Method(SERVICE, "GetUpload", one(leader_pb2.UploadRequest), one(leader_pb2.UploadStatus))
+GET_MODEL = Method(SERVICE, "GetModel", one(leader_pb2.Empty), framed(parse_chunk))
+GET_DATA = Method(SERVICE, "GetData", one(leader_pb2.LearnerDataRequest), framed(parse_chunk))
+ACCUMULATE = Method(SERVICE, "AccumulateGradients", framed(parse_upload), one(leader_pb2.Ack))
+EXCHANGE = Method(SERVICE, "ExchangeGradients", framed(parse_upload), framed(parse_down))
+SESSION = Method(SERVICE, "Session", many(leader_pb2.LearnerMessage), many(leader_pb2.LeaderMessage))
+
+START_TRAINING = Method(LEARNER_SERVICE, "StartTraining", one(learner_pb2.Empty), one(learner_pb2.Ack))
+SYNC_MODEL_STATE = Method(
+    LEARNER_SERVICE, "SyncModelState", one(learner_pb2.ModelState), one(learner_pb2.Ack)
+)
+STOP_TRAINING = Method(LEARNER_SERVICE, "StopTraining", one(learner_pb2.StopNotice), one(learner_pb2.Ack))
+
+
+class LeaderStub:
+    """The leader's methods as a learner calls them."""
+
+    def __init__(self, channel: aio.Channel) -> None:
+        self.register = partial(REGISTER.ask, channel)
+        self.get_work = partial(GET_WORK.ask, channel)
+        self.get_upload = partial(GET_UPLOAD.ask, channel)
+        self.get_model = partial(GET_MODEL.listen, channel)
+        self.get_data = partial(GET_DATA.listen, channel)
+        self.accumulate = partial(ACCUMULATE.ask, channel)
+        self.exchange = partial(EXCHANGE.open, channel)
+        self.session = partial(SESSION.listen, channel)
