@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
+from google.protobuf.message import Message
 from grpc import aio
 from grpc_health.v1 import health_pb2
 
 from protos import leader_pb2, learner_pb2
 from utils.errors import PayloadError
 from utils.wire import contract
-from utils.wire.contract import Message, Method, one
+from utils.wire.contract import Method, one
 from utils.wire.rpc import channel_options
 
 _log = logging.getLogger(__name__)
@@ -25,50 +26,29 @@ _HEALTH_CHECK = Method(
 _CLOSING: set[asyncio.Task[None]] = set()  # the event loop itself keeps no task alive
 
 
-class LearnerLink(Protocol):
-    """Pushes control to one learner; never blocks and never raises."""
+class LearnerLink:
+    """Pushes control to one learner; never blocks and never raises.
+
+    This one reaches nobody: a plain learner acts by itself, and the leader waits.
+    """
 
     def work(self, order: leader_pb2.WorkOrder) -> None:
         """Tell the learner to do `order`."""
-        ...
 
     def committed(self, round_: int, version: int) -> None:
         """Tell the learner that `round_` is on disk and `version` is the newest model."""
-        ...
 
     def stop(self, reason: str, *, finished: bool) -> None:
         """Tell the learner that the run is over for it."""
-        ...
 
     def end(self) -> None:
         """Let go when what was pushed is through; the learner left, or is reached by another link."""
-        ...
 
     async def close(self) -> None:
         """Give what was pushed a moment to arrive and let go."""
-        ...
 
 
-class PlainLink:
-    """No way to reach the learner: it acts by itself and the leader waits."""
-
-    def work(self, order: leader_pb2.WorkOrder) -> None:
-        """Nothing to push."""
-
-    def committed(self, round_: int, version: int) -> None:
-        """Nothing to push."""
-
-    def stop(self, reason: str, *, finished: bool) -> None:
-        """Nothing to push."""
-
-    def end(self) -> None:
-        """Nothing to end."""
-
-    async def close(self) -> None:
-        """Nothing to close."""
-
-
-class SessionLink:
+class SessionLink(LearnerLink):
     """The learner's own Session stream: messages queue here and the RPC handler sends them."""
 
     def __init__(self) -> None:
@@ -116,7 +96,7 @@ class SessionLink:
             _log.debug("session did not close in time")
 
 
-class DialledLink:
+class DialledLink(LearnerLink):
     """Calls LearnerService at the address that the learner gave.
 
     `lost` is called with a reason when a learner that was reached before can't be reached any

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from leader.learners.links import LearnerLink, PlainLink
+from leader.learners.links import LearnerLink
 from protos import leader_pb2
 from utils.errors import IncompatibleError, LimitError, NameTakenError, PayloadError, UnknownLearnerError
 from utils.version import PROTOCOL, RELEASE
@@ -53,7 +53,7 @@ class Member:
     device_kind: str = ""  # such as "cuda"; "" = not said
     memory_bytes: int = 0  # of the device; 0 = not said
     connected: bool = False  # its session is open, or it was reached by dialling
-    link: LearnerLink = field(default_factory=PlainLink, repr=False)
+    link: LearnerLink = field(default_factory=LearnerLink, repr=False)
 
     @property
     def plain(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from leader.app import App
 from leader.data.part import Part
+from leader.learners.links import LearnerLink
 from leader.learners.membership import Member
 from learner.memory import Memory
 from learner.work.workbench import Assignments
@@ -24,8 +25,8 @@ from utils.version import PROTOCOL, RELEASE
 _PEER = "virtual"
 
 
-class VirtualLink:
-    """The leader's link to one virtual learner; see leader.links.LearnerLink."""
+class VirtualLink(LearnerLink):
+    """The leader's link to one virtual learner; see LearnerLink."""
 
     def __init__(self, crew: Crew, member: Member) -> None:
         self._crew = crew
@@ -38,15 +39,6 @@ class VirtualLink:
     def committed(self, round_: int, version: int) -> None:
         """See LearnerLink."""
         self._crew.committed(round_)
-
-    def stop(self, reason: str, *, finished: bool) -> None:
-        """Nothing is left to do."""
-
-    def end(self) -> None:
-        """Nothing to end."""
-
-    async def close(self) -> None:
-        """Nothing to close."""
 
 
 class Crew:

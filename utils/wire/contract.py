@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 from grpc import aio
 
 from protos import leader_pb2, learner_pb2
@@ -15,21 +16,6 @@ from utils.errors import WireError
 from utils.wire.rpc import SERVICE, checked, parse_chunk, parse_down, parse_upload, raw
 
 LEARNER_SERVICE = "learner.LearnerService"
-
-
-class Message(Protocol):
-    """What generated classes have; their own base comes without types."""
-
-    def SerializeToString(self) -> bytes:  # noqa: N802
-        """The message as bytes."""
-        ...
-
-    @classmethod
-    def FromString(cls, message: bytes) -> Self:  # noqa: N802
-        """The message in bytes; raises DecodeError."""
-        ...
-
-
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 Asked = TypeVar("Asked")
