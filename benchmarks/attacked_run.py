@@ -18,7 +18,7 @@ from scripts.simulate.parts import Brought, brought
 from scripts.simulate.simulation import Hooks, Options, simulate
 from tests.attacks import ALittleIsEnough, Attack, Gaussian, Scaled, SignFlip, flip_labels
 from utils.datasets import Dataset
-from utils.errors import FlockstepError
+from utils.errors import program
 from utils.seeds import derive_seed
 
 ATTACKS = ("none", "sign_flip", "scaled", "gaussian", "a_little_is_enough", "label_flip")
@@ -78,25 +78,22 @@ def _flip(each: Brought) -> Dataset:
     return Dataset("flipped labels", np.array(data.images[every]), labels, classes)  # type: ignore[attr-defined]
 
 
+@program
 def main(argv: list[str]) -> int:
     """Simulate one attacked run; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.attacked_run", description=__doc__)
     parser.add_argument("--attack", choices=ATTACKS, default="none")
     parser.add_argument("--attackers", type=int, default=0, help="how many learners attack; 0")
     options, rest = parser.parse_known_args(argv)
-    try:
-        command = cli.parse(rest, os.environ)
-        config = command.config
-        own = tuple(brought(config, None, None))
-        attack = attack_of(options.attack, config.learners)
-        hooks = Hooks(
-            own=flipped(own, options.attackers) if options.attack == "label_flip" else own,
-            tamper=Attackers(attack, options.attackers, config) if attack else None,
-        )
-        simulate(config, Options(), hooks, resume=command.resume is not None)
-    except FlockstepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    command = cli.parse(rest, os.environ)
+    config = command.config
+    own = tuple(brought(config, None, None))
+    attack = attack_of(options.attack, config.learners)
+    hooks = Hooks(
+        own=flipped(own, options.attackers) if options.attack == "label_flip" else own,
+        tamper=Attackers(attack, options.attackers, config) if attack else None,
+    )
+    simulate(config, Options(), hooks, resume=command.resume is not None)
     return 0
 
 

@@ -8,27 +8,22 @@ import sys
 from leader.cli import parse
 from leader.config.yaml_file import dump_config
 from utils import faults
-from utils.errors import FlockstepError
+from utils.errors import program
 from utils.malloc import keep_freed_memory
 
 
+@program
 def main() -> int:
     """Run the leader; returns the exit code."""
-    try:
-        command = parse(sys.argv[1:], os.environ)
-        faults.arm(os.environ)
-        if command.print_config:
-            print(dump_config(command.config), end="")
-            return 0
-        keep_freed_memory()
-        from leader.app import run  # here, so that --help does not wait for torch
+    command = parse(sys.argv[1:], os.environ)
+    faults.arm(os.environ)
+    if command.print_config:
+        print(dump_config(command.config), end="")
+        return 0
+    keep_freed_memory()
+    from leader.app import run  # here, so that --help does not wait for torch
 
-        return run(command)
-    except FlockstepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    return run(command)
 
 
 if __name__ == "__main__":

@@ -48,13 +48,12 @@ from leader.training.pipeline.pipeline import is_pipelined
 from model.weights_file import model_header
 from protos import leader_pb2
 from utils import faults
-from utils.errors import CheckpointError, FlockstepError
+from utils.errors import INTERRUPTED, CheckpointError, FlockstepError
 from utils.files import write_atomically
 from utils.vector import Vector
 
 _log = logging.getLogger(__name__)
 _ASLEEP_S = 1.0  # a timer this late means that the process was stopped
-_STOPPED = 130  # the shell's exit code for a program that was interrupted
 
 
 class App:
@@ -330,7 +329,7 @@ def run(command: Command) -> int:
         f"{reason}\n{_how_to_resume(folder.path)}" if reason else f"results are in {folder.path}",
         file=sys.stderr,
     )
-    return _STOPPED if reason else 0
+    return INTERRUPTED if reason else 0
 
 
 def _how_to_resume(path: Path) -> str:

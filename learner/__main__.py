@@ -8,25 +8,20 @@ import sys
 from learner.options import parse
 from utils import faults
 from utils.console import setup_logging
-from utils.errors import FlockstepError
+from utils.errors import program
 from utils.malloc import keep_freed_memory
 
 
+@program
 def main() -> int:
     """Run the learner; returns the exit code."""
-    try:
-        options = parse(sys.argv[1:], os.environ)
-        faults.arm(os.environ)
-        setup_logging(options.log_format, options.log_level)
-        keep_freed_memory()
-        from learner.app import run  # here, so that --help does not wait for torch
+    options = parse(sys.argv[1:], os.environ)
+    faults.arm(os.environ)
+    setup_logging(options.log_format, options.log_level)
+    keep_freed_memory()
+    from learner.app import run  # here, so that --help does not wait for torch
 
-        return run(options)
-    except FlockstepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    return run(options)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from utils.errors import ConfigError, FlockstepError
+from utils.errors import ConfigError, program
 from utils.settings.flags import FlagParser
 from utils.settings.spelling import closest
 
@@ -53,17 +53,14 @@ example flockstep leader --help.
 """
 
 
+@program
 def main() -> int:
     """Run the program that the first argument names; returns its exit code."""
     word, rest = sys.argv[1] if len(sys.argv) > 1 else "", sys.argv[2:]
-    try:
-        if word.startswith("-"):
-            make_parser().parse_or_raise(sys.argv[1:2], {})
-        if word not in WORDS:
-            raise ConfigError(_unknown(word))
-    except FlockstepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    if word.startswith("-"):
+        make_parser().parse_or_raise(sys.argv[1:2], {})
+    if word not in WORDS:
+        raise ConfigError(_unknown(word))
     _look_last_in(Path.cwd())
     sys.argv = [f"flockstep {word}", *rest]
     code: int = import_module(WORDS[word].module).main()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from scripts.children import Program, ProgramFailedError, StoppedError, run_together
 from utils.datasets import download_cifar10, find_cifar10
-from utils.errors import DataError
+from utils.errors import INTERRUPTED, DataError
 
 #: The recipe that the demonstration trains with, as `--set` values for the leader.
 RECIPE = (
@@ -26,8 +26,6 @@ RECIPE = (
     "train.warmup=0.2",
 )
 ROUNDS = 7
-
-STOPPED = 130  # the shell's exit code for Ctrl-C
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -141,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except (StoppedError, KeyboardInterrupt):
         print("stopped; leader and learners have ended", file=sys.stderr)
-        return STOPPED
+        return INTERRUPTED
     print(result(run_dir, socket.gethostname(), os.path.relpath(sys.executable)))
     return 0
 

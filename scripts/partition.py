@@ -22,9 +22,9 @@ from leader.data.partition import Kind, partition
 from scripts.partition_plot import Panel, draw_split
 from utils.console import printable
 from utils.datasets import Dataset, open_dataset, save_dataset
-from utils.errors import ConfigError, FlockstepError
+from utils.errors import ConfigError, program
 from utils.files import replace_file
-from utils.settings.flags import FlagParser
+from utils.settings.flags import FlagParser, number, whole
 
 FORMAT = "flockstep-partition-1"
 SKEWED = ("dirichlet", "quantity")  # the kinds that alpha means something for
@@ -99,48 +99,35 @@ def make_parser() -> FlagParser:
         "--data-dir", type=Path, default=Path("data"), metavar="DIR", help="where CIFAR-10 is [data]"
     )
     parser.add_argument(
-        "--parts", type=_whole, metavar="N", help=f"parts to make [{PARTS}; with groups, one a group]"
+        "--parts",
+        type=whole(1, 1_000_000),
+        metavar="N",
+        help=f"parts to make [{PARTS}; with groups, one a group]",
     )
     parser.add_argument("--kind", choices=get_args(Kind), default="iid", help="how to split [iid]")
     parser.add_argument(
         "--alpha",
-        type=_positive,
+        type=number(lambda alpha: 0 < alpha < math.inf, "above 0"),
         nargs="+",
         default=[0.5],
         metavar="A",
         help="Dirichlet concentration (dirichlet, quantity); several are shown side by side [0.5]",
     )
     parser.add_argument(
-        "--classes-per-shard", type=_whole, default=2, metavar="N", help="pieces a part (classes) [2]"
+        "--classes-per-shard",
+        type=whole(1, 1_000_000),
+        default=2,
+        metavar="N",
+        help="pieces a part (classes) [2]",
     )
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed, as the leader's [0]")
+    parser.add_argument(
+        "--seed", type=whole(0, 2**63 - 1), default=0, metavar="N", help="seed, as the leader's [0]"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="new folder to write the parts to")
     parser.add_argument(
         "--plot", type=Path, default=Path("partition.png"), metavar="FILE", help="picture [partition.png]"
     )
     return parser
-
-
-def _whole(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 7 or not 1 <= int(text) <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 1000000")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 19 or int(text) >= 1 << 63:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2**63 - 1")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return value
 
 
 def split(options: argparse.Namespace, data: Dataset) -> list[Split]:
@@ -266,15 +253,10 @@ def run(argv: Sequence[str]) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    try:
-        run(sys.argv[1:] if argv is None else argv)
-    except FlockstepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    run(sys.argv[1:] if argv is None else argv)
     return 0
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from leader.global_model.initial import tensors_of, weights_metadata
 from model.flat import FlatModel
 from model.task import load_task
-from utils.errors import FlockstepError
+from utils.errors import ConfigError, program
 from utils.settings.flags import FlagParser
 
 _DESCRIPTION = """\
@@ -33,18 +33,15 @@ def make_parser() -> FlagParser:
     return parser
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the model and write it; returns the exit code."""
+    options = make_parser().parse_or_raise(sys.argv[1:] if argv is None else argv, {})
+    model = FlatModel(load_task(options.task, "--task").build_model(options.seed))
     try:
-        options = make_parser().parse_or_raise(sys.argv[1:] if argv is None else argv, {})
-        model = FlatModel(load_task(options.task, "--task").build_model(options.seed))
         options.out.write_bytes(save(tensors_of(model), weights_metadata(model.layout)))
-    except FlockstepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
     except OSError as error:
-        print(f"error: --out: can't write {options.out}: {error.strerror}", file=sys.stderr)
-        return 2
+        raise ConfigError(f"--out: can't write {options.out}: {error.strerror}") from error
     print(f"{options.out}: {model.layout.parameter_count:,} parameters, {len(model.layout.entries)} tensors")
     return 0
 

@@ -5,6 +5,14 @@ A message says what is wrong, where, and what to do next; programs print it as o
 
 from __future__ import annotations
 
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+P = ParamSpec("P")
+INTERRUPTED = 130  # the shell's exit code for a program that was interrupted
+
 
 class FlockstepError(Exception):
     """Base of all errors that a user or a peer can cause."""
@@ -88,3 +96,19 @@ class IncompatibleError(WireError):
 
 class NotReadyError(WireError):
     """The leader can't answer this yet; try again later."""
+
+
+def program(main: Callable[P, int]) -> Callable[P, int]:
+    """`main`, which returns an exit code; an error is told in one line, and its exit code returned."""
+
+    @functools.wraps(main)
+    def run(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return main(*args, **kwargs)
+        except FlockstepError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            return INTERRUPTED
+
+    return run

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -13,10 +11,8 @@ from leader import cli
 from leader.config.yaml_file import dump_config
 from scripts.simulate.simulation import Options, Outcome, simulate
 from utils import faults
-from utils.errors import FlockstepError
-from utils.settings.flags import FlagParser, paragraph
-
-_STOPPED = 130  # the shell's exit code for a program that was interrupted
+from utils.errors import INTERRUPTED, program
+from utils.settings.flags import FlagParser, number, paragraph, whole
 
 _DESCRIPTION = """\
 Run leader and learners in one process, with virtual learners in place of real ones. The same config and seed \
@@ -43,7 +39,7 @@ def make_parser() -> FlagParser:
     )
     parser.add_argument(
         "--workers",
-        type=_whole,
+        type=whole(1, 10_000),
         default=1,
         metavar="N",
         help="orders trained at once, one CPU thread each [1]",
@@ -57,7 +53,7 @@ def make_parser() -> FlagParser:
     )
     parser.add_argument(
         "--speed-spread",
-        type=_spread,
+        type=number(lambda sigma: 0 <= sigma <= 10, "from 0 to 10"),
         default=0.0,
         metavar="SIGMA",
         help="virtual learners differ in speed: standard deviation of its logarithm [0]",
@@ -74,22 +70,6 @@ def make_parser() -> FlagParser:
     return parser
 
 
-def _whole(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) == int(text) <= 10_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 10000")
-    return int(text)
-
-
-def _spread(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 10:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 10")
-    return value
-
-
 def run(argv: Sequence[str]) -> Outcome | None:
     """Simulate what `argv` asks for; None where the config was only to be shown. Raises FlockstepError."""
     options, rest = parse(argv)
@@ -101,15 +81,10 @@ def run(argv: Sequence[str]) -> Outcome | None:
     return simulate(command.config, options, resume=command.resume is not None)
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    try:
-        outcome = run(sys.argv[1:] if argv is None else argv)
-    except FlockstepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return _STOPPED
+    outcome = run(sys.argv[1:] if argv is None else argv)
     if outcome is None:
         return 0
     if not outcome.reason:
@@ -119,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{outcome.reason}\nresume with: python -m scripts.simulate --resume {outcome.folder}",
         file=sys.stderr,
     )
-    return _STOPPED
+    return INTERRUPTED
 
 
 if __name__ == "__main__":

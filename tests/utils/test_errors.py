@@ -11,7 +11,7 @@ import learner
 import model
 import utils
 from utils import errors
-from utils.errors import FlockstepError, UnreachableError, WireError
+from utils.errors import ConfigError, FlockstepError, UnreachableError, WireError, program
 from utils.wire.status import REFUSED, STATUS, error_of, status_of
 
 
@@ -81,3 +81,18 @@ def test_exit_codes_of_the_errors_that_end_a_program_differ() -> None:
         errors.TooFewLearnersError,
     )
     assert [kind.exit_code for kind in ending] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_program_tells_an_error_in_one_line_and_ends_with_its_exit_code(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @program
+    def main(error: BaseException | None) -> int:
+        if error is not None:
+            raise error
+        return 7
+
+    assert [main(error) for error in (None, ConfigError("no such key"), KeyboardInterrupt())] == [7, 2, 130]
+    assert capsys.readouterr().err == "error: no such key\n"
+    with pytest.raises(ZeroDivisionError):
+        main(ZeroDivisionError())

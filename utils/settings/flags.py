@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from utils.errors import ConfigError
@@ -79,6 +80,33 @@ class FlagParser(argparse.ArgumentParser):
         }
         meant = closest(flag, {**known, **others})
         return f"{flag}: unknown flag; " + (f"did you mean {meant}?" if meant else "see --help")
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """The type of a flag that takes a whole number."""
+
+    def parse(text: str) -> int:
+        if text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most:
+            return int(text)
+        end = "2**63 - 1" if most == 2**63 - 1 else most
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} to {end}")
+
+    return parse
+
+
+def number(allowed: Callable[[float], bool], which: str) -> Callable[[str], float]:
+    """The type of a flag that takes a number, `which` says in words what is allowed."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not allowed(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is no number {which}")
+        return value
+
+    return parse
 
 
 def paragraph(text: str, indent: int = 0) -> str:
