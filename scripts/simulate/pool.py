@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -16,16 +17,18 @@ from learner.training.update import Assignment, Update
 from utils.errors import ConfigError
 
 
-class Training(Protocol):
+@dataclass(frozen=True)
+class Training:
     """One assignment on its way to an update."""
 
-    def update(self) -> Awaitable[Update]:
-        """The update; raises what Trainer.run raises."""
-        ...
+    update: Callable[[], Awaitable[Update]]  # raises what Trainer.run raises
+    cancel: Callable[[], object] = lambda: None  # the update is not wanted, or taken already
 
-    def cancel(self) -> None:
-        """The update is not wanted, or taken already."""
-        ...
+    @classmethod
+    def under_way(cls, future: asyncio.Future[Update]) -> Training:
+        """Training that another thread or process does."""
+        future.add_done_callback(_look)  # what was given up may fail unheard
+        return cls(lambda: future, future.cancel)
 
 
 class Pool(Protocol):
@@ -49,26 +52,15 @@ class OneWorker:
 
     def train(self, assignment: Assignment) -> Training:
         """See Pool."""
-        return _Later(self._trainer, assignment)
+
+        async def update() -> Update:
+            await asyncio.sleep(0)  # signals are heard between one assignment and the next
+            return self._trainer.run(assignment)
+
+        return Training(update)
 
     def close(self) -> None:
         """See Pool."""
-
-
-class _Later:
-    """An assignment that is trained when its update is asked for; see Training."""
-
-    def __init__(self, trainer: Trainer, assignment: Assignment) -> None:
-        self._trainer = trainer
-        self._assignment = assignment
-
-    async def update(self) -> Update:
-        """See Training."""
-        await asyncio.sleep(0)  # signals are heard between one assignment and the next
-        return self._trainer.run(self._assignment)
-
-    def cancel(self) -> None:
-        """See Training."""
 
 
 class Threads:
@@ -90,7 +82,8 @@ class Threads:
 
     def train(self, assignment: Assignment) -> Training:
         """See Pool."""
-        return UnderWay(asyncio.get_running_loop().run_in_executor(self._executor, self._train, assignment))
+        loop = asyncio.get_running_loop()
+        return Training.under_way(loop.run_in_executor(self._executor, self._train, assignment))
 
     def _train(self, assignment: Assignment) -> Update:
         if self._proved:
@@ -114,22 +107,6 @@ class Threads:
         for trainer in self._trainers:
             trainer.cancel()
         self._executor.shutdown(cancel_futures=True)
-
-
-class UnderWay:
-    """Training that another thread or process does; see Training."""
-
-    def __init__(self, future: asyncio.Future[Update]) -> None:
-        self._future = future
-        future.add_done_callback(_look)  # what was given up may fail unheard
-
-    def update(self) -> Awaitable[Update]:
-        """See Training."""
-        return self._future
-
-    def cancel(self) -> None:
-        """See Training."""
-        self._future.cancel()
 
 
 def _look(future: asyncio.Future[Update]) -> None:

@@ -21,7 +21,7 @@ from learner.work.workbench import Tools, build_trainer
 from model.task import Examples, Indices
 from protos import leader_pb2
 from scripts.simulate.parts import PartOf
-from scripts.simulate.pool import Training, UnderWay
+from scripts.simulate.pool import Training
 from utils.errors import ConfigError
 
 _VERSIONS = 4  # models kept in Ray's store for orders that start from them
@@ -61,7 +61,7 @@ class RayActors:
 
     def train(self, assignment: Assignment) -> Training:
         """See Pool."""
-        return UnderWay(asyncio.ensure_future(self._train(assignment)))
+        return Training.under_way(asyncio.ensure_future(self._train(assignment)))
 
     async def _train(self, assignment: Assignment) -> Update:
         actor = await self._idle.get()

@@ -8,12 +8,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from leader.app import App
 from leader.config import RunConfig
@@ -33,13 +34,14 @@ from scripts.simulate.agenda import Agenda
 from scripts.simulate.clock import VirtualClock
 from scripts.simulate.crew import Crew
 from scripts.simulate.drive import Driver, Tamper
-from scripts.simulate.inline import Inline
 from scripts.simulate.parts import Brought, brought
 from scripts.simulate.pool import OneWorker, Pool, Threads
 from utils.datasets import Dataset
 from utils.errors import CheckpointError, FlockstepError
 from utils.files import write_atomically
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _ADDRESS = "no port (simulated)"
 
 
@@ -90,7 +92,7 @@ def simulate(
     config, folder = _folder(config, resume=resume)
     clock = VirtualClock()
     try:
-        app = App(config, folder, data, resume=resume, host=Host(clock, Inline()))
+        app = App(config, folder, data, resume=resume, host=Host(clock, _Inline()))
         reason = asyncio.run(_Run(config, options, hooks, app, folder, tools, clock, data.train).lead())
     except FlockstepError:
         if not resume and not checkpoints(folder.checkpoints):
@@ -117,6 +119,19 @@ def _folder(config: RunConfig, *, resume: bool) -> tuple[RunConfig, RunFolder]:
     path = config.run_dir or default_run_dir(model_title(config), datetime.now())
     config = config.model_copy(update={"run_dir": path})
     return config, RunFolder.create(path, dump_config(config))
+
+
+class _Inline(Executor):
+    """Does work at once, on the thread that asks: small tasks take less time than handing them to another."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """See Executor."""
+        future: Future[T] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
 
 
 class _Run:
