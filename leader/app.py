@@ -19,7 +19,6 @@ import numpy as np
 from leader.aggregation.decoding import Decoder
 from leader.cli import Command
 from leader.config import RunConfig
-from leader.config.codec_spec import down_spec, up_spec
 from leader.config.yaml_file import dump_config
 from leader.data.dataset import Data, open_data
 from leader.evaluation.best_model import BestModel
@@ -34,6 +33,7 @@ from leader.optimizers.choose import make_optimizer
 from leader.reporting.curves import curves_title, draw_curves
 from leader.reporting.log import open_display
 from leader.reporting.summary import summarize, write_summary
+from leader.rpc.agreement import describe
 from leader.rpc.refusals import Refusals
 from leader.rpc.server import serving
 from leader.rpc.service import LeaderService
@@ -44,9 +44,7 @@ from leader.storage.checkpoint import checkpoints, save_checkpoint
 from leader.storage.metrics_log import MetricsLog
 from leader.storage.run_folder import RunFolder, default_run_dir
 from leader.training.coordinator import Coordinator
-from leader.training.pipeline.pipeline import is_pipelined
 from model.weights_file import model_header
-from protos import leader_pb2
 from utils import faults
 from utils.errors import INTERRUPTED, CheckpointError, FlockstepError
 from utils.files import write_atomically
@@ -120,22 +118,7 @@ class App:
         for subscriber in (self._metrics.on_event, self._verdict.on_event, self._offer_evaluation):
             self.events.subscribe(subscriber)
         self._recall(state)
-        self.description = leader_pb2.RunDescription(
-            run_id=state.run_id,
-            model="" if origin.own else config.model.name,
-            norm=config.model.norm,
-            classes=data.classes,
-            heartbeat_s=config.cohort.lease_s / 2,
-            chunk_bytes=config.limits.chunk_bytes,
-            local=sorted(layout.local),
-            holdout=config.evaluation.holdout,
-            own_task=origin.own,
-            codec_up=up_spec(config.codec),
-            codec_down=down_spec(config.codec),
-            piece_bytes=config.codec.piece_bytes,
-            zstd=config.codec.zstd,
-            pipelined=is_pipelined(config),
-        )
+        self.description = describe(config, origin, run_id=state.run_id, classes=data.classes)
         self.service = LeaderService(
             config,
             self.description,

@@ -1,9 +1,33 @@
-"""What is agreed on with each learner of the codecs that a run asks for."""
+"""What learners are told about a run, and what is agreed on with each of the codecs that it asks for."""
 
 from __future__ import annotations
 
+from leader.config import RunConfig
+from leader.config.codec_spec import down_spec, up_spec
+from leader.global_model.initial import Origin
+from leader.training.pipeline.pipeline import is_pipelined
 from protos import leader_pb2
 from utils.codecs import kind_of
+
+
+def describe(config: RunConfig, origin: Origin, *, run_id: str, classes: int) -> leader_pb2.RunDescription:
+    """What a learner must know of a run that begins from `origin`; `classes` are those of its data, 0 = it has none."""
+    return leader_pb2.RunDescription(
+        run_id=run_id,
+        model="" if origin.own else config.model.name,
+        norm=config.model.norm,
+        classes=classes,
+        heartbeat_s=config.cohort.lease_s / 2,
+        chunk_bytes=config.limits.chunk_bytes,
+        local=sorted(origin.layout.local),
+        holdout=config.evaluation.holdout,
+        own_task=origin.own,
+        codec_up=up_spec(config.codec),
+        codec_down=down_spec(config.codec),
+        piece_bytes=config.codec.piece_bytes,
+        zstd=config.codec.zstd,
+        pipelined=is_pipelined(config),
+    )
 
 
 def agreed(description: leader_pb2.RunDescription, info: leader_pb2.LearnerInfo) -> leader_pb2.RunDescription:
