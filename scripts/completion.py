@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from leader.config.yaml_file import SCHEMA
 from scripts.command import WORDS, parsers_of
-from utils.errors import ConfigError
+from utils.errors import ConfigError, program
 
 _BASH = """\
 # Completion of flockstep in bash. To load it in every shell:
@@ -87,10 +87,10 @@ def _values(flag: str, action: Action) -> tuple[str, ...]:
     )  # capitals stand for a value
 
 
+@program
 def main() -> int:
     """Print the script of the shell that the one argument names; returns the exit code."""
     if len(sys.argv) != 2 or sys.argv[1] not in _SHELLS:
-        print("error: give the shell, flockstep completion bash or flockstep completion zsh", file=sys.stderr)
-        return ConfigError.exit_code
+        raise ConfigError("give the shell: flockstep completion bash, or flockstep completion zsh")
     print(script(sys.argv[1]), end="")
     return 0

@@ -131,7 +131,7 @@ def _make(*argv: str) -> None:
     """Have make say what it would run, and check the flags of benchmarks."""
     own = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
     made = subprocess.run(
-        ["make", "-n", *argv], cwd=ROOT, env=own, check=True, capture_output=True, text=True
+        ["make", "-n", "PYTHON=python3", *argv], cwd=ROOT, env=own, check=True, capture_output=True, text=True
     )
     for line in made.stdout.splitlines():
         _, found, rest = line.partition("-m benchmarks ")
