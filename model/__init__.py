@@ -1,1 +1,1 @@
-"""Models by name, and the flat vector that their parameters live in."""
+"""What is trained: a task, networks by name, seeded weights, and the flat vector that parameters live in."""

@@ -1,4 +1,4 @@
-"""What leader and learner share: errors, seeds, payloads, framing, datasets."""
+"""What leader and learner both need: errors, settings, logging, seeds, batches, datasets, codecs, fault points."""
 
 import os
 
