@@ -51,7 +51,6 @@ from utils.files import write_atomically
 from utils.vector import Vector
 
 _log = logging.getLogger(__name__)
-_ASLEEP_S = 1.0  # a timer this late means that the process was stopped
 
 
 class App:
@@ -184,7 +183,7 @@ class App:
 
     async def run(self) -> str:
         """Train to the end; returns why the run was stopped, or ""."""
-        leases = asyncio.ensure_future(self._watch_leases())
+        leases = asyncio.ensure_future(self.coordinator.workforce.watch_leases())
         try:
             return await self.train()
         finally:
@@ -200,18 +199,6 @@ class App:
         """Wait for the evaluations under way."""
         if self._evaluations:
             await self._evaluations.idle()
-
-    async def _watch_leases(self) -> None:
-        workforce = self.coordinator.workforce
-        while True:
-            due = workforce.next_expiry()
-            now = time.monotonic()
-            wait_s = self._config.cohort.lease_s if due is None else max(0.0, due - now)
-            await asyncio.sleep(wait_s)
-            if time.monotonic() > now + wait_s + _ASLEEP_S:
-                workforce.renew()  # it was this process that slept, and heard nobody
-            else:
-                workforce.expire()
 
     async def conclude(self, started: RunStarted, began: float, reason: str) -> RunFinished:
         """Send the learners home and write the results; raises CheckpointError, such as for a full disk."""

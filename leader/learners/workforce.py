@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -22,6 +23,7 @@ from leader.state import Seats
 from protos import leader_pb2
 
 _log = logging.getLogger(__name__)
+_ASLEEP_S = 1.0  # a timer this late means that the process was stopped
 _ADDRESS = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
 
 
@@ -156,19 +158,22 @@ class Workforce:
             if member.plain and member.learner_id in owing:
                 self.leave(member, "sent no update until the deadline")
 
-    def renew(self) -> None:
-        """Begin every lease anew."""
-        for member in self:
-            self.heard(member)
+    async def watch_leases(self) -> None:
+        """Let members go as their leases run out, for ever."""
+        while True:
+            due, now = self._members.next_expiry(), time.monotonic()
+            wait_s = self._config.cohort.lease_s if due is None else max(0.0, due - now)
+            await asyncio.sleep(wait_s)
+            if time.monotonic() <= now + wait_s + _ASLEEP_S:
+                self.expire()
+                continue
+            for member in self:  # it was this process that slept, and heard nobody
+                self.heard(member)
 
     def expire(self) -> None:
         """Let go of every member whose lease has run out."""
         for member in self._members.expired(time.monotonic()):
             self.leave(member, f"no sign of life for {self._config.cohort.lease_s:g} s")
-
-    def next_expiry(self) -> float | None:
-        """Value of time.monotonic() at which the next lease runs out, if nothing is heard until then."""
-        return self._members.next_expiry()
 
     # --- who does what; see Allocation -----------------------------------------------------
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -433,3 +434,31 @@ def test_a_part_counts_only_the_examples_that_are_trained_on() -> None:
     workforce.register(info("b", own=7), "ipv4:1.1.1.1:2")
     workforce.deal()
     assert {part.id: part.examples for part in workforce.parts().values()} == {"shard-00000": 45, "own-b": 6}
+
+
+def test_leases_are_watched() -> None:
+    async def scenario() -> None:
+        crew = Crew(lease_s=0.05)
+        crew.join("a")
+        watch = asyncio.ensure_future(crew.workforce.watch_leases())
+        assert await crew.workforce.changed.wait_until(lambda: len(crew.workforce) == 0, timeout_s=20)
+        watch.cancel()
+        assert crew.events[-1] == LearnerLeft(1, "a", "no sign of life for 0.05 s")
+
+    asyncio.run(scenario())
+
+
+def test_a_leader_that_slept_gives_everybody_a_new_lease() -> None:
+    async def scenario() -> None:
+        crew = Crew(lease_s=0.05)
+        (a,) = crew.join("a")
+        watch = asyncio.ensure_future(crew.workforce.watch_leases())
+        await asyncio.sleep(0)
+        time.sleep(1.1)  # noqa: ASYNC251 - as a process does that is stopped
+        before = a.last_seen
+        await asyncio.sleep(0.001)
+        watch.cancel()
+        assert list(crew.workforce) == [a]
+        assert a.last_seen > before + 1
+
+    asyncio.run(scenario())
