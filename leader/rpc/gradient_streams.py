@@ -30,7 +30,7 @@ from utils.errors import (
     UnknownLearnerError,
     WireError,
 )
-from utils.wire.payload import Manifest, Payload, PayloadReader
+from utils.wire.payload import Manifest, Payload
 from utils.wire.rpc import UploadMessage
 
 Messages = AsyncIterator[UploadMessage]
@@ -145,8 +145,6 @@ class GradientStreams:
                 update.wanted = False
 
     async def _receive(self, piece: leader_pb2.Piece, messages: Messages) -> Payload:
-        limits = self._limits
-
         def accept(manifest: Manifest) -> None:
             self._files.check(piece.number, manifest)
             if manifest.total_bytes != piece.total_bytes:
@@ -155,13 +153,7 @@ class GradientStreams:
                     f"{manifest.total_bytes}"
                 )
 
-        reader = PayloadReader(
-            max_bytes=piece.total_bytes,
-            header_bytes=limits.header_bytes,
-            accept=accept,
-            max_tensors=limits.tensors,
-            max_name=limits.name_length,
-        )
+        reader = self._uploads.reader(piece.total_bytes, accept)
         async for chunk in self._chunks(piece, messages):
             reader.feed(chunk)
         return reader.finish(piece.crc32)

@@ -19,7 +19,7 @@ from leader.rpc.agreement import agreed
 from leader.rpc.gradient_streams import GradientStreams
 from leader.rpc.refusals import Refusals
 from leader.rpc.session import Sessions
-from leader.rpc.uploads import Uploads
+from leader.rpc.uploads import Uploads, header_of
 from leader.training.coordinator import Coordinator
 from protos import leader_pb2
 from utils import faults
@@ -160,7 +160,7 @@ class LeaderService:
 
     async def _accumulate(self, messages: AsyncIterator[UploadMessage], context: Context) -> leader_pb2.Ack:
         first = await self._uploads.first(messages)
-        header = first.header if not isinstance(first, memoryview) and first.HasField("header") else None
+        header = header_of(first)
         member = self._caller(context, header.token if header else b"")
         if header is None:
             work_id = await self._coordinator.plain_work(member, self._config.limits.stall_s)

@@ -80,7 +80,7 @@ class Uploads:
 
         Raises PayloadError, LimitError, ChecksumError or StalledError.
         """
-        header = first.header if not isinstance(first, memoryview) and first.HasField("header") else None
+        header = header_of(first)
         key = (header.work_id, header.total_bytes, header.crc32) if header else None
         transfer = await self._begin(header, key)
         try:
@@ -111,20 +111,24 @@ class Uploads:
             raise ChecksumError(f"the first {header.offset} bytes are no longer held here; send all of them")
         size = min(self._max_bytes, header.total_bytes) if header is not None else self._max_bytes
         await self._make_room(size)
-        limits = self._limits
-        transfer = _Transfer(
-            PayloadReader(
-                max_bytes=size,
-                header_bytes=limits.header_bytes,
-                accept=self._acceptor(header),
-                max_tensors=limits.tensors,
-                max_name=limits.name_length,
-                keep_from=_KEPT_BYTES,
-            )
-        )
+        transfer = _Transfer(self.reader(size, self._acceptor(header), _KEPT_BYTES))
         # Without budget the stream is not read, and gRPC's flow control holds the learner back.
         await transfer.share.enter_async_context(self._budget.hold(size))
         return transfer
+
+    def reader(
+        self, size: int, accept: Callable[[Manifest], None], keep_from: int | None = None
+    ) -> PayloadReader:
+        """A reader of a file of at most `size` bytes, under the limits of the run; see PayloadReader."""
+        limits = self._limits
+        return PayloadReader(
+            max_bytes=size,
+            header_bytes=limits.header_bytes,
+            accept=accept,
+            max_tensors=limits.tensors,
+            max_name=limits.name_length,
+            keep_from=keep_from,
+        )
 
     @asynccontextmanager
     async def room(self, size: int) -> AsyncIterator[None]:
@@ -200,6 +204,11 @@ class Pace:
                 f"only {size - self._size} bytes in {self._window_s:g} s; at least {_LEAST_BYTES} are expected "
                 "(limits.stall_s)"
             )
+
+
+def header_of(message: UploadMessage) -> leader_pb2.UpdateHeader | None:
+    """The header of an update, where the message has one."""
+    return message.header if not isinstance(message, memoryview) and message.HasField("header") else None
 
 
 def _says_something(message: UploadMessage) -> bool:
