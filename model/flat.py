@@ -95,28 +95,28 @@ class Layout:
         """Elements of the whole vector."""
         return _end(self.entries)
 
-    def gathered(self, vector: Vector) -> tuple[Vector, Vector]:
-        """The shared parameters and the shared buffers of a flat vector, (total,); views if nothing is local."""
-        split = self.parameter_count
-        if not self.local:
-            return vector[:split], vector[split:]
-        parts: tuple[list[Vector], list[Vector]] = ([], [])
-        for entry in self.shared:
-            parts[entry.start >= split].append(vector[entry.start : entry.start + entry.size])
-        empty = np.empty(0, np.float32)
-        return np.concatenate([empty, *parts[0]]), np.concatenate([empty, *parts[1]])
+    @cached_property
+    def shared_parameter_count(self) -> int:
+        """Elements of the parameters that updates bring."""
+        return sum(entry.size for entry in self.parameters if entry.name not in self.local)
 
-    def scatter(self, vector: Vector, shared: Vector) -> None:
-        """Write `shared`, the shared parameters and then (or not) the shared buffers, into a flat vector."""
+    def gathered(self, vector: Vector) -> Vector:
+        """What is shared of a flat vector, (total,) or of parameters alone; that itself if nothing is local."""
         if not self.local:
-            vector[: shared.size] = shared
-            return
-        start = 0
+            return vector
+        parts = (vector[entry.start : entry.start + entry.size] for entry in self.shared)
+        return np.concatenate([np.empty(0, np.float32), *parts])
+
+    def merged(self, vector: Vector, shared: Vector) -> Vector:
+        """`vector` with `shared` where `gathered` takes it from: new memory, or `shared` itself if nothing is local."""
+        if not self.local:
+            return shared
+        merged, start = vector.copy(), 0
         for entry in self.shared:
-            if start == shared.size:
-                return
-            vector[entry.start : entry.start + entry.size] = shared[start : start + entry.size]
-            start += entry.size
+            place = merged[entry.start : entry.start + entry.size]
+            place[:] = shared[start : start + place.size]
+            start += place.size
+        return merged
 
     def fragment(self, number: int, of: int) -> Layout:
         """This layout for a round that exchanges one of `of` fragments: all other parameters are local to it.
@@ -140,8 +140,13 @@ class Layout:
         return replace(self, local=self.local.union(*groups[:number], *groups[number + 1 :]))
 
     def pieces(self, least_bytes: int) -> tuple[Piece, ...]:
-        """The shared parameters, one after the other, cut as `utils.codecs.pieces.cut` says."""
-        return cut([entry.shape for entry in self.parameters if entry.name not in self.local], least_bytes)
+        """What `gathered` gives, cut: parameters as `utils.codecs.pieces.cut` says; buffers are one piece more."""
+        pieces = cut([entry.shape for entry in self.parameters if entry.name not in self.local], least_bytes)
+        buffers = [entry for entry in self.buffers if entry.name not in self.local]
+        if not buffers:
+            return pieces
+        start, shapes = self.shared_parameter_count, tuple(entry.shape for entry in buffers)
+        return (*pieces, Piece(len(pieces), start, start + _end(buffers), shapes))
 
     def digest(self) -> str:
         """SHA-256 in hex over names, shapes and kinds: equal if and only if the layouts are."""

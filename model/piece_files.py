@@ -1,8 +1,9 @@
-"""Pieces of a model on the wire: each one a safetensors file, in float32 or in a codec."""
+"""Files of a model on the wire: whole, or a piece of it, each one a safetensors file, in float32 or in a codec."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -17,62 +18,95 @@ from utils.errors import PayloadError
 from utils.vector import Vector
 from utils.wire.payload import Manifest, Payload, encode_header
 
-PLAIN = "none"  # codec of pieces in float32
+PLAIN = "none"  # codec of files in float32
+WHOLE = None  # in place of a piece's number: all of them in one file
 _MORE_BYTES = 1 << 16  # that a file may have beside its values: header, scales
 
 
-class PieceFiles:
-    """Reads and writes the pieces of vectors with `layout`, none of whose tensors stay local.
+@dataclass(frozen=True)
+class _Extent:
+    """What a file holds: pieces that go through the codec, and buffers, which come as they are beside them."""
 
-    The parameters are cut as `Layout.pieces` says; the float buffers, where there are any, are one piece more.
-    In float32 a piece has its tensors by name, in the layout's order; the buffers always come so.
+    entries: Sequence[Entry]
+    coded: Sequence[Piece]
+    buffers: int
+
+    @property
+    def size(self) -> int:
+        """Values, with the buffers."""
+        return sum(entry.size for entry in self.entries)
+
+
+class PieceFiles:
+    """Reads and writes what `layout` shares of a vector: a piece alone, or WHOLE, which is all pieces at once.
+
+    Values lie as `Layout.gathered` has them, cut as `Layout.pieces` says. In float32 a file has its tensors by
+    name; a piece has them in the layout's order. The buffers always come so, and a file of changes of a model has
+    them as they are.
     """
 
-    def __init__(self, layout: Layout, piece_bytes: int, codec: Codec | None, *, zstd: bool = False) -> None:
-        assert not layout.local
-        self._layout = layout
-        self._codec = codec
+    def __init__(
+        self, layout: Layout, piece_bytes: int, codec: Codec | None = None, *, zstd: bool = False
+    ) -> None:
+        self.layout = layout
+        self.codec = codec
+        self.pieces: tuple[Piece, ...] = layout.pieces(piece_bytes)
         self._zstd = zstd
-        pieces = layout.pieces(piece_bytes)
-        if layout.buffers:
-            shapes = tuple(entry.shape for entry in layout.buffers)
-            pieces += (Piece(len(pieces), layout.parameter_count, layout.total, shapes),)
-        self.pieces: tuple[Piece, ...] = pieces
 
     @cached_property
-    def _entries(self) -> tuple[tuple[Entry, ...], ...]:
-        """The tensors of each piece."""
-        entries = iter(self._layout.entries)
-        return tuple(tuple(next(entries) for _ in piece.shapes) for piece in self.pieces)
+    def _extents(self) -> Mapping[int | None, _Extent]:
+        split, entries = self.layout.shared_parameter_count, iter(self.layout.shared)
+        extents: dict[int | None, _Extent] = {}
+        for piece in self.pieces:
+            own, is_coded = [next(entries) for _ in piece.shapes], piece.start < split
+            extents[piece.number] = _Extent(own, [piece] if is_coded else [], 0)
+        coded = [piece for extent in extents.values() for piece in extent.coded]
+        return {**extents, WHOLE: _Extent(self.layout.shared, coded, self.pieces[-1].stop - split)}
 
-    def encoded(self, number: int) -> bool:
+    def encoded(self, number: int | None) -> bool:
         """Whether piece `number` goes through the codec."""
-        return self._codec is not None and self.pieces[number].start < self._layout.parameter_count
+        return self.codec is not None and bool(self._extents[number].coded)
 
-    def max_bytes(self, number: int) -> int:
+    def max_bytes(self, number: int | None) -> int:
         """Largest file of piece `number` that is taken."""
-        piece = self.pieces[number]
-        return 8 * (piece.stop - piece.start) + _MORE_BYTES + 256 * len(piece.shapes)
+        extent = self._extents[number]
+        return 8 * extent.size + _MORE_BYTES + 256 * len(extent.entries)
 
     def memory(self, number: int, total_bytes: int) -> int:
         """Bytes that a file of piece `number` takes while it is decoded."""
-        piece = self.pieces[number]
-        return total_bytes + (4 * (piece.stop - piece.start) if self._codec is not None else 0)
+        return total_bytes + (4 * self._extents[number].size if self.codec is not None else 0)
 
-    def check(self, number: int, manifest: Manifest) -> None:
+    def check(self, number: int | None, manifest: Manifest) -> None:
         """Raise PayloadError unless this is piece `number`; called before memory is taken for it."""
         if not (self.encoded(number) and is_compressed(manifest)):
             self._check_tensors(number, manifest)
 
-    def _check_tensors(self, number: int, manifest: Manifest) -> None:
-        codec = manifest.metadata.get(CODEC, PLAIN)
-        if codec != PLAIN and not self.encoded(number):
-            raise PayloadError(f"piece {number} is encoded with {codec[:40]!r}; here it is taken in float32")
-        if codec != PLAIN:
-            assert self._codec is not None
-            check_file(self._codec, [self.pieces[number]], 0, manifest)
-            return
-        expected = [(entry.name, "F32", entry.shape) for entry in self._entries[number]]
+    def _check_tensors(self, number: int | None, manifest: Manifest) -> None:
+        codec, extent = manifest.metadata.get(CODEC, PLAIN), self._extents[number]
+        if codec != PLAIN and self.encoded(number):
+            assert self.codec is not None
+            check_file(self.codec, extent.coded, extent.buffers, manifest)
+        elif codec != PLAIN:
+            raise PayloadError(
+                f"{_named(number)} is encoded with {codec[:40]!r}; here it is taken in float32"
+            )
+        elif number is WHOLE:
+            self._check_names(manifest)
+        else:
+            self._check_order(number, manifest)
+
+    def _check_names(self, manifest: Manifest) -> None:
+        received = {tensor.name: (tensor.dtype, tensor.shape) for tensor in manifest.tensors}
+        expected = {entry.name: ("F32", entry.shape) for entry in self.layout.shared}
+        for name in [*expected, *received]:
+            if received.get(name) != expected.get(name):
+                raise PayloadError(
+                    f"the leader's fragment and the one that is awaited differ in {name!r}; install the same "
+                    "release on both sides, and use the same task"
+                )
+
+    def _check_order(self, number: int, manifest: Manifest) -> None:
+        expected = [(entry.name, "F32", entry.shape) for entry in self._extents[number].entries]
         found = [(tensor.name, tensor.dtype, tensor.shape) for tensor in manifest.tensors]
         if found != expected:
             what = next((f for f, e in zip(found, expected, strict=False) if f != e), None)
@@ -81,44 +115,67 @@ class PieceFiles:
                 f"{len(expected)} float32 tensors from {expected[0][0]!r} on, in the model's order"
             )
 
-    def decode(self, number: int, payload: Payload) -> Vector:
+    def decode(self, number: int | None, payload: Payload) -> Vector:
         """The values of piece `number` in a payload that `check` has passed.
 
         Raises PayloadError or LimitError for bytes that no codec writes. `is_plain` says whether they are values
-        as they are or, coming from the leader, a change.
+        as they are or, coming from the leader, a change. A WHOLE file may have come without its buffers.
         """
         if self.encoded(number):
             payload = inflated(payload, max_bytes=self.max_bytes(number))
             self._check_tensors(number, payload.manifest)  # whatever it says of being compressed once more
-        if is_plain(payload):
+        extent = self._extents[number]
+        if not is_plain(payload):
+            assert self.codec is not None
+            return decode_file(self.codec, extent.coded, extent.buffers, payload)
+        if [tensor.name for tensor in payload.manifest.tensors] == [entry.name for entry in extent.entries]:
             return payload.data.view(np.float32)
-        assert self._codec is not None
-        return decode_file(self._codec, [self.pieces[number]], 0, payload)
+        arrays = payload.arrays()
+        return np.concatenate([arrays[entry.name].reshape(-1) for entry in extent.entries]).view(np.float32)
 
-    def plain(self, number: int, values: Vector, metadata: Mapping[str, str]) -> File:
+    def apply(self, base: Vector, payload: Payload) -> Vector:
+        """The model, (total,), that a WHOLE file that `check` has passed makes of `base`.
+
+        In a codec it is a change, in float32 it has the values as they are. Raises as `decode` does.
+        """
+        values = self.decode(WHOLE, payload)
+        if values.size != self.pieces[-1].stop:
+            raise PayloadError("the change of the model lacks its buffers")
+        if not is_plain(payload):
+            split = self.layout.shared_parameter_count
+            values[:split] += self.layout.gathered(base)[:split]
+        return self.layout.merged(base, values)
+
+    def plain(self, number: int | None, values: Vector, metadata: Mapping[str, str]) -> File:
         """The file of piece `number` in float32."""
-        named = ((entry.name, "F32", entry.shape) for entry in self._entries[number])
-        header = encode_header(named, {**metadata, CODEC: PLAIN})
+        named = ((entry.name, "F32", entry.shape) for entry in self._extents[number].entries)
+        header = encode_header(named, {CODEC: PLAIN, **metadata})
         return File(header, np.ascontiguousarray(values).view(np.uint8))
 
     def encode(
-        self, number: int, values: Vector, state: State, moment: Moment, metadata: Mapping[str, str]
+        self, number: int | None, values: Vector, state: State, moment: Moment, metadata: Mapping[str, str]
     ) -> tuple[File, State]:
         """The file of piece `number` in the codec that it goes through, and the codec's new state.
 
-        `state` has the codec's vectors of all pieces; the new one those of this piece alone.
+        `state` has the codec's vectors of all pieces; the new one those of this piece alone. A piece is encoded
+        to the same bytes alone and in the WHOLE file.
         """
-        assert self._codec is not None
-        piece = self.pieces[number]
-        own = {name: vector for name, vector in state.items() if name.startswith(f"{number}.")}
-        nothing = np.empty(0, np.float32)
-        file, after = encode_file(self._codec, [piece], values, nothing, own, moment, metadata)
+        assert self.codec is not None
+        extent = self._extents[number]
+        prefixes = tuple(f"{piece.number}." for piece in extent.coded)
+        own = {name: vector for name, vector in state.items() if name.startswith(prefixes)}
+        parameters, buffers = np.split(values, [values.size - extent.buffers])
+        file, after = encode_file(self.codec, extent.coded, parameters, buffers, own, moment, metadata)
         return compressed(file) if self._zstd else file, after
 
 
 def is_plain(payload: Payload) -> bool:
     """Whether a payload holds its values as they are."""
     return payload.manifest.metadata.get(CODEC, PLAIN) == PLAIN
+
+
+def _named(number: int | None) -> str:
+    return "the file" if number is WHOLE else f"piece {number}"
 
 
 def _said(tensor: tuple[str, str, tuple[int, ...]]) -> str:

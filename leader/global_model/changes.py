@@ -1,7 +1,8 @@
-"""The down-link: encoded changes of the model, counted from what learners have, with error feedback."""
+"""The way down: changes of the model, counted from what learners have, with error feedback."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -9,14 +10,14 @@ import numpy as np
 from leader.config import RunConfig
 from leader.config.codec_spec import down_spec
 from leader.state import RunState
-from model.changes import Changes
 from model.flat import Layout
 from model.fragments import Fragments
-from model.renewal import Renewal
+from model.piece_files import WHOLE, PieceFiles
 from utils.codecs import Moment, make_codec
-from utils.codecs.compression import compressed
 from utils.codecs.files import File
 from utils.seeds import derive_seed
+from utils.vector import Vector
+from utils.wire.payload import Payload, parse_header
 
 
 class DownLink:
@@ -24,19 +25,32 @@ class DownLink:
 
     What a codec loses is not lost (error feedback): each change is the difference between the model and what
     learners have, with all that was left out before. Public weights depend on the run alone, not on who
-    fetched what, so a learner may come at any time and gets them whole.
+    fetched what, so a learner may come at any time and gets them whole. They are the same, bit for bit, whether
+    a change goes down in pieces or whole.
     """
 
     def __init__(self, config: RunConfig, layout: Layout) -> None:
         spec, count = down_spec(config.codec), config.streaming.fragments
-        layouts = Fragments(layout, count).layouts if spec or count else ()
-        #: Of each fragment in its turn, where the model is streamed; else one, or none.
-        self._changes = [
-            Changes(one, make_codec(spec), config.codec.piece_bytes) if spec else Renewal(one)
-            for one in layouts
+        codec = make_codec(spec) if spec else None
+        #: Of each fragment in its turn, where the model is streamed; else one.
+        self._files = [
+            PieceFiles(one, config.codec.piece_bytes, codec, zstd=config.codec.zstd)
+            for one in Fragments(layout, count).layouts
         ]
-        self._zstd = config.codec.zstd
+        self._streams = count > 0
         self._seed = config.seed
+
+    def encode(self, before: RunState, number: int, values: Vector) -> tuple[File, Vector | None]:
+        """The file of piece `number` of the step from `before`; what learners then have, if not `values`.
+
+        `values`, the new weights, go down as they are without a codec, and where numbers are not finite.
+        """
+        files = self._files_of(before)
+        piece = files.pieces[number]
+        had = files.layout.gathered(before.served)[piece.start : piece.stop]
+        if files.encoded(number) and np.isfinite(values).all() and np.isfinite(had).all():
+            return self._change(before, number, values, had, {"base": str(before.version)})
+        return files.plain(number, values, {}), None if files.codec is None else values
 
     def advance(self, before: RunState, after: RunState) -> tuple[RunState, tuple[int, File] | None]:
         """`after` with its public weights; the change from the version before, and that one's number.
@@ -44,15 +58,30 @@ class DownLink:
         Without a codec, or for weights that are not finite, there is no change: the model comes whole. In
         streamed runs the change is the round's fragment.
         """
-        if not self._changes:
+        files, had = self._files_of(before), before.served
+        if not (files.codec or self._streams):
             return after, None
-        changes = self._changes[before.round % len(self._changes)]
         metadata = {"version": str(after.version), "base": str(before.version)}
-        if isinstance(changes, Renewal):
-            return after, (before.version, changes.encode(after.vector, metadata))
-        if not np.isfinite(after.vector).all() or not np.isfinite(before.served).all():
+        values = files.layout.gathered(after.vector)
+        if files.codec is None:
+            return after, (before.version, files.plain(WHOLE, values, metadata))
+        if not (np.isfinite(after.vector).all() and np.isfinite(had).all()):
             return replace(after, public=after.vector), None
-        moment = Moment(derive_seed(self._seed, "down", after.exchanges))
-        file, public = changes.encode(before.served, after.vector, moment, metadata)
-        sent = compressed(file) if self._zstd else file
-        return replace(after, public=public), (before.version, sent)
+        file, values = self._change(before, WHOLE, values, files.layout.gathered(had), metadata)
+        return replace(after, public=files.layout.merged(had, values)), (before.version, file)
+
+    def _files_of(self, before: RunState) -> PieceFiles:
+        return self._files[before.round % len(self._files)]
+
+    def _change(
+        self, before: RunState, number: int | None, values: Vector, had: Vector, metadata: Mapping[str, str]
+    ) -> tuple[File, Vector]:
+        """The encoded change from `had` to `values`, and what it makes of `had`."""
+        files = self._files_of(before)
+        split = min(values.size, files.layout.shared_parameter_count)  # buffers travel as they are
+        change = np.concatenate([values[:split] - had[:split], values[split:]])
+        moment = Moment(derive_seed(self._seed, "down", before.exchanges + 1))
+        file, _ = files.encode(number, change, {}, moment, metadata)
+        public = files.decode(number, Payload(parse_header(file.header), file.body, file.crc32))
+        public[:split] += had[:split]
+        return file, public

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from leader.aggregation.base import Aggregator, Result
 from leader.global_model.versions import next_version
 from leader.optimizers.base import ServerOptimizer, Step
@@ -11,7 +13,6 @@ from leader.state import RunState
 from model.flat import Layout
 from model.fragments import Fragments
 from utils import faults
-from utils.vector import Vector
 
 
 class Stepper:
@@ -31,18 +32,15 @@ class Stepper:
         faults.reach("leader.stepping", state.round + 1)
         # Optimizers are element-wise: what the round does not exchange stays as it is, with its state.
         shared = self._fragments.of(state.round + 1)
-        optimizer, parameters = self._optimizer.apply(
-            {name: shared.gathered(vector)[0] for name, vector in state.optimizer.items()},
-            shared.gathered(state.vector)[0],
-            shared.gathered(result.mean)[0],
-            step,
+        had, mean, split = (
+            shared.gathered(state.vector),
+            shared.gathered(result.mean),
+            shared.shared_parameter_count,
         )
-        split = shared.parameter_count
-        vector = result.mean
-        vector[split:] += state.vector[split:]
-        vector[:split] = state.vector[:split]
-        shared.scatter(vector, parameters)
-        optimizer = {name: _merged(shared, state.optimizer[name], new) for name, new in optimizer.items()}
+        kept = {name: shared.gathered(vector) for name, vector in state.optimizer.items()}
+        optimizer, parameters = self._optimizer.apply(kept, had[:split], mean[:split], step)
+        vector = shared.merged(state.vector, np.concatenate([parameters, had[split:] + mean[split:]]))
+        optimizer = {name: shared.merged(state.optimizer[name], new) for name, new in optimizer.items()}
         after = replace(
             state,
             vector=vector,
@@ -51,12 +49,3 @@ class Stepper:
             exchanges=state.exchanges + 1,
         )
         return after, result
-
-
-def _merged(shared: Layout, old: Vector, new: Vector) -> Vector:
-    """`old`, (P,), with `new` where parameters are shared."""
-    if not shared.local:
-        return new
-    merged = old.copy()
-    shared.scatter(merged, new)
-    return merged

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from learner.training.streaming_diloco import exchanged
-from model.changes import Changes
 from model.flat import Layout
-from model.piece_files import PieceFiles
-from model.renewal import Renewal, plain_file
+from model.piece_files import WHOLE, PieceFiles
 from protos import leader_pb2
 from utils.codecs import Codec, Moment, make_codec
 from utils.codecs.base import State
-from utils.codecs.compression import compressed
-from utils.codecs.files import File, encode_file
+from utils.codecs.files import File
 from utils.seeds import derive_seed
 from utils.vector import Vector
 
@@ -30,14 +27,13 @@ class Coding:
         self._piece_bytes = run.piece_bytes
         self._zstd = run.zstd
 
-    def changes(self, order: leader_pb2.WorkOrder) -> Changes | Renewal | None:
+    def changes(self, order: leader_pb2.WorkOrder) -> PieceFiles | None:
         """How what comes in place of the order's model is read; None where models come whole."""
         if order.fragments and not order.HasField("fresh"):
             return None
-        changed = exchanged(order, self._layout, order.fresh)
-        if self._down is not None:
-            return Changes(changed, self._down, self._piece_bytes)
-        return Renewal(changed) if order.fragments else None
+        if self._down is None and not order.fragments:
+            return None
+        return PieceFiles(exchanged(order, self._layout, order.fresh), self._piece_bytes, self._down)
 
     def encode(
         self, order: leader_pb2.WorkOrder, values: Vector, memory: Mapping[str, Vector]
@@ -52,20 +48,18 @@ class Coding:
             metadata["fragment"] = str(order.fragment)
             prefix = f"{_PREFIX}{order.fragment}-of-{order.fragments}."
         if not self._up:
-            return plain_file(layout, values, metadata), {}
-        codec = _codec(self._up, order)
+            files = PieceFiles(layout, self._piece_bytes)
+            return files.plain(WHOLE, layout.gathered(values), metadata), {}
+        files = PieceFiles(layout, self._piece_bytes, _codec(self._up, order), zstd=self._zstd)
         kept = {name: vector for name, vector in memory.items() if name.startswith(_PREFIX)}
         state = {name.removeprefix(prefix): v for name, v in kept.items() if name.startswith(prefix)}
         if not order.local_steps:  # scores alone: what was held back stays where it is
             state = {}
-        moment = _moment(order)
-        parameters, buffers = layout.gathered(values)
-        pieces = layout.pieces(self._piece_bytes)
-        file, after = encode_file(codec, pieces, parameters, buffers, state, moment, metadata)
+        file, after = files.encode(WHOLE, layout.gathered(values), state, _moment(order), metadata)
         remembered = (
             kept | {prefix + name: vector for name, vector in after.items()} if order.local_steps else {}
         )
-        return compressed(file) if self._zstd else file, remembered
+        return file, remembered
 
 
 class PieceCoding:

@@ -12,10 +12,9 @@ from grpc import aio
 from numpy.typing import NDArray
 
 from learner.wire.whole_update import HeldUpdate
-from model.changes import Changes
 from model.flat import Layout
 from model.image_classification import Shard
-from model.renewal import Renewal
+from model.piece_files import WHOLE, PieceFiles
 from protos import leader_pb2
 from utils import faults
 from utils.errors import IncompatibleError, PayloadError
@@ -72,7 +71,7 @@ async def pull_model(
     order: leader_pb2.WorkOrder,
     layout: Layout,
     base: tuple[int, Download] | None = None,
-    changes: Changes | Renewal | None = None,
+    changes: PieceFiles | None = None,
 ) -> Download:
     """The order's model version, with the leader's control variate where the order wants that.
 
@@ -87,7 +86,7 @@ async def pull_model(
 
     def accept(manifest: Manifest) -> None:
         if changes is not None and is_change(manifest, base):
-            changes.check(manifest)
+            changes.check(WHOLE, manifest)
         else:
             check_model(layout, manifest, control)
         faults.reach("learner.downloading", order.round)

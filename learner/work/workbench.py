@@ -18,10 +18,9 @@ from learner.wire.encoding import Coding, PieceCoding
 from learner.wire.streamed_update import PieceMaker, SentPiece, StreamedUpdate
 from learner.wire.transfer import Download
 from learner.wire.whole_update import HeldUpdate
-from model.changes import Changes
 from model.flat import FlatModel, Layout
 from model.image_classification import ImageClassification
-from model.renewal import Renewal
+from model.piece_files import PieceFiles
 from model.task import Examples, Task
 from protos import leader_pb2
 from utils.errors import IncompatibleError
@@ -127,7 +126,7 @@ class Workbench:
         """Of the run's model."""
         return self._trainer.model.layout
 
-    def changes(self, order: leader_pb2.WorkOrder) -> Changes | Renewal | None:
+    def changes(self, order: leader_pb2.WorkOrder) -> PieceFiles | None:
         """How what comes in place of the order's model is read; None where models come whole."""
         return self._assignments.coding.changes(order)
 

@@ -9,7 +9,7 @@ from leader.aggregation.aggregate import check_update
 from leader.aggregation.decoding import Decoder
 from leader.config import CodecConfig
 from learner.wire.encoding import Coding
-from model.changes import Changes
+from model.piece_files import WHOLE, PieceFiles
 from protos import leader_pb2
 from tests.fuzz.files import LAYOUT, File, mutated
 from tests.fuzz.mutator import Mutator
@@ -92,20 +92,25 @@ class ChangeTarget(PlainTarget):
     def __init__(self, seed: int) -> None:
         self._mutator = Mutator(seed)
         self._base = _vector(seed, zeros=False)
-        self._cases: list[tuple[Changes, File]] = []
+        self._cases: list[tuple[PieceFiles, File]] = []
         for spec in _CONFIGS:
             if spec.startswith("powersgd"):
                 continue
-            changes = Changes(LAYOUT, make_codec(spec), _PIECE_BYTES)
+            changes = PieceFiles(LAYOUT, _PIECE_BYTES, make_codec(spec))
             for target in (_vector(seed + 1, zeros=False), self._base):
-                file, _ = changes.encode(self._base, target, Moment(seed), {"version": "2", "base": "1"})
+                change, metadata = target.copy(), {"version": "2", "base": "1"}
+                split = LAYOUT.parameter_count
+                change[:split] -= self._base[:split]
+                file, _ = changes.encode(WHOLE, change, {}, Moment(seed), metadata)
                 self._cases += [(changes, _whole(file)), (changes, _whole(compressed(file)))]
 
     def step(self) -> str:
         """Feed one change."""
         changes, file = self._mutator.pick(self._cases)
         self.last = bytes_ = mutated(self._mutator, file)
-        reader = PayloadReader(max_bytes=1 << 17, header_bytes=1 << 16, accept=lambda m: changes.check(m))
+        reader = PayloadReader(
+            max_bytes=1 << 17, header_bytes=1 << 16, accept=lambda m: changes.check(WHOLE, m)
+        )
         try:
             for chunk in self._mutator.cut(bytes_):
                 reader.feed(chunk)

@@ -10,10 +10,11 @@ from leader.state import RunState
 from learner.wire.encoding import Coding
 from model.flat import Entry, Layout
 from model.fragments import Fragments
-from model.renewal import plain_file
+from model.piece_files import WHOLE, PieceFiles
 from protos import leader_pb2
 from utils.codecs.files import File
 from utils.errors import ConfigError, PayloadError
+from utils.vector import Vector
 from utils.wire.payload import Payload, PayloadReader
 
 LAYOUT = Layout(
@@ -30,6 +31,10 @@ def payload(file: File) -> Payload:
     reader.feed(file.header)
     reader.feed(file.body.data)
     return reader.finish()
+
+
+def plain_file(layout: Layout, values: Vector, metadata: dict[str, str]) -> File:
+    return PieceFiles(layout, 64 << 10).plain(WHOLE, layout.gathered(values), metadata)
 
 
 def names(layout: Layout) -> list[str]:
@@ -63,8 +68,7 @@ def test_a_learner_that_takes_every_fragment_in_has_what_the_leader_serves(kind:
     before, mine = RunState("run", 0, 0, 1, START, {}), START
     for round_ in range(1, 6):
         shared = Fragments(LAYOUT, 2).of(round_)
-        vector = before.vector.copy()
-        shared.scatter(vector, np.concatenate(shared.gathered(TARGET * round_)))
+        vector = shared.merged(before.vector, shared.gathered(TARGET * round_))
         after, change = down.advance(before, RunState("run", round_ - 1, round_, round_ + 1, vector, {}))
         order = leader_pb2.WorkOrder(fragments=2, fragment=round_ % 2, fresh=(round_ - 1) % 2)
         reader = Coding(run, LAYOUT).changes(order)
@@ -73,7 +77,7 @@ def test_a_learner_that_takes_every_fragment_in_has_what_the_leader_serves(kind:
         base, file = change
         assert base == before.version
         sent = payload(file)
-        reader.check(sent.manifest)
+        reader.check(WHOLE, sent.manifest)
         mine = reader.apply(mine, sent)
         assert mine.tobytes() == after.served.tobytes()
         if kind == "none":
@@ -91,7 +95,7 @@ def test_a_fragment_of_another_model_is_refused_before_it_is_taken_in() -> None:
     assert reader is not None
     for number, wrong in ((1, LAYOUT.fragment(1, 2)), (0, LAYOUT)):
         with pytest.raises(PayloadError, match=r"the one that is awaited differ in '[abc]'"):
-            reader.check(payload(plain_file(wrong, START, {"fragment": str(number)})).manifest)
+            reader.check(WHOLE, payload(plain_file(wrong, START, {"fragment": str(number)})).manifest)
 
 
 def test_updates_are_read_as_of_the_fragment_that_they_name() -> None:

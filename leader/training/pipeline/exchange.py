@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from leader.aggregation.base import Contribution, Result
 from leader.aggregation.sliced import Folded, SlicedAggregate
-from leader.global_model.pieces import DownPieces
+from leader.global_model.changes import DownLink
 from leader.state import RunState
 from leader.training.pipeline.link import GradientLink
 from leader.training.pipeline.step import SlicedStep
@@ -48,7 +48,7 @@ class Pipeline:
         aggregate: SlicedAggregate,
         sliced: SlicedStep,
         up: PieceFiles,
-        down: DownPieces,
+        down: DownLink,
         chunk_bytes: int,
     ) -> None:
         self.round = round_

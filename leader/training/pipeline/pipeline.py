@@ -13,7 +13,7 @@ from leader.aggregation.sliced import Folded, SlicedAggregate
 from leader.aggregation.weighting import make_weighting
 from leader.config import RunConfig
 from leader.config.codec_spec import up_spec
-from leader.global_model.pieces import DownPieces
+from leader.global_model.changes import DownLink
 from leader.optimizers.base import ServerOptimizer, Step
 from leader.state import RunState
 from leader.training.pipeline.exchange import Pipeline
@@ -72,7 +72,7 @@ class Pipelining:
         self.files = PieceFiles(layout, config.codec.piece_bytes, make_codec(spec) if spec else None)
         self.links = GradientLinks()
         self.open_now: Pipeline | None = None
-        self._down = DownPieces(config, layout)
+        self._down = DownLink(config, layout)
         self._chunk_bytes = config.limits.chunk_bytes
         self._layout = layout
         self._weighting = make_weighting(config)

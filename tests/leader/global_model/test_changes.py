@@ -10,6 +10,7 @@ from leader.global_model.changes import DownLink
 from leader.state import RunState
 from learner.wire.encoding import Coding
 from model.flat import Entry, Layout
+from model.piece_files import WHOLE
 from protos import leader_pb2
 from utils.wire.payload import Payload, PayloadReader
 
@@ -55,7 +56,7 @@ def test_a_learner_that_applies_every_change_has_what_the_leader_says_it_has(kin
         base, file = change
         assert base == number - 1
         sent = payload((file.header, file.body.data))
-        changes.check(sent.manifest)
+        changes.check(WHOLE, sent.manifest)
         mine = changes.apply(mine, sent)
         assert mine.tobytes() == after.served.tobytes()
         assert mine[1230:].tobytes() == after.vector[1230:].tobytes()  # buffers come as they are
