@@ -8,9 +8,8 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -21,14 +20,11 @@ from leader.cli import Command
 from leader.config import RunConfig
 from leader.config.yaml_file import dump_config
 from leader.data.dataset import Data, open_data
-from leader.evaluation.best_model import BestModel
-from leader.evaluation.evaluator import EvaluationQueue, Evaluator
-from leader.evaluation.tracker import Verdict, awaited_evaluations, expects_evaluation
-from leader.events import Event, EventStream, FederatedEvaluated, RoundCommitted, RunFinished, RunStarted
+from leader.evaluation.tracker import Tracker
+from leader.events import EventStream, RunFinished, RunStarted
 from leader.global_model.initial import model_title, open_origin
-from leader.initial_state import initial_state, resumed_state, weights_before
+from leader.initial_state import initial_state, open_folder, resumed_state
 from leader.learners.workforce import Workforce
-from leader.metric_names import FEDERATED_PREFIX, on_test_split
 from leader.optimizers.choose import make_optimizer
 from leader.reporting.curves import curves_title, draw_curves
 from leader.reporting.log import open_display
@@ -40,9 +36,8 @@ from leader.rpc.service import LeaderService
 from leader.rpc.uploads import Uploads
 from leader.runtime import Host
 from leader.state import RunState
-from leader.storage.checkpoint import checkpoints, save_checkpoint
-from leader.storage.metrics_log import MetricsLog
-from leader.storage.run_folder import RunFolder, default_run_dir
+from leader.storage.checkpoint import save_checkpoint
+from leader.storage.run_folder import RunFolder
 from leader.training.coordinator import Coordinator
 from model.weights_file import model_header
 from utils import faults
@@ -69,27 +64,19 @@ class App:
         self._folder = folder
         self._data = data
         origin = open_origin(config, data.classes)
-        layout = origin.layout
+        self.layout = origin.layout
         optimizer = make_optimizer(config)
-        state = resumed_state(folder, layout) if resume else initial_state(config, origin, optimizer)
+        state = resumed_state(folder, self.layout) if resume else initial_state(config, origin, optimizer)
         self.resumed_round = state.round
         self.events = EventStream()
-        self.layout = layout
-        workforce = Workforce(
-            config,
-            classes=data.classes,
-            labels=data.train.labels if data.train else None,
-            groups=data.train.groups if data.train else None,
-            seats=state.seats,
-            events=self.events,
-        )
-        decoder = Decoder(config.codec, layout, config.streaming.fragments)
+        self.refusals = Refusals(self.events)
+        decoder = Decoder(config.codec, self.layout, config.streaming.fragments)
         self.coordinator = Coordinator(
             config,
             state,
-            layout=layout,
+            layout=self.layout,
             optimizer=optimizer,
-            workforce=workforce,
+            workforce=self._open_workforce(state),
             decoder=decoder,
             save=partial(
                 save_checkpoint, folder.checkpoints, keep=config.keep_checkpoints, config=dump_config(config)
@@ -98,74 +85,45 @@ class App:
             spool=folder.path / "spool",
             host=host,
         )
-        self.refusals = Refusals(self.events)
-        wanted = config.evaluation
-        self._best = BestModel(folder.best, layout, model_title(config), wanted.metric, wanted.mode)
-        self._evaluations = (
-            EvaluationQueue(
-                Evaluator(origin.model, origin.task, data.test, config), self.events, self._keep_tested
-            )
-            if data.test is not None and len(data.test) and origin.model and origin.task
-            else None
-        )
-        self._metrics = MetricsLog(
-            folder,
-            state.round,
-            awaited=partial(awaited_evaluations, config, data.test if self._evaluations else None),
-        )
-        self._verdict = Verdict(wanted, self._best, self._evaluations, lambda: self.coordinator.state.vector)
-        for subscriber in (self._metrics.on_event, self._verdict.on_event, self._offer_evaluation):
-            self.events.subscribe(subscriber)
-        self._recall(state)
+        self._tracker = Tracker(config, folder, origin, data.test, state, self.events, self._weights)
         self.description = describe(config, origin, run_id=state.run_id, classes=data.classes)
-        self.service = LeaderService(
-            config,
+        self.service = self._open_service(decoder)
+
+    def _open_workforce(self, state: RunState) -> Workforce:
+        train = self._data.train
+        return Workforce(
+            self._config,
+            classes=self._data.classes,
+            labels=train.labels if train else None,
+            groups=train.groups if train else None,
+            seats=state.seats,
+            events=self.events,
+        )
+
+    def _open_service(self, decoder: Decoder) -> LeaderService:
+        coordinator = self.coordinator
+        uploads = Uploads(
+            self.layout,
+            decoder,
+            self._config.limits,
+            coordinator.traffic,
+            coordinator.is_open,
+            lambda: faults.reach("leader.uploading", coordinator.state.round + 1),
+        )
+        return LeaderService(
+            self._config,
             self.description,
-            self.coordinator,
-            Uploads(
-                layout,
-                decoder,
-                config.limits,
-                self.coordinator.traffic,
-                self.coordinator.is_open,
-                lambda: faults.reach("leader.uploading", self.coordinator.state.round + 1),
-            ),
-            data.train,
+            coordinator,
+            uploads,
+            self._data.train,
             self.events,
             self.refusals,
         )
 
-    def _recall(self, state: RunState) -> None:
-        """Take in what the run did before it was resumed.
+    def _weights(self) -> Vector:
+        return self.coordinator.state.vector
 
-        A crash right after the checkpoint may have lost what that round was to tell.
-        """
-        scored = FederatedEvaluated(state.round - 1, state.federated) if state.federated else None
-        if scored is not None:
-            self._metrics.on_event(scored)
-        if state.committed is not None:
-            self._metrics.on_event(state.committed)
-        by_learners = self._best.metric.startswith(FEDERATED_PREFIX)
-        self._verdict.recall(
-            self._metrics.records, weights_before(self._folder, state) if by_learners else None
-        )
-        if scored is not None:
-            self._verdict.on_event(scored)
-        if state.committed is not None:
-            self._verdict.on_event(state.committed)
-
-    def _keep_tested(self, round_: int, metrics: Mapping[str, float], vector: Vector) -> None:
-        self._best.offer(round_, on_test_split(metrics), vector)
-
-    def _offer_evaluation(self, event: Event) -> None:
-        if (
-            isinstance(event, RoundCommitted)
-            and self._evaluations
-            and expects_evaluation(self._config, self._data.test, event.round)
-        ):
-            self._evaluations.offer(event.round, self.coordinator.state.vector)
-
-    def started(self, address: str) -> RunStarted:
+    def _started(self, address: str) -> RunStarted:
         """What to tell about this run when it begins."""
         return RunStarted(
             run_id=self.coordinator.state.run_id,
@@ -181,8 +139,30 @@ class App:
             own_data=self._data.train is None,
         )
 
-    async def run(self) -> str:
-        """Train to the end; returns why the run was stopped, or ""."""
+    async def serve(self) -> str:
+        """Listen, and train with the learners that come; returns why the run was stopped, or "".
+
+        Raises FlockstepError. A task that is cancelled ends as a killed process does: nobody is told.
+        """
+        async with serving(self._config, self.service) as address:
+            write_atomically(self._folder.path / "address", [address.encode()])
+            return await self.lead(address, self._train_under_leases)
+
+    async def lead(self, address: str, train: Callable[[], Awaitable[str]]) -> str:
+        """Tell that the run begins, `train`, and write the results; returns why it was stopped, or ""."""
+        started = self._started(address)
+        self.events.publish(started)
+        began = time.monotonic()
+        try:
+            reason = await train()
+        except Exception:
+            with suppress(CheckpointError):  # what ended the run is told, not what that led to
+                await self._conclude(started, began, "it failed; see the error")
+            raise
+        self.events.publish(await self._conclude(started, began, reason))
+        return reason
+
+    async def _train_under_leases(self) -> str:
         leases = asyncio.ensure_future(self.coordinator.workforce.watch_leases())
         try:
             return await self.train()
@@ -190,17 +170,16 @@ class App:
             leases.cancel()
 
     async def train(self) -> str:
-        """What `run` does, with learners that have no leases, such as simulated ones."""
+        """Commit the rounds that are left, with learners from anywhere; returns why that was stopped, or ""."""
         if self.coordinator.state.committed is not None:
-            self._offer_evaluation(self.coordinator.state.committed)
-        return await self.coordinator.run(self._verdict.trained_enough)
+            self._tracker.offer(self.coordinator.state.round)
+        return await self.coordinator.run(self._tracker.trained_enough)
 
     async def evaluated(self) -> None:
         """Wait for the evaluations under way."""
-        if self._evaluations:
-            await self._evaluations.idle()
+        await self._tracker.idle()
 
-    async def conclude(self, started: RunStarted, began: float, reason: str) -> RunFinished:
+    async def _conclude(self, started: RunStarted, began: float, reason: str) -> RunFinished:
         """Send the learners home and write the results; raises CheckpointError, such as for a full disk."""
         finished = RunFinished(
             self.coordinator.state.round, time.monotonic() - began, reason, self._stopped_early(reason)
@@ -217,7 +196,7 @@ class App:
 
     def _stopped_early(self, reason: str) -> str:
         done = reason or self.coordinator.state.round >= self._config.rounds
-        return "" if done else self._verdict.reason or ""
+        return "" if done else self._tracker.reason or ""
 
     async def _dismiss(self, finished: RunFinished) -> None:
         """Tell every learner that the run is over, and wait a moment for them to go."""
@@ -229,47 +208,33 @@ class App:
 
     async def _finish(self, started: RunStarted, finished: RunFinished) -> None:
         """Write what the run leaves behind: model, metrics, curves, summary."""
-        if self._evaluations:
-            await self._evaluations.finish()
-        self._metrics.close()
+        await self._tracker.close()
         vector = self.coordinator.state.vector
         header = model_header(self.layout, {"format": "pt", "model": model_title(self._config)})
         write_atomically(self._folder.model, [header, vector.data.cast("B")])
-        records = self._metrics.records
+        records = self._tracker.records
         digest = hashlib.sha256(np.ascontiguousarray(vector).data).hexdigest()
         write_summary(
             self._folder.summary,
-            summarize(records, started, finished, digest, self.refusals.counts, self._best.best),
+            summarize(records, started, finished, digest, self.refusals.counts, self._tracker.best),
         )
         if records:
             draw_curves(records, self._folder.curves, curves_title(started))
 
 
-async def lead(config: RunConfig, folder: RunFolder, data: Data, *, resume: bool) -> str:
-    """Serve and train one run; returns why it ended early, or ""."""
+async def _lead(config: RunConfig, folder: RunFolder, data: Data, *, resume: bool) -> str:
     display = open_display(config.log, config.rounds, sys.stderr)
     try:
         app = App(config, folder, data, resume=resume)
         app.events.subscribe(display.on_event)
-        async with serving(config, app.service) as address:
-            started = app.started(address)
-            app.events.publish(started)
-            write_atomically(folder.path / "address", [address.encode()])
-            _stop_on_signals(app.coordinator)
-            began = time.monotonic()
-            try:
-                reason = await app.run()
-            except BaseException:
-                with suppress(CheckpointError):  # what ended the run is told, not what that led to
-                    await app.conclude(started, began, "it failed; see the error")
-                raise
-            app.events.publish(await app.conclude(started, began, reason))
-        return reason
+        stop_on_signals(app.coordinator)
+        return await app.serve()
     finally:
         display.close()
 
 
-def _stop_on_signals(coordinator: Coordinator) -> None:
+def stop_on_signals(coordinator: Coordinator) -> None:
+    """Let SIGINT and SIGTERM end the run in good order; for a program's main thread."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, coordinator.stop, f"stopped by {signal.Signals(number).name}")
@@ -277,23 +242,14 @@ def _stop_on_signals(coordinator: Coordinator) -> None:
 
 def run(command: Command) -> int:
     """Lead the run that `command` describes; returns the exit code."""
-    config, resume = command.config, command.resume is not None
-    data = open_data(config)
-    if resume:
-        assert command.resume is not None
-        folder = RunFolder.reopen(command.resume)
-        # What was changed for this resume, such as more rounds, holds for the next one too.
-        write_atomically(folder.config, [dump_config(config).encode()])
-    else:
-        path = config.run_dir or default_run_dir(model_title(config), datetime.now())
-        config = config.model_copy(update={"run_dir": path})
-        folder = RunFolder.create(path, dump_config(config))
+    resume = command.resume is not None
+    data = open_data(command.config)
+    config, folder = open_folder(command.config, resume=resume)
     try:
-        reason = asyncio.run(lead(config, folder, data, resume=resume))
+        reason = asyncio.run(_lead(config, folder, data, resume=resume))
     except FlockstepError as error:
-        if not resume and not checkpoints(folder.checkpoints):
-            folder.discard()  # nothing began, so the same command can be given again
-            raise
+        if not resume and folder.discard():
+            raise  # nothing began, so the same command can be given again
         raise type(error)(f"{error}\n{_how_to_resume(folder.path)}") from error
     print(
         f"{reason}\n{_how_to_resume(folder.path)}" if reason else f"results are in {folder.path}",

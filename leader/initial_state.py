@@ -1,22 +1,36 @@
-"""The state that a run begins from: a new one, or that of its newest checkpoint."""
+"""What a run begins from: a folder and a state, new ones or those that an earlier process left."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from contextlib import suppress
-
-import numpy as np
-from numpy.typing import NDArray
+from datetime import datetime
 
 from leader.config import RunConfig
+from leader.config.yaml_file import dump_config
 from leader.global_model.initial import Origin, model_title
 from leader.optimizers.base import ServerOptimizer
 from leader.state import RunState
-from leader.storage.checkpoint import checkpoints, load_checkpoint, load_newest
-from leader.storage.run_folder import RunFolder
+from leader.storage.checkpoint import load_newest
+from leader.storage.run_folder import RunFolder, default_run_dir
 from model.flat import Layout
 from utils.errors import CheckpointError
+from utils.files import write_atomically
+
+
+def open_folder(config: RunConfig, *, resume: bool) -> tuple[RunConfig, RunFolder]:
+    """The run's folder, and the config with its path; with `resume` it is there already.
+
+    Raises ConfigError.
+    """
+    path = config.run_dir or default_run_dir(model_title(config), datetime.now())
+    config = config.model_copy(update={"run_dir": path})
+    if not resume:
+        return config, RunFolder.create(path, dump_config(config))
+    folder = RunFolder.reopen(path)
+    # What was changed for this resume, such as more rounds, holds for the next one too.
+    write_atomically(folder.config, [dump_config(config).encode()])
+    return config, folder
 
 
 def initial_state(config: RunConfig, origin: Origin, optimizer: ServerOptimizer) -> RunState:
@@ -41,13 +55,3 @@ def resumed_state(folder: RunFolder, layout: Layout) -> RunState:
             "was config.yaml of the run folder changed?"
         )
     return state
-
-
-def weights_before(folder: RunFolder, state: RunState) -> NDArray[np.float32] | None:
-    """The weights (total,) of the round before `state`, where its checkpoint is still there."""
-    for path in checkpoints(folder.checkpoints):
-        with suppress(CheckpointError):
-            before = load_checkpoint(path)
-            if before.round == state.round - 1:
-                return before.vector
-    return None

@@ -1,4 +1,4 @@
-"""What follows from evaluations: the best model is kept, and a run that has trained enough ends."""
+"""Following a run's evaluations: what is due, what is written down, which model is best, and when to stop."""
 
 from __future__ import annotations
 
@@ -8,16 +8,127 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from leader.config import EvaluationConfig, RunConfig
-from leader.evaluation.best_model import BestModel
+from leader.evaluation.best_model import Best, BestModel
 from leader.evaluation.early_stop import EarlyStop
-from leader.evaluation.evaluator import EvaluationQueue
-from leader.events import Evaluated, Event, FederatedEvaluated, RoundCommitted, Spread
+from leader.evaluation.evaluator import EvaluationQueue, Evaluator
+from leader.events import Evaluated, Event, EventStream, FederatedEvaluated, RoundCommitted, Spread
+from leader.global_model.initial import Origin, model_title
 from leader.metric_names import FEDERATED_PREFIX, TEST_PREFIX, at_learners, on_test_split
-from leader.storage.metrics_log import FEDERATED, TEST, Record
+from leader.state import RunState
+from leader.storage.checkpoint import weights_of
+from leader.storage.metrics_log import FEDERATED, TEST, MetricsLog, Record
+from leader.storage.run_folder import RunFolder
 from model.task import Examples
 from utils.vector import Vector
 
 _log = logging.getLogger(__name__)
+
+
+class Tracker:
+    """Has committed models evaluated, keeps metrics.jsonl and the best model, and says when to stop.
+
+    `test` is what the leader tests on, None or empty where it does not. `weights` gives the vector
+    (total,) of the last committed round. With the `state` of a resumed run, the rounds before it count too.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        origin: Origin,
+        test: Examples | None,
+        state: RunState,
+        events: EventStream,
+        weights: Callable[[], Vector],
+    ) -> None:
+        self._config = config.evaluation
+        self._rounds = config.rounds
+        self._weights = weights
+        self._best = BestModel(
+            folder.best, origin.layout, model_title(config), self._config.metric, self._config.mode
+        )
+        self._queue: EvaluationQueue | None = None
+        if test is not None and len(test) and origin.model and origin.task:
+            evaluator = Evaluator(origin.model, origin.task, test, config)
+            self._queue = EvaluationQueue(evaluator, events, self._keep)
+        self._metrics = MetricsLog(folder, state.round, awaited=self._awaited)
+        self._verdict = Verdict(self._config, self._best, self._queue, weights)
+        for subscriber in (self._metrics.on_event, self._verdict.on_event, self._on_event):
+            events.subscribe(subscriber)
+        self._recall(folder, state)
+
+    @property
+    def best(self) -> Best | None:
+        """What best.safetensors holds."""
+        return self._best.best
+
+    @property
+    def records(self) -> list[Record]:
+        """The metrics of all committed rounds, in round order."""
+        return self._metrics.records
+
+    @property
+    def reason(self) -> str | None:
+        """Why the run has trained enough; None while it has not."""
+        return self._verdict.reason
+
+    async def trained_enough(self) -> bool:
+        """See Verdict."""
+        return await self._verdict.trained_enough()
+
+    def offer(self, round_: int) -> None:
+        """The model of `round_` is the newest: have it evaluated if it is due."""
+        if self._queue is not None and self._is_tested(round_):
+            self._queue.offer(round_, self._weights())
+
+    async def idle(self) -> None:
+        """Wait for the evaluations under way."""
+        if self._queue is not None:
+            await self._queue.idle()
+
+    async def close(self) -> None:
+        """Wait for the evaluations under way, and write all that is known of the rounds."""
+        if self._queue is not None:
+            await self._queue.finish()
+        self._metrics.close()
+
+    def _is_tested(self, round_: int) -> bool:
+        """Whether the leader tests the model of this round; it always does that of the last."""
+        every = self._config.every
+        return round_ == self._rounds or (every > 0 and round_ % every == 0)
+
+    def _awaited(self, round_: int) -> Iterator[str]:
+        """The evaluations of the model of this round that are to come; learners score it after its commit."""
+        every = self._config.federated_every
+        if self._queue is not None and self._is_tested(round_):
+            yield TEST
+        if every > 0 and round_ % every == 0:
+            yield FEDERATED
+
+    def _keep(self, round_: int, metrics: Mapping[str, float], vector: Vector) -> None:
+        self._best.offer(round_, on_test_split(metrics), vector)
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, RoundCommitted):
+            self.offer(event.round)
+
+    def _recall(self, folder: RunFolder, state: RunState) -> None:
+        """Take in what the run did before it was resumed.
+
+        A crash right after the checkpoint may have lost what that round was to tell.
+        """
+        untold: list[Event] = []
+        if state.federated:
+            untold.append(FederatedEvaluated(state.round - 1, state.federated))
+        if state.committed is not None:
+            untold.append(state.committed)
+        for event in untold:
+            self._metrics.on_event(event)
+        by_learners = self._config.metric.startswith(FEDERATED_PREFIX)
+        before = weights_of(folder.checkpoints, state.round - 1) if by_learners else None
+        self._verdict.recall(self._metrics.records, before)
+        for event in untold:
+            self._verdict.on_event(event)
 
 
 class Verdict:
@@ -101,18 +212,3 @@ def _metrics_of(record: Record) -> dict[str, float]:
     tested = {name: value for name, value in record.items() if name.startswith(TEST_PREFIX)}
     finite = {name: math.nan if value is None else value for name, value in tested.items()}
     return finite | _means(record.get("federated", {}))
-
-
-def expects_evaluation(config: RunConfig, test: Examples | None, round_: int) -> bool:
-    """Whether the model of this round is to be evaluated; that of the last round always is."""
-    every = config.evaluation.every
-    return test is not None and (round_ == config.rounds or (every > 0 and round_ % every == 0))
-
-
-def awaited_evaluations(config: RunConfig, test: Examples | None, round_: int) -> Iterator[str]:
-    """The evaluations of the model of this round that are to come; learners score it after its commit."""
-    every = config.evaluation.federated_every
-    if expects_evaluation(config, test, round_):
-        yield TEST
-    if every > 0 and round_ % every == 0:
-        yield FEDERATED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -20,6 +21,8 @@ _GRACE_S = 2.0
 @asynccontextmanager
 async def serving(config: RunConfig, service: LeaderService) -> AsyncIterator[str]:
     """The gRPC server with health checking and reflection; gives the address it listens on.
+
+    Calls under way get a moment to end, unless the task is cancelled.
 
     Raises ConfigError if the port is taken or the address is not this machine's.
     """
@@ -43,8 +46,12 @@ async def serving(config: RunConfig, service: LeaderService) -> AsyncIterator[st
     await server.start()
     for name in ("", SERVICE):
         await status.set(name, health_pb2.HealthCheckResponse.SERVING)
+    grace_s: float | None = _GRACE_S
     try:
         yield f"{listen.rpartition(':')[0]}:{port}"
+    except asyncio.CancelledError:
+        grace_s = None
+        raise
     finally:
         await status.enter_graceful_shutdown()
-        await server.stop(_GRACE_S)
+        await server.stop(grace_s)

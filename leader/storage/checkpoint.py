@@ -12,6 +12,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from leader.state import PartHistory, RunState, Seats
 from utils import faults
 from utils.errors import CheckpointError, FlockstepError
 from utils.files import write_atomically
+from utils.vector import Vector
 from utils.wire.payload import DTYPES, PayloadReader, encode_header
 
 _log = logging.getLogger(__name__)
@@ -98,6 +100,16 @@ def load_checkpoint(path: Path) -> RunState:
     if digest.hexdigest() != metadata.get("sha256"):
         raise CheckpointError(f"checkpoint {path.name} is damaged: its SHA-256 differs")
     return _state(json.loads(metadata["state"]), payload.arrays())
+
+
+def weights_of(folder: Path, round_: int) -> Vector | None:
+    """The weights (total,) of this round, where its checkpoint is still there."""
+    for path in checkpoints(folder):
+        with suppress(CheckpointError):
+            state = load_checkpoint(path)
+            if state.round == round_:
+                return state.vector
+    return None
 
 
 def _digest(fields: str, config: str, tensors: list[tuple[str, str, tuple[int, ...]]]) -> hashlib._Hash:

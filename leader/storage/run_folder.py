@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from leader.storage.checkpoint import checkpoints
 from utils.errors import ConfigError
 from utils.files import replace_file
 
@@ -63,13 +64,16 @@ class RunFolder:
             )
         return folder
 
-    def discard(self) -> None:
-        """Remove what `create` and MetricsLog made, and the folders unless there is more in them."""
+    def discard(self) -> bool:
+        """Remove what `create` and MetricsLog made, unless a run began here; returns whether that was so."""
+        if checkpoints(self.checkpoints):
+            return False
         self.config.unlink(missing_ok=True)
         self.metrics.unlink(missing_ok=True)
         with suppress(OSError):
             self.checkpoints.rmdir()
             self.path.rmdir()
+        return True
 
     @property
     def holds_run(self) -> bool:

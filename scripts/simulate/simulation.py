@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from leader.app import App
+from leader.app import App, stop_on_signals
 from leader.config import RunConfig
-from leader.config.yaml_file import dump_config
 from leader.data.dataset import open_data
 from leader.events import Event, WaitingForLearners
-from leader.global_model.initial import model_title
+from leader.initial_state import open_folder
 from leader.reporting.log import Display, open_display
 from leader.runtime import Host
-from leader.storage.checkpoint import checkpoints
-from leader.storage.run_folder import RunFolder, default_run_dir
+from leader.storage.run_folder import RunFolder
 from learner.memory import Memory
 from learner.work.workbench import Assignments, Tools, build_trainer
 from model.precision import choose_device
@@ -37,8 +32,7 @@ from scripts.simulate.drive import Driver, Tamper
 from scripts.simulate.parts import Brought, brought
 from scripts.simulate.pool import OneWorker, Pool, Threads
 from utils.datasets import Dataset
-from utils.errors import CheckpointError, FlockstepError
-from utils.files import write_atomically
+from utils.errors import FlockstepError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -89,13 +83,13 @@ def simulate(
     if config.data.holder == "learner" and not hooks.own:
         hooks = replace(hooks, own=brought(config, task, options.parts))
     data = open_data(config)
-    config, folder = _folder(config, resume=resume)
+    config, folder = open_folder(config, resume=resume)
     clock = VirtualClock()
     try:
         app = App(config, folder, data, resume=resume, host=Host(clock, _Inline()))
         reason = asyncio.run(_Run(config, options, hooks, app, folder, tools, clock, data.train).lead())
     except FlockstepError:
-        if not resume and not checkpoints(folder.checkpoints):
+        if not resume:
             folder.discard()  # nothing began, so the same command can be given again
         raise
     return Outcome(folder.path, json.loads(folder.summary.read_text(encoding="utf-8")), reason)
@@ -106,19 +100,6 @@ def _roomy(config: RunConfig) -> RunConfig:
     limits = config.limits
     most = max(limits.max_learners, config.learners)
     return config.model_copy(update={"limits": limits.model_copy(update={"max_learners": most})})
-
-
-def _folder(config: RunConfig, *, resume: bool) -> tuple[RunConfig, RunFolder]:
-    """The run's folder, and the config with its path."""
-    if resume:
-        assert config.run_dir is not None
-        folder = RunFolder.reopen(config.run_dir)
-        # What was changed for this resume, such as more rounds, holds for the next one too.
-        write_atomically(folder.config, [dump_config(config).encode()])
-        return config, folder
-    path = config.run_dir or default_run_dir(model_title(config), datetime.now())
-    config = config.model_copy(update={"run_dir": path})
-    return config, RunFolder.create(path, dump_config(config))
 
 
 class _Inline(Executor):
@@ -167,18 +148,8 @@ class _Run:
             crew = Crew(app, self._clock, self._agenda, pool, assignments, self._memory, self._train)
             crew.register(self._config.learners, self._hooks.own)
             self._listen(stack)
-            started = app.started(_ADDRESS)
-            app.events.publish(started)
-            began = time.monotonic()
             driver = Driver(app, self._clock, self._agenda, assignments, self._memory, self._hooks.tamper)
-            try:
-                reason = await _train(app, driver)
-            except BaseException:
-                with suppress(CheckpointError):  # what ended the run is told, not what that led to
-                    await app.conclude(started, began, "it failed; see the error")
-                raise
-            app.events.publish(await app.conclude(started, began, reason))
-            return reason
+            return await app.lead(_ADDRESS, partial(_train, app, driver))
 
     def _listen(self, stack: ExitStack) -> None:
         if self._hooks.listener is not None:
@@ -187,11 +158,7 @@ class _Run:
             display = open_display(self._config.log, self._config.rounds, sys.stderr)
             stack.callback(display.close)
             self._app.events.subscribe(lambda event: _show(display, event))
-            for number in (signal.SIGINT, signal.SIGTERM):
-                name = signal.Signals(number).name
-                asyncio.get_running_loop().add_signal_handler(
-                    number, self._app.coordinator.stop, f"stopped by {name}"
-                )
+            stop_on_signals(self._app.coordinator)
 
     def _open_pool(self) -> Pool:
         make_trainer = partial(build_trainer, self._app.description, self._tools)
