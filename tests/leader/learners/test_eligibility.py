@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from tests.leader.learners.crew import Crew, info
+from utils.errors import IncompatibleError, NotReadyError
+
+
+def test_learners_whose_data_does_not_fit_the_run_are_refused() -> None:
+    crew = Crew(holder="learner")
+    with pytest.raises(IncompatibleError, match=r"hands out no data .* start the learner with --data DIR"):
+        crew.join("a")
+    with pytest.raises(IncompatibleError, match="your data has 3 classes, this run's model 10"):
+        crew.workforce.register(info("a", own=5, classes=3), "peer")
+    assert len(crew.workforce) == 0
+
+
+def test_learners_that_do_not_meet_the_requirement_are_registered_and_hold_nothing() -> None:
+    crew = Crew(learners=3, require="site-a")
+    (a,) = crew.join("a", tags="site-a night")
+    b, _ = crew.join("b", "c", tags="site-b")
+    crew.join("d", own=5)
+    crew.join("e", own=7, tags="site-a")
+    crew.workforce.deal()
+    assert len(crew.workforce) == 5
+    assert crew.workforce.eligible() == 2
+    # 3 wanted, 1 with own data: 2 shards.
+    assert {part.id: part.examples for part in crew.workforce.parts().values()} == {
+        "shard-00000": 30,
+        "shard-00001": 30,
+        "own-e": 7,
+    }
+    assert crew.workforce.holders() == {"shard-00000": 1, "shard-00001": 1, "own-e": 5}
+    seats = crew.workforce.seats()
+    assert seats is not None
+    assert (seats.holders, seats.own) == ({"0": "a", "1": "a"}, 1)
+    with pytest.raises(NotReadyError, match="b does not hold shard 0"):
+        crew.workforce.shard_of(b, 0)
+    crew.workforce.leave(a, "gone")
+    crew.workforce.rebalance()
+    assert crew.workforce.holders() == {"own-e": 5}
+    assert not crew.workforce.enough()
+
+
+def test_rounds_wait_until_somebody_meets_the_requirement() -> None:
+    crew = Crew(learners=2, require="site-a")
+    crew.dealt("a", "b")
+    assert len(crew.workforce.parts()) == 2  # the data is split, though nobody may hold it yet
+    assert crew.workforce.holders() == {}
+    assert not crew.workforce.enough()
+    (c,) = crew.join("c", tags="site-a")
+    assert crew.workforce.holders() == {"shard-00000": c.learner_id, "shard-00001": c.learner_id}
+    assert crew.workforce.enough()
+
+
+def test_the_quorum_of_own_data_counts_those_that_take_part() -> None:
+    crew = Crew(holder="learner", require="site-a")
+    (a,) = crew.join("a", own=5, tags="site-a")
+    crew.join("b", "c", own=5)
+    crew.workforce.deal()
+    assert crew.workforce.enough()
+    crew.workforce.leave(a, "gone")
+    assert not crew.workforce.enough()
+
+
+def test_a_learner_that_comes_back_with_other_tags_gains_or_loses_its_place() -> None:
+    crew = Crew(learners=2, require="site-a")
+    a, b = crew.join("a", "b", tags="site-a")
+    crew.workforce.deal()
+    crew.workforce.register(info("b", token=b.token), "peer")
+    assert crew.workforce.holders() == {"shard-00000": a.learner_id, "shard-00001": a.learner_id}
+    again = crew.workforce.get(b.learner_id)
+    assert again is not None
+    crew.workforce.register(info("b", token=again.token, tags="site-a"), "peer")
+    crew.workforce.rebalance()
+    assert crew.workforce.holders() == {"shard-00000": a.learner_id, "shard-00001": b.learner_id}
+
+
+def test_why_a_learner_is_left_out_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    crew = Crew(require="site-a,device=cuda,memory>=8")
+    with caplog.at_level(logging.WARNING):
+        (a,) = crew.join("a", tags="night b")
+        for _ in range(3):
+            a = crew.workforce.register(info("a", token=a.token, tags="night b"), "peer")
+        fit = info("c", tags="site-a")
+        fit.device_kind, fit.memory_bytes = "cuda", 8 << 30
+        crew.workforce.register(fit, "peer")
+    assert caplog.messages == [
+        "a is left out, it does not meet cohort.require (site-a,device=cuda,memory>=8): "
+        "it said tags b,night, device unknown, 0.0 GiB of memory"
+    ]
