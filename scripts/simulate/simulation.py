@@ -20,11 +20,11 @@ from leader.events import Event, WaitingForLearners
 from leader.initial_state import open_folder
 from leader.reporting.log import Display, open_display
 from leader.runtime import Host
-from leader.storage.run_folder import RunFolder
 from learner.memory import Memory
 from learner.work.workbench import Assignments, Tools, build_trainer
 from model.precision import choose_device
 from model.task import load_task
+from protos import leader_pb2
 from scripts.simulate.agenda import Agenda
 from scripts.simulate.clock import VirtualClock
 from scripts.simulate.crew import Crew
@@ -87,7 +87,8 @@ def simulate(
     clock = VirtualClock()
     try:
         app = App(config, folder, data, resume=resume, host=Host(clock, _Inline()))
-        reason = asyncio.run(_Run(config, options, hooks, app, folder, tools, clock, data.train).lead())
+        memory = Memory(folder.path / "learners")
+        reason = asyncio.run(_lead(config, options, hooks, app, clock, tools, memory, data.train))
     except FlockstepError:
         if not resume:
             folder.discard()  # nothing began, so the same command can be given again
@@ -115,60 +116,42 @@ class _Inline(Executor):
         return future
 
 
-class _Run:
-    """The pieces of one simulation, on one event loop."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        options: Options,
-        hooks: Hooks,
-        app: App,
-        folder: RunFolder,
-        tools: Tools,
-        clock: VirtualClock,
-        train: Dataset | None,
-    ) -> None:
-        self._config = config
-        self._options = options
-        self._hooks = hooks
-        self._app = app
-        self._tools = tools
-        self._clock = clock
-        self._train = train
-        self._memory = Memory(folder.path / "learners")
-        self._agenda = Agenda(config.seed, options.speed_spread)
-
-    async def lead(self) -> str:
-        """Train one run and write its results; returns why it was stopped, or ""."""
-        with ExitStack() as stack:
-            app, pool = self._app, self._open_pool()
-            stack.callback(pool.close)
-            assignments = Assignments(app.description, self._tools, self._memory, app.layout)
-            crew = Crew(app, self._clock, self._agenda, pool, assignments, self._memory, self._train)
-            crew.register(self._config.learners, self._hooks.own)
-            self._listen(stack)
-            driver = Driver(app, self._clock, self._agenda, assignments, self._memory, self._hooks.tamper)
-            return await app.lead(_ADDRESS, partial(_train, app, driver))
-
-    def _listen(self, stack: ExitStack) -> None:
-        if self._hooks.listener is not None:
-            self._app.events.subscribe(self._hooks.listener)
-        if self._options.display:
-            display = open_display(self._config.log, self._config.rounds, sys.stderr)
+async def _lead(
+    config: RunConfig,
+    options: Options,
+    hooks: Hooks,
+    app: App,
+    clock: VirtualClock,
+    tools: Tools,
+    memory: Memory,
+    data: Dataset | None,
+) -> str:
+    """Train one run and write its results; returns why it was stopped, or ""."""
+    agenda = Agenda(config.seed, options.speed_spread)
+    assignments = Assignments(app.description, tools, memory, app.layout)
+    with ExitStack() as stack:
+        pool = _open_pool(options, app.description, tools)
+        stack.callback(pool.close)
+        crew = Crew(app, clock, agenda, pool, assignments, memory, data)
+        crew.register(config.learners, hooks.own)
+        if hooks.listener is not None:
+            app.events.subscribe(hooks.listener)
+        if options.display:
+            display = open_display(config.log, config.rounds, sys.stderr)
             stack.callback(display.close)
-            self._app.events.subscribe(lambda event: _show(display, event))
-            stop_on_signals(self._app.coordinator)
+            app.events.subscribe(lambda event: _show(display, event))
+            stop_on_signals(app.coordinator)
+        driver = Driver(app, clock, agenda, assignments, memory, hooks.tamper)
+        return await app.lead(_ADDRESS, partial(_train, app, driver))
 
-    def _open_pool(self) -> Pool:
-        make_trainer = partial(build_trainer, self._app.description, self._tools)
-        if self._options.ray is None and self._options.workers == 1:
-            return OneWorker(make_trainer)
-        if self._options.ray is None:
-            return Threads(self._options.workers, make_trainer)
+
+def _open_pool(options: Options, run: leader_pb2.RunDescription, tools: Tools) -> Pool:
+    if options.ray is not None:
         from scripts.simulate.ray_pool import RayActors
 
-        return RayActors(self._options.ray, self._options.workers, self._app.description, self._tools)
+        return RayActors(options.ray, options.workers, run, tools)
+    make_trainer = partial(build_trainer, run, tools)
+    return OneWorker(make_trainer) if options.workers == 1 else Threads(options.workers, make_trainer)
 
 
 def _show(display: Display, event: Event) -> None:
