@@ -26,13 +26,13 @@ $(INSTALLED): setup.py
 	@touch $@
 
 proto: $(INSTALLED) ## generate the stubs in protos/ from the contract
-	$(BIN)/python -m scripts.proto
+	$(BIN)/python -m tests.tools.stubs
 
 check: $(INSTALLED) ## format, lint, types, stubs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m scripts.proto --check
+	$(BIN)/python -m tests.tools.stubs --check
 
 test: $(INSTALLED) ## run the tests; ARGS="-k name" passes arguments on
 	$(BIN)/python -m pytest -q $(ARGS)

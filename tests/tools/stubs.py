@@ -1,7 +1,7 @@
 """The stubs of the wire contract: generated from protos/*.proto, or checked against it.
 
-python -m scripts.proto            writes protos/*_pb2.py, *_pb2.pyi and *_pb2_grpc.py
-python -m scripts.proto --check    changes nothing; fails when the stubs are stale
+python -m tests.tools.stubs            writes protos/*_pb2.py, *_pb2.pyi and *_pb2_grpc.py
+python -m tests.tools.stubs --check    changes nothing; fails when the stubs are stale
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ def replace_stubs(root: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write or check the stubs of this checkout; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.proto", description="Generate the stubs in protos/."
+        prog="python -m tests.tools.stubs", description="Generate the stubs in protos/."
     )
     parser.add_argument("--check", action="store_true", help="change nothing; fail when the stubs are stale")
     parser.add_argument(
-        "--root", type=Path, default=Path(__file__).parents[1], help="folder that protos/ is in"
+        "--root", type=Path, default=Path(__file__).parents[2], help="folder that protos/ is in"
     )
     args = parser.parse_args(argv)
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.proto import main, stale_stubs, stubs_of
+from tests.tools.stubs import main, stale_stubs, stubs_of
 
 ROOT = Path(__file__).parents[2]
 
