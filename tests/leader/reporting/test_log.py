@@ -11,56 +11,27 @@ import pytest
 
 from leader import events
 from leader.config import LogConfig
-from leader.events import (
-    CallRefused,
-    Evaluated,
-    EvaluationSkipped,
-    Event,
-    FederatedEvaluated,
-    LearnerJoined,
-    LearnerLeft,
-    LearnerProgress,
-    RoundAbandoned,
-    RoundCommitted,
-    RoundStarted,
-    RunFinished,
-    RunStarted,
-    Spread,
-    StepApplied,
-    UpdateAccepted,
-    WaitingForLearners,
-)
 from leader.reporting.log import EventLog, open_display
 from leader.reporting.messages import describe, size
 from leader.reporting.terminal import TerminalDisplay
+from tests.leader.reporting.scores import SPREAD
 
-SPREAD = Spread(
-    mean=0.5,
-    unweighted_mean=0.45,
-    variance=0.01,
-    std=0.1,
-    worst_decile=0.25,
-    min=0.25,
-    max=0.75,
-    learners=8,
-    examples=400,
-)
-RUN: list[Event] = [
-    RunStarted("r1", Path("runs/r1"), "CIFAR-10", "resnet20", 272474, "delta", 10, "h:1", 2, 2),
-    WaitingForLearners(1, 2),
-    LearnerJoined(1, "alpha", "cpu (1 thread)", "session", 25000),
-    RoundStarted(3, 1, 2),
-    LearnerProgress(1, 3, 5, 50, 931.4),
-    UpdateAccepted(1, 3, 0, 25000, 1.2345, 931.4, 3_200_000),
-    CallRefused(None, "no such token"),
-    StepApplied(3, 0, 1, 1.2345, 3_200_000, 3_200_000),
-    RoundAbandoned(3, "1 of 2 updates at the deadline"),
-    RoundCommitted(3, 1.2345, 12.34, 3_200_000, 480, 2, 50000, 0.1),
-    Evaluated(3, {"accuracy": 0.612, "loss": 1.1}, 2.0),
-    EvaluationSkipped(3),
-    FederatedEvaluated(2, {"accuracy": SPREAD, "loss": SPREAD}),
-    LearnerLeft(1, "alpha", "lease ran out"),
-    RunFinished(10, 123.4),
+RUN: list[events.Event] = [
+    events.RunStarted("r1", Path("runs/r1"), "CIFAR-10", "resnet20", 272474, "delta", 10, "h:1", 2, 2),
+    events.WaitingForLearners(1, 2),
+    events.LearnerJoined(1, "alpha", "cpu (1 thread)", "session", 25000),
+    events.RoundStarted(3, 1, 2),
+    events.LearnerProgress(1, 3, 5, 50, 931.4),
+    events.UpdateAccepted(1, 3, 0, 25000, 1.2345, 931.4, 3_200_000),
+    events.CallRefused(None, "no such token"),
+    events.StepApplied(3, 0, 1, 1.2345, 3_200_000, 3_200_000),
+    events.RoundAbandoned(3, "1 of 2 updates at the deadline"),
+    events.RoundCommitted(3, 1.2345, 12.34, 3_200_000, 480, 2, 50000, 0.1),
+    events.Evaluated(3, {"accuracy": 0.612, "loss": 1.1}, 2.0),
+    events.EvaluationSkipped(3),
+    events.FederatedEvaluated(2, {"accuracy": SPREAD, "loss": SPREAD}),
+    events.LearnerLeft(1, "alpha", "lease ran out"),
+    events.RunFinished(10, 123.4),
 ]
 INFO_LINES = [
     "run r1: resnet20 (272,474 parameters) on CIFAR-10, delta exchange, 10 rounds, resumed after round 2; "
@@ -92,7 +63,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def log_of(config: LogConfig, run: list[Event]) -> list[str]:
+def log_of(config: LogConfig, run: list[events.Event]) -> list[str]:
     stream = io.StringIO()
     display = open_display(config, 10, stream)
     for event in run:
@@ -133,7 +104,9 @@ def test_the_json_log_has_name_fields_and_time_of_each_event() -> None:
 
 
 def test_no_event_has_a_field_that_the_json_log_uses_itself() -> None:
-    kinds = [kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event)]
+    kinds = [
+        kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, events.Event)
+    ]
     assert len(kinds) == len({type(event) for event in RUN}) + 1  # and Event itself: RUN has one of each
     fields = {field.name for kind in kinds for field in dataclasses.fields(kind)}
     assert not fields & {"time", "level", "event", "exception"}
@@ -145,18 +118,20 @@ def test_every_kind_of_event_has_words() -> None:
 
 
 def test_a_stopped_run_gives_its_reason() -> None:
-    assert describe(RunFinished(4, 9.0, "interrupted"), 10) == "run stopped after round 4/10: interrupted"
+    assert (
+        describe(events.RunFinished(4, 9.0, "interrupted"), 10) == "run stopped after round 4/10: interrupted"
+    )
 
 
 def test_a_run_that_trained_enough_says_why_it_is_done() -> None:
-    finished = RunFinished(4, 9.0, stopped_early="test_loss 0.5 after round 4 reached the target 0.6")
+    finished = events.RunFinished(4, 9.0, stopped_early="test_loss 0.5 after round 4 reached the target 0.6")
     assert describe(finished, 10) == (
         "run finished after round 4/10: 9.0 s; test_loss 0.5 after round 4 reached the target 0.6"
     )
 
 
 def test_scores_of_round_0_are_those_of_the_initial_weights() -> None:
-    words = describe(FederatedEvaluated(0, {"accuracy": SPREAD}), 10)
+    words = describe(events.FederatedEvaluated(0, {"accuracy": SPREAD}), 10)
     assert words == "initial weights scored by learners: accuracy 50.00%, worst 10% 25.00%"
 
 
@@ -176,7 +151,9 @@ def test_sizes_have_decimal_units(count: float, words: str) -> None:
 
 
 def test_a_peer_cannot_forge_a_log_line() -> None:
-    (line,) = log_of(LogConfig(format="plain"), [LearnerLeft(1, "a\n12:00:00 run finished\x1b[2J", "x")])
+    (line,) = log_of(
+        LogConfig(format="plain"), [events.LearnerLeft(1, "a\n12:00:00 run finished\x1b[2J", "x")]
+    )
     assert line[9:] == r"learner 1 a\n12:00:00 run finished\x1b[2J left: x"
 
 

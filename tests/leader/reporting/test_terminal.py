@@ -8,53 +8,27 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from leader.events import (
-    CallRefused,
-    Evaluated,
-    Event,
-    FederatedEvaluated,
-    LearnerJoined,
-    LearnerLeft,
-    LearnerProgress,
-    RoundCommitted,
-    RoundStarted,
-    RunFinished,
-    RunStarted,
-    Spread,
-    StepApplied,
-    UpdateAccepted,
-    WaitingForLearners,
-)
+from leader import events
 from leader.reporting.terminal import TerminalDisplay
+from tests.leader.reporting.scores import SPREAD
 
 
-def started(address: str = "10.0.0.7:50051", exchange: str = "gradient") -> RunStarted:
-    return RunStarted(
+def started(address: str = "10.0.0.7:50051", exchange: str = "gradient") -> events.RunStarted:
+    return events.RunStarted(
         "20261122-153000-r", Path("runs/r"), "CIFAR-10", "resnet20", 272474, exchange, 10, address, 2
     )
 
 
-def evaluated(number: int, accuracy: float) -> Evaluated:
-    return Evaluated(number, {"accuracy": accuracy, "loss": 1.0}, 0.1)
+def evaluated(number: int, accuracy: float) -> events.Evaluated:
+    return events.Evaluated(number, {"accuracy": accuracy, "loss": 1.0}, 0.1)
 
 
-SPREAD = Spread(
-    mean=0.5,
-    unweighted_mean=0.45,
-    variance=0.01,
-    std=0.1,
-    worst_decile=0.25,
-    min=0.25,
-    max=0.75,
-    learners=8,
-    examples=400,
-)
-MIDDLE: list[Event] = [
-    LearnerJoined(1, "alpha", "cpu (1 thread)", "session", None),
-    LearnerJoined(2, "beta", "cuda:0", "dialled", 500),
-    RoundStarted(3, 4, 2),
-    UpdateAccepted(1, 3, 1, 128, 0.7654, 1234.0, 1000),
-    StepApplied(3, 1, 4, 0.8125, 10, 20),
+MIDDLE: list[events.Event] = [
+    events.LearnerJoined(1, "alpha", "cpu (1 thread)", "session", None),
+    events.LearnerJoined(2, "beta", "cuda:0", "dialled", 500),
+    events.RoundStarted(3, 4, 2),
+    events.UpdateAccepted(1, 3, 1, 128, 0.7654, 1234.0, 1000),
+    events.StepApplied(3, 1, 4, 0.8125, 10, 20),
 ]
 
 
@@ -64,10 +38,10 @@ def console(width: int, height: int = 40) -> Console:
     )
 
 
-def screen(events: list[Event], width: int = 100, height: int = 40) -> str:
-    """What the display shows after `events`."""
+def screen(run: list[events.Event], width: int = 100, height: int = 40) -> str:
+    """What the display shows after `run`."""
     display = TerminalDisplay(10, console(width, height), clock=lambda: 0.0)
-    for event in events:
+    for event in run:
         display.on_event(event)
     target = console(width, height)
     target.print(display.render())
@@ -102,12 +76,12 @@ def test_accuracy_shows_the_last_and_the_best() -> None:
 
 
 def test_what_the_learners_score_stands_beside_the_test_accuracy() -> None:
-    events = [started(), *MIDDLE, evaluated(1, 0.625), FederatedEvaluated(2, {"accuracy": SPREAD})]
-    lines = [line.strip() for line in screen(events, width=80).splitlines()]
+    run = [started(), *MIDDLE, evaluated(1, 0.625), events.FederatedEvaluated(2, {"accuracy": SPREAD})]
+    lines = [line.strip() for line in screen(run, width=80).splitlines()]
     assert lines[lines.index("at the learners accuracy 50.00%, worst 10% 25.00%") - 1].startswith(
         "loss 0.8125   test accuracy 62.50%   up"
     )
-    other = screen([started(), *MIDDLE, FederatedEvaluated(2, {"mae": SPREAD})])
+    other = screen([started(), *MIDDLE, events.FederatedEvaluated(2, {"mae": SPREAD})])
     assert "at the learners mae 0.5000, worst 10% 0.2500" in other
 
 
@@ -116,10 +90,10 @@ def test_the_end_shows_the_learners_scores_of_each_round() -> None:
     display = TerminalDisplay(3, target)
     display.on_event(started())
     for number in (1, 2):
-        display.on_event(FederatedEvaluated(number - 1, {"accuracy": SPREAD}))
-        display.on_event(RoundCommitted(number, 1.0, 2.5, 3_200_000, 6_400_000, 2, 640, 0.1))
+        display.on_event(events.FederatedEvaluated(number - 1, {"accuracy": SPREAD}))
+        display.on_event(events.RoundCommitted(number, 1.0, 2.5, 3_200_000, 6_400_000, 2, 640, 0.1))
         display.on_event(evaluated(number, 0.5))
-    display.on_event(RunFinished(2, 5.0, "", "test_accuracy 0.5 after round 2 reached the target 0.5"))
+    display.on_event(events.RunFinished(2, 5.0, "", "test_accuracy 0.5 after round 2 reached the target 0.5"))
     display.close()
     end = target.export_text()
     assert "Run finished after round 2/3: 5.0 s; test_accuracy 0.5 after round 2 reached the target" in end
@@ -134,7 +108,11 @@ def test_the_end_shows_the_learners_scores_of_each_round() -> None:
 
 def test_traffic_is_shown_a_second() -> None:
     text = screen(
-        [started(), RoundStarted(1, 1, 2), RoundCommitted(1, 1.0, 2.0, 6_400_000, 250_000_000, 2, 1, 0.1)]
+        [
+            started(),
+            events.RoundStarted(1, 1, 2),
+            events.RoundCommitted(1, 1.0, 2.0, 6_400_000, 250_000_000, 2, 1, 0.1),
+        ]
     )
     assert "up 3.2 MB/s   down 125.0 MB/s" in text
 
@@ -150,17 +128,22 @@ def test_traffic_is_shown_a_second() -> None:
     ],
 )
 def test_while_waiting_the_exact_command_of_a_learner_is_shown(listen: str, dial: str) -> None:
-    text = screen([started(listen), WaitingForLearners(1, 2)])
+    text = screen([started(listen), events.WaitingForLearners(1, 2)])
     assert "Waiting for learners: 1 of 2" in text
     assert f"python -m learner --leader {dial}" in text.split("\n   ")[1]
     assert "python -m learner" not in screen(
-        [started(listen), WaitingForLearners(1, 2), RoundStarted(1, 1, 2)]
+        [started(listen), events.WaitingForLearners(1, 2), events.RoundStarted(1, 1, 2)]
     )
 
 
 def test_recent_messages_are_shown_and_often_ones_are_not() -> None:
     text = screen(
-        [started(), *MIDDLE, CallRefused(2, "NaN in fc.weight"), LearnerLeft(2, "beta", "lease ran out")]
+        [
+            started(),
+            *MIDDLE,
+            events.CallRefused(2, "NaN in fc.weight"),
+            events.LearnerLeft(2, "beta", "lease ran out"),
+        ]
     )
     assert "refused a call of learner 2: NaN in fc.weight" in text
     assert "learner 2 beta left: lease ran out" in text
@@ -169,7 +152,7 @@ def test_recent_messages_are_shown_and_often_ones_are_not() -> None:
 
 def test_a_peer_cannot_write_markup_or_control_sequences_to_the_terminal() -> None:
     text = screen(
-        [started(), LearnerJoined(1, "[red]x\x1b[2J\n", "[/bold]cpu", "session", None), *MIDDLE[2:]]
+        [started(), events.LearnerJoined(1, "[red]x\x1b[2J\n", "[/bold]cpu", "session", None), *MIDDLE[2:]]
     )
     assert r"[red]x\x1b[2J\n" in text
     assert "[/bold]cpu" in text
@@ -177,10 +160,12 @@ def test_a_peer_cannot_write_markup_or_control_sequences_to_the_terminal() -> No
 
 
 def test_more_learners_than_lines_are_counted_instead() -> None:
-    joined: list[Event] = [LearnerJoined(n, f"n{n}", "cpu", "session", None) for n in range(1, 1001)]
-    at_work: list[Event] = [LearnerProgress(n, 1, 1, 4, 10.0) for n in range(1, 301)]
+    joined: list[events.Event] = [
+        events.LearnerJoined(n, f"n{n}", "cpu", "session", None) for n in range(1, 1001)
+    ]
+    at_work: list[events.Event] = [events.LearnerProgress(n, 1, 1, 4, 10.0) for n in range(1, 301)]
     text = screen(
-        [started(exchange="delta"), *joined, RoundStarted(1, 1, 1000), *at_work], width=80, height=24
+        [started(exchange="delta"), *joined, events.RoundStarted(1, 1, 1000), *at_work], width=80, height=24
     )
     assert len(text.splitlines()) <= 24
     assert " n3 " in text
@@ -194,11 +179,11 @@ def test_the_end_leaves_a_table_of_the_last_rounds_and_the_log_above_it() -> Non
     display.on_event(started())
     target.print("disk is nearly full")
     for number in range(1, 15):
-        display.on_event(RoundStarted(number, 1, 2))
-        display.on_event(RoundCommitted(number, 1 / number, 2.5, 3_200_000, 6_400_000, 2, 640, 0.1))
+        display.on_event(events.RoundStarted(number, 1, 2))
+        display.on_event(events.RoundCommitted(number, 1 / number, 2.5, 3_200_000, 6_400_000, 2, 640, 0.1))
     display.on_event(evaluated(13, 0.75))
     display.on_event(evaluated(14, 0.7))
-    display.on_event(RunFinished(14, 35.0))
+    display.on_event(events.RunFinished(14, 35.0))
     display.close()
     end = target.export_text().split("Run finished after round 14/14: 35.0 s")[1]
     rows = [line.split() for line in end.splitlines() if line.strip()[:1].isdigit()]
@@ -222,7 +207,7 @@ def test_the_display_can_be_drawn_while_learners_come_and_go() -> None:
         number = 0
         while not drawing.done():
             number += 1
-            display.on_event(LearnerJoined(number, "n", "cpu", "session", None))
-            display.on_event(LearnerLeft(number, "n", "closed"))
+            display.on_event(events.LearnerJoined(number, "n", "cpu", "session", None))
+            display.on_event(events.LearnerLeft(number, "n", "closed"))
     assert len(drawing.result()) == 200
     display.close()
