@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +27,8 @@ FOLDERS = (
 )
 PROGRAMS = ("leader", "learner", "utils", "scripts", "benchmarks")  # not model: model.name is a config key
 ROOMS = ("leader", "learner", "model", "utils", "protos", "scripts", "benchmarks")
+#: What documents name of other libraries, and of a user.
+WORDS_OF_OTHERS = {"SGDClassifier", "partial_fit"}
 each_document = pytest.mark.parametrize("document", ALL, ids=lambda path: path.relative_to(ROOT).as_posix())
 
 
@@ -89,3 +92,17 @@ def test_architecture_has_a_row_for_every_package_as_its_own_docstring_says() ->
     )
     told = {name: about for name, about in rows if name in packages}
     assert told == {name: (about or "").partition("\n")[0] for name, about in packages.items()}
+
+
+@each_document
+def test_the_classes_and_messages_are_there(document: Path) -> None:
+    named = {span for span in spans_of(document) if re.fullmatch(r"[A-Z]\w*[a-z]\w*(\.\w+)*(\(.*\))?", span)}
+    words = {word for span in named for word in span.partition("(")[0].split(".")}
+    assert sorted(words - _words() - WORDS_OF_OTHERS) == []
+
+
+@functools.cache
+def _words() -> frozenset[str]:
+    """Every name in the sources and the contract."""
+    files = (path for top in ROOMS for kind in ("*.py", "*.proto") for path in (ROOT / top).rglob(kind))
+    return frozenset(word for path in files for word in re.findall(r"\w+", path.read_text(encoding="utf-8")))
