@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from google.protobuf.message import Message
@@ -122,10 +122,7 @@ class DialledLink(LearnerLink):
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting: asyncio.Task[None] | None = None
         self._again = False
-        if heartbeat_s is not None:
-            self._heart: asyncio.Task[None] | None = asyncio.ensure_future(self._beat(heartbeat_s))
-        else:
-            self._heart = None
+        self._heart = None if heartbeat_s is None else asyncio.create_task(self._beat(heartbeat_s))
 
     async def _beat(self, heartbeat_s: float) -> None:
         """Ask the learner's health service at each heartbeat; its lease runs out when it is silent."""
@@ -161,8 +158,8 @@ class DialledLink(LearnerLink):
         notice = learner_pb2.StopNotice(reason=reason, finished=finished)
         self._spawn(self._call(contract.STOP_TRAINING, notice, _CALL_TIMEOUT_S))
 
-    def _spawn(self, work: object) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -181,21 +181,15 @@ class GradientStreams:
             self._uploads.at_chunk()
 
 
+@dataclass
 class _Stream:
     """The way up of one stream."""
 
-    def __init__(
-        self,
-        streams: GradientStreams,
-        member: Member,
-        member_of: Callable[[bytes], Member],
-        link: GradientLink,
-    ) -> None:
-        self._streams = streams
-        self._member = member
-        self._member_of = member_of
-        self._link = link
-        self._update: _Update | None = None
+    streams: GradientStreams
+    member: Member
+    member_of: Callable[[bytes], Member]
+    link: GradientLink
+    update: _Update | None = None  # whose pieces come now
 
     async def read(self, first: leader_pb2.GradientData, messages: Messages) -> None:
         """Take what the learner sends until it closes its side; between pieces it may take its time."""
@@ -215,14 +209,14 @@ class _Stream:
         if message.HasField("header"):
             self._begin(message.header)
         if message.HasField("piece"):
-            if self._update is None:
+            if self.update is None:
                 raise PayloadError("a piece came before the header of its update")
-            await self._streams.take(self._member, self._update, message.piece, messages)
+            await self.streams.take(self.member, self.update, message.piece, messages)
 
     def _begin(self, header: leader_pb2.UpdateHeader) -> None:
-        if self._member_of(header.token).learner_id != self._member.learner_id:
+        if self.member_of(header.token).learner_id != self.member.learner_id:
             raise UnknownLearnerError("all updates of a stream are one learner's; open one stream each")
-        before = self._update
-        self._update = self._streams.begin(self._member, self._link, header)
+        before = self.update
+        self.update = self.streams.begin(self.member, self.link, header)
         if before is not None and before.header.work_id == header.work_id:
-            self._update.bytes = before.bytes
+            self.update.bytes = before.bytes
