@@ -1,9 +1,11 @@
-"""What all tests share: hypothesis without a clock, and the real CIFAR-10."""
+"""What all tests share: hypothesis without a clock, a root logger of their own, and the real CIFAR-10."""
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,17 @@ settings.load_profile("flockstep")
 
 ROOT = Path(__file__).parents[1]
 UNPACK = ROOT.parent / "shared" / "cifar10" / "unpack.py"
+
+
+@pytest.fixture
+def root_logger() -> Iterator[None]:
+    """The root logger without handlers; what a test gives it is gone afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers = []
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from leader.optimizers.base import Step
 from leader.optimizers.fedavgm import FedAvgM
+from tests.leader.optimizers.torch_steps import assert_steps_of_torch
 
 
 def test_two_steps_by_hand() -> None:
@@ -18,18 +18,7 @@ def test_two_steps_by_hand() -> None:
 
 
 def test_steps_are_those_of_torch_on_minus_the_mean() -> None:
-    generator = np.random.Generator(np.random.PCG64(1))
-    weights = generator.normal(size=100).astype(np.float32)
-    theirs = torch.nn.Parameter(torch.tensor(weights, dtype=torch.float64))
-    reference = torch.optim.SGD([theirs], lr=0.3, momentum=0.9)
-    optimizer = FedAvgM(lr=0.3, momentum=0.9)
-    state = optimizer.init(100)
-    for _ in range(10):
-        mean = generator.normal(size=100).astype(np.float32)
-        theirs.grad = -torch.tensor(mean, dtype=torch.float64)
-        reference.step()
-        state, weights = optimizer.apply(state, weights, mean, Step(0.1))
-    np.testing.assert_allclose(weights, theirs.detach().numpy(), rtol=1e-5, atol=1e-5)
+    assert_steps_of_torch(FedAvgM(lr=0.3, momentum=0.9), lr=0.3, momentum=0.9, nesterov=False)
 
 
 def test_without_momentum_it_is_fedavg() -> None:

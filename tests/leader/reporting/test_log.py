@@ -4,7 +4,6 @@ import dataclasses
 import io
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,8 @@ from leader.reporting.log import EventLog, open_display
 from leader.reporting.messages import describe, size
 from leader.reporting.terminal import TerminalDisplay
 from tests.leader.reporting.scores import SPREAD
+
+pytestmark = pytest.mark.usefixtures("root_logger")
 
 RUN: list[events.Event] = [
     events.RunStarted("r1", Path("runs/r1"), "CIFAR-10", "resnet20", 272474, "delta", 10, "h:1", 2, 2),
@@ -46,16 +47,6 @@ INFO_LINES = [
     "learner 1 alpha left: lease ran out",
     "run finished after round 10/10: 123.4 s",
 ]
-
-
-@pytest.fixture(autouse=True)
-def root_logger() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    root.handlers = []
-    yield
-    root.handlers = handlers
-    root.setLevel(level)
 
 
 class Terminal(io.StringIO):
