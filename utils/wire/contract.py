@@ -28,27 +28,27 @@ Refuse = Callable[[str, Context, WireError], Awaitable[None]]
 
 
 @dataclass(frozen=True)
-class Messages(Generic[T]):
-    """One way of a method: how its messages become bytes, and what is read of those."""
+class Side(Generic[T]):
+    """What one side of a method sends: how its messages become bytes, and what the other reads of those."""
 
     write: Callable[[Any], bytes]
     read: Callable[[bytes], T]  # raises PayloadError
     number: str  # as gRPC calls it: "unary" or "stream"
 
 
-def one(kind: type[M]) -> Messages[M]:
+def one(kind: type[M]) -> Side[M]:
     """A single message."""
-    return Messages(kind.SerializeToString, checked(kind.FromString), "unary")
+    return Side(kind.SerializeToString, checked(kind.FromString), "unary")
 
 
-def many(kind: type[M]) -> Messages[M]:
+def many(kind: type[M]) -> Side[M]:
     """A stream of messages."""
-    return Messages(kind.SerializeToString, checked(kind.FromString), "stream")
+    return Side(kind.SerializeToString, checked(kind.FromString), "stream")
 
 
-def framed(parse: Callable[[bytes], T]) -> Messages[T]:
+def framed(parse: Callable[[bytes], T]) -> Side[T]:
     """A stream of messages that are framed by hand, for what holds a chunk and nothing else most of the time."""
-    return Messages(raw, checked(parse), "stream")
+    return Side(raw, checked(parse), "stream")
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Method(Generic[Asked, Told]):
 
     service: str
     name: str
-    asked: Messages[Asked]
-    told: Messages[Told]
+    asked: Side[Asked]
+    told: Side[Told]
 
     @property
     def _kind(self) -> str:
