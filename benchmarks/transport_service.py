@@ -10,7 +10,7 @@ from grpc import aio
 from numpy.typing import NDArray
 
 from benchmarks.transport_wire import DOWN, Job
-from leader.aggregation.base import Contribution
+from leader.aggregation.base import Aggregator, Contribution
 from leader.aggregation.choose import open_aggregate
 from leader.aggregation.decoding import Decoder
 from leader.aggregation.exact_sum import Scale
@@ -25,8 +25,10 @@ from leader.optimizers.choose import make_optimizer
 from leader.rpc.refusals import Refusals
 from leader.rpc.service import LeaderService
 from leader.rpc.uploads import Uploads
+from leader.runtime import Host
 from leader.training.coordinator import Coordinator
-from leader.training.inbox import Upload
+from leader.training.inbox import Inbox, Upload
+from leader.training.work_desk import WorkDesk
 from learner.training.update import Update
 from learner.wire.encoding import Coding
 from learner.wire.transfer import pull_model, push
@@ -44,14 +46,16 @@ _MOST_UPDATES = 1 << 20  # of weight 1, in one run of the benchmark
 _TIMEOUT_S = 60.0
 
 
-class Sink(Coordinator):
-    """The coordinator without rounds: it wants the same work for ever, and sums what comes."""
+class Sink(WorkDesk):
+    """A desk without rounds: it wants the same work for ever, and sums what comes."""
 
-    def open(self, config: RunConfig, layout: Layout) -> None:
-        """Serve the first version, and be ready for updates."""
-        scale = Scale.of(config.aggregate.max_abs, _MOST_UPDATES)
-        self._total = open_aggregate(config, layout, scale, None)
-        self.versions.publish(self.versions.encode(_VERSION, self.state.vector))
+    def __init__(self, coordinator: Coordinator, total: Aggregator, host: Host) -> None:
+        versions = coordinator.versions
+        super().__init__(
+            coordinator.workforce, versions, Inbox(), host.clock, lambda: False, coordinator.stop
+        )
+        self._total = total
+        self._host = host
 
     def check_open(self, work_id: str) -> Part:
         """The only part that there is."""
@@ -62,7 +66,7 @@ class Sink(Coordinator):
     ) -> None:
         """Add the update where the coordinator does it: in its one thread for arithmetic."""
         contribution = Contribution(_WORK, 1, upload.payload, 0.0)
-        await self._compute(self._total.add, contribution)
+        await self._host.compute(self._total.add, contribution)
 
 
 def make_service(chunk_bytes: int) -> LeaderService:
@@ -75,20 +79,25 @@ def make_service(chunk_bytes: int) -> LeaderService:
     decoder = Decoder(config.codec, origin.layout)
     state = initial_state(config, origin, optimizer)
     workforce = Workforce(config, classes=10, labels=np.zeros(1, np.int64), seats=None, events=events)
-    sink = Sink(
-        config,
-        state,
-        layout=origin.layout,
-        optimizer=optimizer,
-        workforce=workforce,
-        decoder=decoder,
-        save=lambda state: None,
-        events=events,
+    coordinator, host = (
+        Coordinator(
+            config,
+            state,
+            layout=origin.layout,
+            optimizer=optimizer,
+            workforce=workforce,
+            decoder=decoder,
+            save=lambda state: None,
+            events=events,
+        ),
+        Host(),
     )
-    sink.open(config, origin.layout)
-    uploads = Uploads(origin.layout, decoder, config.limits, sink.traffic, sink.is_open)
+    total = open_aggregate(config, origin.layout, Scale.of(config.aggregate.max_abs, _MOST_UPDATES), None)
+    coordinator.desk = Sink(coordinator, total, host)
+    coordinator.versions.publish(coordinator.versions.encode(_VERSION, state.vector))
+    uploads = Uploads(origin.layout, decoder, config.limits, coordinator.traffic, coordinator.desk.is_open)
     description = leader_pb2.RunDescription(chunk_bytes=chunk_bytes)
-    return LeaderService(config, description, sink, uploads, None, events, Refusals(events))
+    return LeaderService(config, description, coordinator, uploads, None, events, Refusals(events))
 
 
 @cache

@@ -107,7 +107,7 @@ class App:
             decoder,
             self._config.limits,
             coordinator.traffic,
-            coordinator.is_open,
+            coordinator.desk.is_open,
             lambda: faults.reach("leader.uploading", coordinator.state.round + 1),
         )
         return LeaderService(

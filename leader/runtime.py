@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from typing import ParamSpec, Protocol, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -44,3 +49,9 @@ class Host:
 
     clock: Clock = field(default_factory=WallClock)
     arithmetic: Executor = field(default_factory=_one_thread)
+
+    async def compute(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `work` returns, called on the arithmetic thread: the event loop stays free."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self.arithmetic, partial(work, *args, **kwargs)
+        )

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Protocol
+
+from utils.errors import WireError
 
 
 class Phase(Enum):
@@ -119,3 +122,27 @@ class Abandon:
 
 
 Action = Dispatch | CloseStep | Commit | Abandon
+
+
+class RoundMachine(Protocol):
+    """A round: events in, actions out."""
+
+    plan: RoundPlan
+    phase: Phase
+    deadline: float | None  # clock value at which to send a Tick
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take one event at clock value `now` (seconds) and say what to do."""
+        ...
+
+    def pending_of(self, learner: int) -> tuple[str, ...]:
+        """Parts that `learner` still owes."""
+        ...
+
+    def owing(self) -> frozenset[int]:
+        """Learners that have not sent all their updates."""
+        ...
+
+    def refusal(self, round_: int, step: int, part: str) -> WireError | None:
+        """Why an update can't be counted now, or None if it can."""
+        ...

@@ -15,10 +15,9 @@ from leader.learners.membership import Member
 from leader.rpc.uploads import Pace, Uploads
 from leader.training.coordinator import Coordinator
 from leader.training.inbox import Upload
-from leader.training.pipeline.exchange import not_open
+from leader.training.open_orders import round_and_step
+from leader.training.pipeline.exchange import PieceStreams, not_open
 from leader.training.pipeline.link import GradientLink
-from leader.training.pipeline.pipeline import Pipelining
-from leader.training.work_ids import round_and_step
 from protos import leader_pb2
 from utils import faults
 from utils.errors import (
@@ -50,11 +49,12 @@ class GradientStreams:
     """Reads and writes the ExchangeGradients streams of a run."""
 
     def __init__(
-        self, coordinator: Coordinator, pipelining: Pipelining, uploads: Uploads, limits: LimitsConfig
+        self, coordinator: Coordinator, streams: PieceStreams, uploads: Uploads, limits: LimitsConfig
     ) -> None:
         self._coordinator = coordinator
-        self._links = pipelining.links
-        self._files = pipelining.files
+        self._streams = streams
+        self._links = streams.links
+        self._files = streams.files
         self._uploads = uploads
         self._limits = limits
         self._refused: dict[int, WireError] = {}  # by learner, what its last stream ended with
@@ -110,10 +110,10 @@ class GradientStreams:
         place = round_and_step(header.work_id)
         if place is None:
             raise LateUpdateError(f"work {header.work_id[:64]!r} was never given out; fetch new work")
-        pipeline = coordinator.pipeline
+        pipeline = self._streams.open_now
         open_here = pipeline is not None and place == (pipeline.round, pipeline.step)
-        wanted = coordinator.wants_pieces(member, header.work_id)
-        if pipeline is not None and open_here and (wanted or coordinator.knows(header.work_id)):
+        wanted = coordinator.desk.owes(member, header.work_id)
+        if pipeline is not None and open_here and (wanted or coordinator.desk.knows(header.work_id)):
             pipeline.join(link, header.work_id)
         else:
             link.tell(not_open(*place))
@@ -140,7 +140,7 @@ class GradientStreams:
             update.bytes += piece.total_bytes
             upload = Upload(update.header, payload, update.bytes)
             try:
-                await self._coordinator.submit(member, upload, update.header.work_id, piece)
+                await self._coordinator.desk.submit(member, upload, update.header.work_id, piece)
             except (LateUpdateError, DuplicateUpdateError):
                 update.wanted = False
 

@@ -39,7 +39,7 @@ class Sessions:
         member = await self._greet(messages)
         link = SessionLink()
         self._workforce.attach(member, link)
-        self._coordinator.resend_work(member)
+        self._coordinator.desk.resend_work(member)
         listener = asyncio.ensure_future(self._listen(member, link, messages))
         try:
             while (message := await link.next()) is not None:
@@ -83,7 +83,7 @@ class Sessions:
             case "failure":
                 reason = message.failure.message[:_LONGEST_REASON]
                 self._workforce.leave(member, f"failed: {reason}")
-                self._coordinator.failed(member, message.failure.work_id, reason)
+                self._coordinator.desk.failed(member, message.failure.work_id, reason)
             case "goodbye":
                 self._workforce.leave(member, message.goodbye.reason[:_LONGEST_REASON] or "said goodbye")
             case _:

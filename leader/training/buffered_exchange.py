@@ -1,49 +1,50 @@
-"""The open work of an asynchronous run: orders stay open over rounds, each round has its own sum."""
+"""Asynchronous rounds: work stays open over rounds, each round is a buffer of updates with its own sum (FedBuff)."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leader.aggregation.base import Aggregator, Contribution
 from leader.data.part import Part
 from leader.learners.membership import Member
-from leader.rounds.buffer import Buffer, OpenWork, Ticket
+from leader.rounds.buffer import Buffer, Desk, OpenWork, Ticket
+from leader.rounds.protocol import Accepted, Event, Phase, StepApplied
 from leader.state import RunState
-from leader.training.exchange import contribution_of
-from leader.training.inbox import Upload
-from leader.training.work_ids import place_of
+from leader.training.engine import Engine
+from leader.training.exchange import Admitted, Closed, OpenExchange, Unfinished, refuse_piece
+from leader.training.inbox import Submission, Upload
+from leader.training.open_orders import Orders
 from leader.training.work_orders import WorkPlanner
 from protos import leader_pb2
-from utils.errors import LateUpdateError
+from utils.seeds import derive_seed
 
 T = TypeVar("T")
 
 
-class BufferedExchange:
-    """Tickets of the buffer as work orders, by work id, and the aggregate of the round."""
+class Tickets(Orders):
+    """Tickets of the buffer as work orders; orders of earlier rounds stay the same."""
+
+    _machine: Buffer
 
     def __init__(self, planner: WorkPlanner, state: RunState, first_buffer: int, max_staleness: int) -> None:
         self._planner = planner
         self._first_buffer = first_buffer  # where the model's buffers begin in its flat vector
         self._max_staleness = max_staleness
-        self._work: dict[str, tuple[Part, leader_pb2.WorkOrder]] = {}  # open, or counted in this round
-        self._by_part: dict[str, leader_pb2.WorkOrder] = {}
+        self._work = {}  # open, or counted in this round
+        self._by_part = {}
         #: By the round whose work starts from them: model versions, and buffers of those models.
         self._versions = {work.round: work.version for work in state.open_work.values()}
         self._buffers: dict[int, NDArray[np.float32]] = {}  # none from before a restart
 
-    def begin(
-        self, state: RunState, machine: Buffer, parts: Mapping[str, Part], aggregate: Aggregator
-    ) -> None:
+    def begin(self, state: RunState, machine: Buffer, parts: Mapping[str, Part]) -> None:
         """Open a round."""
         self._machine = machine
         self._parts = parts
-        self.aggregate = aggregate
+        self._place = f"round {machine.plan.round}"
         tickets = machine.desk.tickets
         self._by_part = {
             part: order
@@ -56,7 +57,7 @@ class BufferedExchange:
         buffers = state.vector[self._first_buffer :].copy()
         self._buffers = _only(needed, self._buffers) | {machine.plan.round: buffers}
 
-    def desk(self) -> dict[str, OpenWork]:
+    def open_work(self) -> dict[str, OpenWork]:
         """Open work for a checkpoint."""
         return {part: self._kept(ticket) for part, ticket in self._machine.desk.tickets.items()}
 
@@ -77,39 +78,94 @@ class BufferedExchange:
         self._work[order.work_id] = (self._parts[part], order)
         return order
 
-    def owed_by(self, learner_id: int) -> list[leader_pb2.WorkOrder]:
-        """Work orders that a learner has not answered yet."""
-        return [self.order(part) for part in self._machine.pending_of(learner_id)]
-
-    def knows(self, work_id: str) -> bool:
-        """Whether this is open work, or was counted in this round."""
-        return work_id in self._work
-
-    def part(self, work_id: str) -> Part:
-        """The part that an update with this work id is for; raises what it must be refused with."""
-        if work_id not in self._work:
-            raise LateUpdateError(
-                f"work{place_of(work_id)} is no longer open (round {self._machine.plan.round} is); "
-                "wait for new work"
-            )
-        part, order = self._work[work_id]
-        refusal = self._machine.refusal(order.round, order.step, part.id)
-        if refusal is not None:
-            raise refusal
-        return part
-
-    def contribution(self, member: Member, upload: Upload, part: Part) -> Contribution:
-        """The upload as a contribution with its staleness; raises LimitError or UnknownLearnerError."""
-        order = self._by_part[part.id]
-        staleness = self._machine.plan.round - order.round
-        base, newest = self._buffers.get(order.round), self._buffers[self._machine.plan.round]
-        return replace(
-            contribution_of(member, upload, part, order),
-            part=f"{part.id}:{order.step}",  # a quick learner's part may be in the buffer twice
+    def admit(self, member: Member, upload: Upload, work_id: str) -> Admitted:
+        """See OpenOrders; with the update's staleness."""
+        admitted = super().admit(member, upload, work_id)
+        order, newest = admitted.order, self._machine.plan.round
+        staleness, base = newest - order.round, self._buffers.get(order.round)
+        contribution = replace(
+            admitted.contribution,
+            part=f"{admitted.part.id}:{order.step}",  # a quick learner's part may be in the buffer twice
             staleness=staleness,
-            buffers_shift=base - newest if base is not None and staleness else None,
+            buffers_shift=base - self._buffers[newest] if base is not None and staleness else None,
         )
+        return replace(admitted, contribution=contribution)
 
 
 def _only(needed: Collection[int], by_round: Mapping[int, T]) -> dict[int, T]:
     return {round_: value for round_, value in by_round.items() if round_ in needed}
+
+
+class BufferedExchange:
+    """A run's buffers, one after the other; work is open from the first round to the last."""
+
+    machine: Buffer
+
+    def __init__(self, engine: Engine, state: RunState) -> None:
+        self._engine = engine
+        self._max_staleness = engine.config.buffer.max_staleness
+        self._parts: Mapping[str, Part] = {}
+        self._desk: Desk | None = None  # that the last round left, if it was committed
+        split = engine.layout.parameter_count
+        self.orders = Tickets(engine.orders, state, split, self._max_staleness)
+
+    def begin(self, state: RunState) -> None:
+        """Open the round after `state`."""
+        opening = self._engine.rounds.buffer(state)
+        self.state, self.learners = state, opening.learners
+        desk = replace(self._desk, turns=state.turns) if self._desk else _desk_of(state)
+        # A learner that came back with other data must not go on with work on what it had.
+        changed = {part for part, now in opening.parts.items() if self._parts.get(part, now) != now}
+        tickets = {part: ticket for part, ticket in desk.tickets.items() if part not in changed}
+        self._parts = opening.parts
+        self.machine = Buffer(
+            opening.plan,
+            replace(desk, tickets=tickets),
+            at_work=self._engine.config.cohort.size,
+            max_staleness=self._max_staleness,
+            pick=self._pick,
+        )
+        self.aggregate = self._engine.aggregate(opening.plan.round, opening.scale)
+        self.orders.begin(state, self.machine, opening.parts)
+
+    def _pick(self, idle: Sequence[str], count: int, given: int) -> Sequence[str]:
+        seed, parts = derive_seed(self._engine.config.seed, "buffer"), self._parts
+        return self._engine.rounds.choose(
+            {part: parts[part] for part in idle}, count, self.state, seed, given
+        )
+
+    def holders(self) -> Mapping[str, int]:
+        """See OpenExchange."""
+        return self._engine.workforce.holders()
+
+    async def add(
+        self, admitted: Admitted, submission: Submission, counted: Callable[[], None]
+    ) -> Event | None:
+        """See OpenExchange."""
+        if submission.piece is not None:
+            raise refuse_piece()
+        await self._engine.fold(self.aggregate, admitted.contribution)
+        counted()
+        return Accepted(admitted.part.id, admitted.order.step)
+
+    async def close(self, step: int, parts: tuple[str, ...]) -> Closed:
+        """See OpenExchange."""
+        plan = self.machine.plan
+        self.state, result = await self._engine.step(self.state, self.aggregate, plan, step)
+        return Closed(StepApplied(), result)
+
+    def unfinished(self) -> Unfinished:
+        """See OpenExchange: the tickets."""
+        return Unfinished(self.orders.open_work(), self.machine.desk.turns)
+
+    def end(self) -> OpenExchange | None:
+        """See OpenExchange: work goes on over the rounds."""
+        self.aggregate.close()
+        self._desk = self.machine.desk if self.machine.phase is Phase.COMMITTED else None
+        return self
+
+
+def _desk_of(state: RunState) -> Desk:
+    """What was open when `state` was committed."""
+    tickets = {part: Ticket(work.round, work.turn) for part, work in state.open_work.items()}
+    return Desk(tickets, state.turns)

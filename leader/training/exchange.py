@@ -1,79 +1,140 @@
-"""One exchange of a round: the work orders that are open and the sum their updates go into."""
+"""What an exchange is: work orders that are open, a sum that their updates go into, and what closing it comes to.
+
+The coordinator opens, feeds and closes exchanges and never asks which kind it has. A kind of its own is a value of
+`ExchangeKind` and the `OpenExchange` that it opens; `leader/training/kinds.py` has those that there are.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from leader.aggregation.base import Aggregator, Contribution
+from leader.aggregation.base import Contribution, Result
 from leader.data.part import Part
 from leader.learners.membership import Member
-from leader.rounds.round import Round
-from leader.training.inbox import Upload
-from leader.training.work_ids import place_of
+from leader.rounds.buffer import OpenWork
+from leader.rounds.protocol import Event, Reopen, RoundMachine, StepApplied
+from leader.state import RunState
+from leader.training.inbox import Submission, Upload
+from leader.training.pipeline.exchange import PieceStreams
 from protos import leader_pb2
-from utils.errors import LateUpdateError, LimitError, UnknownLearnerError
+from utils.errors import PayloadError
 
 
-class Exchange:
-    """The open work of exchange `step` in `round_`, by work id, and its aggregate."""
+@dataclass(frozen=True)
+class Admitted:
+    """An update that answers an open work order, as what it would add to the sum."""
 
-    def __init__(
-        self,
-        round_: Round,
-        step: int,
-        orders: Iterable[tuple[Part, leader_pb2.WorkOrder]],
-        aggregate: Aggregator,
-    ) -> None:
-        self.step = step
-        self.aggregate = aggregate
-        self._round = round_
-        self._work = {order.work_id: (part, order) for part, order in orders}
-        self._by_part = {part.id: order for part, order in self._work.values()}
+    part: Part
+    order: leader_pb2.WorkOrder
+    contribution: Contribution
+
+
+@dataclass(frozen=True)
+class Closed:
+    """What closing an exchange came to."""
+
+    event: StepApplied | Reopen  # for the round machine
+    result: Result | None = None  # of the step, if one was made
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """Work that goes on over the end of a round, as a checkpoint keeps it."""
+
+    open_work: Mapping[str, OpenWork] = field(default_factory=dict)  # by part
+    turns: Mapping[str, int] = field(default_factory=dict)  # work given out so far, by part
+
+
+class OpenOrders(Protocol):
+    """The work orders that are open, as learners ask for them and answer them."""
 
     def order(self, part: str) -> leader_pb2.WorkOrder:
-        """The work order of a part."""
-        return self._by_part[part]
+        """The open work order of a part."""
+        ...
 
     def owed_by(self, learner_id: int) -> list[leader_pb2.WorkOrder]:
         """Work orders that a learner has not answered yet."""
-        return [self._by_part[part] for part in self._round.pending_of(learner_id)]
+        ...
 
     def knows(self, work_id: str) -> bool:
-        """Whether this is work of this exchange, done or not."""
-        return work_id in self._work
+        """Whether this is work of the exchange, whatever has become of it."""
+        ...
 
     def part(self, work_id: str) -> Part:
-        """The part that an update with this work id is for; raises what it must be refused with."""
-        if work_id not in self._work:
-            raise LateUpdateError(
-                f"work{place_of(work_id)} is no longer open (round {self._round.plan.round}, "
-                f"step {self.step} is); wait for new work"
-            )
-        part, order = self._work[work_id]
-        refusal = self._round.refusal(order.round, order.step, part.id)
-        if refusal is not None:
-            raise refusal
-        return part
+        """The part that an update with this work id is for; raises the WireError that it must be refused with."""
+        ...
 
-    def contribution(self, member: Member, upload: Upload, part: Part) -> Contribution:
-        """The upload as a weighted contribution; raises LimitError or UnknownLearnerError."""
-        return contribution_of(member, upload, part, self._by_part[part.id])
+    def admit(self, member: Member, upload: Upload, work_id: str) -> Admitted:
+        """The upload as what it would add; raises what `part` raises, LimitError or UnknownLearnerError."""
+        ...
 
 
-def contribution_of(member: Member, upload: Upload, part: Part, order: leader_pb2.WorkOrder) -> Contribution:
-    """The upload that answers `order` as a contribution; raises LimitError or UnknownLearnerError."""
-    header = upload.header
-    weight = part.examples if header is None else header.examples
-    if not 0 < weight <= part.examples:
-        raise LimitError(f"update claims {weight} examples, its part has {part.examples}")
-    if part.shard is None and part.id != Part.own_id(member.name):
-        raise UnknownLearnerError(f"only the owner of {part.id} may send its update")
-    return Contribution(
-        part.id,
-        weight,
-        upload.payload,
-        loss=header.loss if header else math.nan,
-        local_steps=order.local_steps,
-        start_loss=header.start_loss if header and header.HasField("start_loss") else math.nan,
-    )
+class OpenExchange(Protocol):
+    """One round's exchanges, one after the other, from the round's beginning to its end."""
+
+    @property
+    def machine(self) -> RoundMachine:
+        """Says who is asked for what, and when an exchange closes."""
+        ...
+
+    @property
+    def orders(self) -> OpenOrders:
+        """The work that is open."""
+        ...
+
+    @property
+    def state(self) -> RunState:
+        """The committed state with the steps of the exchanges that have closed."""
+        ...
+
+    @property
+    def learners(self) -> int:
+        """How many learners have work in the round."""
+        ...
+
+    def holders(self) -> Mapping[str, int]:
+        """Which learner does which part, of those that may be asked."""
+        ...
+
+    async def add(
+        self, admitted: Admitted, submission: Submission, counted: Callable[[], None]
+    ) -> Event | None:
+        """Add an update, or a piece of one; what the machine is to hear of it.
+
+        `counted` is called once it is certain that the update counts. Raises the WireError that the update
+        is refused with; then nothing has changed.
+        """
+        ...
+
+    async def close(self, step: int, parts: tuple[str, ...]) -> Closed:
+        """Make exchange `step`, of which the updates of `parts` are in, a step of the model, and serve that.
+
+        The round's next exchange is open when this returns.
+        """
+        ...
+
+    def unfinished(self) -> Unfinished:
+        """What stays open when the round is committed."""
+        ...
+
+    def end(self) -> OpenExchange | None:
+        """The round is over, committed or not: give back what it holds; the exchange, if its work stays open."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExchangeKind:
+    """How a run exchanges."""
+
+    open: Callable[[RunState], OpenExchange]  # the round after a state
+    #: After the last round: an exchange that makes no step, in which learners score its model; None if none can be.
+    scoring: Callable[[RunState], OpenExchange | None] = lambda state: None
+    streams: PieceStreams | None = None  # where streams bring updates in pieces; None if all come whole
+    end: Callable[[], None] = lambda: None  # the run is over
+
+
+def refuse_piece() -> PayloadError:
+    """What a piece is refused with where exchanges take none."""
+    return PayloadError("this exchange takes whole updates; send them with AccumulateGradients")

@@ -94,7 +94,7 @@ class Crew:
         try:
             version = self._coordinator.versions.get(order.version)
         except LateUpdateError:
-            self._coordinator.outdated(member, order.version)
+            self._coordinator.desk.outdated(member, order.version)
             return
         examples, part = self._examples(member, order)
         have = self._bases.get(member.learner_id)

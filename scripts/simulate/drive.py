@@ -64,7 +64,7 @@ class Driver:
 
     async def _deliver(self, job: Job) -> None:
         assignment = job.assignment
-        if not self._coordinator.is_open(assignment.order.work_id):
+        if not self._coordinator.desk.is_open(assignment.order.work_id):
             self._agenda.remove(job)
             return
         await self._app.evaluated()  # a model that is due is never skipped because training is faster
@@ -85,7 +85,7 @@ class Driver:
         sent = upload(self._assignments.made(order, job.part, update))
         self._coordinator.traffic.up += sent.bytes
         try:
-            await self._coordinator.submit(job.member, sent, order.work_id)
+            await self._coordinator.desk.submit(job.member, sent, order.work_id)
         except DuplicateUpdateError:
             pass
         except LateUpdateError:
@@ -97,6 +97,6 @@ class Driver:
         """What the leader does when a learner says that it can't go on."""
         workforce = self._coordinator.workforce
         workforce.leave(job.member, f"failed: {reason}")
-        self._coordinator.failed(job.member, job.assignment.order.work_id, reason)
+        self._coordinator.desk.failed(job.member, job.assignment.order.work_id, reason)
         if not workforce.enough():
             self._coordinator.stop(f"too few virtual learners are left: {job.member.name} failed: {reason}")

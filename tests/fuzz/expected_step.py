@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from enum import Enum, auto
 
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from leader.training.pipeline.pipeline import Added
+from leader.rounds.protocol import Event, Reopen
 from tests.fuzz.files import LAYOUT
 from tests.fuzz.oracle import ExpectedSum
+
+
+class Added(Enum):
+    """What became of an update, or of a piece of one."""
+
+    COUNTED = auto()  # all of the update is in the sum
+    WAITING = auto()  # more pieces are to come, or this one was of no use
+    ANEW = auto()  # all of it is in the sum, which has begun anew for it
+    DROPPED = auto()  # the sum has begun anew, without it
+
+    @classmethod
+    def of(cls, event: Event | None, *, whole: bool) -> Added:
+        """What the round machine is told says the same."""
+        match event:
+            case Reopen():
+                return cls.ANEW if whole else cls.DROPPED
+            case None:
+                return cls.WAITING
+            case _:
+                return cls.COUNTED
 
 
 class ExpectedStep:

@@ -15,12 +15,12 @@ from leader.aggregation.base import Contribution
 from leader.config import CodecConfig, TrainConfig
 from leader.optimizers.base import Step
 from leader.optimizers.choose import make_optimizer
+from leader.rounds.protocol import Event
 from leader.training.inbox import Submission
-from leader.training.pipeline.pipeline import Added
 from protos import leader_pb2
 from tests.fuzz.channel import Context, RefusedError
 from tests.fuzz.downloads import Deaf, Download, Listener
-from tests.fuzz.expected_step import ExpectedStep
+from tests.fuzz.expected_step import Added, ExpectedStep
 from tests.fuzz.files import LAYOUT, File, mutated, update_files
 from tests.fuzz.leader import PEER, PLAIN_PEER, RESIDENTS, InProcessLeader, upload_messages
 from tests.fuzz.leader_targets import OK, STATUSES, RpcTarget, change_messages, vector_of
@@ -53,7 +53,7 @@ class ExchangeTarget(RpcTarget):
         self._base: NDArray[np.float32] | None = None
         self._fed = 0
         self._old: leader_pb2.WorkOrder | None = None
-        leader.coordinator.on_added = self._note
+        leader.watched.on_added = self._note
 
     async def step(self) -> str:
         """Send a stream, or two at once; after some of them, close the step and look at the model."""
@@ -77,7 +77,7 @@ class ExchangeTarget(RpcTarget):
         parts = {part.shard: part.examples for part in leader.workforce.parts().values()}
         self._examples = {order.work_id: parts[order.shard] for order in self._work.values()}
 
-    def _note(self, submission: Submission, contribution: Contribution, added: Added) -> None:
+    def _note(self, submission: Submission, contribution: Contribution, event: Event | None) -> None:
         """The leader has taken an update, or a piece of one: it must have made of it what we do."""
         work_id, piece = submission.work_id, submission.piece
         header, file = submission.upload.header, self._sent[contribution.payload.crc32]
@@ -86,7 +86,7 @@ class ExchangeTarget(RpcTarget):
             expected = self._expected.take_whole(work_id, weight, file)
         else:
             expected = self._expected.take_piece(work_id, weight, piece.number, piece.attempt, file)
-        assert added is expected, (added, expected)
+        assert Added.of(event, whole=piece is None) is expected, (event, expected)
 
     async def _close(self) -> None:
         """All learners send what is missing and read to the end of the step."""

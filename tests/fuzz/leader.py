@@ -9,9 +9,9 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import grpc
 import numpy as np
@@ -27,13 +27,16 @@ from leader.learners.workforce import Workforce
 from leader.optimizers.choose import make_optimizer
 from leader.reporting.messages import describe
 from leader.reporting.terminal import TerminalDisplay
+from leader.rounds.protocol import Event as RoundEvent
 from leader.rpc.refusals import Refusals
 from leader.rpc.service import LeaderService
 from leader.rpc.uploads import Uploads
 from leader.state import RunState
 from leader.training.coordinator import Coordinator
+from leader.training.engine import Engine
+from leader.training.exchange import Admitted, ExchangeKind, OpenExchange
 from leader.training.inbox import Submission
-from leader.training.pipeline.pipeline import Added
+from leader.training.kinds import choose_kind
 from protos import leader_pb2
 from tests.fuzz.channel import Context, RefusedError, find_method, stream
 from tests.fuzz.files import LAYOUT, model_file
@@ -95,16 +98,37 @@ class Transport(Protocol):
         ...
 
 
-class WatchedCoordinator(Coordinator):
-    """A coordinator that tells what it adds to the sum, in that order."""
+class Watched:
+    """A kind of exchange that tells what it adds to the sum, in that order."""
 
-    on_added: Callable[[Submission, Contribution, Added], None] | None = None
+    def __init__(self) -> None:
+        self.on_added: Callable[[Submission, Contribution, RoundEvent | None], None] = lambda *_: None
 
-    async def _add(self, submission: Submission, contribution: Contribution) -> Added:
-        added = await super()._add(submission, contribution)
-        if self.on_added is not None:
-            self.on_added(submission, contribution, added)
-        return added
+    def kind(self, engine: Engine) -> ExchangeKind:
+        """The kind that the engine's config asks for, watched."""
+        kind = choose_kind(engine)
+        return replace(kind, open=lambda state: self._watched(kind.open(state)))
+
+    def _watched(self, exchange: OpenExchange) -> OpenExchange:
+        return cast(OpenExchange, _WatchedExchange(exchange, self))
+
+
+class _WatchedExchange:
+    """An open exchange that tells of each update that it has taken."""
+
+    def __init__(self, exchange: OpenExchange, watched: Watched) -> None:
+        self._exchange = exchange
+        self._watched = watched
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._exchange, name)
+
+    async def add(
+        self, admitted: Admitted, submission: Submission, counted: Callable[[], None]
+    ) -> RoundEvent | None:
+        event = await self._exchange.add(admitted, submission, counted)
+        self._watched.on_added(submission, admitted.contribution, event)
+        return event
 
 
 class InProcessLeader:
@@ -131,7 +155,8 @@ class InProcessLeader:
             config, classes=CLASSES, labels=data.labels, seats=None, events=self.events
         )
         decoder, optimizer = Decoder(config.codec, LAYOUT), make_optimizer(config)
-        self.coordinator = WatchedCoordinator(
+        self.watched = Watched()
+        self.coordinator = Coordinator(
             config,
             RunState("fuzz-run", 0, 0, 1, vector, optimizer.init(LAYOUT.parameter_count)),
             layout=LAYOUT,
@@ -140,9 +165,10 @@ class InProcessLeader:
             decoder=decoder,
             save=lambda state: None,
             events=self.events,
+            kind=self.watched.kind,
         )
         self.uploads = Uploads(
-            LAYOUT, decoder, config.limits, self.coordinator.traffic, self.coordinator.is_open
+            LAYOUT, decoder, config.limits, self.coordinator.traffic, self.coordinator.desk.is_open
         )
         self.refusals = Refusals(self.events)
         description = leader_pb2.RunDescription(run_id="fuzz-run", model="tiny", classes=CLASSES)
@@ -261,9 +287,9 @@ class InProcessLeader:
         anchor = self.workforce.by_token(self.members["anchor"].token)
 
         def is_open() -> bool:
-            return bool(self.coordinator.work_of(anchor))
+            return bool(self.coordinator.desk.work_of(anchor))
 
-        assert await self._wait(self.coordinator.opened, is_open, _LONGEST_WAIT_S), "no round was opened"
+        assert await self._wait(self.coordinator.desk.opened, is_open, _LONGEST_WAIT_S), "no round was opened"
 
     async def _wait(self, signal: Signal, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Wait for a condition; raises what the run ended with if it ended instead."""

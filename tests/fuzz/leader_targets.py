@@ -271,7 +271,7 @@ class AccumulateTarget(RpcTarget):
 
     def _open_work(self) -> list[tuple[str, bytes, leader_pb2.WorkOrder]]:
         """What has no update yet; all of it where there is none such."""
-        is_open = self.leader.coordinator.is_open
+        is_open = self.leader.coordinator.desk.is_open
         return [work for work in self._work if is_open(work[2].work_id)] or self._work
 
     async def _send_in_two(self, header: leader_pb2.UpdateHeader, file: bytes) -> str:

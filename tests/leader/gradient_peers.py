@@ -68,10 +68,13 @@ class GradientRun:
             save=lambda state: None,
             events=self.events,
         )
-        uploads = Uploads(LAYOUT, decoder, config.limits, self.coordinator.traffic, self.coordinator.is_open)
-        assert self.coordinator.pipelining is not None
-        self.files = self.coordinator.pipelining.files
-        self.streams = GradientStreams(self.coordinator, self.coordinator.pipelining, uploads, config.limits)
+        uploads = Uploads(
+            LAYOUT, decoder, config.limits, self.coordinator.traffic, self.coordinator.desk.is_open
+        )
+        pieces = self.coordinator.streams
+        assert pieces is not None
+        self.files = pieces.files
+        self.streams = GradientStreams(self.coordinator, pieces, uploads, config.limits)
 
     def join(self, name: str) -> Peer:
         """A learner that has registered."""
@@ -145,7 +148,7 @@ class Peer:
 
     def orders(self) -> list[leader_pb2.WorkOrder]:
         """Its open work."""
-        return self.run.coordinator.work_of(self.member)
+        return self.run.coordinator.desk.work_of(self.member)
 
     def header(self, order: leader_pb2.WorkOrder, examples: int = 4, loss: float = 0.5) -> None:
         """Announce an update."""
@@ -197,7 +200,9 @@ class Peer:
             token=self.member.token, work_id=order.work_id, examples=examples, loss=0.5
         )
         upload = Upload(said, payload, file.total_bytes)
-        await asyncio.wait_for(self.run.coordinator.submit(self.member, upload, order.work_id), TIMEOUT_S)
+        await asyncio.wait_for(
+            self.run.coordinator.desk.submit(self.member, upload, order.work_id), TIMEOUT_S
+        )
 
     def leave(self) -> None:
         """Say goodbye."""

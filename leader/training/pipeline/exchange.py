@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from leader.aggregation.base import Contribution, Result
 from leader.aggregation.sliced import Folded, SlicedAggregate
 from leader.global_model.changes import DownLink
 from leader.state import RunState
-from leader.training.pipeline.link import GradientLink
+from leader.training.pipeline.link import GradientLink, GradientLinks
 from leader.training.pipeline.step import SlicedStep
 from model.piece_files import PieceFiles
 from protos import leader_pb2
@@ -167,6 +167,15 @@ class Pipeline:
     def _redo(self) -> bytes:
         redo = leader_pb2.Redo(round=self.round, step=self.step, attempt=self.attempt)
         return leader_pb2.ModelChunk(redo=redo).SerializeToString()
+
+
+@dataclass
+class PieceStreams:
+    """What the streams of a run, which bring updates in pieces, have in common."""
+
+    files: PieceFiles
+    links: GradientLinks = field(default_factory=GradientLinks)
+    open_now: Pipeline | None = None  # the exchange that takes pieces
 
 
 def not_open(round_: int, step: int) -> bytes:

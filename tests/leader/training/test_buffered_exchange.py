@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from torch import nn
 
-from leader.aggregation.base import Aggregator
+from leader.aggregation.base import Contribution
 from leader.aggregation.choose import open_aggregate
 from leader.aggregation.exact_sum import Scale
 from leader.config import RunConfig
@@ -28,11 +28,12 @@ from leader.rounds.protocol import (
 )
 from leader.state import RunState
 from leader.storage.checkpoint import load_checkpoint, save_checkpoint
-from leader.training.buffered_exchange import BufferedExchange
+from leader.training.buffered_exchange import BufferedExchange, Tickets
 from leader.training.inbox import Upload
 from leader.training.work_orders import WorkPlanner
 from model.flat import Layout
 from protos import leader_pb2
+from tests.leader.training.office import Office
 from utils.errors import DuplicateUpdateError, LateUpdateError, UnknownLearnerError
 from utils.wire.payload import Payload, PayloadReader, encode_header
 
@@ -73,8 +74,8 @@ class Run:
     def __init__(self, config: RunConfig, state: RunState | None = None) -> None:
         self.config = config
         self.state = state or RunState("run", 0, 0, 100, np.zeros(TOTAL, np.float32), {})
-        self.planner = WorkPlanner(config, self.state.run_id)
-        self.exchange = BufferedExchange(self.planner, self.state, SPLIT, config.buffer.max_staleness)
+        planner = WorkPlanner(config, self.state.run_id)
+        self.tickets = Tickets(planner, self.state, SPLIT, config.buffer.max_staleness)
         tickets = {part: Ticket(work.round, work.turn) for part, work in self.state.open_work.items()}
         self.desk = Desk(tickets, self.state.turns)
 
@@ -88,25 +89,24 @@ class Run:
             max_staleness=buffer.max_staleness,
             pick=lambda idle, count, _: idle[:count],
         )
-        self.exchange.begin(self.state, self.machine, parts, self.aggregate())
+        self.total = open_aggregate(self.config, LAYOUT, Scale.of(1024.0, 1000), None)
+        self.tickets.begin(self.state, self.machine, parts)
         self._perform(self.machine.handle(Begin(HOLDERS), 0.0))
         return self.machine
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
             if isinstance(action, Dispatch):
-                self.exchange.order(action.part)
+                self.tickets.order(action.part)
 
-    def aggregate(self) -> Aggregator:
-        return open_aggregate(self.config, LAYOUT, Scale.of(1024.0, 1000), None)
+    def contribution(self, name: str, upload: Upload, part: str) -> Contribution:
+        return self.tickets.admit(member(name), upload, self.tickets.order(part).work_id).contribution
 
     def send(self, part: str, value: float, weight: int) -> None:
-        order = self.exchange.order(part)
         header = leader_pb2.UpdateHeader(examples=weight, loss=0.5)
-        found = self.exchange.part(order.work_id)
-        contribution = self.exchange.contribution(member("a"), Upload(header, payload(value), 1), found)
-        self.exchange.aggregate.add(contribution)
-        self._perform(self.machine.handle(Accepted(part, order.step), 0.0))
+        turn = self.tickets.order(part).step
+        self.total.add(self.contribution("a", Upload(header, payload(value), 1), part))
+        self._perform(self.machine.handle(Accepted(part, turn), 0.0))
 
     def commit(self, vector: NDArray[np.float32] | None = None) -> None:
         self.machine.handle(StepApplied(), 0.0)
@@ -116,7 +116,7 @@ class Run:
             round=self.state.round + 1,
             version=self.state.version + 1,
             vector=self.state.vector if vector is None else vector,
-            open_work=self.exchange.desk(),
+            open_work=self.tickets.open_work(),
             turns=self.desk.turns,
         )
 
@@ -136,13 +136,13 @@ def started(config: RunConfig | None = None) -> Run:
 
 def test_an_order_stays_the_same_over_rounds_and_starts_from_its_own_model() -> None:
     run = started()
-    first = run.exchange.order(SLOW)
+    first = run.tickets.order(SLOW)
     run.quick_rounds(3)
-    assert run.exchange.order(SLOW) == first
+    assert run.tickets.order(SLOW) == first
     assert (first.round, first.step, first.version, first.last_round) == (1, 0, 100, 6)
-    newest = run.exchange.order(QUICK)
+    newest = run.tickets.order(QUICK)
     assert (newest.round, newest.step, newest.version, newest.last_round) == (4, 3, 103, 9)
-    assert [order.work_id for order in run.exchange.owed_by(2)] == [first.work_id]
+    assert [order.work_id for order in run.tickets.owed_by(2)] == [first.work_id]
 
 
 def test_later_work_on_a_part_goes_on_in_its_batches() -> None:
@@ -150,7 +150,7 @@ def test_later_work_on_a_part_goes_on_in_its_batches() -> None:
     batches: list[int] = []
     for _ in range(3):
         for _ in range(2):
-            order = run.exchange.order(QUICK)
+            order = run.tickets.order(QUICK)
             batches += range(order.first_batch, order.first_batch + order.local_steps)
             run.send(QUICK, 1.0, 10)
         run.commit()
@@ -165,23 +165,23 @@ def test_open_work_has_the_same_work_ids_after_a_restart(tmp_path: Path) -> None
     resumed = Run(run.config, load_checkpoint(path))
     resumed.begin()
     for part in PARTS:
-        assert resumed.exchange.order(part) == run.exchange.order(part)
-    work_id = run.exchange.order(SLOW).work_id
-    assert resumed.exchange.part(work_id) == PARTS[SLOW]
+        assert resumed.tickets.order(part) == run.tickets.order(part)
+    work_id = run.tickets.order(SLOW).work_id
+    assert resumed.tickets.part(work_id) == PARTS[SLOW]
     resumed.quick_rounds(1)
     run.quick_rounds(1)
-    assert resumed.exchange.desk() == run.exchange.desk()
-    assert resumed.exchange.order(QUICK) == run.exchange.order(QUICK)
+    assert resumed.tickets.open_work() == run.tickets.open_work()
+    assert resumed.tickets.order(QUICK) == run.tickets.order(QUICK)
 
 
 def test_a_checkpoint_keeps_open_work_of_a_round_that_was_given_up_and_tried_again() -> None:
     run = started()
-    slow = run.exchange.order(SLOW).work_id
+    slow = run.tickets.order(SLOW).work_id
     run.machine.handle(Deserted(), 0.0)
     with pytest.raises(LateUpdateError, match="round 1 was given up"):
-        run.exchange.part(slow)
+        run.tickets.part(slow)
     run.begin()
-    assert run.exchange.order(SLOW).work_id == slow
+    assert run.tickets.order(SLOW).work_id == slow
     run.quick_rounds(1)
     assert run.state.open_work == {SLOW: OpenWork(1, 0, 100)}
     assert run.state.turns == {QUICK: 1, SLOW: 1}
@@ -191,54 +191,54 @@ def test_work_that_nobody_was_told_of_is_from_its_own_round_all_the_same() -> No
     run = started()
     run.machine.handle(Outdated(SLOW, 0), 0.0)  # the new ticket's learner has just left
     run.quick_rounds(2)
-    order = run.exchange.order(SLOW)
+    order = run.tickets.order(SLOW)
     assert (order.round, order.step, order.version) == (1, 1, 100)
 
 
 def test_an_update_sent_twice_is_told_apart_from_a_late_one() -> None:
     run = started(config_of(size=2))
-    counted, slow = run.exchange.order(QUICK).work_id, run.exchange.order(SLOW).work_id
+    counted, slow = run.tickets.order(QUICK).work_id, run.tickets.order(SLOW).work_id
     run.send(QUICK, 1.0, 10)
     with pytest.raises(DuplicateUpdateError, match="is already counted in round 1"):
-        run.exchange.part(counted)
+        run.tickets.part(counted)
     run.machine.handle(Outdated(SLOW, 0), 0.0)
     with pytest.raises(LateUpdateError, match="no longer open in round 1"):
-        run.exchange.part(slow)
-    assert run.exchange.order(SLOW).step == 1
+        run.tickets.part(slow)
+    assert run.tickets.order(SLOW).step == 1
     with pytest.raises(LateUpdateError, match=r"work of round 1, step 0 is no longer open \(round 1 is\)"):
-        run.exchange.part(slow)
+        run.tickets.part(slow)
     run.send(QUICK, 1.0, 10)
     run.commit()
     run.begin()
     with pytest.raises(LateUpdateError, match=r"work of round 1, step 0 is no longer open \(round 2 is\)"):
-        run.exchange.part(counted)
+        run.tickets.part(counted)
 
 
 def test_only_the_owner_may_send_the_update_of_own_data() -> None:
     run = Run(config_of())
     run.begin({**PARTS, OWN.id: OWN})
     upload = Upload(leader_pb2.UpdateHeader(examples=20), payload(1.0), 1)
-    assert run.exchange.contribution(member("c"), upload, OWN).part == "own-c:0"
+    assert run.contribution("c", upload, OWN.id).part == "own-c:0"
     with pytest.raises(UnknownLearnerError):
-        run.exchange.contribution(member("a"), upload, OWN)
+        run.contribution("a", upload, OWN.id)
 
 
 def test_an_update_knows_its_staleness_and_how_far_the_buffers_have_moved_since() -> None:
     run = started()
     upload = Upload(leader_pb2.UpdateHeader(examples=30), payload(1.0), 1)
-    fresh = run.exchange.contribution(member("a"), upload, PARTS[SLOW])
+    fresh = run.contribution("a", upload, SLOW)
     assert (fresh.part, fresh.staleness, fresh.buffers_shift) == (f"{SLOW}:0", 0, None)
     for round_ in (1, 2):
         run.send(QUICK, 1.0, 10)
         run.commit(np.full(TOTAL, 10.0 * round_, np.float32))
         run.begin()
-    stale = run.exchange.contribution(member("a"), upload, PARTS[SLOW])
+    stale = run.contribution("a", upload, SLOW)
     assert stale.staleness == 2
     assert stale.buffers_shift is not None
     assert stale.buffers_shift.tolist() == [0.0 - 20.0] * (TOTAL - SPLIT)
     resumed = Run(run.config, run.state)
     resumed.begin()
-    stale = resumed.exchange.contribution(member("a"), upload, PARTS[SLOW])
+    stale = resumed.contribution("a", upload, SLOW)
     assert (stale.staleness, stale.buffers_shift) == (2, None)  # that model was not kept
 
 
@@ -262,7 +262,7 @@ def test_a_stale_update_counts_less_and_divides_as_a_fresh_one(
         run.begin()
     run.send(SLOW, 6.0, 30)
     run.send(QUICK, 1.0, 10)
-    result = run.exchange.aggregate.finish()
+    result = run.total.finish()
     assert result.mean[:SPLIT].tolist() == [mean] * SPLIT
     assert result.examples == 40
 
@@ -271,4 +271,41 @@ def test_one_part_twice_in_a_buffer_counts_twice() -> None:
     run = started(config_of(size=2, weighting="uniform"))
     run.send(QUICK, 1.0, 10)
     run.send(QUICK, 4.0, 10)
-    assert run.exchange.aggregate.finish().mean[:SPLIT].tolist() == [2.5] * SPLIT
+    assert run.total.finish().mean[:SPLIT].tolist() == [2.5] * SPLIT
+
+
+def sequence(seed: int, policy: str = "uniform") -> list[str]:
+    """Who gets work in a buffer with two at work, where the older work is always done first."""
+    office = Office(seed=seed, buffer={"size": 30}, cohort={"size": 2, "policy": policy})
+    exchange = BufferedExchange(office.engine, office.state())
+    exchange.begin(office.state())
+    given = exchange.machine.handle(Begin(dict.fromkeys(exchange.machine.plan.parts, 1)), 0.0)
+    assert len(given) == 2
+    for number in range(20):
+        done = given[number]
+        assert isinstance(done, Dispatch)
+        (more,) = exchange.machine.handle(Accepted(done.part, done.step), 0.0)
+        given.append(more)
+    return [action.part for action in given if isinstance(action, Dispatch)]
+
+
+@pytest.mark.parametrize("policy", ["uniform", "by_examples", "round_robin", "oort", "power_of_choice"])
+def test_who_works_next_in_a_buffer_is_drawn_by_the_seed(policy: str) -> None:
+    first = sequence(1, policy)
+    assert sequence(1, policy) == first
+    assert sequence(2, policy) != first
+    assert set(first) == {Part.shard_id(number) for number in range(4)}
+
+
+def test_open_work_of_a_learner_that_came_back_with_other_data_is_given_out_anew() -> None:
+    office = Office(own=True, learners=2, buffer={"size": 2})
+    open_work = {"own-learner-0": OpenWork(1, 4, 5), "own-learner-1": OpenWork(1, 7, 5)}
+    before = replace(office.state(2), open_work=open_work, turns={"own-learner-0": 5})
+    exchange = BufferedExchange(office.engine, before)
+    exchange.begin(before)
+    assert set(exchange.machine.pending) == set(open_work)
+    office.join("learner-1", own=35)
+    exchange.begin(before)
+    assert exchange.machine.pending == ("own-learner-0",)
+    exchange.begin(replace(before, round=2))
+    assert set(exchange.machine.pending) == set(open_work)

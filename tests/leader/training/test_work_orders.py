@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from leader.config import RunConfig, StreamingConfig
 from leader.data.part import Part
 from leader.rounds.buffer import OpenWork
-from leader.training.work_ids import place_of
+from leader.training.open_orders import place_of
 from leader.training.work_orders import WorkPlanner
 from protos import leader_pb2
 from utils.schedule import Schedule

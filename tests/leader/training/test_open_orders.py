@@ -6,16 +6,14 @@ import numpy as np
 import pytest
 from torch import nn
 
-from leader.aggregation.aggregate import Aggregate
-from leader.aggregation.exact_sum import Scale
-from leader.aggregation.weighting import ByExamples
+from leader.aggregation.base import Contribution
 from leader.config import RunConfig
 from leader.data.part import Part
 from leader.learners.membership import Member, Membership
 from leader.rounds.protocol import Accepted, Assigned, Begin, RoundPlan, StepApplied
 from leader.rounds.round import Round
-from leader.training.exchange import Exchange
 from leader.training.inbox import Upload
+from leader.training.open_orders import Orders
 from leader.training.work_orders import WorkPlanner
 from model.flat import Layout
 from protos import leader_pb2
@@ -27,12 +25,16 @@ PARTS = (Part.of_shard(0, 10, 0), Part.of_shard(1, 20, 0), Part.of_own("c", 30, 
 IDS = tuple(part.id for part in PARTS)
 
 
-def exchange(steps: int = 2) -> tuple[Exchange, Round]:
+def exchange(steps: int = 2) -> tuple[Orders, Round]:
     round_ = Round(RoundPlan(1, steps, IDS, quorum=2, deadline_s=10.0))
     round_.handle(Begin(dict(zip(IDS, (1, 2, 3), strict=True))), 0.0)
     planner = WorkPlanner(RunConfig(), "run")
     orders = [(part, planner.order(1, 0, steps, part, version=5, first_exchange=0)) for part in PARTS]
-    return Exchange(round_, 0, orders, Aggregate(LAYOUT, Scale.of(1.0, 60), ByExamples())), round_
+    return Orders(round_, "round 1, step 0", orders), round_
+
+
+def contribution(open_: Orders, name: str, upload: Upload, part: Part) -> Contribution:
+    return open_.admit(member(name), upload, open_.order(part.id).work_id).contribution
 
 
 def payload() -> Payload:
@@ -89,9 +91,9 @@ def test_a_work_id_leads_to_its_part_as_long_as_it_is_open() -> None:
 
 def test_a_full_learner_says_its_weight_and_loss_and_a_plain_one_stands_for_its_whole_part() -> None:
     open_, _ = exchange()
-    full = open_.contribution(member("a"), upload(7), PARTS[0])
+    full = contribution(open_, "a", upload(7), PARTS[0])
     assert (full.part, full.weight, full.loss) == ("shard-00000", 7, 0.5)
-    plain = open_.contribution(member("a"), upload(None), PARTS[0])
+    plain = contribution(open_, "a", upload(None), PARTS[0])
     assert plain.weight == 10
     assert math.isnan(plain.loss)
 
@@ -99,22 +101,22 @@ def test_a_full_learner_says_its_weight_and_loss_and_a_plain_one_stands_for_its_
 def test_a_contribution_tells_its_local_steps_and_the_loss_that_it_started_from() -> None:
     open_, _ = exchange()
     header = leader_pb2.UpdateHeader(examples=7, loss=0.5, start_loss=0.0)
-    said = open_.contribution(member("a"), Upload(header, payload(), 100), PARTS[0])
+    said = contribution(open_, "a", Upload(header, payload(), 100), PARTS[0])
     assert (said.local_steps, said.start_loss, said.staleness) == (1, 0.0, 0)
-    assert math.isnan(open_.contribution(member("a"), upload(7), PARTS[0]).start_loss)
-    assert math.isnan(open_.contribution(member("a"), upload(None), PARTS[0]).start_loss)
+    assert math.isnan(contribution(open_, "a", upload(7), PARTS[0]).start_loss)
+    assert math.isnan(contribution(open_, "a", upload(None), PARTS[0]).start_loss)
 
 
 @pytest.mark.parametrize("examples", [0, 11, (1 << 64) - 1])
 def test_nobody_weighs_more_than_its_part_has_examples(examples: int) -> None:
     open_, _ = exchange()
     with pytest.raises(LimitError, match=f"update claims {examples} examples, its part has 10"):
-        open_.contribution(member("a"), upload(examples), PARTS[0])
-    assert open_.contribution(member("a"), upload(10), PARTS[0]).weight == 10
+        contribution(open_, "a", upload(examples), PARTS[0])
+    assert contribution(open_, "a", upload(10), PARTS[0]).weight == 10
 
 
 def test_own_data_is_answered_for_by_its_owner_alone() -> None:
     open_, _ = exchange()
-    assert open_.contribution(member("c"), upload(30), PARTS[2]).weight == 30
+    assert contribution(open_, "c", upload(30), PARTS[2]).weight == 30
     with pytest.raises(UnknownLearnerError, match="only the owner of own-c may send its update"):
-        open_.contribution(member("b"), upload(30), PARTS[2])
+        contribution(open_, "b", upload(30), PARTS[2])

@@ -1,0 +1,89 @@
+"""What every kind of exchange is made of: plans, work orders, sums, steps and the versions that they make."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from leader.aggregation.base import Aggregator, Contribution, Result
+from leader.aggregation.choose import open_aggregate
+from leader.aggregation.decoding import Decoder
+from leader.aggregation.exact_sum import Scale
+from leader.config import RunConfig
+from leader.learners.workforce import Workforce
+from leader.optimizers.base import ServerOptimizer, Step
+from leader.rounds.deadline import Deadlines
+from leader.rounds.protocol import RoundPlan
+from leader.runtime import Host
+from leader.state import RunState
+from leader.training.planning import RoundPlanner
+from leader.training.publisher import Publisher
+from leader.training.server_step import Stepper
+from leader.training.work_orders import WorkPlanner
+from model.flat import Layout
+from model.fragments import Fragments
+from utils import faults
+
+
+class Engine:
+    """One run's arithmetic and planning; it holds nothing of a round."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        layout: Layout,
+        *,
+        run_id: str,
+        optimizer: ServerOptimizer,
+        decoder: Decoder,
+        workforce: Workforce,
+        spool: Path | None,
+        host: Host,
+    ) -> None:
+        self.config = config
+        self.layout = layout
+        self.optimizer = optimizer
+        self.decoder = decoder
+        self.workforce = workforce
+        self.host = host
+        self.orders = WorkPlanner(config, run_id)
+        self.deadlines = Deadlines(
+            ceiling_s=config.cohort.deadline_s,
+            floor_s=config.cohort.deadline_floor_s,
+            k=config.cohort.deadline_k,
+        )
+        self.rounds = RoundPlanner(config, workforce, self.orders, self.deadlines)
+        self.publisher = Publisher(config, layout, host)
+        self._fragments = Fragments(layout, config.streaming.fragments)
+        self._stepper = Stepper(layout, optimizer, config.streaming.fragments)
+        self._spool = spool  # where a robust rule keeps updates
+
+    def aggregate(self, round_: int, scale: Scale) -> Aggregator:
+        """An empty aggregate for one exchange of `round_`."""
+        return open_aggregate(self.config, self._fragments.of(round_), scale, self._spool)
+
+    async def fold(self, aggregate: Aggregator, contribution: Contribution) -> None:
+        """Add an update to the sum, decoded; raises what it is refused with."""
+        await self.host.compute(self.fold_now, aggregate, contribution)
+
+    def fold_now(self, aggregate: Aggregator, contribution: Contribution) -> None:
+        """`fold`, for the arithmetic thread."""
+        aggregate.add(replace(contribution, payload=self.decoder.decode(contribution.payload)))
+
+    def server_step(self, plan: RoundPlan, step: int) -> Step:
+        """What the server optimizer is told about exchange `step` of a round."""
+        place = plan.round, step, plan.steps
+        return Step(self.orders.lr(*place), self.orders.local_lr(*place))
+
+    async def step(
+        self, before: RunState, aggregate: Aggregator, plan: RoundPlan, step: int
+    ) -> tuple[RunState, Result]:
+        """The state after the aggregate's step, whose model is served, and what the exchange came to."""
+        faults.reach("leader.collected", plan.round)
+        everybody = sum(part.examples for part in self.workforce.parts().values())
+        server_step = self.server_step(plan, step)
+        after, result = await self.host.compute(
+            self._stepper.apply, before, aggregate, server_step, everybody
+        )
+        aggregate.close()
+        return await self.publisher.publish(after, before), result

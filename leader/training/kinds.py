@@ -1,0 +1,58 @@
+"""The kinds of exchange: synchronous, pipelined and buffered rounds."""
+
+from __future__ import annotations
+
+from leader.state import RunState
+from leader.training.buffered_exchange import BufferedExchange
+from leader.training.engine import Engine
+from leader.training.exchange import ExchangeKind, OpenExchange
+from leader.training.pipelined_exchange import PipelinedExchange, Pipelining, is_pipelined
+from leader.training.scoring_exchange import ScoringExchange
+from leader.training.synchronous_exchange import SynchronousExchange
+
+
+def choose_kind(engine: Engine) -> ExchangeKind:
+    """The kind that the engine's config asks for."""
+    if engine.config.buffer.size:
+        return buffered(engine)
+    return pipelined(engine) if is_pipelined(engine.config) else synchronous(engine)
+
+
+def synchronous(engine: Engine) -> ExchangeKind:
+    """Rounds of whole updates that are waited for."""
+
+    def open_round(state: RunState) -> OpenExchange:
+        return SynchronousExchange(engine, state, engine.rounds.cohort(state))
+
+    return ExchangeKind(open_round, lambda state: _last_scores(engine, state))
+
+
+def pipelined(engine: Engine) -> ExchangeKind:
+    """Rounds of steps that are exchanged in pieces."""
+    pipelining = Pipelining(engine)
+
+    def open_round(state: RunState) -> OpenExchange:
+        return PipelinedExchange(engine, state, engine.rounds.cohort(state), pipelining)
+
+    streams = pipelining.streams
+    return ExchangeKind(open_round, lambda state: _last_scores(engine, state), streams, streams.links.end)
+
+
+def buffered(engine: Engine) -> ExchangeKind:
+    """Rounds that are buffers of updates, whoever sends them."""
+    exchange: list[BufferedExchange] = []
+
+    def open_round(state: RunState) -> OpenExchange:
+        if not exchange:
+            exchange.append(BufferedExchange(engine, state))
+        exchange[0].begin(state)
+        return exchange[0]
+
+    return ExchangeKind(open_round)
+
+
+def _last_scores(engine: Engine, state: RunState) -> OpenExchange | None:
+    """Learners are to score the last model, if they would have at the start of a next round."""
+    if not engine.orders.evaluates(state.round):
+        return None
+    return ScoringExchange(engine, state, engine.rounds.scoring(state))

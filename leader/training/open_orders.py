@@ -1,0 +1,84 @@
+"""The work orders that are open, by work id: as learners ask for them, and answer them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+
+from leader.aggregation.base import Contribution
+from leader.data.part import Part
+from leader.learners.membership import Member
+from leader.rounds.protocol import RoundMachine
+from leader.training.exchange import Admitted
+from leader.training.inbox import Upload
+from protos import leader_pb2
+from utils.errors import LateUpdateError, LimitError, UnknownLearnerError
+
+_WORK_ID = re.compile(r"([0-9]{1,9})-([0-9]{1,9})-[0-9a-f]{32}")
+
+
+def place_of(work_id: str) -> str:
+    """What a work id says about where it belongs, such as " of round 3, step 0"; anybody may have made it up."""
+    match = _WORK_ID.fullmatch(work_id)
+    return f" of round {match[1]}, step {match[2]}" if match else ""
+
+
+def round_and_step(work_id: str) -> tuple[int, int] | None:
+    """Where a work id says that it belongs; None for one that was never given out."""
+    match = _WORK_ID.fullmatch(work_id)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+class Orders:
+    """The orders of one exchange; `place` says which, such as "round 3, step 0"."""
+
+    def __init__(
+        self, machine: RoundMachine, place: str, orders: Iterable[tuple[Part, leader_pb2.WorkOrder]]
+    ) -> None:
+        self._machine = machine
+        self._place = place
+        self._work = {order.work_id: (part, order) for part, order in orders}
+        self._by_part = {part.id: order for part, order in self._work.values()}
+
+    def order(self, part: str) -> leader_pb2.WorkOrder:
+        """See OpenOrders."""
+        return self._by_part[part]
+
+    def owed_by(self, learner_id: int) -> list[leader_pb2.WorkOrder]:
+        """See OpenOrders."""
+        return [self.order(part) for part in self._machine.pending_of(learner_id)]
+
+    def knows(self, work_id: str) -> bool:
+        """See OpenOrders."""
+        return work_id in self._work
+
+    def part(self, work_id: str) -> Part:
+        """See OpenOrders."""
+        if work_id not in self._work:
+            raise LateUpdateError(
+                f"work{place_of(work_id)} is no longer open ({self._place} is); wait for new work"
+            )
+        part, order = self._work[work_id]
+        if refusal := self._machine.refusal(order.round, order.step, part.id):
+            raise refusal
+        return part
+
+    def admit(self, member: Member, upload: Upload, work_id: str) -> Admitted:
+        """See OpenOrders."""
+        part, header = self.part(work_id), upload.header
+        order = self._work[work_id][1]
+        weight = part.examples if header is None else header.examples
+        if not 0 < weight <= part.examples:
+            raise LimitError(f"update claims {weight} examples, its part has {part.examples}")
+        if part.shard is None and part.id != Part.own_id(member.name):
+            raise UnknownLearnerError(f"only the owner of {part.id} may send its update")
+        contribution = Contribution(
+            part.id,
+            weight,
+            upload.payload,
+            loss=header.loss if header else math.nan,
+            local_steps=order.local_steps,
+            start_loss=header.start_loss if header and header.HasField("start_loss") else math.nan,
+        )
+        return Admitted(part, order, contribution)

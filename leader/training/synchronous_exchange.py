@@ -1,0 +1,79 @@
+"""Synchronous rounds: in each exchange all parts work from one model, and their updates make one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from leader.aggregation.base import Aggregator
+from leader.data.part import Part
+from leader.rounds.protocol import Accepted, Event, StepApplied
+from leader.rounds.round import Round
+from leader.state import RunState
+from leader.training.engine import Engine
+from leader.training.exchange import Admitted, Closed, OpenExchange, Unfinished, refuse_piece
+from leader.training.inbox import Submission
+from leader.training.open_orders import Orders
+from leader.training.planning import Opening
+from protos import leader_pb2
+
+
+class SynchronousExchange:
+    """A round's exchanges, with a sum each."""
+
+    aggregate: Aggregator
+
+    def __init__(self, engine: Engine, state: RunState, opening: Opening) -> None:
+        self.machine = Round(opening.plan)
+        self.learners = opening.learners
+        self.state = state
+        self._engine = engine
+        self._parts = opening.parts
+        self._scale = opening.scale
+        self._first_exchange = state.exchanges
+        self._open(0)
+
+    def _open(self, step: int) -> None:
+        """Make the work orders of the exchange that opens next, and what their updates go into."""
+        orders = ((part, self._order(step, part)) for part in self._parts.values())
+        self.orders = Orders(self.machine, f"round {self.machine.plan.round}, step {step}", orders)
+        self._open_sum(step)
+
+    def _order(self, step: int, part: Part) -> leader_pb2.WorkOrder:
+        plan, version, first = self.machine.plan, self.state.version, self._first_exchange
+        return self._engine.orders.order(
+            plan.round, step, plan.steps, part, version=version, first_exchange=first
+        )
+
+    def _open_sum(self, step: int) -> None:
+        self.aggregate = self._engine.aggregate(self.machine.plan.round, self._scale)
+
+    def holders(self) -> Mapping[str, int]:
+        """See OpenExchange."""
+        return self._engine.workforce.holders()
+
+    async def add(
+        self, admitted: Admitted, submission: Submission, counted: Callable[[], None]
+    ) -> Event | None:
+        """See OpenExchange."""
+        if submission.piece is not None:
+            raise refuse_piece()
+        await self._engine.fold(self.aggregate, admitted.contribution)
+        counted()
+        return Accepted(admitted.part.id, admitted.order.step)
+
+    async def close(self, step: int, parts: tuple[str, ...]) -> Closed:
+        """See OpenExchange."""
+        plan = self.machine.plan
+        self.state, result = await self._engine.step(self.state, self.aggregate, plan, step)
+        if step + 1 < plan.steps:
+            self._open(step + 1)
+        return Closed(StepApplied(), result)
+
+    def unfinished(self) -> Unfinished:
+        """See OpenExchange: nothing."""
+        return Unfinished()
+
+    def end(self) -> OpenExchange | None:
+        """See OpenExchange."""
+        self.aggregate.close()
+        return None

@@ -1,0 +1,152 @@
+"""The work desk: what RPCs ask about the open work, and what they hand in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from leader.condition import Signal
+from leader.data.part import Part
+from leader.global_model.versions import VersionStore
+from leader.learners.membership import Member
+from leader.learners.workforce import Workforce
+from leader.rounds.protocol import Outdated
+from leader.runtime import Clock
+from leader.training.exchange import OpenExchange
+from leader.training.inbox import Inbox, Upload
+from protos import leader_pb2
+from utils.errors import LateUpdateError, NotReadyError, WireError
+
+
+class WorkDesk:
+    """Hands out the work of the exchange that the coordinator has open, and takes answers."""
+
+    def __init__(
+        self,
+        workforce: Workforce,
+        versions: VersionStore,
+        inbox: Inbox,
+        clock: Clock,
+        over: Callable[[], bool],
+        stop: Callable[[str], None],
+    ) -> None:
+        self.exchange: OpenExchange | None = None
+        self.opened = Signal()  # new work is open, or the run is over
+        self._workforce = workforce
+        self._versions = versions
+        self._inbox = inbox
+        self._clock = clock
+        self._over = over
+        self._stop = stop
+        self._failures: dict[str, set[str]] = {}  # names of learners that can't do it, by id of open work
+        self._given_at: dict[str, float] = {}  # clock value at which work was given out, by part
+        self._counted: set[str] = set()  # peers of plain learners with an update in the open exchange
+
+    def work_of(self, member: Member) -> list[leader_pb2.WorkOrder]:
+        """The open work orders of a learner."""
+        return self.exchange.orders.owed_by(member.learner_id) if self.exchange else []
+
+    def owes(self, member: Member, work_id: str) -> bool:
+        """Whether this is open work of the learner."""
+        return work_id in (order.work_id for order in self.work_of(member))
+
+    def check_open(self, work_id: str) -> Part:
+        """The part that `work_id` is for; raises what an update for it would be refused with now."""
+        if self.exchange is None:
+            raise LateUpdateError("no round is open; wait for new work")
+        return self.exchange.orders.part(work_id)
+
+    def is_open(self, work_id: str) -> bool:
+        """Whether an update for `work_id` would be taken now."""
+        try:
+            self.check_open(work_id)
+        except WireError:
+            return False
+        return True
+
+    def knows(self, work_id: str) -> bool:
+        """Whether this is work of the open exchange, whatever has become of it."""
+        return self.exchange is not None and self.exchange.orders.knows(work_id)
+
+    async def submit(
+        self, member: Member, upload: Upload, work_id: str, piece: leader_pb2.Piece | None = None
+    ) -> None:
+        """Count a complete update, or add a piece of one; raises a WireError if that is refused."""
+        await self._inbox.submit(member, upload, work_id, piece)
+
+    def failed(self, member: Member, work_id: str, reason: str) -> None:
+        """A learner says that it can't do its work; when a second one says so of the same work, the run stops.
+
+        One learner's machine may be broken; work that fails on two, or on the only one, is itself
+        at fault: training that diverges does so everywhere. Work that the learner does not owe
+        says nothing.
+        """
+        if not self.owes(member, work_id):
+            return
+        names = self._failures.setdefault(work_id, set())
+        names.add(member.name)
+        if len(names) > 1 or self._workforce.eligible() == 0:
+            self._stop(f"learner {member.name} failed: {reason}")
+
+    def outdated(self, member: Member, version: int) -> None:
+        """A learner asks for a version that is gone: open work that needs it is to be given out anew."""
+        if self.exchange is None:
+            return
+        for part in self.exchange.machine.pending_of(member.learner_id):
+            order = self.exchange.orders.order(part)
+            if order.version == version:
+                self._inbox.outdated(Outdated(part, order.step))
+
+    async def plain_work(self, member: Member, timeout_s: float) -> str:
+        """The work id that a plain learner's update answers: its open work, awaited if need be."""
+        if not await self.opened.wait_until(lambda: self._over() or bool(self.work_of(member)), timeout_s):
+            raise NotReadyError("no round is open for this learner yet; send the gradients again later")
+        orders = self.work_of(member)
+        if not orders:
+            raise LateUpdateError("the run is over")
+        return orders[0].work_id
+
+    async def fresh_model(self, peer: str, timeout_s: float) -> None:
+        """Before a plain learner fetches the model: wait until its last update is applied.
+
+        It can't say which version it wants, and must not get the one that it worked on again.
+        """
+        served = self._versions.number
+        if peer in self._counted:
+            await self._versions.changed.wait_until(
+                lambda: self._over() or self._versions.number != served, timeout_s
+            )
+
+    # --- what the coordinator tells --------------------------------------------------------
+
+    def give(self, learner: int, part: str) -> None:
+        """Push the work order of a part to a learner."""
+        member = self._workforce.get(learner)
+        if member is not None and self.exchange is not None:
+            self._given_at[part] = self._clock.now()
+            member.link.work(self.exchange.orders.order(part))
+
+    def resend_work(self, member: Member) -> None:
+        """Push the open work orders again, after the learner's session came back."""
+        for order in self.work_of(member):
+            member.link.work(order)
+
+    def seconds_at_work(self, part: str) -> float:
+        """Since the part's work was given out."""
+        now = self._clock.now()
+        return now - self._given_at.get(part, now)
+
+    def counted(self, member: Member) -> None:
+        """The learner's update is in the sum."""
+        if member.plain:
+            self._counted.add(member.peer)
+
+    def step_made(self) -> None:
+        """The open exchange is closed, and a new version is served.
+
+        Not before: a plain learner must not be given the same version again.
+        """
+        self._counted.clear()
+
+    def committed(self) -> None:
+        """A round is committed: what was said of work that is not open any more is forgotten."""
+        self._failures = {id_: names for id_, names in self._failures.items() if self.is_open(id_)}
