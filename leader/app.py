@@ -144,9 +144,15 @@ class App:
 
         Raises FlockstepError. A task that is cancelled ends as a killed process does: nobody is told.
         """
-        async with serving(self._config, self.service) as address:
-            write_atomically(self._folder.path / "address", [address.encode()])
-            return await self.lead(address, self._train_under_leases)
+        try:
+            async with serving(self._config, self.service) as address:
+                write_atomically(self._folder.path / "address", [address.encode()])
+                return await self.lead(address, self._train_under_leases)
+        except asyncio.CancelledError:
+            self._tracker.cancel()
+            for member in self.coordinator.workforce:
+                member.link.end()
+            raise
 
     async def lead(self, address: str, train: Callable[[], Awaitable[str]]) -> str:
         """Tell that the run begins, `train`, and write the results; returns why it was stopped, or ""."""

@@ -194,7 +194,9 @@ class App:
         work.result()
 
     def _channel(self) -> aio.Channel:
-        options = channel_options(window_bytes=self._options.window_bytes)
+        # By a connection of its own a learner is told from others in the same process.
+        own = ("grpc.use_local_subchannel_pool", 1)
+        options = (*channel_options(window_bytes=self._options.window_bytes), own)
         return aio.insecure_channel(self._options.leader, options=options)
 
     async def _follow(self) -> None:

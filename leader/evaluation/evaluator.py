@@ -84,6 +84,12 @@ class EvaluationQueue:
         if self._task is not None:
             await self._task
 
+    def cancel(self) -> None:
+        """Tell of nothing more and end the thread; what it evaluates now is waited for."""
+        if self._task is not None:
+            self._task.cancel()
+        self._thread.shutdown()
+
     async def finish(self) -> None:
         """Wait for what was offered and end the thread."""
         try:

@@ -86,6 +86,11 @@ class Tracker:
         if self._queue is not None:
             await self._queue.idle()
 
+    def cancel(self) -> None:
+        """Give the evaluations under way up."""
+        if self._queue is not None:
+            self._queue.cancel()
+
     async def close(self) -> None:
         """Wait for the evaluations under way, and write all that is known of the rounds."""
         if self._queue is not None:

@@ -103,7 +103,7 @@ def _commands(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _python(block: Block, names: dict[str, Any]) -> None:
-    """Run a block after those before it; one that begins with a file's name is that file too."""
+    """Run a block after those before it; one that begins with a file's name is that file too, with its tests."""
     if block.why_not:
         return
     first = block.text.partition("\n")[0].removeprefix("# ")
@@ -111,6 +111,9 @@ def _python(block: Block, names: dict[str, Any]) -> None:
         Path(first).write_text(block.text, encoding="utf-8")
     lazily = __future__.annotations.compiler_flag
     exec(compile("\n" * (block.line - 1) + block.text, block.document, "exec", lazily, True), names)
+    if first.startswith("test_"):
+        for name in [name for name in names if name.startswith("test_")]:
+            names[name]()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -1,0 +1,57 @@
+"""What tests with a cluster in their own process share: a tiny run on noise, and the loop that they run on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from scripts.cluster import Cluster, Program
+
+NOISE = "tests.integration.noise_task:Noise"
+TIMEOUT_S = 60.0
+Settings = Mapping[str, object]
+Scenario = Callable[[Cluster], Coroutine[Any, Any, None]]
+
+#: Two learners with 24 points each; every round is two short steps.
+TINY: Settings = {
+    "learners": 2,
+    "rounds": 3,
+    "seed": 7,
+    "exchange": "delta",
+    "data.source": "none",
+    "data.holder": "learner",
+    "model.task": NOISE,
+    "evaluation.every": 0,
+    "train.batch_size": 8,
+    "train.local_steps": 2,
+    "train.dtype": "float32",
+}
+
+
+def play(scenario: Scenario, settings: Settings = TINY) -> Cluster:
+    """Run `scenario` with a cluster of these settings; nothing may be left on the loop afterwards."""
+
+    async def whole() -> Cluster:
+        mine = asyncio.all_tasks()
+        async with Cluster(settings, timeout_s=TIMEOUT_S) as cluster:
+            await scenario(cluster)
+        left = asyncio.all_tasks() - mine
+        if left:
+            await asyncio.wait(left, timeout=1.0)  # channels close a moment after their calls
+        assert not [task for task in left if not task.done()]
+        return cluster
+
+    return asyncio.run(whole())
+
+
+def join(cluster: Cluster, name: str, **options: Any) -> Program:
+    """A learner with data of its own, which depends on its name."""
+    return cluster.learner(name, **{"task": NOISE, "data": f"noise-{name}", **options})
+
+
+async def train(cluster: Cluster) -> None:
+    """All rounds, by learners a, b, ..."""
+    for name in "abcdefgh"[: cluster.config.learners]:
+        join(cluster, name)
+    await cluster.finished()
