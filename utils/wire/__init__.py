@@ -1,1 +1,1 @@
-"""What leader and learner both need on the wire: payloads, framing, RPC options, status codes."""
+"""What leader and learner both need on the wire: the table of RPCs, payloads, framing, gRPC options, status codes."""
