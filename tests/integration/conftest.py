@@ -19,6 +19,13 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield started
 
 
+@pytest.fixture
+def fresh_cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Starts each program in an interpreter of its own, as users do."""
+    with cluster_in(tmp_path, fresh=True) as started:
+        yield started
+
+
 @pytest.fixture(scope="session")
 def few(request: pytest.FixtureRequest) -> Settings:
     """Few images in uneven shards: real photos where they are at hand, else drawn shapes."""

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,40 +20,44 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from tests.tools.forked import Forked, fork
+
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120.0  # far above what anything here takes on an idle machine
 LINE = "line"  # event name of output that is not JSON, such as an error message
 
 Entry = dict[str, Any]  # one line of a program's output
 Settings = dict[str, object]  # config keys of the leader
+Start = Callable[[Sequence[str], Path, Mapping[str, str], int], Forked | subprocess.Popen[bytes]]
+CAN_FORK = sys.platform == "linux"
 
 
 class Program:
     """One process in a group of its own; each line of its output is an event.
 
-    The whole output goes to the file `log` too. `faults` is where it is to fail, see utils/faults.py.
+    It runs `python -m` with the arguments `command`: in an interpreter of its own where it is to be `fresh`,
+    else forked from one that has imported torch. The whole output goes to the file `log` too. `faults` is
+    where it is to fail, see utils/faults.py.
     """
 
-    def __init__(self, name: str, command: list[str], log: Path, faults: str = "") -> None:
+    def __init__(
+        self, name: str, command: list[str], log: Path, faults: str = "", *, fresh: bool = False
+    ) -> None:
         self.name = name
         self.seen: list[Entry] = []  # events taken so far
         self._log = log
         self._events: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
-        self.process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=_environment(faults),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        self._reader = threading.Thread(target=self._read, name=f"output of {name}", daemon=True)
+        ours, its = os.pipe()
+        start: Start = _start_fresh if fresh or not CAN_FORK else fork
+        try:
+            self.process = start(command, ROOT, _environment(faults), its)
+        finally:
+            os.close(its)
+        self._reader = threading.Thread(target=self._read, args=[ours], name=f"output of {name}", daemon=True)
         self._reader.start()
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        with self._log.open("wb") as log, self.process.stdout as lines:
+    def _read(self, output: int) -> None:
+        with self._log.open("wb") as log, open(output, "rb") as lines:
             for line in lines:
                 log.write(line)
                 log.flush()
@@ -127,9 +131,18 @@ class Program:
 class Leader(Program):
     """`python -m leader` with a JSON log."""
 
-    def __init__(self, name: str, arguments: list[str], log: Path, run_dir: Path, faults: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        arguments: list[str],
+        log: Path,
+        run_dir: Path,
+        faults: str = "",
+        *,
+        fresh: bool = False,
+    ) -> None:
         flags = ["--log-format", "json", "--set", "log.level=debug", *arguments]
-        super().__init__(name, [sys.executable, "-m", "leader", *flags], log, faults)
+        super().__init__(name, ["leader", *flags], log, faults, fresh=fresh)
         self.run_dir = run_dir
         self._address: str | None = None
 
@@ -142,10 +155,11 @@ class Leader(Program):
 
 
 class Cluster:
-    """The programs of one test, with their logs in one folder."""
+    """The programs of one test, with their logs in one folder; each in a `fresh` interpreter if so wished."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, fresh: bool = False) -> None:
         self.folder = folder
+        self._fresh = fresh
         self._programs: list[Program] = []
 
     def leader(self, settings: Settings, listen: str = "127.0.0.1:0", faults: str = "") -> Leader:
@@ -155,7 +169,7 @@ class Cluster:
         sets = [argument for text in given for argument in ("--set", text)]
         run_dir = self.folder / f"{name}-run"
         arguments = ["--listen", listen, "--run-dir", str(run_dir), *sets]
-        leader = Leader(name, arguments, log, run_dir, faults)
+        leader = Leader(name, arguments, log, run_dir, faults, fresh=self._fresh)
         self._programs.append(leader)
         return leader
 
@@ -163,7 +177,7 @@ class Cluster:
         """A leader that goes on with the run of `leader`, which has ended, at the same address."""
         name, log = self._name("leader")
         resume = ["--resume", str(leader.run_dir), "--listen", leader.address]
-        again = Leader(name, [*resume, *flags], log, leader.run_dir)
+        again = Leader(name, [*resume, *flags], log, leader.run_dir, fresh=self._fresh)
         self._programs.append(again)
         return again
 
@@ -174,14 +188,14 @@ class Cluster:
         address = leader if isinstance(leader, str) else leader.address
         name, log = self._name("learner")
         options = ["--leader", address, "--device", "cpu", "--threads", "1", "--log-format", "json", *flags]
-        learner = Program(name, [sys.executable, "-m", module, *options], log, faults)
+        learner = Program(name, [module, *options], log, faults, fresh=self._fresh)
         self._programs.append(learner)
         return learner
 
     def program(self, kind: str, command: list[str]) -> Program:
-        """Any other program."""
+        """Any other program: a module and its arguments."""
         name, log = self._name(kind)
-        program = Program(name, command, log)
+        program = Program(name, command, log, fresh=self._fresh)
         self._programs.append(program)
         return program
 
@@ -204,9 +218,9 @@ class Cluster:
 
 
 @contextmanager
-def cluster_in(folder: Path) -> Iterator[Cluster]:
+def cluster_in(folder: Path, *, fresh: bool = False) -> Iterator[Cluster]:
     """A cluster whose programs are all gone afterwards."""
-    cluster = Cluster(folder)
+    cluster = Cluster(folder, fresh=fresh)
     try:
         yield cluster
     finally:
@@ -232,6 +246,21 @@ def closed_address() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def _start_fresh(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], output: int
+) -> subprocess.Popen[bytes]:
+    """What `fork` does, with an interpreter of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
 
 def _entry(line: str) -> Entry:

@@ -20,16 +20,16 @@ def train_in_order(cluster: Cluster, settings: Settings, names: str) -> Leader:
 
 
 def test_a_delta_run_does_not_depend_on_who_comes_when(
-    cluster: Cluster, delta: Settings, undisturbed_delta: Leader
+    fresh_cluster: Cluster, delta: Settings, undisturbed_delta: Leader
 ) -> None:
-    again = train_in_order(cluster, delta, "ba")
+    again = train_in_order(fresh_cluster, delta, "ba")
     assert_same_bits(again.run_dir, undisturbed_delta.run_dir)
 
 
 def test_a_gradient_run_does_not_depend_on_who_comes_when(
-    cluster: Cluster, gradient: Settings, undisturbed_gradient: Leader
+    fresh_cluster: Cluster, gradient: Settings, undisturbed_gradient: Leader
 ) -> None:
-    again = train_in_order(cluster, gradient, "ba")
+    again = train_in_order(fresh_cluster, gradient, "ba")
     assert_same_bits(again.run_dir, undisturbed_gradient.run_dir)
 
 

@@ -36,7 +36,7 @@ def simulate(cluster: Cluster, settings: Settings, *flags: str) -> Path:
 
 def start_simulation(cluster: Cluster, folder: Path, settings: Settings, *flags: str) -> Program:
     sets = [argument for key, value in settings.items() for argument in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-m", "scripts.simulate", "--run-dir", str(folder), "--log-format", "json"]
+    command = ["scripts.simulate", "--run-dir", str(folder), "--log-format", "json"]
     return cluster.program("simulation", [*command, *sets, *flags])
 
 
@@ -124,6 +124,6 @@ def test_a_simulation_that_was_stopped_goes_on_to_the_same_bits(cluster: Cluster
     program.signal(signal.SIGINT)
     assert program.wait() == 130
     assert len(timeless(folder)) < 12
-    resume = [sys.executable, "-m", "scripts.simulate", "--resume", str(folder)]
+    resume = ["scripts.simulate", "--resume", str(folder)]
     cluster.program("resumed", resume).succeed()
     assert_same_bits(folder, whole)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,15 +18,18 @@ def python(name: str, code: str, log: Path | None = None) -> Program:
     return Program(name, (sys.executable, "-c", code), log)
 
 
-def assert_no_child_is_left() -> None:
-    assert psutil.Process().children() == []
+@pytest.fixture(autouse=True)
+def no_child_is_left() -> Iterator[None]:
+    """Whatever a test starts ends with it."""
+    before = set(psutil.Process().children())
+    yield
+    assert set(psutil.Process().children()) <= before
 
 
 def test_returns_when_all_programs_ended_well(tmp_path: Path) -> None:
     log = tmp_path / "companion.log"
     run_together(python("main", "pass"), [python("companion", "print('done')", log)])
     assert log.read_text() == "done\n"
-    assert_no_child_is_left()
 
 
 def test_failing_companion_ends_the_rest_and_shows_the_end_of_its_log(tmp_path: Path) -> None:
@@ -34,14 +38,12 @@ def test_failing_companion_ends_the_rest_and_shows_the_end_of_its_log(tmp_path: 
     with pytest.raises(ProgramFailedError) as failure:
         run_together(python("main", FOREVER), [failing, python("other", FOREVER)])
     assert str(failure.value) == f"companion failed with exit code 7; the end of {log}:\nno disk"
-    assert_no_child_is_left()
 
 
 def test_killed_main_program_is_named_with_its_signal() -> None:
     suicide = python("main", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(ProgramFailedError, match=r"^main was ended by SIGKILL$"):
         run_together(suicide, [python("companion", FOREVER)])
-    assert_no_child_is_left()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -50,7 +52,6 @@ def test_signal_ends_all_programs(number: signal.Signals) -> None:
     main = python("main", f"import os; os.kill({os.getpid()}, {int(number)}); {FOREVER}")
     with pytest.raises(StoppedError):
         run_together(main, [python("companion", FOREVER)])
-    assert_no_child_is_left()
 
 
 def test_tail_is_the_last_lines(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""`python -m tests.tools.zygote FD`: has imported what leader and learner need, and forks one for each request.
+
+Importing torch takes two seconds, a fork some milliseconds. What is forked here is as good as a program of
+its own: a session, environment, folder, output and exit code of its own, and no thread or channel from before.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import runpy
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.tools.forked import REQUEST_BYTES
+
+PRELOADED = (
+    "leader.app",
+    "learner.app",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "scripts.simulate.simulation",
+)
+
+
+def main(connection: socket.socket) -> None:
+    """Fork until the other side hangs up; in each fork, run its program and return from here too."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    assert len(list(Path("/proc/self/task").iterdir())) == 1, (
+        "no lock that another thread holds goes into a fork"
+    )
+    gc.freeze()  # else the first collection in each fork would copy every page
+    while True:
+        message, outputs, _, _ = socket.recv_fds(connection, REQUEST_BYTES, 1)
+        if not message:
+            return
+        told, tell = os.pipe()
+        if (between := os.fork()) == 0:
+            if os.fork() != 0:
+                os._exit(0)  # so that whoever asked becomes the parent of the other one
+            os.setsid()
+            os.write(tell, os.getpid().to_bytes(4))
+            connection.close()
+            os.close(told)
+            os.close(tell)
+            become(json.loads(message), outputs[0])
+            return
+        os.waitpid(between, 0)
+        connection.send(os.read(told, 4))
+        for number in (told, tell, *outputs):
+            os.close(number)
+
+
+def become(request: dict[str, Any], output: int) -> None:
+    """Run `python -m MODULE ARGUMENTS` in this process."""
+    for number in (1, 2):
+        os.dup2(output, number)
+    os.close(output)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    np.random.seed()  # each program draws its own, should it draw from there
+    sys.path[0] = request["folder"]
+    module, *arguments = request["command"]
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main(socket.socket(fileno=int(sys.argv[1])))
