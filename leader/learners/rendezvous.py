@@ -10,7 +10,7 @@ from leader.learners.workforce import Workforce
 from utils.errors import TooFewLearnersError
 
 
-class Muster:
+class Rendezvous:
     """Waits on the workforce, for cohort.wait_s seconds at most; `over` says that nobody is needed any more."""
 
     def __init__(

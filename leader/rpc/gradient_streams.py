@@ -52,6 +52,7 @@ class GradientStreams:
         self, coordinator: Coordinator, streams: PieceStreams, uploads: Uploads, limits: LimitsConfig
     ) -> None:
         self._coordinator = coordinator
+        self._desk = coordinator.desk
         self._streams = streams
         self._links = streams.links
         self._files = streams.files
@@ -106,14 +107,13 @@ class GradientStreams:
 
     def begin(self, member: Member, link: GradientLink, header: leader_pb2.UpdateHeader) -> _Update:
         """An update is announced: let its stream follow the exchange that it is for."""
-        coordinator = self._coordinator
         place = round_and_step(header.work_id)
         if place is None:
             raise LateUpdateError(f"work {header.work_id[:64]!r} was never given out; fetch new work")
         pipeline = self._streams.open_now
         open_here = pipeline is not None and place == (pipeline.round, pipeline.step)
-        wanted = coordinator.desk.owes(member, header.work_id)
-        if pipeline is not None and open_here and (wanted or coordinator.desk.knows(header.work_id)):
+        wanted = self._desk.owes(member, header.work_id)
+        if pipeline is not None and open_here and (wanted or self._desk.knows(header.work_id)):
             pipeline.join(link, header.work_id)
         else:
             link.tell(not_open(*place))
@@ -140,7 +140,7 @@ class GradientStreams:
             update.bytes += piece.total_bytes
             upload = Upload(update.header, payload, update.bytes)
             try:
-                await self._coordinator.desk.submit(member, upload, update.header.work_id, piece)
+                await self._desk.submit(member, upload, update.header.work_id, piece)
             except (LateUpdateError, DuplicateUpdateError):
                 update.wanted = False
 

@@ -56,6 +56,7 @@ class LeaderService:
         self._config = config
         self._description = description
         self._coordinator = coordinator
+        self._desk = coordinator.desk
         self._workforce = coordinator.workforce
         self._uploads = uploads
         self._gradients = (
@@ -111,7 +112,7 @@ class LeaderService:
 
     async def _get_work(self, request: leader_pb2.WorkRequest, context: Context) -> leader_pb2.WorkOrders:
         member = self._caller(context, request.token)
-        return leader_pb2.WorkOrders(orders=self._coordinator.desk.work_of(member))
+        return leader_pb2.WorkOrders(orders=self._desk.work_of(member))
 
     async def _get_upload(
         self, request: leader_pb2.UploadRequest, context: Context
@@ -119,7 +120,7 @@ class LeaderService:
         member = self._caller(context, request.token)
         if self._gradients is not None and (refusal := self._gradients.refusal(member)):
             raise refusal
-        self._coordinator.desk.check_open(request.work_id)
+        self._desk.check_open(request.work_id)
         return leader_pb2.UploadStatus(received=self._uploads.received(request))
 
     async def _get_model(self, request: leader_pb2.Empty, context: Context) -> None:
@@ -127,14 +128,14 @@ class LeaderService:
         if request.token:
             self._caller(context, request.token)
         elif versions.number is not None:
-            await self._coordinator.desk.fresh_model(context.peer(), self._config.limits.stall_s)
+            await self._desk.fresh_model(context.peer(), self._config.limits.stall_s)
         try:
             version = versions.get(request.version if request.HasField("version") else None)
             have = request.have if request.HasField("have") else None
             await self._send(versions.stream(version, have), context)
         except LateUpdateError:  # the version is gone, perhaps since the download began
             if request.token:
-                self._coordinator.desk.outdated(self._caller(context, request.token), request.version)
+                self._desk.outdated(self._caller(context, request.token), request.version)
             raise
 
     async def _get_data(self, request: leader_pb2.LearnerDataRequest, context: Context) -> None:
@@ -163,12 +164,12 @@ class LeaderService:
         header = header_of(first)
         member = self._caller(context, header.token if header else b"")
         if header is None:
-            work_id = await self._coordinator.desk.plain_work(member, self._config.limits.stall_s)
+            work_id = await self._desk.plain_work(member, self._config.limits.stall_s)
         else:
             work_id = header.work_id
-        self._coordinator.desk.check_open(work_id)
+        self._desk.check_open(work_id)
         async with self._transfers, self._uploads.receiving(first, messages) as upload:
-            await self._coordinator.desk.submit(member, upload, work_id)
+            await self._desk.submit(member, upload, work_id)
         return leader_pb2.Ack(success=True, message="counted")
 
     async def _exchange_gradients(self, messages: AsyncIterator[UploadMessage], context: Context) -> None:
@@ -176,7 +177,6 @@ class LeaderService:
             raise IncompatibleError(
                 "steps of this run are not pipelined; send updates with AccumulateGradients"
             )
-
         await self._gradients.serve(partial(self._caller, context), messages, context.write)
 
     async def _session(self, messages: AsyncIterator[leader_pb2.LearnerMessage], context: Context) -> None:

@@ -25,7 +25,7 @@ from leader.events import (
     UpdateAccepted,
 )
 from leader.global_model.versions import VersionStore
-from leader.learners.rendezvous import Muster
+from leader.learners.rendezvous import Rendezvous
 from leader.learners.workforce import Workforce
 from leader.optimizers.base import ServerOptimizer
 from leader.rounds import protocol
@@ -92,7 +92,7 @@ class Coordinator:
             workforce, self.versions, self._inbox, self._host.clock, lambda: self.over, self.stop
         )
         self._commit = Commit(config, save, workforce, events, self.traffic, self._host)
-        self._muster = Muster(config, workforce, events, lambda: self.over)
+        self._rendezvous = Rendezvous(config, workforce, events, lambda: self.over)
         self._tally = Tally(0.0, self.traffic)
         self._moved = False  # whether a round was committed since the leader started
         self._stop_reason: str | None = None
@@ -137,7 +137,7 @@ class Coordinator:
                 await self._one_round()
                 if await trained_enough():
                     self._stop_reason = self._stop_reason or ""
-                await self._muster.enough(self.state.round)
+                await self._rendezvous.enough(self.state.round)
             if self._moved and not self._stop_reason and await self._score_last_model():
                 await trained_enough()
         finally:
@@ -156,13 +156,13 @@ class Coordinator:
 
     async def _deal(self) -> None:
         """Wait for the first learners, then deal out the data."""
-        await self._muster.first(self.state.round, resumed=self.state.seats is not None)
+        await self._rendezvous.first(self.state.round, resumed=self.state.seats is not None)
         if not self.over:
             self.workforce.deal()
             # From now on a restart must find the same shards, with the same learners.
             self.state = replace(self.state, seats=self.workforce.seats())
             await self._commit.save(self.state)
-            await self._muster.enough(self.state.round)
+            await self._rendezvous.enough(self.state.round)
 
     async def _one_round(self) -> None:
         """Run one round to its commit, or give it up."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from leader.app import App
 from leader.data.part import Part
@@ -41,33 +42,25 @@ class VirtualLink(LearnerLink):
         self._crew.committed(round_)
 
 
+@dataclass
 class Crew:
     """Takes orders for everybody: fetches what they need, as counted bytes, and has them trained."""
 
-    def __init__(
-        self,
-        app: App,
-        clock: VirtualClock,
-        agenda: Agenda,
-        pool: Pool,
-        assignments: Assignments,
-        memory: Memory,
-        data: Dataset | None,
-    ) -> None:
-        self._coordinator = app.coordinator
-        self._chunk_bytes = app.description.chunk_bytes
-        self._clock = clock
-        self._agenda = agenda
-        self._pool = pool
-        self._assignments = assignments
-        self._memory = memory
-        self._data = data  # the leader's
-        self._own: dict[str, Examples] = {}  # by learner
-        self._shards: dict[int, PartOf] = {}
-        self._fetched: set[tuple[int, int]] = set()  # learner, shard
-        self._bases: dict[int, int] = {}  # version that a learner has, by learner
-        self._downloads = Downloads(app.layout)
-        self._committed = 0
+    app: App
+    clock: VirtualClock
+    agenda: Agenda
+    pool: Pool
+    assignments: Assignments
+    memory: Memory
+    data: Dataset | None  # the leader's
+    _own: dict[str, Examples] = field(default_factory=dict)  # by learner
+    _shards: dict[int, PartOf] = field(default_factory=dict)
+    _fetched: set[tuple[int, int]] = field(default_factory=set)  # learner, shard
+    _bases: dict[int, int] = field(default_factory=dict)  # version that a learner has, by learner
+    _committed: int = 0
+
+    def __post_init__(self) -> None:
+        self._downloads = Downloads(self.app.layout)
 
     def register(self, count: int, brought: Sequence[Brought]) -> None:
         """Let learner-00000 and so on join, with their own data if they bring any."""
@@ -82,47 +75,49 @@ class Crew:
                 own_data=own.said if own else None,
                 codecs=(*KINDS, "zstd"),
             )
-            member = self._coordinator.workforce.register(info, _PEER)
+            member = self.app.coordinator.workforce.register(info, _PEER)
             if own:
                 self._own[member.name] = own.examples
-            self._coordinator.workforce.attach(member, VirtualLink(self, member))
+            self.app.coordinator.workforce.attach(member, VirtualLink(self, member))
 
     def take(self, member: Member, order: leader_pb2.WorkOrder) -> None:
         """Take a work order in hand for `member`; one that is in hand already is not taken twice."""
-        if order.work_id in self._agenda:
+        if order.work_id in self.agenda:
             return
         try:
-            version = self._coordinator.versions.get(order.version)
+            version = self.app.coordinator.versions.get(order.version)
         except LateUpdateError:
-            self._coordinator.desk.outdated(member, order.version)
+            self.app.coordinator.desk.outdated(member, order.version)
             return
         examples, part = self._examples(member, order)
         have = self._bases.get(member.learner_id)
         if have != order.version:
             self._bases[member.learner_id] = order.version
-            self._coordinator.traffic.down += message_bytes(version, have)
-        assignment = self._assignments.of(order, self._downloads.read(version), examples, part)
-        finish = self._agenda.finish(member.name, assignment, self._clock.now())
-        self._agenda.add(Job(member, part, assignment, finish, self._pool.train(assignment)))
+            self.app.coordinator.traffic.down += message_bytes(version, have)
+        assignment = self.assignments.of(order, self._downloads.read(version), examples, part)
+        finish = self.agenda.finish(member.name, assignment, self.clock.now())
+        self.agenda.add(Job(member, part, assignment, finish, self.pool.train(assignment)))
 
     def _examples(self, member: Member, order: leader_pb2.WorkOrder) -> tuple[Examples, str]:
         """The order's examples and the part that they are."""
         if not order.HasField("shard"):
             return self._own[member.name], Part.own_id(member.name)
-        assert self._data is not None
+        assert self.data is not None
         if order.shard not in self._shards:
-            indices = self._coordinator.workforce.shard_of(member, order.shard)
-            self._shards[order.shard] = PartOf(self._data, indices)
+            indices = self.app.coordinator.workforce.shard_of(member, order.shard)
+            self._shards[order.shard] = PartOf(self.data, indices)
         shard = self._shards[order.shard]
         if (member.learner_id, order.shard) not in self._fetched:
             self._fetched.add((member.learner_id, order.shard))
-            image_shape = self._data.images.shape[1:]
-            self._coordinator.traffic.down += shard_bytes(len(shard), image_shape, self._chunk_bytes)
+            image_shape = self.data.images.shape[1:]
+            self.app.coordinator.traffic.down += shard_bytes(
+                len(shard), image_shape, self.app.description.chunk_bytes
+            )
         return shard, Part.shard_id(order.shard)
 
     def committed(self, round_: int) -> None:
         """A round is on disk; told for each learner, and done once."""
         if round_ > self._committed:
             self._committed = round_
-            self._memory.committed(round_)
-            self._agenda.give_up(round_, self._clock.now())
+            self.memory.committed(round_)
+            self.agenda.give_up(round_, self.clock.now())
