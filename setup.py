@@ -23,7 +23,7 @@ setup(
             for deep in ("", ".*")
         ]
     ),
-    package_data={"": ["py.typed"], "protos": ["*.proto", "*.pyi"]},
+    package_data={"": ["py.typed"], "protos": ["*.proto", "*.pyi"], "scripts": ["completion.*sh"]},
     entry_points={"console_scripts": ["flockstep = scripts.command:main"]},
     install_requires=[
         f"grpcio>={GENERATOR},<2",

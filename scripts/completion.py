@@ -5,65 +5,25 @@ from __future__ import annotations
 import sys
 from argparse import Action
 from collections.abc import Iterator, Sequence
+from importlib.resources import files
 
 from leader.config.yaml_file import SCHEMA
 from scripts.command import WORDS, parsers_of
 from utils.errors import ConfigError, program
 
-_BASH = """\
-# Completion of flockstep in bash. To load it in every shell:
-#   flockstep completion bash > ~/.local/share/bash-completion/completions/flockstep
-_flockstep() {{
-    local all="" word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}}
-    if ((COMP_CWORD == 1)); then
-        all="{words} --help --version"
-    else
-        case "${{COMP_WORDS[1]}} $before" in
-{cases}
-        esac
-    fi
-    [[ $all == *= ]] && compopt -o nospace
-    mapfile -t COMPREPLY < <(compgen -W "$all" -- "$word")
-}}
-complete -o default -F _flockstep flockstep
-"""
-
-_ZSH = """\
-#compdef flockstep
-# Completion of flockstep in zsh. To load it in every shell, into a folder of $fpath:
-#   flockstep completion zsh > ~/.zfunc/_flockstep
-_flockstep() {{
-    local all="" before=${{words[CURRENT-1]}}
-    if ((CURRENT == 2)); then
-        all="{words} --help --version"
-    else
-        case "${{words[2]}} $before" in
-{cases}
-        esac
-    fi
-    if [[ -z $all ]]; then
-        _files
-    elif [[ $all == *= ]]; then
-        compadd -S '' -- ${{=all}}
-    else
-        compadd -- ${{=all}}
-    fi
-}}
-if [[ $funcstack[1] == _flockstep ]]; then _flockstep "$@"; else compdef _flockstep flockstep; fi
-"""
-
-_SHELLS = {"bash": _BASH, "zsh": _ZSH}
+_SHELLS = ("bash", "zsh")
 
 
 def script(shell: str) -> str:
     """The completion of `shell`, one of bash and zsh."""
     cases = [f'            {pattern}) all="{" ".join(values)}" ;;' for pattern, values in _cases()]
-    return _SHELLS[shell].format(words=" ".join(WORDS), cases="\n".join(cases))
+    text = files("scripts").joinpath(f"completion.{shell}").read_text(encoding="utf-8")
+    return text.replace("@words@", " ".join(WORDS)).replace("@cases@", "\n".join(cases))
 
 
 def _cases() -> Iterator[tuple[str, Sequence[str]]]:
     """What may come after a word and the argument before it, as a pattern of both; nothing where it is a file."""
-    yield '"completion "*', tuple(_SHELLS)
+    yield '"completion "*', _SHELLS
     for word in WORDS:
         actions = [action for parser in parsers_of(word) for action in parser._actions]
         flags = {flag: action for action in actions for flag in action.option_strings if flag[:2] == "--"}
@@ -82,9 +42,8 @@ def _values(flag: str, action: Action) -> tuple[str, ...]:
         return tuple(f"{key}=" for key in SCHEMA.keys)
     if action.choices is not None:
         return tuple(map(str, action.choices))
-    return tuple(
-        part for part in str(action.metavar).split("|") if part.islower()
-    )  # capitals stand for a value
+    # Of HOST:PORT or DIR|cifar10 capitals stand for a value.
+    return tuple(part for part in str(action.metavar).split("|") if part.islower())
 
 
 @program

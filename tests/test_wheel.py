@@ -83,7 +83,12 @@ def test_it_holds_the_product_alone(wheel: Path) -> None:
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == PRODUCT
     sources = {path.relative_to(ROOT).as_posix() for top in PRODUCT for path in (ROOT / top).rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == sources
-    assert {"protos/leader.proto", "protos/leader_pb2.pyi", "leader/py.typed"} <= set(names)
+    assert {
+        "protos/leader.proto",
+        "protos/leader_pb2.pyi",
+        "leader/py.typed",
+        "scripts/completion.bash",
+    } <= set(names)
     assert not [name for name in names if "test" in name or "fuzz" in name or "chaos" in name]
 
 
