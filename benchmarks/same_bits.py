@@ -69,6 +69,9 @@ class Run:
 #: one after the other, and in a simulation the clock is virtual: in these two it is always the same ones.
 RUNS: Mapping[str, Run] = {
     "delta": Run({}),
+    "delta, evaluated": Run(
+        {"data.source": "synthetic", "data.train_examples": 64, "data.test_examples": 64}
+    ),
     "delta, three unequal shards": Run({"data.partition": "quantity"}, learners=3),
     "delta, cohort of 2 of 5 shards": Run({**_SHARDS, "cohort.size": 2}, learners=3),
     "gradient in pieces": Run(_GRADIENT),
@@ -133,10 +136,13 @@ def write_images(folder: Path) -> None:
 
 
 def outcome(run: Run, checkout: Path, images: Path) -> Outcome:
-    """What a run with the code of `checkout` came to; raises ProgramFailedError if it failed."""
+    """What a run with the code of `checkout` came to: OUTCOME, or `failed` with the end of a program's log."""
     with tempfile.TemporaryDirectory(prefix="flockstep-same-bits-") as scratch:
         folder = Path(scratch)
-        run_together(*_programs(run, checkout.resolve(), images, folder))
+        try:
+            run_together(*_programs(run, checkout.resolve(), images, folder))
+        except ProgramFailedError as error:
+            return {"failed": str(error)}
         summary = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
         return {key: summary[key] for key in OUTCOME}
 
@@ -173,17 +179,15 @@ def _program(name: str, checkout: Path, folder: Path, module: str, *flags: str) 
     return Program(name, command, folder / f"{name}.log")
 
 
-def differing(ours: Mapping[str, Outcome], theirs: Mapping[str, Outcome]) -> list[str]:
-    """The runs that ended otherwise, or that `theirs` does not have."""
-    return [name for name, ended in ours.items() if theirs.get(name) != ended]
-
-
-def unlike(ended: Mapping[str, Outcome]) -> list[str]:
-    """The second of each two runs that should have ended in one model and did not."""
-    pairs = [(ended.get(one), ended.get(other), other) for one, other in ALIKE]
-    return [
-        name for one, other, name in pairs if one and other and one["model_sha256"] != other["model_sha256"]
+def wrong(ours: Mapping[str, Outcome], theirs: Mapping[str, Outcome] | None) -> list[str]:
+    """The runs that failed, that ended otherwise than `theirs`, and those that should be ALIKE and are not."""
+    failed = [name for name, ended in ours.items() if "failed" in ended]
+    differing = [name for name, ended in ours.items() if theirs is not None and theirs.get(name) != ended]
+    digests = {name: ended["model_sha256"] for name, ended in ours.items() if "failed" not in ended}
+    unlike = [
+        other for one, other in ALIKE if {one, other} <= set(digests) and digests[one] != digests[other]
     ]
+    return list(dict.fromkeys(failed + differing + unlike))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -207,18 +211,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     names = options.names or list(RUNS)
     try:
-        ours, theirs = _measure(names, options.against, Console(width=120))
-    except ProgramFailedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        ours, theirs = _measure(names, options.against, Console(soft_wrap=True))
     except (StoppedError, KeyboardInterrupt):
         return 130
     if options.out:
         content = {"machine": describe_machine(), "runs": ours}
         options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    wrong = unlike(ours) + (differing(ours, theirs) if options.against else [])
-    print(f"{len(ours)} runs, {'wrong: ' + '; '.join(wrong) if wrong else 'all as they should be'}")
-    return 1 if wrong else 0
+    bad = wrong(ours, theirs if options.against else None)
+    print(f"{len(ours)} runs, {'wrong: ' + '; '.join(bad) if bad else 'all as they should be'}")
+    return 1 if bad else 0
 
 
 def _measure(
@@ -236,13 +237,19 @@ def _measure(
             ours[name] = outcome(RUNS[name], CHECKOUT, images)
             if against and against.is_dir():
                 theirs[name] = outcome(RUNS[name], against, images)
-            other = f"  DIFFERS: {theirs.get(name)}" if against and theirs.get(name) != ours[name] else ""
-            console.print(
-                f"{name:36} {ours[name]['model_sha256'][:32]}  loss {ours[name]['loss']:.6f}{other}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            differs = bool(against) and theirs.get(name) != ours[name]
+            there = f"  THERE {_shown(theirs.get(name))}" if differs else ""
+            console.print(f"{name:36} {_shown(ours[name])}{there}", highlight=False, markup=False)
     return ours, theirs
+
+
+def _shown(ended: Outcome | None) -> str:
+    if ended is None:
+        return "no such run"
+    if "failed" in ended:
+        return f"FAILED: {ended['failed']}"
+    scores = [f"{key} {ended[key]}" for key in OUTCOME[1:] if isinstance(ended[key], float)]
+    return f"{ended['model_sha256'][:32]}  {', '.join(scores)}"
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.fleet import set_flags
-from benchmarks.same_bits import ALIKE, BASE, CHECKOUT, RUNS, Run, differing, main, unlike
+from benchmarks.same_bits import ALIKE, BASE, CHECKOUT, RUNS, Run, main, wrong
 from leader.cli import parse
 
 ONE, OTHER = ({"model_sha256": digest, "loss": 1.0} for digest in "ab")
+FAILED = {"failed": "learner-1 failed with exit code 1"}
 
 
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
@@ -20,18 +21,21 @@ def test_the_leader_takes_the_settings_of_each_run(run: Run) -> None:
     parse(set_flags(settings), {})
 
 
-def test_a_run_that_ended_otherwise_or_is_missing_is_named() -> None:
+def test_a_run_that_ended_otherwise_or_failed_or_is_missing_is_named() -> None:
     ours = {"same": ONE, "other": ONE, "new": ONE}
-    assert differing(ours, {"same": ONE, "other": OTHER, "old": ONE}) == ["other", "new"]
-    assert differing({"loss": ONE}, {"loss": {**ONE, "loss": 2.0}}) == ["loss"]
+    assert wrong(ours, {"same": ONE, "other": OTHER, "old": ONE}) == ["other", "new"]
+    assert wrong({"loss": ONE}, {"loss": {**ONE, "loss": 2.0}}) == ["loss"]
+    assert wrong({"failed": FAILED, "same": ONE}, {"failed": FAILED, "same": ONE}) == ["failed"]
+    assert wrong({"failed": FAILED, "same": ONE}, None) == ["failed"]
 
 
 def test_runs_that_promise_one_model_are_held_to_it() -> None:
     assert {name for pair in ALIKE for name in pair} <= set(RUNS)
     (first, second), *_ = ALIKE
-    assert unlike({first: ONE, second: {**ONE, "loss": 2.0}}) == []
-    assert unlike({first: ONE, second: OTHER}) == [second]
-    assert unlike({second: OTHER}) == []
+    assert wrong({first: ONE, second: {**ONE, "loss": 2.0}}, None) == []
+    assert wrong({first: ONE, second: OTHER}, None) == [second]
+    assert wrong({second: OTHER}, None) == []
+    assert wrong({first: FAILED, second: OTHER}, None) == [first]
 
 
 def test_a_checkout_ends_as_itself_and_not_as_another(
