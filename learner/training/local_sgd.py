@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,33 +14,6 @@ from utils.schedule import Schedule
 Correction = Callable[
     [Tensor, Tensor], None
 ]  # (parameters (P,), gradient (P,)): changes the gradient in place
-
-
-@dataclass(frozen=True)
-class Proximal:
-    """Draws the weights to `anchor`: the gradient of mu / 2 * |w - anchor|^2.
-
-    FedProx (Li et al. 2020, eq. 2) with the round's model as anchor; with the roles of the models
-    changed, the personal objective of Ditto (Li et al. 2021, eq. 1).
-    """
-
-    mu: float
-    anchor: Tensor  # (P,)
-
-    def __call__(self, parameters: Tensor, gradient: Tensor) -> None:
-        """gradient += mu * (w - anchor)."""
-        gradient.add_(parameters, alpha=self.mu).sub_(self.anchor, alpha=self.mu)
-
-
-@dataclass(frozen=True)
-class ControlVariate:
-    """Takes out a learner's drift: SCAFFOLD's step (Karimireddy et al. 2020, algorithm 1, line 10)."""
-
-    drift: Tensor  # (P,): c - c_i
-
-    def __call__(self, parameters: Tensor, gradient: Tensor) -> None:
-        """gradient += c - c_i."""
-        gradient.add_(self.drift)
 
 
 class LocalSgd:

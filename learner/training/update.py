@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from learner.training.streaming_diloco import Head
+from torch import Tensor
+
+from learner.training.local_sgd import LocalSgd
 from model.task import Examples, Task
 from protos import leader_pb2
 from utils.codecs.pieces import Piece
@@ -44,6 +46,26 @@ class Update:
     memory: Mapping[str, Vector] = field(default_factory=dict)  # what the part keeps if the update counts
     scores: Mapping[str, Score] = field(default_factory=dict)
     start_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A part's own weights, and the momentum that they have."""
+
+    vector: Vector  # (total,)
+    velocity: Vector | None  # (P,)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The first local steps of an order, made before it came."""
+
+    order: leader_pb2.WorkOrder
+    replica: Replica  # what they started from
+    vector: Tensor  # (total,): what they made of it
+    sgd: LocalSgd  # as they left it
+    losses: list[tuple[int, Tensor]]  # of each step: examples and mean
+    seconds: float
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from learner.training.streaming_diloco import exchanged
+from learner.training.algorithms.streaming_diloco import exchanged
 from model.flat import Layout
 from model.piece_files import WHOLE, PieceFiles
 from protos import leader_pb2

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
-from learner.training.streaming_diloco import Head, next_order, same_steps
-from learner.training.update import CancelledError, Update
+from learner.training.algorithms.streaming_diloco import next_order, same_steps
+from learner.training.update import CancelledError, Head, Update
 from learner.work.workbench import Workbench
 from model.task import Examples
 from protos import leader_pb2

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from learner.memory import Memory, Vectors
-from learner.training.streaming_diloco import Head
+from learner.training.algorithms.streaming_diloco import is_head_of
 from learner.training.trainer import Trainer
-from learner.training.update import Assignment, Progress, Update
+from learner.training.update import Assignment, Head, Progress, Update
 from learner.wire.encoding import Coding, PieceCoding
 from learner.wire.streamed_update import PieceMaker, SentPiece, StreamedUpdate
 from learner.wire.transfer import Download
@@ -145,7 +145,7 @@ class Workbench:
         IncompatibleError.
         """
         assignment = self._assignments.of(order, base, examples, part)
-        if head is not None and head.is_for(order, assignment.memory):
+        if head is not None and is_head_of(head, order, assignment.memory):
             assignment = replace(assignment, head=head)
             fields = {"round": order.round, "part": part, "steps": len(head.losses)}
             _log.debug(

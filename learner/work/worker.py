@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from learner.memory import Memory
-from learner.training.streaming_diloco import check_streaming
+from learner.training.algorithms.streaming_diloco import check_streaming
 from learner.training.update import CancelledError, Update
 from learner.wire.connection import Connection
 from learner.wire.pipeline import Steps

@@ -10,13 +10,16 @@ optimizers do; in other delta runs it starts anew.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from learner.training.algorithms.base import Algorithm
+from learner.training.local_run import mean
 from learner.training.local_sgd import LocalSgd
+from learner.training.update import Head, Replica
 from model.flat import FlatModel, Layout
 from protos import leader_pb2
 from utils.errors import ConfigError, IncompatibleError, PayloadError
@@ -32,28 +35,43 @@ _UNKNOWN = ("work_id", "version", "evaluate")
 _LEAST_PROGRESS = 1e-9
 
 
-@dataclass(frozen=True)
-class Replica:
-    """A part's own weights, and the momentum that they have."""
+class StreamingDiloco(Algorithm):
+    """`streaming.fragments`: go on with the part's own weights, and take the fresh fragment in between two steps."""
 
-    vector: Vector  # (total,)
-    velocity: Vector | None  # (P,)
+    _sgd: LocalSgd  # whose momentum goes on in the next round
+
+    def ahead(self) -> Head | None:
+        """See Algorithm: the steps before the fragment is taken in; None where the part has no weights yet."""
+        run, order, began = self.run, self.run.order, time.perf_counter()
+        replica = replica_of(order, run.memory, run.model.layout)
+        if replica is None:
+            return None
+        run.model.load(replica.vector)
+        velocity = None if replica.velocity is None else run.tensor(replica.velocity)
+        sgd = LocalSgd(order, run.model, velocity=velocity)
+        losses = run.steps(sgd, range(order.overlap_steps))
+        return Head(order, replica, run.model.snapshot(), sgd, losses, time.perf_counter() - began)
+
+    def train(self) -> tuple[int, float] | None:
+        """See Algorithm."""
+        run, order = self.run, self.run.order
+        head = run.assignment.head or self.ahead()
+        if head is None:  # all fragments are the leader's, which the model holds by now
+            self._sgd = LocalSgd(order, run.model)
+            return run.train(self._sgd)
+        run.model.load(head.vector)
+        take_in(order, run.model, run.tensor(run.assignment.base))
+        self._sgd = head.sgd
+        return mean(head.losses + run.steps(head.sgd, range(order.overlap_steps, order.local_steps)))
+
+    def remember(self, change: Vector) -> Mapping[str, Vector]:
+        """See Algorithm."""
+        return remembered(self.run.order, self.run.model, self._sgd)
 
 
-@dataclass(frozen=True)
-class Head:
-    """The local steps of an order that come before its fresh fragment is taken in."""
-
-    order: leader_pb2.WorkOrder
-    replica: Replica  # what they started from
-    vector: Tensor  # (total,): what they made of it
-    sgd: LocalSgd  # as they left it
-    losses: list[tuple[int, Tensor]]  # of each step: examples and mean
-    seconds: float
-
-    def is_for(self, order: leader_pb2.WorkOrder, memory: Mapping[str, Vector]) -> bool:
-        """Whether `order` begins with these steps, of a part that remembers `memory`."""
-        return memory.get(_REPLICA) is self.replica.vector and same_steps(self.order, order)
+def is_head_of(head: Head, order: leader_pb2.WorkOrder, memory: Mapping[str, Vector]) -> bool:
+    """Whether `order` begins with these steps, of a part that remembers `memory`."""
+    return memory.get(_REPLICA) is head.replica.vector and same_steps(head.order, order)
 
 
 def replica_of(order: leader_pb2.WorkOrder, memory: Mapping[str, Vector], layout: Layout) -> Replica | None:

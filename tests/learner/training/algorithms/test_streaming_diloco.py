@@ -26,7 +26,7 @@ from leader.state import RunState
 from leader.training.server_step import Stepper
 from leader.training.work_orders import WorkPlanner
 from learner.memory import Memory
-from learner.training.streaming_diloco import check_streaming, next_order, replica_of, same_steps
+from learner.training.algorithms.streaming_diloco import check_streaming, next_order, replica_of, same_steps
 from learner.wire.transfer import Download
 from learner.work.prefetch import Ahead
 from learner.work.workbench import Tools, Workbench
