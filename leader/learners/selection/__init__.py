@@ -1,1 +1,1 @@
-"""Who takes part in a round: one policy a file, all of them functions of the seed, the round and the history."""
+"""Who takes part in a round: the policies, all of them functions of the seed, the round and the history."""
