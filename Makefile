@@ -3,6 +3,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+JOBS ?= 2
 
 # The first Python from 3.11 on that can make an environment.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -34,8 +35,8 @@ check: $(INSTALLED) ## format, lint, types, stubs
 	$(BIN)/mypy
 	$(BIN)/python -m tests.tools.stubs --check
 
-test: $(INSTALLED) ## run the tests; ARGS="-k name" passes arguments on
-	$(BIN)/python -m pytest -q $(ARGS)
+test: $(INSTALLED) ## run the tests, JOBS=2 at a time; ARGS="-k name" passes arguments on
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 fuzz: $(INSTALLED) ## a million mutated inputs for every payload kind and RPC; ARGS="--seed 1" passes on
 	$(BIN)/python -m tests.fuzz $(ARGS)

@@ -47,6 +47,7 @@ setup(
             f"grpcio-tools=={GENERATOR}",
             "pytest>=8.3",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "psutil>=6",
             # For the benchmarks: certificates.
@@ -54,6 +55,10 @@ setup(
             # For the examples.
             "scikit-learn>=1.5",
             "jax>=0.4.30",
+            # For simulations on a cluster.
+            "ray>=2.40",
+            # Builds the wheel whose contents are tested.
+            "setuptools>=77.0.3",
             # One release of each for everybody: another formats, or complains, differently.
             "ruff==0.17.6",
             "mypy==2.4.1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import subprocess
 import sys
@@ -32,10 +33,15 @@ def root_logger() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def real_cifar10() -> Path:
-    """The folder cifar-10-batches-bin/ with all 60,000 images; unpacked once, then kept beside pytest's cache."""
+    """The folder cifar-10-batches-bin/ with all 60,000 images; unpacked once, then kept beside pytest's cache.
+
+    Of several at a time, one unpacks and the others wait for it.
+    """
     if not UNPACK.is_file():
         pytest.skip(f"no real CIFAR-10: {UNPACK} is missing")
     cache = ROOT / ".pytest_cache" / "flockstep"
     cache.mkdir(parents=True, exist_ok=True)
-    subprocess.run([sys.executable, str(UNPACK), str(cache)], check=True, capture_output=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run([sys.executable, str(UNPACK), str(cache)], check=True, capture_output=True)
     return cache / "cifar-10-batches-bin"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.examples.commands import README, commands_in, commands_of, play
+from tests.tools.packages import needs
 from utils.datasets.image_folder import load_image_folder
 
 EXAMPLES = README.parent
@@ -63,7 +63,7 @@ def test_scikit_learn_trains_the_linear_layer(tmp_path: Path) -> None:
     assert found["test_accuracy"] > 0.93
 
 
-@pytest.mark.skipif(find_spec("jax") is None, reason="jax is not installed: pip install jax")
+@needs("jax")
 def test_jax_learners_train_a_model_that_the_leader_knows_by_its_tensors_alone(tmp_path: Path) -> None:
     found = summary("JAX", tmp_path)
     assert (found["rounds"], found["learners"], found["parameters"]) == (20, 2, 65 * 32 + 33 * 10)

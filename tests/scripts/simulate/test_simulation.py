@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from learner.training.update import Assignment, Update
 from protos import leader_pb2
 from scripts.simulate.parts import Brought
 from scripts.simulate.simulation import Hooks, Options, Outcome, simulate
+from tests.tools.packages import needs
 from utils.errors import ConfigError
 
 LEARNERS = 6
@@ -125,14 +126,14 @@ def test_dropout_on_threads_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         run(config(tmp_path / "three"), Options(workers=3))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray")
+@needs("ray")
 def test_ray_actors_give_the_same_bits_as_one_worker(tmp_path: Path) -> None:
     one = run(config(tmp_path / "one"))
     actors = run(config(tmp_path / "actors"), Options(workers=2, ray="local"))
     assert digest(one) == digest(actors)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
-def test_without_ray_its_flag_says_what_to_install(tmp_path: Path) -> None:
+def test_without_ray_its_flag_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match="pip install ray"):
         run(config(tmp_path / "run"), Options(ray="local"))
