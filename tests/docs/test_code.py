@@ -111,6 +111,8 @@ def _python(block: Block, names: dict[str, Any]) -> None:
         Path(first).write_text(block.text, encoding="utf-8")
     lazily = __future__.annotations.compiler_flag
     exec(compile("\n" * (block.line - 1) + block.text, block.document, "exec", lazily, True), names)
+    for name in [name for name in names if name.startswith("test_")]:
+        names.pop(name)()
     if first.startswith("test_"):
         for name in [name for name in names if name.startswith("test_")]:
             names[name]()
