@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -139,7 +140,7 @@ class Layout:
             sizes[smallest] += entry.size
         return replace(self, local=self.local.union(*groups[:number], *groups[number + 1 :]))
 
-    def pieces(self, least_bytes: int) -> tuple[Piece, ...]:
+    def pieces(self, least_bytes: int = sys.maxsize) -> tuple[Piece, ...]:
         """What `gathered` gives, cut: parameters as `utils.codecs.pieces.cut` says; buffers are one piece more."""
         pieces = cut([entry.shape for entry in self.parameters if entry.name not in self.local], least_bytes)
         buffers = [entry for entry in self.buffers if entry.name not in self.local]

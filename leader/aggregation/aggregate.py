@@ -1,145 +1,244 @@
-"""One exchange's exact weighted mean: sums of parameters and buffers, and the losses that came along."""
+"""One exchange's exact weighted mean: a sum for each piece of the model, of updates that come whole or in pieces."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from itertools import accumulate
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leader.aggregation.base import Contribution, Result
 from leader.aggregation.exact_sum import ExactSum, Scale
 from leader.aggregation.norms import squared_norm
 from leader.aggregation.weighting import Facts, Weighting
-from model.flat import Entry, Layout
+from model.flat import Layout
+from utils.codecs.pieces import Piece
 from utils.errors import PayloadError
+from utils.vector import Vector
 from utils.wire.payload import Manifest, Payload
 
 #: Losses are float32 where they are made; larger ones, infinite and NaN are left out of the mean.
 _MAX_LOSS = 2.0**128
 
-Piece = tuple[ExactSum, NDArray[np.float32], int]  # where to add, the values, the first element
-Member = tuple[str, tuple[int | float, ...]]  # part, then weight, CRC-32 of what came, and factor unless 1
+_Run = tuple[int, int, Vector]  # values, the piece that they are of, and the first one's place in it
+
+
+class Folded(Enum):
+    """What became of a piece."""
+
+    ADDED = auto()
+    KNOWN = auto()  # the very same is in the sum already
+    DIFFERS = auto()  # another piece of this number is: the sum must begin anew to take this one
+
+
+@dataclass
+class _Update:
+    """What has come of one part's update."""
+
+    part: str
+    facts: Facts
+    weight: int
+    factor: float
+    crcs: dict[int, int] = field(default_factory=dict)  # by piece number; one for all that came whole
+
+    @property
+    def member(self) -> tuple[str, tuple[int | float, ...]]:
+        """Part, then weight, CRC-32s of what came, and factor unless 1."""
+        factors = () if self.factor == 1.0 else (self.factor,)
+        return self.part, (self.weight, *(self.crcs[number] for number in sorted(self.crcs)), *factors)
 
 
 class Aggregate:
-    """Folds contributions into exact sums: memory is O(model), whatever the number of learners."""
+    """Folds contributions into exact sums: memory is O(model), whatever the number of learners.
 
-    def __init__(self, layout: Layout, scale: Scale, weighting: Weighting) -> None:
+    `pieces` cover what the layout shares, parameters, then buffers; without, each of these is one. A whole update
+    is all of them, added at once or not at all. What comes piece by piece has sums of its own, so that `restart`
+    drops it and leaves whole updates where they are; its weighting must be one without factors, such as ByExamples.
+    """
+
+    def __init__(
+        self, layout: Layout, scale: Scale, weighting: Weighting, pieces: Sequence[Piece] | None = None
+    ) -> None:
         self._layout = layout
+        self._scale = scale
         self._weighting = weighting
-        self._parameters = ExactSum(layout.parameter_count, scale)
-        self._buffers = ExactSum(layout.total - layout.parameter_count, scale)
-        self._members: list[Member] = []
-        self._facts: list[Facts] = []
+        self._pieces = layout.pieces() if pieces is None else pieces
+        self._whole: list[_Update] = []
+        self._whole_sums = self._empty_sums()
+        self.restart()
+
+    def _empty_sums(self) -> list[ExactSum]:
+        return [ExactSum(piece.stop - piece.start, self._scale) for piece in self._pieces]
+
+    def restart(self) -> None:
+        """Forget all that came in pieces."""
+        self._cut: dict[str, _Update] = {}
+        self._cut_sums = self._empty_sums()
+
+    @property
+    def whole(self) -> frozenset[str]:
+        """Parts whose update came whole."""
+        return frozenset(update.part for update in self._whole)
+
+    @property
+    def partial(self) -> frozenset[str]:
+        """Parts of whose update some pieces are in, and some are not."""
+        return (
+            frozenset(part for part, cut in self._cut.items() if len(cut.crcs) < len(self._pieces))
+            - self.whole
+        )
+
+    def complete(self, part: str) -> bool:
+        """Whether all of the part's update is in."""
+        return part in self.whole or (part in self._cut and len(self._cut[part].crcs) == len(self._pieces))
+
+    def ready(self, number: int, parts: Collection[str]) -> bool:
+        """Whether piece `number` of all these parts is in."""
+        cut = {part for part, update in self._cut.items() if number in update.crcs}
+        return self.whole.union(cut).issuperset(parts)
 
     def add(self, contribution: Contribution) -> None:
-        """Fold one contribution in, whole or not at all; raises PayloadError, ValueRangeError, LimitError."""
-        check_update(self._layout, contribution.payload.manifest)
-        facts = self._facts_of(contribution)
-        weight, factor = self._weighting.weight(facts), self._weighting.factor(facts)
-        pieces = self._pieces(contribution.payload)
-        if contribution.staleness:
-            pieces = self._renewed(pieces, contribution.buffers_shift)
-        # Buffers are averages that each learner has taken of what it saw, not steps that add up: they
-        # count by their weight alone. A factor would leave them somewhere between the old and the mean.
-        factors = {self._parameters: factor, self._buffers: 1.0}
-        for target, values, _ in pieces:
-            target.check(values, weight, factors[target])
-        for target, values, start in pieces:
-            target.add(values, weight, start, factors[target])
-        for target in {target for target, _, _ in pieces} | {self._parameters}:
-            target.count(weight)
-        counted = (weight, contribution.payload.crc32)
-        self._members.append((contribution.part, counted if factor == 1.0 else (*counted, factor)))
-        self._facts.append(facts)
+        """Fold a whole update in, or nothing of it; raises PayloadError, ValueRangeError, LimitError.
 
-    def _facts_of(self, contribution: Contribution) -> Facts:
-        needs_norm = self._weighting.needs_norm
-        return Facts(
+        If pieces of its part are in, `restart` must come next.
+        """
+        check_update(self._layout, contribution.payload.manifest)
+        update = self._begun(contribution)
+        runs = self._runs(contribution.payload)
+        if contribution.staleness:
+            runs = self._renewed(runs, contribution.buffers_shift)
+        self._fold(self._whole_sums, update, runs)
+        update.crcs[0] = contribution.payload.crc32
+        self._whole.append(update)
+
+    def fold(self, contribution: Contribution, number: int, values: Vector) -> Folded:
+        """Fold `values`, piece `number` of an update, in; raises ValueRangeError or LimitError.
+
+        The contribution's payload is what came of the piece; its CRC-32 tells whether it came before.
+        """
+        update = self._cut.get(contribution.part) or self._begun(contribution)
+        crc32 = contribution.payload.crc32
+        if update.facts.examples != contribution.weight or update.crcs.get(number, crc32) != crc32:
+            return Folded.DIFFERS
+        if number in update.crcs:
+            return Folded.KNOWN
+        self._fold(self._cut_sums, update, [(number, 0, values)])
+        update.crcs[number] = crc32
+        self._cut[update.part] = update
+        return Folded.ADDED
+
+    def _begun(self, contribution: Contribution) -> _Update:
+        norm = squared_norm(self._layout, contribution.payload) if self._weighting.needs_norm else 0.0
+        facts = Facts(
             contribution.weight,
             contribution.local_steps,
             contribution.loss,
             contribution.start_loss,
             contribution.staleness,
-            squared_norm(self._layout, contribution.payload) if needs_norm else 0.0,
+            norm,
         )
+        return _Update(contribution.part, facts, self._weighting.weight(facts), self._weighting.factor(facts))
 
-    def _pieces(self, payload: Payload) -> list[Piece]:
-        """The payload's values; if it lies as the layout does, in the pieces that they are held in."""
-        tensors = payload.manifest.tensors
-        named = {entry.name: entry for entry in self._layout.entries}
-        order = tuple(named[tensor.name] for tensor in tensors)
-        if order == self._layout.entries or order == self._layout.parameters:
-            return [piece for span in payload.spans(np.float32) for piece in self._targets(*span)]
+    def _fold(self, sums: Sequence[ExactSum], update: _Update, runs: Sequence[_Run]) -> None:
+        # Buffers are averages that each learner has taken of what it saw, not steps that add up: they
+        # count by their weight alone. A factor would leave them somewhere between the old and the mean.
+        factors = [1.0 if self._is_buffers(piece.number) else update.factor for piece in self._pieces]
+        for number, _, values in runs:
+            sums[number].check(values, update.weight, factors[number])
+        for number, start, values in runs:
+            sums[number].add(values, update.weight, start, factors[number])
+        for number in {number for number, _, _ in runs}:
+            sums[number].count(update.weight)
+
+    def _is_buffers(self, number: int) -> bool:
+        return self._pieces[number].start >= self._layout.shared_parameter_count
+
+    def _runs(self, payload: Payload) -> list[_Run]:
+        """The payload's values, cut where pieces end; if it lies as the layout does, those that it is held in."""
+        shared, tensors = self._layout.shared, payload.manifest.tensors
+        if all(tensor.name == entry.name for tensor, entry in zip(tensors, shared, strict=False)):
+            return [run for span in payload.spans(np.float32) for run in self._cut_up(*span)]
+        starts = dict(
+            zip(
+                (entry.name for entry in shared),
+                accumulate((entry.size for entry in shared), initial=0),
+                strict=False,
+            )
+        )
+        data = payload.data.view(np.float32)
         return [
-            self._target(entry, payload.data[tensor.start : tensor.stop].view(np.float32))
-            for entry, tensor in zip(order, tensors, strict=True)
+            run
+            for tensor in tensors
+            for run in self._cut_up(starts[tensor.name], data[tensor.start // 4 : tensor.stop // 4])
         ]
 
-    def _renewed(self, pieces: list[Piece], shift: NDArray[np.float32] | None) -> list[Piece]:
-        """A stale update's pieces, with the change of its buffers counted from the newest model.
+    def _cut_up(self, start: int, values: Vector) -> Iterator[_Run]:
+        number = bisect_right(self._pieces, start, key=lambda piece: piece.stop)
+        while values.size:
+            piece = self._pieces[number]
+            own = values[: piece.stop - start]
+            yield number, start - piece.start, own
+            start, values, number = start + own.size, values[own.size :], number + 1
+
+    def _renewed(self, runs: list[_Run], shift: Vector | None) -> list[_Run]:
+        """A stale update's values, with the change of its buffers counted from the newest model.
 
         As a change from the model that it started from it could take a variance below zero: others have
         changed it since. Without the `shift` between the two models the buffers are left out.
         """
-        renewed = []
-        for target, values, start in pieces:
-            if target is self._parameters:
-                renewed.append((target, values, start))
-            elif shift is not None:
+        renewed = [run for run in runs if not self._is_buffers(run[0])]
+        if shift is None or len(renewed) == len(runs):
+            return renewed
+        split, local = self._layout.parameter_count, self._layout.local
+        buffers = (entry for entry in self._layout.buffers if entry.name not in local)
+        shift = np.concatenate([shift[entry.start - split :][: entry.size] for entry in buffers])
+        for number, start, values in runs:
+            if self._is_buffers(number):
                 with np.errstate(over="ignore", invalid="ignore"):  # refused by the check
-                    renewed.append((target, values + shift[start : start + values.size], start))
+                    renewed.append((number, start, values + shift[start : start + values.size]))
         return renewed
 
-    def _targets(self, start: int, values: NDArray[np.float32]) -> Iterator[Piece]:
-        """A run of the flat vector: its parameters, then its buffers."""
-        split = self._layout.parameter_count
-        parameters = max(0, min(split - start, values.size))
-        if parameters or not values.size:
-            yield self._parameters, values[:parameters], start
-        if parameters < values.size:
-            yield self._buffers, values[parameters:], start + parameters - split
-
-    def _target(self, entry: Entry, values: NDArray[np.float32]) -> Piece:
-        split = self._layout.parameter_count
-        if entry.start < split or entry.size == 0:  # an empty last parameter starts where the buffers do
-            return self._parameters, values, entry.start
-        return self._buffers, values, entry.start - split
+    def mean(self, number: int, out: Vector | None = None) -> Vector:
+        """The weighted mean of piece `number` over all that is in, written to `out` where given."""
+        total, cut = self._whole_sums[number], self._cut_sums[number]
+        if cut.weight and total.weight:
+            piece = self._pieces[number]
+            both = ExactSum(piece.stop - piece.start, self._scale)
+            both.merge(total)
+            both.merge(cut)
+            total = both
+        elif cut.weight:
+            total = cut
+        facts = self._facts
+        is_scaled = facts and not self._is_buffers(number)
+        return total.mean(out, self._weighting.finish(facts) if is_scaled else 1.0)
 
     def finish(self) -> Result:
-        """The mean over everything added."""
-        text = repr(sorted(self._members))
-        split = self._layout.parameter_count
-        mean = np.empty(self._layout.total, np.float32)
-        scalar = self._weighting.finish(self._facts) if self._facts else 1.0
-        self._parameters.mean(out=mean[:split], scalar=scalar)
-        self._buffers.mean(out=mean[split:])
-        return Result(
-            mean,
-            sum(facts.examples for facts in self._facts),
-            mean_loss(self._facts),
-            hashlib.sha256(text.encode()).hexdigest(),
-        )
+        """The mean over everything added; none of it may be partial."""
+        mean = np.empty(self._pieces[-1].stop, np.float32)
+        for piece in self._pieces:
+            self.mean(piece.number, mean[piece.start : piece.stop])
+        return self.result(mean)
+
+    def result(self, mean: Vector) -> Result:
+        """What the exchange came to, given its `mean`."""
+        assert not self.partial
+        members = sorted(update.member for update in self._updates)
+        digest = hashlib.sha256(repr(members).encode()).hexdigest()
+        return Result(mean, sum(one.examples for one in self._facts), mean_loss(self._facts), digest)
 
     @property
-    def members(self) -> Sequence[Member]:
-        """What has been added."""
-        return self._members
+    def _updates(self) -> list[_Update]:
+        return [*self._whole, *self._cut.values()]
 
     @property
-    def facts(self) -> Sequence[Facts]:
-        """About what has been added, in the same order."""
-        return self._facts
-
-    def sums(self, piece: slice) -> ExactSum:
-        """A copy of the sum of some elements, all of them parameters or all of them buffers."""
-        split = self._layout.parameter_count
-        if piece.start < split:
-            return self._parameters.of(piece)
-        return self._buffers.of(slice(piece.start - split, piece.stop - split))
+    def _facts(self) -> list[Facts]:
+        return [update.facts for update in self._updates]
 
     def close(self) -> None:
         """Nothing is held outside memory."""

@@ -30,7 +30,9 @@ class Contribution:
 class Result:
     """What an exchange came to."""
 
-    mean: NDArray[np.float32]  # (total,): mean gradient or delta, then mean change of the buffers
+    mean: NDArray[
+        np.float32
+    ]  # of what the layout shares: mean gradient or delta, then mean change of the buffers
     examples: int
     loss: float  # example-weighted mean over the contributions that told theirs
     digest: str  # hex; equal exactly when parts, weights, factors and payloads were equal

@@ -137,13 +137,6 @@ class ExactSum:
         sums += other._whole()
         self.weight += other.weight
 
-    def of(self, elements: slice) -> ExactSum:
-        """The sum of some of the elements alone, new memory."""
-        some = ExactSum(0, self.scale)
-        some._sums, some.weight = self._whole()[elements].copy(), self.weight
-        some._filled = some._sums.size
-        return some
-
     def mean(self, out: NDArray[np.float32] | None = None, scalar: float = 1.0) -> NDArray[np.float32]:
         """`scalar` times the weighted mean, (size,) float32, written to `out` where given.
 

@@ -79,7 +79,8 @@ class DownLink:
         """The encoded change from `had` to `values`, and what it makes of `had`."""
         files = self._files_of(before)
         split = min(values.size, files.layout.shared_parameter_count)  # buffers travel as they are
-        change = np.concatenate([values[:split] - had[:split], values[split:]])
+        change = values - had
+        change[split:] = values[split:]
         moment = Moment(derive_seed(self._seed, "down", before.exchanges + 1))
         file, _ = files.encode(number, change, {}, moment, metadata)
         public = files.decode(number, Payload(parse_header(file.header), file.body, file.crc32))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from leader.aggregation.aggregate import Aggregate, Folded
 from leader.aggregation.base import Contribution
-from leader.aggregation.sliced import Folded, SlicedAggregate
 from leader.aggregation.weighting import make_weighting
 from leader.config import RunConfig
 from leader.config.codec_spec import up_spec
@@ -17,8 +17,8 @@ from leader.training.engine import Engine
 from leader.training.exchange import Admitted, Closed, OpenExchange
 from leader.training.inbox import Submission
 from leader.training.pipeline.exchange import PieceStreams, Pipeline
-from leader.training.pipeline.step import SlicedStep
 from leader.training.planning import Opening
+from leader.training.server_step import ServerStep
 from leader.training.synchronous_exchange import SynchronousExchange
 from model.piece_files import PieceFiles
 from protos import leader_pb2
@@ -73,13 +73,13 @@ class PipelinedExchange(SynchronousExchange):
 
     def _open_sum(self, step: int) -> None:
         engine, own, plan = self._engine, self._pipelining, self.machine.plan
-        files, split = self._streams.files, engine.layout.parameter_count
-        self.aggregate = SlicedAggregate(engine.layout, files.pieces, self._scale, own.weighting)
-        server_step = engine.server_step(plan, step)
-        sliced = SlicedStep(self.state, engine.optimizer, server_step, files.pieces, split, own.memory)
+        files, layout = self._streams.files, engine.layout
+        self.aggregate = Aggregate(layout, self._scale, own.weighting, files.pieces)
+        told, memory = engine.server_step(plan, step), own.memory.empty
+        server_step = ServerStep(self.state, layout, engine.optimizer, told, files.pieces, memory)
         chunk_bytes = engine.config.limits.chunk_bytes
         self._streams.open_now = self._pipeline = Pipeline(
-            plan.round, step, plan.parts, self.aggregate, sliced, files, own.down, chunk_bytes
+            plan.round, step, plan.parts, self.aggregate, server_step, files, own.down, chunk_bytes
         )
 
     async def add(

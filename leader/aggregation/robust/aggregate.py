@@ -125,7 +125,8 @@ class RobustAggregate:
         with_buffers = [member.row for member in members if member.has_buffers]
         if len(with_buffers) >= least_updates("median", byzantine):
             mean[split:] = median(self._spool.rows(with_buffers, split, total), byzantine)
-        return Result(mean, sum(member.weight for member in members), self._loss(members), _digest(members))
+        examples = sum(member.weight for member in members)
+        return Result(self._layout.gathered(mean), examples, self._loss(members), _digest(members))
 
     def _loss(self, members: list[_Member]) -> float:
         return weighted_loss(

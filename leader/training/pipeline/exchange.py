@@ -12,12 +12,14 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from leader.aggregation.aggregate import Aggregate, Folded
 from leader.aggregation.base import Contribution, Result
-from leader.aggregation.sliced import Folded, SlicedAggregate
 from leader.global_model.changes import DownLink
 from leader.state import RunState
 from leader.training.pipeline.link import GradientLink, GradientLinks
-from leader.training.pipeline.step import SlicedStep
+from leader.training.server_step import ServerStep
 from model.piece_files import PieceFiles
 from protos import leader_pb2
 from utils.errors import PayloadError
@@ -45,8 +47,8 @@ class Pipeline:
         round_: int,
         step: int,
         parts: Collection[str],
-        aggregate: SlicedAggregate,
-        sliced: SlicedStep,
+        aggregate: Aggregate,
+        server_step: ServerStep,
         up: PieceFiles,
         down: DownLink,
         chunk_bytes: int,
@@ -56,7 +58,7 @@ class Pipeline:
         self.attempt = 0
         self.parts = frozenset(parts)  # that a slice of the step is made of
         self.aggregate = aggregate
-        self._sliced = sliced
+        self._server_step = server_step
         self._up = up
         self._down = down
         self._chunk_bytes = chunk_bytes
@@ -82,17 +84,18 @@ class Pipeline:
 
     def finish(self) -> tuple[RunState, Result]:
         """The state after the step and what the exchange came to; all slices must be made."""
-        return self._sliced.finish(self.aggregate)
+        result = self.aggregate.result(np.empty(0, np.float32))  # of each mean a slice has been made
+        return self._server_step.finish(result), result
 
     def _made(self, numbers: Iterable[int], parts: Collection[str]) -> list[Slice]:
-        waiting = (number for number in numbers if not self._sliced.made(number))
+        waiting = (number for number in numbers if not self._server_step.made(number))
         return [self._make(number) for number in waiting if self.aggregate.ready(number, parts)]
 
     def _make(self, number: int) -> Slice:
-        values = self._sliced.apply(number, self.aggregate.mean(number))
-        file, public = self._down.encode(self._sliced.before, number, values)
+        values = self._server_step.apply(number, self.aggregate.mean(number))
+        file, public = self._down.encode(self._server_step.before, number, values)
         if public is not None:
-            self._sliced.publish(number, public)
+            self._server_step.publish(number, public)
         if not self._links:
             return Slice(number, ())
         piece = leader_pb2.Piece(
@@ -144,7 +147,7 @@ class Pipeline:
         self.attempt += 1
         self.parts = frozenset(parts)
         self.aggregate.restart()
-        self._sliced.restart()
+        self._server_step.restart()
         self._slices.clear()
         self._too_late.clear()
         for link in self._links:

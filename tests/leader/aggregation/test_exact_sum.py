@@ -240,5 +240,7 @@ def test_runs_may_come_in_any_order_and_what_none_covers_is_zero(
         total.add(np.arange(start, stop, dtype=np.float32), weight, start)
         expected[start:stop] += weight * np.arange(start, stop) << total.scale.fraction_bits
     total.count(1)
-    assert total.of(slice(0, 10))._sums.tolist() == expected.tolist()
+    merged = ExactSum(10, total.scale)
+    merged.merge(total)
+    assert merged._sums.tolist() == expected.tolist()
     assert total.mean().tolist() == (expected / 2.0**total.scale.fraction_bits).tolist()

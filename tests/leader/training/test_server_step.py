@@ -91,8 +91,9 @@ def test_the_optimizer_hears_what_share_of_all_examples_took_part(
 def test_a_streamed_step_leaves_other_fragments_and_their_state_as_they_are() -> None:
     before = replace(state(), optimizer={"seen": np.full(SPLIT, 7, np.float32)})
     fragment = LAYOUT.fragment(1, 2)  # of round 4
-    after, _ = Stepper(LAYOUT, Halving(), fragments=2).apply(before, Finished(result()), STEP, 30)
     values = np.arange(TOTAL, dtype=np.float32)
+    came = replace(result(), mean=fragment.gathered(values))
+    after, _ = Stepper(LAYOUT, Halving(), fragments=2).apply(before, Finished(came), STEP, 30)
     for entry in LAYOUT.entries:
         place = slice(entry.start, entry.start + entry.size)
         if entry in LAYOUT.buffers:

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from leader.aggregation.aggregate import Aggregate
+from leader.aggregation.aggregate import Aggregate, Folded
 from leader.aggregation.base import Contribution
 from leader.aggregation.exact_sum import Scale
-from leader.aggregation.sliced import Folded, SlicedAggregate
 from leader.aggregation.weighting import ByExamples, Uniform, Weighting
 from model.flat import Layout
 from model.piece_files import PieceFiles
@@ -42,17 +41,15 @@ def whole(part: int, weight: int) -> Contribution:
     return Contribution(f"part-{part}", weight, payload(file), loss=0.25 * part)
 
 
-def fold(
-    aggregate: SlicedAggregate, part: int, weight: int, number: int, values: Vector | None = None
-) -> Folded:
+def fold(aggregate: Aggregate, part: int, weight: int, number: int, values: Vector | None = None) -> Folded:
     piece = PIECES[number]
     values = values_of(part)[piece.start : piece.stop] if values is None else values
     sent = payload(FILES.plain(number, values, {}))
     return aggregate.fold(Contribution(f"part-{part}", weight, sent, 0.25 * part), number, values)
 
 
-def sliced(weighting: Weighting | None = None) -> SlicedAggregate:
-    return SlicedAggregate(LAYOUT, PIECES, SCALE, weighting or ByExamples())
+def sliced(weighting: Weighting | None = None) -> Aggregate:
+    return Aggregate(LAYOUT, SCALE, weighting or ByExamples(), PIECES)
 
 
 @given(

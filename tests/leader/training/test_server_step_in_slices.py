@@ -8,15 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from leader.aggregation.aggregate import Aggregate
 from leader.aggregation.base import Contribution
 from leader.aggregation.exact_sum import Scale
-from leader.aggregation.sliced import SlicedAggregate
 from leader.aggregation.weighting import ByExamples
 from leader.optimizers.base import Step
 from leader.optimizers.sgd import Sgd
 from leader.state import RunState
-from leader.training.pipeline.step import SlicedStep
-from leader.training.server_step import Stepper
+from leader.training.server_step import ServerStep, Stepper
 from model.flat import Layout
 from model.piece_files import PieceFiles
 from utils.vector import Recycled
@@ -36,14 +35,18 @@ def state_of(optimizer: Sgd) -> RunState:
     return RunState("run", 0, 3, 7, vector(1), kept)
 
 
-def filled() -> SlicedAggregate:
-    aggregate = SlicedAggregate(LAYOUT, FILES.pieces, Scale.of(1024.0, 100), ByExamples())
+def filled() -> Aggregate:
+    aggregate = Aggregate(LAYOUT, Scale.of(1024.0, 100), ByExamples(), FILES.pieces)
     for piece in FILES.pieces:
         values = vector(2)[piece.start : piece.stop]
         file = FILES.plain(piece.number, values, {})
         payload = Payload(parse_header(file.header), file.body, file.crc32)
         aggregate.fold(Contribution("part", 3, payload, 0.5), piece.number, values)
     return aggregate
+
+
+def sliced_step(before: RunState, optimizer: Sgd, step: Step) -> ServerStep:
+    return ServerStep(before, LAYOUT, optimizer, step, FILES.pieces, Recycled().empty)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +56,7 @@ def filled() -> SlicedAggregate:
 def test_slices_in_any_order_make_the_step_that_is_made_at_once(optimizer: Sgd, random: Random) -> None:
     before, step = state_of(optimizer), Step(0.1)
     expected, result = Stepper(LAYOUT, optimizer).apply(before, filled(), step, everybody=3)
-    sliced, aggregate = SlicedStep(before, optimizer, step, FILES.pieces, SPLIT, Recycled()), filled()
+    sliced, aggregate = sliced_step(before, optimizer, step), filled()
     numbers = [piece.number for piece in FILES.pieces]
     random.shuffle(numbers)
     for number in numbers:
@@ -61,7 +64,8 @@ def test_slices_in_any_order_make_the_step_that_is_made_at_once(optimizer: Sgd, 
         values = sliced.apply(number, aggregate.mean(number))
         piece = FILES.pieces[number]
         assert values.tobytes() == expected.vector[piece.start : piece.stop].tobytes()
-    after, told = sliced.finish(aggregate)
+    told = aggregate.finish()
+    after = sliced.finish(told)
     assert after.vector.tobytes() == expected.vector.tobytes()
     assert {n: v.tobytes() for n, v in after.optimizer.items()} == {
         n: v.tobytes() for n, v in expected.optimizer.items()
@@ -73,25 +77,25 @@ def test_slices_in_any_order_make_the_step_that_is_made_at_once(optimizer: Sgd, 
 
 def test_a_restart_forgets_slices() -> None:
     before = state_of(Sgd(0.9))
-    sliced, aggregate = SlicedStep(before, Sgd(0.9), Step(0.1), FILES.pieces, SPLIT, Recycled()), filled()
+    sliced, aggregate = sliced_step(before, Sgd(0.9), Step(0.1)), filled()
     sliced.apply(0, np.ones(FILES.pieces[0].stop, np.float32))
     sliced.restart()
     assert not sliced.made(0)
     for piece in FILES.pieces:
         sliced.apply(piece.number, aggregate.mean(piece.number))
     expected, _ = Stepper(LAYOUT, Sgd(0.9)).apply(before, filled(), Step(0.1), everybody=3)
-    assert sliced.finish(aggregate)[0].vector.tobytes() == expected.vector.tobytes()
+    assert sliced.finish(aggregate.finish()).vector.tobytes() == expected.vector.tobytes()
 
 
 def test_what_learners_have_may_differ_from_the_model() -> None:
     sliced, aggregate = (
-        SlicedStep(state_of(Sgd()), Sgd(), Step(0.1), FILES.pieces, SPLIT, Recycled()),
+        sliced_step(state_of(Sgd()), Sgd(), Step(0.1)),
         filled(),
     )
     for piece in FILES.pieces:
         sliced.apply(piece.number, aggregate.mean(piece.number))
         sliced.publish(piece.number, np.full(piece.stop - piece.start, piece.number, np.float32))
-    after, _ = sliced.finish(aggregate)
+    after = sliced.finish(aggregate.finish())
     assert after.public is not None
     for piece in FILES.pieces:
         assert set(after.public[piece.start : piece.stop].tolist()) == {float(piece.number)}
