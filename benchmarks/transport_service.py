@@ -12,23 +12,19 @@ from numpy.typing import NDArray
 from benchmarks.transport_wire import DOWN, Job
 from leader.aggregation.base import Aggregator, Contribution
 from leader.aggregation.choose import open_aggregate
-from leader.aggregation.decoding import Decoder
 from leader.aggregation.exact_sum import Scale
 from leader.config import RunConfig
+from leader.data.dataset import Data
 from leader.data.part import Part
-from leader.events import EventStream
 from leader.global_model.initial import open_origin
 from leader.initial_state import initial_state
 from leader.learners.membership import Member
-from leader.learners.workforce import Workforce
-from leader.optimizers.choose import make_optimizer
-from leader.rpc.refusals import Refusals
 from leader.rpc.service import LeaderService
-from leader.rpc.uploads import Uploads
 from leader.runtime import Host
 from leader.training.coordinator import Coordinator
 from leader.training.inbox import Inbox, Upload
 from leader.training.work_desk import WorkDesk
+from leader.wiring import Wiring
 from learner.training.update import Update
 from learner.wire.encoding import Coding
 from learner.wire.transfer import pull_model, push
@@ -74,30 +70,14 @@ def make_service(chunk_bytes: int) -> LeaderService:
     config = RunConfig.model_validate(
         {"model": {"name": MODEL}, "limits": {"chunk_bytes": chunk_bytes}, "data": {"source": "synthetic"}}
     )
-    events, optimizer = EventStream(), make_optimizer(config)
     origin = open_origin(config, classes=10)
-    decoder = Decoder(config.codec, origin.layout)
-    state = initial_state(config, origin, optimizer)
-    workforce = Workforce(config, classes=10, labels=np.zeros(1, np.int64), seats=None, events=events)
-    coordinator, host = (
-        Coordinator(
-            config,
-            state,
-            layout=origin.layout,
-            optimizer=optimizer,
-            workforce=workforce,
-            decoder=decoder,
-            save=lambda state: None,
-            events=events,
-        ),
-        Host(),
-    )
+    state = initial_state(config, origin)
+    wiring, host = Wiring(config, origin, state, Data("nothing", None, None, 10)), Host()
     total = open_aggregate(config, origin.layout, Scale.of(config.aggregate.max_abs, _MOST_UPDATES), None)
+    coordinator = wiring.coordinator
     coordinator.desk = Sink(coordinator, total, host)
     coordinator.versions.publish(coordinator.versions.encode(_VERSION, state.vector))
-    uploads = Uploads(origin.layout, decoder, config.limits, coordinator.traffic, coordinator.desk.is_open)
-    description = leader_pb2.RunDescription(chunk_bytes=chunk_bytes)
-    return LeaderService(config, description, coordinator, uploads, None, events, Refusals(events))
+    return wiring.service()
 
 
 @cache

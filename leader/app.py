@@ -15,32 +15,24 @@ from pathlib import Path
 
 import numpy as np
 
-from leader.aggregation.decoding import Decoder
 from leader.cli import Command
 from leader.config import RunConfig
 from leader.config.yaml_file import dump_config
 from leader.data.dataset import Data, open_data
 from leader.evaluation.tracker import Tracker
-from leader.events import EventStream, RunFinished, RunStarted
+from leader.events import RunFinished, RunStarted
 from leader.global_model.initial import model_title, open_origin
 from leader.initial_state import initial_state, open_folder, resumed_state
-from leader.learners.workforce import Workforce
-from leader.optimizers.choose import make_optimizer
 from leader.reporting.curves import curves_title, draw_curves
 from leader.reporting.log import open_display
 from leader.reporting.summary import summarize, write_summary
-from leader.rpc.agreement import describe
-from leader.rpc.refusals import Refusals
 from leader.rpc.server import serving
-from leader.rpc.service import LeaderService
-from leader.rpc.uploads import Uploads
 from leader.runtime import Host
-from leader.state import RunState
 from leader.storage.checkpoint import save_checkpoint
 from leader.storage.run_folder import RunFolder
 from leader.training.coordinator import Coordinator
+from leader.wiring import Wiring
 from model.weights_file import model_header
-from utils import faults
 from utils.errors import INTERRUPTED, CheckpointError, FlockstepError
 from utils.files import write_atomically
 from utils.vector import Vector
@@ -62,63 +54,18 @@ class App:
     ) -> None:
         self._config = config
         self._folder = folder
-        self._data = data
         origin = open_origin(config, data.classes)
-        self.layout = origin.layout
-        optimizer = make_optimizer(config)
-        state = resumed_state(folder, self.layout) if resume else initial_state(config, origin, optimizer)
+        state = resumed_state(folder, origin.layout) if resume else initial_state(config, origin)
         self.resumed_round = state.round
-        self.events = EventStream()
-        self.refusals = Refusals(self.events)
-        decoder = Decoder(config.codec, self.layout, config.streaming.fragments)
-        self.coordinator = Coordinator(
-            config,
-            state,
-            layout=self.layout,
-            optimizer=optimizer,
-            workforce=self._open_workforce(state),
-            decoder=decoder,
-            save=partial(
-                save_checkpoint, folder.checkpoints, keep=config.keep_checkpoints, config=dump_config(config)
-            ),
-            events=self.events,
-            spool=folder.path / "spool",
-            host=host,
+        save = partial(
+            save_checkpoint, folder.checkpoints, keep=config.keep_checkpoints, config=dump_config(config)
         )
+        self._wiring = Wiring(config, origin, state, data, save=save, spool=folder.path / "spool", host=host)
+        self.layout = origin.layout
+        self.events = self._wiring.events
+        self.coordinator = self._wiring.coordinator
+        self.description = self._wiring.description
         self._tracker = Tracker(config, folder, origin, data.test, state, self.events, self._weights)
-        self.description = describe(config, origin, run_id=state.run_id, classes=data.classes)
-        self.service = self._open_service(decoder)
-
-    def _open_workforce(self, state: RunState) -> Workforce:
-        train = self._data.train
-        return Workforce(
-            self._config,
-            classes=self._data.classes,
-            labels=train.labels if train else None,
-            groups=train.groups if train else None,
-            seats=state.seats,
-            events=self.events,
-        )
-
-    def _open_service(self, decoder: Decoder) -> LeaderService:
-        coordinator = self.coordinator
-        uploads = Uploads(
-            self.layout,
-            decoder,
-            self._config.limits,
-            coordinator.traffic,
-            coordinator.desk.is_open,
-            lambda: faults.reach("leader.uploading", coordinator.state.round + 1),
-        )
-        return LeaderService(
-            self._config,
-            self.description,
-            coordinator,
-            uploads,
-            self._data.train,
-            self.events,
-            self.refusals,
-        )
 
     def _weights(self) -> Vector:
         return self.coordinator.state.vector
@@ -128,7 +75,7 @@ class App:
         return RunStarted(
             run_id=self.coordinator.state.run_id,
             run_dir=self._folder.path,
-            dataset=self._data.name,
+            dataset=self._wiring.data.name,
             model=model_title(self._config),
             parameters=self.layout.parameter_count,
             exchange=self._config.exchange,
@@ -136,7 +83,7 @@ class App:
             address=address,
             learners=self._config.learners,
             resumed_round=self.resumed_round,
-            own_data=self._data.train is None,
+            own_data=self._wiring.data.train is None,
         )
 
     async def serve(self) -> str:
@@ -145,7 +92,7 @@ class App:
         Raises FlockstepError. A task that is cancelled ends as a killed process does: nobody is told.
         """
         try:
-            async with serving(self._config, self.service) as address:
+            async with serving(self._config, self._wiring.service()) as address:
                 write_atomically(self._folder.path / "address", [address.encode()])
                 return await self.lead(address, self._train_under_leases)
         except asyncio.CancelledError:
@@ -222,7 +169,7 @@ class App:
         digest = hashlib.sha256(np.ascontiguousarray(vector).data).hexdigest()
         write_summary(
             self._folder.summary,
-            summarize(records, started, finished, digest, self.refusals.counts, self._tracker.best),
+            summarize(records, started, finished, digest, self._wiring.refusals.counts, self._tracker.best),
         )
         if records:
             draw_curves(records, self._folder.curves, curves_title(started))

@@ -9,7 +9,7 @@ from datetime import datetime
 from leader.config import RunConfig
 from leader.config.yaml_file import dump_config
 from leader.global_model.initial import Origin, model_title
-from leader.optimizers.base import ServerOptimizer
+from leader.optimizers.choose import make_optimizer
 from leader.state import RunState
 from leader.storage.checkpoint import load_newest
 from leader.storage.run_folder import RunFolder, default_run_dir
@@ -33,7 +33,7 @@ def open_folder(config: RunConfig, *, resume: bool) -> tuple[RunConfig, RunFolde
     return config, folder
 
 
-def initial_state(config: RunConfig, origin: Origin, optimizer: ServerOptimizer) -> RunState:
+def initial_state(config: RunConfig, origin: Origin) -> RunState:
     """Round 0 of a new run: seeded or given weights."""
     vector = origin.vector
     return RunState(
@@ -42,7 +42,7 @@ def initial_state(config: RunConfig, origin: Origin, optimizer: ServerOptimizer)
         exchanges=0,
         version=int.from_bytes(hashlib.sha256(vector.tobytes()).digest()[:8]) >> 1,
         vector=vector,
-        optimizer=optimizer.init(origin.layout.parameter_count),
+        optimizer=make_optimizer(config).init(origin.layout.parameter_count),
     )
 
 

@@ -18,25 +18,22 @@ import numpy as np
 from rich.console import Console
 
 from leader.aggregation.base import Contribution
-from leader.aggregation.decoding import Decoder
 from leader.aggregation.exact_sum import Scale
 from leader.condition import Signal
 from leader.config import CohortConfig, DataConfig, LimitsConfig, RunConfig, TrainConfig
-from leader.events import Event, EventStream, RunStarted
-from leader.learners.workforce import Workforce
+from leader.data.dataset import Data
+from leader.events import Event, RunStarted
+from leader.global_model.initial import Origin
 from leader.optimizers.choose import make_optimizer
 from leader.reporting.messages import describe
 from leader.reporting.terminal import TerminalDisplay
 from leader.rounds.protocol import Event as RoundEvent
-from leader.rpc.refusals import Refusals
-from leader.rpc.service import LeaderService
-from leader.rpc.uploads import Uploads
 from leader.state import RunState
-from leader.training.coordinator import Coordinator
 from leader.training.engine import Engine
 from leader.training.exchange import Admitted, ExchangeKind, OpenExchange
 from leader.training.inbox import Submission
 from leader.training.kinds import choose_kind
+from leader.wiring import Wiring
 from protos import leader_pb2
 from tests.fuzz.channel import Context, RefusedError, find_method, stream
 from tests.fuzz.files import LAYOUT, model_file
@@ -141,39 +138,25 @@ class InProcessLeader:
         random = np.random.default_rng(0)
         images = random.integers(0, 256, (EXAMPLES, 3, 4, 4), np.uint8)
         data = Dataset("noise", images, random.integers(0, CLASSES, EXAMPLES), tuple("abc"))
-        self.events = EventStream()
+        vector = np.frombuffer(model_file(0)[-4 * LAYOUT.total :], np.float32)
+        optimizer = make_optimizer(config).init(LAYOUT.parameter_count)
+        self.watched = Watched()
+        wiring = Wiring(
+            config,
+            Origin(LAYOUT, vector, None, None, own=False),
+            RunState("fuzz-run", 0, 0, 1, vector, optimizer),
+            Data("noise", data, None, CLASSES),
+            kind=self.watched.kind,
+        )
+        self.coordinator, self.workforce = wiring.coordinator, wiring.workforce
+        self.service = wiring.service()
         self.trouble: Exception | None = None  # of what shows the run
         self._console = Console(file=io.StringIO(), width=100)
         self._display = TerminalDisplay(config.rounds, self._console)
-        self.events.subscribe(self._show)
+        wiring.events.subscribe(self._show)
         exchange, rounds = config.exchange, config.rounds
-        self.events.publish(
+        wiring.events.publish(
             RunStarted("fuzz-run", Path("runs"), "noise", "tiny", 17, exchange, rounds, "127.0.0.1:1", 5)
-        )
-        vector = np.frombuffer(model_file(0)[-4 * LAYOUT.total :], np.float32)
-        self.workforce = Workforce(
-            config, classes=CLASSES, labels=data.labels, seats=None, events=self.events
-        )
-        decoder, optimizer = Decoder(config.codec, LAYOUT), make_optimizer(config)
-        self.watched = Watched()
-        self.coordinator = Coordinator(
-            config,
-            RunState("fuzz-run", 0, 0, 1, vector, optimizer.init(LAYOUT.parameter_count)),
-            layout=LAYOUT,
-            optimizer=optimizer,
-            workforce=self.workforce,
-            decoder=decoder,
-            save=lambda state: None,
-            events=self.events,
-            kind=self.watched.kind,
-        )
-        self.uploads = Uploads(
-            LAYOUT, decoder, config.limits, self.coordinator.traffic, self.coordinator.desk.is_open
-        )
-        self.refusals = Refusals(self.events)
-        description = leader_pb2.RunDescription(run_id="fuzz-run", model="tiny", classes=CLASSES)
-        self.service = LeaderService(
-            config, description, self.coordinator, self.uploads, data, self.events, self.refusals
         )
         self.handlers = {name: find_method(self.service.handler(), f"/{SERVICE}/{name}") for name in METHODS}
         self.members: dict[str, leader_pb2.AckWithMetadata] = {}

@@ -10,21 +10,20 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from leader.aggregation.decoding import Decoder
 from leader.config import RunConfig
-from leader.events import EventStream
+from leader.data.dataset import Data
+from leader.global_model.initial import Origin
 from leader.learners.links import SessionLink
 from leader.learners.membership import Member
-from leader.learners.workforce import Workforce
 from leader.optimizers.choose import make_optimizer
 from leader.rpc.gradient_streams import GradientStreams
-from leader.rpc.uploads import Uploads
 from leader.state import RunState
-from leader.training.coordinator import Coordinator
 from leader.training.inbox import Upload
+from leader.wiring import Wiring
 from model.flat import Layout
 from protos import leader_pb2
 from utils.codecs.files import File
+from utils.datasets import Dataset
 from utils.vector import Vector
 from utils.wire.framing import frames
 from utils.wire.payload import Payload, encode_header, parse_header
@@ -40,6 +39,11 @@ def numbers(seed: int) -> Vector:
     return np.random.Generator(np.random.PCG64(seed)).normal(size=LAYOUT.total).astype(np.float32)
 
 
+def _images() -> Dataset:
+    """What a leader hands out of data that nobody looks at."""
+    return Dataset("noise", np.zeros((24, 3, 1, 1), np.uint8), np.zeros(24, np.int64), ("all",))
+
+
 class GradientRun:
     """The coordinator of a run with two steps a round, and its streams."""
 
@@ -53,28 +57,16 @@ class GradientRun:
             "data": {"source": "none", "holder": "learner"},
         }
         self.config = config = RunConfig(**{**base, **changes})
-        self.events = EventStream()
-        labels = None if config.data.holder == "learner" else np.zeros(24, np.int64)
-        self.workforce = Workforce(config, classes=1, labels=labels, seats=None, events=self.events)
-        decoder, optimizer = Decoder(config.codec, LAYOUT), make_optimizer(config)
-        state = RunState("run", 0, 0, 1, numbers(0), optimizer.init(LAYOUT.parameter_count))
-        self.coordinator = Coordinator(
-            config,
-            state,
-            layout=LAYOUT,
-            optimizer=optimizer,
-            workforce=self.workforce,
-            decoder=decoder,
-            save=lambda state: None,
-            events=self.events,
-        )
-        uploads = Uploads(
-            LAYOUT, decoder, config.limits, self.coordinator.traffic, self.coordinator.desk.is_open
-        )
+        held = None if config.data.holder == "learner" else _images()
+        state = RunState("run", 0, 0, 1, numbers(0), make_optimizer(config).init(LAYOUT.parameter_count))
+        origin = Origin(LAYOUT, state.vector, None, None, own=False)
+        wiring = Wiring(config, origin, state, Data("noise", held, None, 1))
+        self.events, self.workforce = wiring.events, wiring.workforce
+        self.coordinator = wiring.coordinator
         pieces = self.coordinator.streams
         assert pieces is not None
         self.files = pieces.files
-        self.streams = GradientStreams(self.coordinator, pieces, uploads, config.limits)
+        self.streams = GradientStreams(self.coordinator, pieces, wiring.uploads(), config.limits)
 
     def join(self, name: str) -> Peer:
         """A learner that has registered."""
