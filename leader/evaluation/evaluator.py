@@ -36,6 +36,7 @@ class Evaluator:
         return score(
             self._model.module,
             self._task,
+            self._task.metrics,
             self._test,
             np.arange(len(self._test)),
             batch_size=self._batch_size,

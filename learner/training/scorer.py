@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 from learner.training.local_run import LocalRun
 from learner.training.update import Score
-from model.scoring import mean_loss, score
+from model.scoring import Measure, score
+from model.task import Indices
 from utils.vector import Vector
 
 _log = logging.getLogger(__name__)
@@ -22,12 +23,14 @@ def scores(run: LocalRun, others: Mapping[str, Vector]) -> dict[str, Score]:
     """
     if not run.order.evaluate or not len(run.held):
         return {}
-    found = _score(run)
+    found = _means(run, run.task.metrics, run.held)
     if others:
         kept = run.model.snapshot()
         for prefix, vector in others.items():
             run.model.load(vector)
-            found |= {f"{prefix}{name}": value for name, value in _score(run).items()}
+            found |= {
+                f"{prefix}{name}": value for name, value in _means(run, run.task.metrics, run.held).items()
+            }
         run.model.load(kept)
     undefined = sorted(name for name, value in found.items() if not math.isfinite(value))
     if undefined:
@@ -43,18 +46,12 @@ def start_loss(run: LocalRun) -> float | None:
     """Mean loss of the order's model on what is trained on, if the order asks for it."""
     if not run.order.start_loss:
         return None
-    return mean_loss(
-        run.model.module,
-        run.task,
-        run.data,
-        run.train_indices,
-        batch_size=_BATCH,
-        device=run.device,
-        dtype=run.dtype,
-    )
+    loss = run.task.loss
+    return _means(run, lambda module, batch: {"loss": float(loss(module, batch))}, run.train_indices)["loss"]
 
 
-def _score(run: LocalRun) -> dict[str, float]:
+def _means(run: LocalRun, measure: Measure, indices: Indices) -> dict[str, float]:
+    module = run.model.module
     return score(
-        run.model.module, run.task, run.data, run.held, batch_size=_BATCH, device=run.device, dtype=run.dtype
+        module, run.task, measure, run.data, indices, batch_size=_BATCH, device=run.device, dtype=run.dtype
     )
