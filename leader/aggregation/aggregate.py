@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import accumulate
@@ -229,8 +229,8 @@ class Aggregate:
         """What the exchange came to, given its `mean`."""
         assert not self.partial
         members = sorted(update.member for update in self._updates)
-        digest = hashlib.sha256(repr(members).encode()).hexdigest()
-        return Result(mean, sum(one.examples for one in self._facts), mean_loss(self._facts), digest)
+        told = [(facts.examples, facts.loss) for facts in self._facts]
+        return Result(mean, sum(examples for examples, _ in told), mean_loss(told), digest_of(members))
 
     @property
     def _updates(self) -> list[_Update]:
@@ -244,18 +244,16 @@ class Aggregate:
         """Nothing is held outside memory."""
 
 
-def mean_loss(facts: Iterable[Facts]) -> float:
-    """Example-weighted mean of the losses that are told and are such; NaN if there is none."""
-    losses = {
-        str(number): (one.examples, one.loss) for number, one in enumerate(facts) if abs(one.loss) < _MAX_LOSS
-    }
-    return weighted_loss(losses)
+def mean_loss(told: Iterable[tuple[int, float]]) -> float:
+    """Example-weighted mean of (examples, loss) over the losses that are such, summed exactly; NaN if there is none."""
+    losses = [(examples, loss) for examples, loss in told if abs(loss) < _MAX_LOSS]
+    examples = sum(examples for examples, _ in losses)
+    return math.fsum(weight * loss for weight, loss in losses) / examples if examples else math.nan
 
 
-def weighted_loss(losses: Mapping[str, tuple[int, float]]) -> float:
-    """Example-weighted mean of (examples, loss), summed exactly; NaN if there is none."""
-    examples = sum(weight for weight, _ in losses.values())
-    return math.fsum(weight * loss for weight, loss in losses.values()) / examples if examples else math.nan
+def digest_of(members: Sequence[object]) -> str:
+    """SHA-256 in hex over what was counted, sorted."""
+    return hashlib.sha256(repr(members).encode()).hexdigest()
 
 
 def check_update(layout: Layout, manifest: Manifest) -> None:

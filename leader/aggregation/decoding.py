@@ -32,6 +32,11 @@ class Decoder:
             for number, one in enumerate(Fragments(layout, fragments).layouts)
         }
 
+    @property
+    def files(self) -> PieceFiles:
+        """How updates of the whole model are read, and pieces of them."""
+        return self._files[""]
+
     def check(self, manifest: Manifest) -> None:
         """Raise PayloadError unless this is an update of the model; called before memory is taken for it.
 

@@ -68,18 +68,7 @@ class ExactSum:
             raise LimitError(
                 f"weight {weight} is outside 1..{self.scale.max_weight - self.weight} of the round plan"
             )
-        if values.size == 0:
-            return
-        low, high, bound = values.min(), values.max(), self.scale.max_abs
-        if factor != 1.0:
-            low, high = float(low) * factor, float(high) * factor
-        # NaN makes both comparisons false.
-        if not (low >= -bound and high <= bound):
-            scaled = "" if factor == 1.0 else f", times its factor of {factor:g}"
-            raise ValueRangeError(
-                f"values from {low:g} to {high:g} in the update{scaled}; finite values within +-{bound:g} "
-                "are taken (aggregate.max_abs)"
-            )
+        check_range(values, self.scale.max_abs, factor)
 
     def add(self, values: NDArray[np.float32], weight: int, start: int = 0, factor: float = 1.0) -> None:
         """Add weight * factor * values to the elements from `start` on; `check` must have passed."""
@@ -155,3 +144,19 @@ def _wrap(value: int) -> int:
     """`value` modulo 2**64 as a signed 64-bit integer."""
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value
+
+
+def check_range(values: NDArray[np.float32], max_abs: float, factor: float = 1.0) -> None:
+    """Raise ValueRangeError unless `factor` times all values is finite and within +-`max_abs`."""
+    if values.size == 0:
+        return
+    low, high = values.min(), values.max()
+    if factor != 1.0:
+        low, high = float(low) * factor, float(high) * factor
+    # NaN makes both comparisons false.
+    if not (low >= -max_abs and high <= max_abs):
+        scaled = "" if factor == 1.0 else f", times its factor of {factor:g}"
+        raise ValueRangeError(
+            f"values from {low:g} to {high:g} in the update{scaled}; finite values within +-{max_abs:g} "
+            "are taken (aggregate.max_abs)"
+        )

@@ -18,7 +18,7 @@ from leader.runtime import Host
 from leader.state import RunState
 from leader.training.planning import RoundPlanner
 from leader.training.publisher import Publisher
-from leader.training.server_step import Stepper
+from leader.training.server_step import step_at_once
 from leader.training.work_orders import WorkPlanner
 from model.flat import Layout
 from model.fragments import Fragments
@@ -55,7 +55,6 @@ class Engine:
         self.rounds = RoundPlanner(config, workforce, self.orders, self.deadlines)
         self.publisher = Publisher(config, layout, host)
         self._fragments = Fragments(layout, config.streaming.fragments)
-        self._stepper = Stepper(layout, optimizer, config.streaming.fragments)
         self._spool = spool  # where a robust rule keeps updates
 
     def aggregate(self, round_: int, scale: Scale) -> Aggregator:
@@ -81,9 +80,9 @@ class Engine:
         """The state after the aggregate's step, whose model is served, and what the exchange came to."""
         faults.reach("leader.collected", plan.round)
         everybody = sum(part.examples for part in self.workforce.parts().values())
-        server_step = self.server_step(plan, step)
+        shared, told = self._fragments.of(plan.round), self.server_step(plan, step)
         after, result = await self.host.compute(
-            self._stepper.apply, before, aggregate, server_step, everybody
+            step_at_once, before, shared, self.optimizer, aggregate, told, everybody
         )
         aggregate.close()
         return await self.publisher.publish(after, before), result

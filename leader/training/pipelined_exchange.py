@@ -9,7 +9,6 @@ from leader.aggregation.aggregate import Aggregate, Folded
 from leader.aggregation.base import Contribution
 from leader.aggregation.weighting import make_weighting
 from leader.config import RunConfig
-from leader.config.codec_spec import up_spec
 from leader.global_model.changes import DownLink
 from leader.rounds.protocol import Accepted, Event, Reopen, StepApplied
 from leader.state import RunState
@@ -20,10 +19,8 @@ from leader.training.pipeline.exchange import PieceStreams, Pipeline
 from leader.training.planning import Opening
 from leader.training.server_step import ServerStep
 from leader.training.synchronous_exchange import SynchronousExchange
-from model.piece_files import PieceFiles
 from protos import leader_pb2
 from utils import faults
-from utils.codecs import make_codec
 from utils.errors import LateUpdateError
 from utils.vector import Recycled
 
@@ -51,12 +48,9 @@ class Pipelining:
     """What pipelined exchanges of one run have in common."""
 
     def __init__(self, engine: Engine) -> None:
-        config, layout = engine.config, engine.layout
-        spec = up_spec(config.codec)
-        files = PieceFiles(layout, config.codec.piece_bytes, make_codec(spec) if spec else None)
-        self.streams = PieceStreams(files)
-        self.down = DownLink(config, layout)
-        self.weighting = make_weighting(config)
+        self.streams = PieceStreams(engine.decoder.files)
+        self.down = DownLink(engine.config, engine.layout)
+        self.weighting = make_weighting(engine.config)
         self.memory = Recycled(_STATES * _VECTORS)
 
 

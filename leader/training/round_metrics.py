@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
-from leader.aggregation.aggregate import weighted_loss
+from leader.aggregation.aggregate import mean_loss
 from leader.aggregation.base import Contribution, Result
 from leader.data.part import Part
 from leader.evaluation.federated import FederatedScores
@@ -49,7 +48,7 @@ class Tally:
         """What is told about the round."""
         return RoundCommitted(
             round=round_,
-            loss=weighted_loss({key: pair for key, pair in self._losses.items() if math.isfinite(pair[1])}),
+            loss=mean_loss(self._losses.values()),
             seconds=now - self._began,
             bytes_up=traffic.up - self._before.up,
             bytes_down=traffic.down - self._before.down,

@@ -12,7 +12,6 @@ from leader.global_model.versions import next_version
 from leader.optimizers.base import ServerOptimizer, Step
 from leader.state import RunState
 from model.flat import Layout
-from model.fragments import Fragments
 from utils import faults
 from utils.codecs.pieces import Piece
 from utils.vector import Vector, fresh
@@ -104,24 +103,21 @@ class ServerStep:
         )
 
 
-class Stepper:
-    """Applies aggregates with one server optimizer, at once."""
-
-    def __init__(self, layout: Layout, optimizer: ServerOptimizer, fragments: int = 0) -> None:
-        self._fragments = Fragments(layout, fragments)
-        self._optimizer = optimizer
-
-    def apply(
-        self, state: RunState, aggregate: Aggregator, step: Step, everybody: int
-    ) -> tuple[RunState, Result]:
-        """New weights and result; `everybody` is the number of examples of all parts that there are."""
-        result = aggregate.finish()
-        # Parts whose updates are in may have gone since.
-        step = replace(step, participation=result.examples / max(result.examples, everybody))
-        faults.reach("leader.stepping", state.round + 1)
-        shared = self._fragments.of(state.round + 1)
-        pieces = shared.pieces()
-        whole = ServerStep(state, shared, self._optimizer, step, pieces)
-        for piece in pieces:
-            whole.apply(piece.number, result.mean[piece.start : piece.stop])
-        return whole.finish(result), result
+def step_at_once(
+    before: RunState,
+    layout: Layout,
+    optimizer: ServerOptimizer,
+    aggregate: Aggregator,
+    step: Step,
+    everybody: int,
+) -> tuple[RunState, Result]:
+    """The step with all that is in `aggregate`; `everybody` is the number of examples of all parts that there are."""
+    result = aggregate.finish()
+    # Parts whose updates are in may have gone since.
+    step = replace(step, participation=result.examples / max(result.examples, everybody))
+    faults.reach("leader.stepping", before.round + 1)
+    pieces = layout.pieces()
+    server_step = ServerStep(before, layout, optimizer, step, pieces)
+    for piece in pieces:
+        server_step.apply(piece.number, result.mean[piece.start : piece.stop])
+    return server_step.finish(result), result

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from leader.aggregation.aggregate import check_update, weighted_loss
+from leader.aggregation.aggregate import check_update, digest_of, mean_loss
 from leader.aggregation.base import Contribution, Result
+from leader.aggregation.exact_sum import check_range
 from leader.aggregation.norms import check_norm, clip_factor, squared_norm
 from leader.aggregation.robust.bulyan import bulyan
 from leader.aggregation.robust.geometric_median import geometric_median
@@ -22,7 +21,7 @@ from leader.aggregation.spool import Spool
 from leader.config import AggregateConfig, RunConfig
 from leader.config.rules import least_updates
 from model.flat import Layout
-from utils.errors import TooFewLearnersError, ValueRangeError
+from utils.errors import TooFewLearnersError
 from utils.wire.payload import Payload
 
 RULES: dict[str, Rule] = {
@@ -33,8 +32,6 @@ RULES: dict[str, Rule] = {
     "bulyan": bulyan,
     "geometric_median": geometric_median,
 }
-#: Losses are float32 where they are made; larger ones, infinite and NaN are left out of the mean.
-_MAX_LOSS = 2.0**128
 
 
 def open_robust(config: RunConfig, layout: Layout, spool_dir: Path | None) -> RobustAggregate:
@@ -80,7 +77,7 @@ class RobustAggregate:
         """
         payload = contribution.payload
         check_update(self._layout, payload.manifest)
-        check_range(payload, self._config.max_abs)
+        check_range(payload.data.view(np.float32), self._config.max_abs)
         factor = self._factor(payload)
         row = self._spool.append(payload, factor)
         # Of a stale update they are changes to statistics that others have changed since.
@@ -125,37 +122,11 @@ class RobustAggregate:
         with_buffers = [member.row for member in members if member.has_buffers]
         if len(with_buffers) >= least_updates("median", byzantine):
             mean[split:] = median(self._spool.rows(with_buffers, split, total), byzantine)
+        told = [(member.weight, member.loss) for member in members]
+        digest = digest_of([(member.part, member.weight, member.crc32) for member in members])
         examples = sum(member.weight for member in members)
-        return Result(self._layout.gathered(mean), examples, self._loss(members), _digest(members))
-
-    def _loss(self, members: list[_Member]) -> float:
-        return weighted_loss(
-            {
-                str(number): (member.weight, member.loss)
-                for number, member in enumerate(members)
-                if abs(member.loss) < _MAX_LOSS
-            }
-        )
+        return Result(self._layout.gathered(mean), examples, mean_loss(told), digest)
 
     def close(self) -> None:
         """Give the disk space back; calling it again changes nothing."""
         self._spool.close()
-
-
-def _digest(members: list[_Member]) -> str:
-    counted = [(member.part, member.weight, member.crc32) for member in members]
-    return hashlib.sha256(repr(counted).encode()).hexdigest()
-
-
-def check_range(payload: Payload, max_abs: float) -> None:
-    """Raise ValueRangeError unless all values, which must be float32, are finite and within +-`max_abs`."""
-    values: NDArray[np.float32] = payload.data.view(np.float32)
-    if values.size == 0:
-        return
-    low, high = values.min(), values.max()
-    # NaN makes both comparisons false.
-    if not (low >= -max_abs and high <= max_abs):
-        raise ValueRangeError(
-            f"values from {low:g} to {high:g} in the update; finite values within +-{max_abs:g} are taken "
-            "(aggregate.max_abs)"
-        )

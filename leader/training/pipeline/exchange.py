@@ -28,12 +28,8 @@ from utils.wire.framing import frames
 _MOST_CHANGES = 3  # times that one learner may let an exchange begin anew by other bits of one part
 
 
-@dataclass(frozen=True)
-class Slice:
-    """A piece of the new weights."""
-
-    number: int
-    messages: tuple[bytes, ...]  # framed ModelChunk messages; empty if there was no stream to send them to
+#: A piece of the new weights: framed ModelChunk messages, none if there was no stream to send them to.
+Slice = tuple[bytes, ...]
 
 
 class Pipeline:
@@ -97,12 +93,12 @@ class Pipeline:
         if public is not None:
             self._server_step.publish(number, public)
         if not self._links:
-            return Slice(number, ())
+            return ()
         piece = leader_pb2.Piece(
             number=number, total_bytes=file.total_bytes, crc32=file.crc32, attempt=self.attempt
         )
         announced = leader_pb2.ModelChunk(piece=piece).SerializeToString()
-        return Slice(number, (announced, *frames(file.header, file.body.data, self._chunk_bytes)))
+        return (announced, *frames(file.header, file.body.data, self._chunk_bytes))
 
     @property
     def _numbers(self) -> range:
@@ -121,9 +117,9 @@ class Pipeline:
             if self.attempt:
                 link.tell(self._redo())
             self._links[link] = set()
-            if all(ready.messages for ready in self._slices):
+            if all(self._slices):
                 for ready in self._slices:
-                    link.weights(ready.messages)
+                    link.weights(ready)
             else:
                 self._too_late.add(link)
         self._links[link].add(work_id)
@@ -132,10 +128,10 @@ class Pipeline:
         """Let all streams have these slices."""
         for ready in slices:
             self._slices.append(ready)
-            if not ready.messages:
+            if not ready:
                 self._too_late.update(self._links)
             for link in self._links.keys() - self._too_late:
-                link.weights(ready.messages)
+                link.weights(ready)
 
     @property
     def followed(self) -> bool:

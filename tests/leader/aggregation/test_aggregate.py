@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from leader.aggregation.aggregate import Aggregate, weighted_loss
+from leader.aggregation.aggregate import Aggregate, mean_loss
 from leader.aggregation.base import Contribution, Result
 from leader.aggregation.exact_sum import Scale
 from leader.aggregation.weighting import ByExamples
@@ -171,9 +171,8 @@ def test_the_largest_losses_that_float32_holds_are_counted() -> None:
 
 
 def test_losses_are_summed_without_rounding_on_the_way() -> None:
-    losses = {"a": (1, 1e16), "b": (1, 1.0), "c": (2, -5e15)}
-    assert weighted_loss(losses) == 0.25
-    assert math.isnan(weighted_loss({}))
+    assert mean_loss([(1, 1e16), (1, 1.0), (2, -5e15)]) == 0.25
+    assert math.isnan(mean_loss([]))
 
 
 def test_an_aggregate_of_nothing_is_zero() -> None:

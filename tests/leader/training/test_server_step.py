@@ -12,7 +12,7 @@ from leader.global_model.versions import next_version
 from leader.optimizers.base import State, Step
 from leader.optimizers.choose import make_optimizer
 from leader.state import RunState
-from leader.training.server_step import Stepper
+from leader.training.server_step import step_at_once
 from model.flat import Layout
 from utils.vector import Vector
 
@@ -64,7 +64,7 @@ def state() -> RunState:
 
 def test_parameters_go_through_the_optimizer_and_buffers_take_their_mean_change() -> None:
     before = state()
-    after, told = Stepper(LAYOUT, Halving()).apply(before, Finished(result()), STEP, 30)
+    after, told = step_at_once(before, LAYOUT, Halving(), Finished(result()), STEP, 30)
     values = np.arange(TOTAL, dtype=np.float32)
     assert after.vector[:SPLIT].tolist() == (100 + values[:SPLIT] / 2).tolist()
     assert after.vector[SPLIT:].tolist() == (100 + values[SPLIT:]).tolist()
@@ -75,7 +75,7 @@ def test_parameters_go_through_the_optimizer_and_buffers_take_their_mean_change(
 
 
 def test_a_step_counts_an_exchange_and_makes_a_version_but_commits_nothing() -> None:
-    after, _ = Stepper(LAYOUT, Halving()).apply(state(), Finished(result()), STEP, 30)
+    after, _ = step_at_once(state(), LAYOUT, Halving(), Finished(result()), STEP, 30)
     assert (after.round, after.exchanges, after.version) == (3, 6, next_version(77, "abc"))
 
 
@@ -84,16 +84,16 @@ def test_the_optimizer_hears_what_share_of_all_examples_took_part(
     examples: int, everybody: int, share: float
 ) -> None:
     optimizer = Halving()
-    Stepper(LAYOUT, optimizer).apply(state(), Finished(result(examples)), STEP, everybody)
+    step_at_once(state(), LAYOUT, optimizer, Finished(result(examples)), STEP, everybody)
     assert optimizer.steps == [Step(0.25, 0.5, share)]
 
 
 def test_a_streamed_step_leaves_other_fragments_and_their_state_as_they_are() -> None:
     before = replace(state(), optimizer={"seen": np.full(SPLIT, 7, np.float32)})
-    fragment = LAYOUT.fragment(1, 2)  # of round 4
+    fragment = LAYOUT.fragment(1, 2)
     values = np.arange(TOTAL, dtype=np.float32)
     came = replace(result(), mean=fragment.gathered(values))
-    after, _ = Stepper(LAYOUT, Halving(), fragments=2).apply(before, Finished(came), STEP, 30)
+    after, _ = step_at_once(before, fragment, Halving(), Finished(came), STEP, 30)
     for entry in LAYOUT.entries:
         place = slice(entry.start, entry.start + entry.size)
         if entry in LAYOUT.buffers:

@@ -15,7 +15,7 @@ from leader.aggregation.weighting import ByExamples
 from leader.optimizers.base import Step
 from leader.optimizers.sgd import Sgd
 from leader.state import RunState
-from leader.training.server_step import ServerStep, Stepper
+from leader.training.server_step import ServerStep, step_at_once
 from model.flat import Layout
 from model.piece_files import PieceFiles
 from utils.vector import Recycled
@@ -55,7 +55,7 @@ def sliced_step(before: RunState, optimizer: Sgd, step: Step) -> ServerStep:
 @given(random=st.randoms(use_true_random=False))
 def test_slices_in_any_order_make_the_step_that_is_made_at_once(optimizer: Sgd, random: Random) -> None:
     before, step = state_of(optimizer), Step(0.1)
-    expected, result = Stepper(LAYOUT, optimizer).apply(before, filled(), step, everybody=3)
+    expected, result = step_at_once(before, LAYOUT, optimizer, filled(), step, everybody=3)
     sliced, aggregate = sliced_step(before, optimizer, step), filled()
     numbers = [piece.number for piece in FILES.pieces]
     random.shuffle(numbers)
@@ -83,7 +83,7 @@ def test_a_restart_forgets_slices() -> None:
     assert not sliced.made(0)
     for piece in FILES.pieces:
         sliced.apply(piece.number, aggregate.mean(piece.number))
-    expected, _ = Stepper(LAYOUT, Sgd(0.9)).apply(before, filled(), Step(0.1), everybody=3)
+    expected, _ = step_at_once(before, LAYOUT, Sgd(0.9), filled(), Step(0.1), everybody=3)
     assert sliced.finish(aggregate.finish()).vector.tobytes() == expected.vector.tobytes()
 
 

@@ -23,7 +23,7 @@ from leader.data.part import Part
 from leader.optimizers.base import Step
 from leader.optimizers.choose import make_optimizer
 from leader.state import RunState
-from leader.training.server_step import Stepper
+from leader.training.server_step import step_at_once
 from leader.training.work_orders import WorkPlanner
 from learner.memory import Memory
 from learner.training.algorithms.streaming_diloco import check_streaming, next_order, replica_of, same_steps
@@ -155,19 +155,19 @@ def flockstep(run: RunConfig, cohorts: list[list[Learner]]) -> list[NDArray[np.f
     """The leader's model after a round with each of these cohorts."""
     count = run.streaming.fragments
     optimizer, planner = make_optimizer(run), WorkPlanner(run, "run")
-    stepper, decoder = Stepper(LAYOUT, optimizer, count), Decoder(run.codec, LAYOUT, count)
+    decoder = Decoder(run.codec, LAYOUT, count)
     state = RunState("run", 0, 0, 1, np.zeros(4, np.float32), optimizer.init(4))
     models = []
     for round_, cohort in enumerate(cohorts, start=1):
-        scale = Scale.of(1024, 1 << 10)
-        aggregate = open_aggregate(run, Fragments(LAYOUT, count).of(round_), scale, None)
+        shared = Fragments(LAYOUT, count).of(round_)
+        aggregate = open_aggregate(run, shared, Scale.of(1024, 1 << 10), None)
         for learner in cohort:
             order = planner.order(round_, 0, 1, learner.part, version=state.version, first_exchange=0)
             payload = learner.update(order, state.vector)
             decoder.check(payload.manifest)
             sent = decoder.decode(payload)
             aggregate.add(Contribution(learner.part.id, learner.part.examples, sent, loss=0.0))
-        state, _ = stepper.apply(state, aggregate, Step(LR), sum(SIZES))
+        state, _ = step_at_once(state, shared, optimizer, aggregate, Step(LR), sum(SIZES))
         state = RunState("run", round_, round_, state.version, state.vector, state.optimizer)
         models.append(state.vector)
     return models
