@@ -19,6 +19,8 @@ from tests.docs.blocks import DOCUMENTS, MARKER, ROOT, SHELL, Block, blocks_of, 
 from utils.datasets.synthetic import synthetic_shapes
 from utils.errors import FlockstepError
 
+pytestmark = pytest.mark.usefixtures("root_logger")  # a run logs to it
+
 WITH_CODE = [document for document in DOCUMENTS if blocks_of(document)]
 NOT_CODE = {"text", "yaml"}
 
