@@ -32,6 +32,7 @@ from learner.wire.whole_update import HeldUpdate
 from model.flat import Layout
 from model.registry import build_model
 from protos import leader_pb2
+from utils.datasets import synthetic_shapes
 from utils.version import PROTOCOL
 from utils.wire.contract import LeaderStub
 
@@ -70,9 +71,10 @@ def make_service(chunk_bytes: int) -> LeaderService:
     config = RunConfig.model_validate(
         {"model": {"name": MODEL}, "limits": {"chunk_bytes": chunk_bytes}, "data": {"source": "synthetic"}}
     )
-    origin = open_origin(config, classes=10)
+    one = synthetic_shapes(1, 1).train  # a learner that brings no data may only come where there are some
+    origin = open_origin(config, classes=len(one.classes))
     state = initial_state(config, origin)
-    wiring, host = Wiring(config, origin, state, Data("nothing", None, None, 10)), Host()
+    wiring, host = Wiring(config, origin, state, Data(one.name, one, None, len(one.classes))), Host()
     total = open_aggregate(config, origin.layout, Scale.of(config.aggregate.max_abs, _MOST_UPDATES), None)
     coordinator = wiring.coordinator
     coordinator.desk = Sink(coordinator, total, host)

@@ -10,7 +10,7 @@ from grpc import aio
 
 from benchmarks.transport import COUNTS, TYPICAL, Case, cases, rate, result
 from benchmarks.transport_certificate import LOOPBACK, Certificate, make_certificate
-from benchmarks.transport_fleet import Cost
+from benchmarks.transport_fleet import Cost, open_fleet
 from benchmarks.transport_loops import LoopLearner, LoopService
 from benchmarks.transport_plot import draw_transport
 from benchmarks.transport_service import model_bytes
@@ -80,6 +80,13 @@ def test_every_loop_adds_each_upload_once() -> None:
     assert np.array_equal(service.sum, 3 * VALUES)
     service.exact.count(1)
     assert np.array_equal(service.exact.mean(), VALUES)
+
+
+def test_a_learner_moves_a_model_through_the_leaders_own_service(tmp_path: Path) -> None:
+    make_certificate(tmp_path)
+    with open_fleet(tmp_path, learners=1) as fleet:
+        costs = [fleet.measure(FLOCKSTEP, direction, False, 1) for direction in (DOWN, UP)]
+    assert all(cost.seconds > 0 and cost.learner_cpu_s > 0 for cost in costs)
 
 
 def test_rates_count_all_learners_and_all_processes() -> None:
