@@ -4,48 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import signal
-import time
 from dataclasses import dataclass
 
 import torch
 from grpc import aio
 
-from learner.control.capability import memory_bytes
 from learner.control.dialled import LearnerServer
+from learner.control.registration import MENDABLE, Patience, Registration
 from learner.control.session import Session
 from learner.memory import Memory, alone_in
 from learner.options import LearnerOptions
 from learner.wire.connection import Connection
 from learner.work.workbench import Tools
-from learner.work.worker import Worker
+from learner.work.worker import Worker, unheard
 from model.image_classification import ImageClassification
 from model.precision import choose_device
 from model.task import Examples, Task, load_task
 from protos import leader_pb2
-from utils.codecs import KINDS
 from utils.errors import (
     DataError,
     FlockstepError,
-    NameTakenError,
-    NotReadyError,
-    StalledError,
-    UnknownLearnerError,
     UnreachableError,
 )
-from utils.version import PROTOCOL, RELEASE
 from utils.wire.contract import LeaderStub
 from utils.wire.rpc import channel_options
-from utils.wire.status import error_of
 
 _log = logging.getLogger(__name__)
-_CALL_TIMEOUT_S = 10.0
 _LEAVE_S = 2.0
-_FIRST_WAIT_S = 0.2
-_LONGEST_WAIT_S = 5.0
-#: What a new registration can mend.
-_MENDABLE = (UnknownLearnerError, NotReadyError, NameTakenError, StalledError)
 
 
 @dataclass(frozen=True)
@@ -95,39 +81,6 @@ def fingerprint_of(examples: Examples) -> str:
     return str(fingerprint())[:64] if callable(fingerprint) else ""
 
 
-def describe_device(device: torch.device) -> str:
-    """The device as a person reads it."""
-    if device.type == "cuda":
-        return f"{device} {torch.cuda.get_device_name(device)}"
-    threads = torch.get_num_threads()
-    return f"{device} ({threads} thread{'s' if threads > 1 else ''})" if device.type == "cpu" else str(device)
-
-
-class _Patience:
-    """How long to go on trying to reach the leader: back-off with jitter, up to a limit."""
-
-    def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
-        self._since = time.monotonic()
-        self._wait_s = _FIRST_WAIT_S
-        # Learners that lost one leader must not all come back at the same moment.
-        self._jitter = random.SystemRandom()
-
-    def next_wait(self, leader: str, problem: str) -> float:
-        """Seconds until the next try; raises UnreachableError when the limit is reached."""
-        left_s = self._since + self._limit_s - time.monotonic()
-        if left_s <= 0:
-            raise UnreachableError(
-                f"leader {leader} did not take this learner for {self._limit_s:g} s: {problem}"
-            )
-        first = self._wait_s == _FIRST_WAIT_S
-        text = "leader %s: %s; trying again for up to %.0f s"
-        _log.log(logging.WARNING if first else logging.DEBUG, text, leader, problem, left_s)
-        wait_s = min(left_s, self._wait_s * self._jitter.uniform(0.5, 1.0))
-        self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
-        return wait_s
-
-
 class App:
     """One learner, from its first registration to the leader's Stop."""
 
@@ -139,13 +92,10 @@ class App:
         worker_type: type[Worker] = Worker,
     ) -> None:
         self._options = options
-        self._own = own
-        self._device = tools.device
         memory = Memory(options.state_dir)
         self._worker = worker_type(tools, memory, options.network_addr, own.examples if own else None)
         self._server = LearnerServer(options.network_addr, self._worker) if options.network_addr else None
-        self._name = options.name
-        self._token = b""
+        self._registration = Registration(options, tools.device, own.said if own else None)
         self._session: Session | None = None
         self._leaving = asyncio.Event()
 
@@ -201,53 +151,26 @@ class App:
 
     async def _follow(self) -> None:
         """Register and take orders; when the connection breaks, do it again."""
-        patience = _Patience(self._options.connect_timeout_s)
+        patience = Patience(self._options.connect_timeout_s)
         while True:
             try:
                 async with self._channel() as channel:
-                    connection = await self._register(LeaderStub(channel))
+                    connection = await self._registration.register(LeaderStub(channel))
                     try:
                         stop = await self._serve(connection)
                     finally:
-                        patience = _Patience(self._options.reconnect_timeout_s)
+                        patience = Patience(self._options.reconnect_timeout_s)
                 if stop is not None:
                     _log.info("the leader says stop: %s", stop.reason)
                     return
                 problem = "it closed the session"
             except UnreachableError as error:
                 problem = f"{error}; check the address, and that the leader runs"
-            except _MENDABLE as error:
+            except MENDABLE as error:
                 problem = str(error)
             if self._leaving.is_set():
                 return
             await asyncio.sleep(patience.next_wait(self._options.leader, problem))
-
-    async def _register(self, stub: LeaderStub) -> Connection:
-        options = self._options
-        control = leader_pb2.CONTROL_DIALLED if options.network_addr else leader_pb2.CONTROL_SESSION
-        info = leader_pb2.LearnerInfo(
-            network_addr=options.network_addr,
-            protocol=PROTOCOL,
-            release=RELEASE,
-            name=self._name,
-            token=self._token,
-            device=describe_device(self._device),
-            control=control,
-            own_data=self._own.said if self._own else None,
-            tags=options.tags.split(",") if options.tags else (),
-            device_kind=self._device.type,
-            memory_bytes=memory_bytes(self._device),
-            codecs=(*KINDS, "zstd"),
-        )
-        try:
-            reply = await stub.register(info, _CALL_TIMEOUT_S)
-        except aio.AioRpcError as error:
-            raise error_of(error.code(), error.details() or "") from None
-        if not reply.success:
-            raise FlockstepError(f"the leader refused this learner: {reply.message}")
-        self._name, self._token = reply.name, reply.token
-        _log.info("registered as learner %d (%s) for run %s", reply.learner_id, reply.name, reply.run.run_id)
-        return Connection(stub, reply.token, reply.learner_id, reply.run)
 
     async def _serve(self, connection: Connection) -> leader_pb2.Stop | None:
         """Take orders over this connection; the leader's Stop, or None when it went away without.
@@ -255,8 +178,9 @@ class App:
         Raises what the leader refused control with, and what an order failed with that needs another
         connection.
         """
-        broken = self._worker.connect(connection)
-        control = asyncio.ensure_future(self._control(connection))
+        session = None if self._server else Session(connection, self._worker)
+        broken = self._worker.connect(connection, session.progress if session else unheard)
+        control = asyncio.ensure_future(self._control(connection, session))
         try:
             await asyncio.wait((control, broken), return_when=asyncio.FIRST_COMPLETED)
             if control.done():
@@ -267,12 +191,13 @@ class App:
             await asyncio.gather(control, return_exceptions=True)
             self._worker.disconnect()
 
-    async def _control(self, connection: Connection) -> leader_pb2.Stop | None:
+    async def _control(self, connection: Connection, session: Session | None) -> leader_pb2.Stop | None:
         if self._server is not None:
             return await self._server.run(connection)
-        self._session = Session(connection, self._worker)
+        assert session is not None
+        self._session = session
         try:
-            return await self._session.run()
+            return await session.run()
         finally:
             self._session = None
 

@@ -86,8 +86,10 @@ def test_few_modules_stand_beside_the_rooms_and_each_has_its_floor(program: str)
     assert modules | rooms == {room for floor in FLOORS[program] for room in floor}
 
 
-@pytest.mark.parametrize("machine", ["leader.rounds.round", "leader.rounds.buffer"])
-def test_a_round_machine_loads_neither_grpc_nor_torch(machine: str) -> None:
+@pytest.mark.parametrize(
+    "machine", ["leader.rounds.round", "leader.rounds.buffer", "learner.work.order_book"]
+)
+def test_a_state_machine_loads_neither_grpc_nor_torch(machine: str) -> None:
     script = f"import sys, {machine}; print(sorted({{'grpc', 'torch', 'numpy', 'time'}} & set(sys.modules)))"
     command = [sys.executable, "-c", script]
     loaded = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout

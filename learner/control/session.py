@@ -29,7 +29,6 @@ class Session:
 
         Raises UnreachableError or what the leader refused the session with.
         """
-        self._worker.report = lambda progress: self._put(leader_pb2.LearnerMessage(progress=progress))
         self._put(leader_pb2.LearnerMessage(hello=leader_pb2.Hello(token=self._connection.token)))
         heart = asyncio.ensure_future(self._beat())
         try:
@@ -47,8 +46,11 @@ class Session:
         finally:
             heart.cancel()
             self._outbox.put_nowait(None)
-            self._worker.report = lambda progress: None
         return None
+
+    def progress(self, progress: leader_pb2.Progress) -> None:
+        """Tell the leader how an order goes."""
+        self._put(leader_pb2.LearnerMessage(progress=progress))
 
     def goodbye(self, reason: str) -> None:
         """Leave: the leader gives this learner's shards to others at once."""

@@ -12,11 +12,11 @@ from learner.memory import Memory
 from learner.training.algorithms.streaming_diloco import check_streaming
 from learner.training.update import CancelledError, Update
 from learner.wire.connection import Connection
-from learner.wire.pipeline import Steps
-from learner.wire.streamed_update import StreamedUpdate
 from learner.wire.transfer import Download, pull_model, pull_shard, push
 from learner.wire.whole_update import HeldUpdate
+from learner.work.order_book import Fate, OrderBook, part_of
 from learner.work.prefetch import Ahead
+from learner.work.steps import Steps
 from learner.work.workbench import Tools, Workbench
 from model.image_classification import Shard
 from model.task import Examples
@@ -32,6 +32,7 @@ from utils.errors import (
     StalledError,
     UnknownLearnerError,
     UnreachableError,
+    WireError,
 )
 from utils.vector import Vector
 
@@ -46,6 +47,10 @@ _MENDABLE = (UnreachableError, StalledError, UnknownLearnerError, NotReadyError)
 Report = Callable[[leader_pb2.Progress], None]
 
 
+def unheard(progress: leader_pb2.Progress) -> None:
+    """Nobody asks how an order goes."""
+
+
 class Worker:
     """Does one work order after the other; survives reconnects with its data, model and last updates."""
 
@@ -56,12 +61,8 @@ class Worker:
         self._own = own
         self._thread = ThreadPoolExecutor(1, "training")
         self._ahead = Ahead(self._thread)
-        self._orders: asyncio.Queue[leader_pb2.WorkOrder | None] = asyncio.Queue()  # None: look at _refused
-        self._wanted: dict[str, leader_pb2.WorkOrder] = {}  # by work id: queued or under way
-        self._current: leader_pb2.WorkOrder | None = None
-        self._unwanted = False  # the current order was cancelled, perhaps before its training began
-        self._held: dict[str, HeldUpdate] = {}  # last update by part
-        self._streamed: dict[str, StreamedUpdate] = {}  # the same, of those that go piece by piece
+        self._book = OrderBook()
+        self._woken = asyncio.Event()  # an order came, or a stream ended for good
         self._steps: Steps | None = None  # of this connection
         self._breaks = 0  # since the last step that was over
         self._refused: FlockstepError | None = None  # what ended a gradient stream for good
@@ -71,21 +72,21 @@ class Worker:
         self._base: tuple[int, Download] | None = None  # version and what came for it
         self._connection: Connection | None = None
         self._broken: asyncio.Future[FlockstepError] | None = None  # of this connection
-        self._last_sent = ""  # work id
         self.failed_work = ""  # work id of the order that `run` raised for
-        self.report: Report = lambda progress: None
+        self._report: Report = unheard
 
-    def connect(self, connection: Connection) -> asyncio.Future[FlockstepError]:
-        """Work for this registration from now on; raises ConfigError for a model that can't be built.
+    def connect(self, connection: Connection, report: Report = unheard) -> asyncio.Future[FlockstepError]:
+        """Work for this registration from now on, and `report` how orders go.
+
+        Raises ConfigError for a model that can't be built.
 
         The result is there once an order has failed over this connection: the leader sends the order
         again only to a learner that registers again.
         """
-        self._connection = connection
+        self._connection, self._report = connection, report
         self._broken = broken = asyncio.get_running_loop().create_future()
         if self._run is None or self._run.run_id != connection.run.run_id:
-            self._held.clear()
-            self._streamed.clear()
+            self._book.cleared()
             self._shards.clear()
             self._base = None
             self._ahead.clear()
@@ -112,23 +113,20 @@ class Worker:
                     broken.set_result(error)
             else:
                 self._refused = error
-                newest = max(self._streamed.values(), key=lambda update: update.place, default=None)
-                self.failed_work = newest.order.work_id if newest else ""
-                self._orders.put_nowait(None)
+                newest = self._book.newest()
+                self.failed_work = newest.work_id if newest else ""
+                self._woken.set()
 
-        return Steps(connection, self._bench.layout, self._memory, self._streamed, took, failed)
+        return Steps(connection, self._bench.layout, self._memory, self._book, took, failed)
 
     def disconnect(self) -> None:
         """The session is gone: orders that were not begun will come again."""
         self._connection = self._broken = None
+        self._report = unheard
         if self._steps is not None:
             self._steps.close()
             self._steps = None
-        while not self._orders.empty():
-            if (order := self._orders.get_nowait()) is not None:
-                self._wanted.pop(order.work_id, None)
-        if self._refused is not None:
-            self._orders.put_nowait(None)
+        self._book.disconnected()
 
     def order(self, order: leader_pb2.WorkOrder) -> None:
         """Take a work order; one that is in hand already is not taken twice.
@@ -143,37 +141,26 @@ class Worker:
                 f"{order.batch_size}; install the same release on both sides"
             )
         check_streaming(order)
-        if order.work_id in self._wanted:
-            return
-        self._memory.committed(order.round - 1)
-        if self._current is not None and _is_over(self._current, order):
+        if self._book.ordered(order):
             self._cancel()
-        self._wanted[order.work_id] = order
-        self._orders.put_nowait(order)
+        self._memory.committed(order.round - 1)
+        self._woken.set()
 
     def committed(self, round_: int) -> None:
         """Let go of updates whose round is on disk, and of work for it."""
-        self._held = {part: held for part, held in self._held.items() if held.last_round > round_}
-        for part in [part for part, update in self._streamed.items() if update.order.round <= round_]:
-            del self._streamed[part]
+        if self._book.committed(round_):
+            self._cancel()
         self._memory.committed(round_)
         self._ahead.committed(round_)
-        if self._current is not None and last_round(self._current) <= round_:
-            self._cancel()
 
     def _cancel(self) -> None:
-        self._unwanted = True
         if self._bench is not None:
             self._bench.cancel()
 
     async def run(self) -> None:
         """Do the orders as they come, for ever; raises on an error that no reconnect can mend."""
         while True:
-            order = await self._orders.get()
-            if order is None:
-                assert self._refused is not None
-                raise self._refused
-            self._current, self._unwanted = order, False
+            order = await self._next()
             try:
                 await self._do(order)
             except (CancelledError, LateUpdateError, DuplicateUpdateError) as error:
@@ -186,35 +173,47 @@ class Worker:
                 self.failed_work = order.work_id
                 raise
             finally:
-                self._current = None
-                self._wanted.pop(order.work_id, None)
+                self._book.finished(order)
+
+    async def _next(self) -> leader_pb2.WorkOrder:
+        """The next order, awaited if need be; raises what ended a stream for good once all orders are done."""
+        while (order := self._book.next()) is None:
+            if self._refused is not None:
+                raise self._refused
+            self._woken.clear()
+            await self._woken.wait()
+        return order
 
     async def _do(self, order: leader_pb2.WorkOrder) -> None:
-        part = f"shard-{order.shard:05d}" if order.HasField("shard") else "own"
+        part = part_of(order)
         if self._steps is not None and self._steps.takes(order):
             await self._do_in_pieces(self._steps, order, part)
             return
-        held = self._held.get(part)
-        if held is None or held.work_id != order.work_id:
+        held = self._book.held(order, HeldUpdate)
+        if held is None:
             held = await self._make(order, part)
         else:
             _log.info("round %d: sending the update again that was made before", order.round)
-        again = held.work_id == self._last_sent
+        self._connected()  # else no stream of it has begun
+        again = self._book.sending(order.work_id)
         try:
-            await self._send(held)
-        except DuplicateUpdateError:
-            self._memory.counted(part)  # the answer to an earlier stream was lost
+            await self._send(held, resume=again)
+        except WireError as refusal:
+            self._settle(part, self._book.fate(refusal, again=again))
             raise
-        except LateUpdateError:
-            if not again:  # else an earlier stream of it may have come in time
-                self._memory.refused(part)
-            raise
-        self._memory.counted(part)
+        self._settle(part, self._book.fate(None, again=again))
         faults.reach("learner.uploaded", order.round)
+
+    def _settle(self, part: str, fate: Fate) -> None:
+        """What was staged with an update holds, or is void."""
+        if fate is Fate.COUNTED:
+            self._memory.counted(part)
+        elif fate is Fate.REFUSED:
+            self._memory.refused(part)
 
     async def _do_in_pieces(self, steps: Steps, order: leader_pb2.WorkOrder, part: str) -> None:
         """Send the update while it is made; whether it counts is heard with the weights that it makes."""
-        if steps.send_again(order, part):
+        if steps.send_again(order):
             return
         if self._base is None or self._base[0] != order.version:
             await steps.over()  # what the order starts from may be on its way
@@ -231,7 +230,7 @@ class Worker:
     async def _make(self, order: leader_pb2.WorkOrder, part: str) -> HeldUpdate:
         """Train, and keep the update."""
         update, held = await self._train(order, part)
-        self._held[part] = held
+        self._book.hold(order, held)
         self._tell(order, part, update)
         return held
 
@@ -257,13 +256,13 @@ class Worker:
 
         def make() -> tuple[Update, HeldUpdate]:
             head = begun()
-            if self._unwanted:
+            if self._book.unwanted:
                 raise CancelledError(f"round {order.round} is over")
             return bench.make(order, base, examples, part, progress, head)
 
         update, held = await loop.run_in_executor(self._thread, make)
-        self._current = None  # nothing is left of it to cancel, and what is begun now is not its own
-        if self._orders.empty():
+        self._book.made()  # what is begun now is not its own
+        if self._book.idle:
             self._ahead.begin(bench, order, examples, part, update)
         return update, held
 
@@ -277,7 +276,7 @@ class Worker:
                 connection.stub, connection.token, order, bench.layout, self._base, bench.changes(order)
             )
             self._base = (order.version, pulled)
-        if self._unwanted:
+        if self._book.unwanted:
             raise CancelledError(f"round {order.round} is over")
         return examples, self._base[1]
 
@@ -295,13 +294,18 @@ class Worker:
             self._shards[order.shard] = shard
         return self._shards[order.shard]
 
-    async def _send(self, held: HeldUpdate) -> None:
+    async def _send(self, held: HeldUpdate, *, resume: bool) -> None:
+        """Upload an update; with `resume` only what has not come of it yet."""
         for attempt in range(_RESENDS):
             connection = self._connected()
-            resume = attempt == 0 and held.work_id == self._last_sent
-            self._last_sent = held.work_id
             try:
-                await push(connection.stub, connection.token, held, connection.run.chunk_bytes, resume=resume)
+                await push(
+                    connection.stub,
+                    connection.token,
+                    held,
+                    connection.run.chunk_bytes,
+                    resume=resume and attempt == 0,
+                )
                 return
             except ChecksumError as error:
                 _log.warning("update was damaged on its way (try %d of %d): %s", attempt + 1, _RESENDS, error)
@@ -320,28 +324,17 @@ class Worker:
             if time.monotonic() - last >= _PROGRESS_EVERY_S:
                 last = time.monotonic()
                 message = leader_pb2.Progress(work_id=work_id, done=done, total=total, images_per_s=rate)
-                loop.call_soon_threadsafe(self.report, message)
+                loop.call_soon_threadsafe(self._report, message)
 
         return progress
 
     async def close(self) -> None:
         """Stop the order that runs now and wait for its thread."""
         self._ahead.clear()
-        self._cancel()
+        if self._book.closed():
+            self._cancel()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
 
 
 def _shown(update: Update) -> str:
     return ", ".join(f"{name} {score.value:.4f}" for name, score in update.scores.items())
-
-
-def last_round(order: leader_pb2.WorkOrder) -> int:
-    """The round whose commit ends the order."""
-    return order.last_round or order.round
-
-
-def _is_over(current: leader_pb2.WorkOrder, newer: leader_pb2.WorkOrder) -> bool:
-    """Whether an order that comes now tells that the one under way is no longer wanted."""
-    if current.last_round:
-        return current.last_round < newer.round
-    return (current.round, current.step) < (newer.round, newer.step)

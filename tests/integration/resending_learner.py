@@ -29,10 +29,10 @@ class ResendingWorker(Worker):
 
     _before: HeldUpdate | None = None
 
-    async def _send(self, held: HeldUpdate) -> None:
+    async def _send(self, held: HeldUpdate, *, resume: bool) -> None:
         if self._before is not None:
             await self._send_again("before", self._before)
-        await super()._send(held)
+        await super()._send(held, resume=resume)
         self._before = held
         await self._send_again("counted", held)
 

@@ -10,6 +10,7 @@ from learner.memory import Memory
 from learner.wire.connection import Connection
 from learner.wire.gradient_stream import GradientStream
 from learner.wire.streamed_update import SentPiece, StreamedUpdate
+from learner.work.order_book import OrderBook
 from model.flat import Layout
 from model.piece_files import PieceFiles
 from protos import leader_pb2
@@ -24,8 +25,8 @@ _log = logging.getLogger(__name__)
 class Steps:
     """What one registration answers piece by piece; raises IncompatibleError for a codec that is not known.
 
-    `held` has the last update of each part, from earlier registrations too, and is kept up to date. `took` is
-    told of new weights, (total,), and their version; `failed` of what ended a stream before its time.
+    `book` holds the last update of each part, from earlier registrations too. `took` is told of new weights,
+    (total,), and their version; `failed` of what ended a stream before its time.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class Steps:
         connection: Connection,
         layout: Layout,
         memory: Memory,
-        held: dict[str, StreamedUpdate],
+        book: OrderBook,
         took: Callable[[int, Vector], None],
         failed: Callable[[FlockstepError], None],
     ) -> None:
@@ -42,7 +43,7 @@ class Steps:
         codec = make_codec(run.codec_down) if run.codec_down else None
         self._files = PieceFiles(layout, run.piece_bytes, codec)
         self._memory = memory
-        self._held = held
+        self._book = book
         self._took = took
         self._failed = failed
         self._stream: GradientStream | None = None
@@ -53,10 +54,10 @@ class Steps:
         """Whether an order is answered piece by piece; one for scores alone is not."""
         return order.exchange == "gradient" and order.local_steps > 0
 
-    def send_again(self, order: leader_pb2.WorkOrder, part: str) -> bool:
+    def send_again(self, order: leader_pb2.WorkOrder) -> bool:
         """Send the update that was made for this very order, unless it is on its way; False if there is none."""
-        held = self._held.get(part)
-        if held is None or held.order.work_id != order.work_id or not held.complete:
+        held = self._book.held(order, StreamedUpdate)
+        if held is None or not held.complete:
             return False
         if self._stream is None or not self._stream.sends(order.work_id):
             _log.info("round %d: sending the update again that was made before", order.round)
@@ -74,7 +75,8 @@ class Steps:
         self, order: leader_pb2.WorkOrder, part: str, base: Vector
     ) -> tuple[StreamedUpdate, Callable[[SentPiece | None], None]]:
         """An update that is to be made for `order`, and what to call with its pieces, see PieceMaker."""
-        update = self._held[part] = StreamedUpdate(order, part, base, len(self._files.pieces))
+        update = StreamedUpdate(order, part, base, len(self._files.pieces))
+        self._book.hold(order, update)
         loop, stream = asyncio.get_running_loop(), self._open()
 
         def take(piece: SentPiece | None) -> None:

@@ -13,8 +13,9 @@ from torch import nn
 
 from learner.memory import Memory
 from learner.wire.connection import Connection
-from learner.wire.pipeline import Steps
 from learner.wire.streamed_update import SentPiece, StreamedUpdate
+from learner.work.order_book import OrderBook
+from learner.work.steps import Steps
 from model.flat import Layout
 from model.piece_files import PieceFiles
 from protos import leader_pb2
@@ -87,7 +88,7 @@ class Learner:
 
     def __init__(self, stub: LeaderStub) -> None:
         run = leader_pb2.RunDescription(piece_bytes=1, chunk_bytes=50_000, pipelined=True)
-        self.held: dict[str, StreamedUpdate] = {}
+        self.book = OrderBook()
         self.took: asyncio.Queue[tuple[int, Vector]] = asyncio.Queue()
         self.failed: asyncio.Queue[FlockstepError] = asyncio.Queue()
         connection = Connection(stub, b"token", 1, run)
@@ -95,7 +96,7 @@ class Learner:
             connection,
             LAYOUT,
             Memory(),
-            self.held,
+            self.book,
             lambda version, vector: self.took.put_nowait((version, vector)),
             self.failed.put_nowait,
         )
@@ -234,9 +235,9 @@ def test_an_update_is_sent_again_over_a_new_stream_and_not_twice_over_one() -> N
         async with against(play) as learner:
             learner.send(0)
             await asyncio.wait_for(learner.steps.over(), TIMEOUT_S)  # the stream was closed
-            assert learner.steps.send_again(order(0), "own")
-            assert learner.steps.send_again(order(0), "own")
-            assert not learner.steps.send_again(order(1), "own")
+            assert learner.steps.send_again(order(0))
+            assert learner.steps.send_again(order(0))
+            assert not learner.steps.send_again(order(1))
             await asyncio.wait_for(learner.steps.over(), TIMEOUT_S)
             learner.send(1)
             await asyncio.wait_for(learner.steps.over(), TIMEOUT_S)

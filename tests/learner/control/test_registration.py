@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from learner.control.capability import memory_bytes
+from learner.control.registration import memory_bytes
 
 MEMINFO = Path("/proc/meminfo")
 

@@ -1,0 +1,113 @@
+"""Registration: what the leader is told of this learner, and how long it goes on trying to be taken."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+
+import torch
+from grpc import aio
+
+from learner.options import LearnerOptions
+from learner.wire.connection import Connection
+from protos import leader_pb2
+from utils.codecs import KINDS
+from utils.errors import (
+    FlockstepError,
+    NameTakenError,
+    NotReadyError,
+    StalledError,
+    UnknownLearnerError,
+    UnreachableError,
+)
+from utils.version import PROTOCOL, RELEASE
+from utils.wire.contract import LeaderStub
+from utils.wire.status import error_of
+
+_log = logging.getLogger(__name__)
+_CALL_TIMEOUT_S = 10.0
+_FIRST_WAIT_S = 0.2
+_LONGEST_WAIT_S = 5.0
+#: What a new registration can mend.
+MENDABLE = (UnknownLearnerError, NotReadyError, NameTakenError, StalledError)
+
+
+class Registration:
+    """Registers one learner, as often as need be: it keeps its name, and proves with its token who it was."""
+
+    def __init__(
+        self, options: LearnerOptions, device: torch.device, own_data: leader_pb2.OwnData | None
+    ) -> None:
+        control = leader_pb2.CONTROL_DIALLED if options.network_addr else leader_pb2.CONTROL_SESSION
+        self._info = leader_pb2.LearnerInfo(
+            network_addr=options.network_addr,
+            protocol=PROTOCOL,
+            release=RELEASE,
+            name=options.name,
+            device=describe_device(device),
+            control=control,
+            own_data=own_data,
+            tags=options.tags.split(",") if options.tags else (),
+            device_kind=device.type,
+            memory_bytes=memory_bytes(device),
+            codecs=(*KINDS, "zstd"),
+        )
+
+    async def register(self, stub: LeaderStub) -> Connection:
+        """What the leader has agreed to; raises the error that it refuses with."""
+        try:
+            reply = await stub.register(self._info, _CALL_TIMEOUT_S)
+        except aio.AioRpcError as error:
+            raise error_of(error.code(), error.details() or "") from None
+        if not reply.success:
+            raise FlockstepError(f"the leader refused this learner: {reply.message}")
+        self._info.name, self._info.token = reply.name, reply.token
+        _log.info("registered as learner %d (%s) for run %s", reply.learner_id, reply.name, reply.run.run_id)
+        return Connection(stub, reply.token, reply.learner_id, reply.run)
+
+
+class Patience:
+    """How long to go on trying to reach the leader: back-off with jitter, up to a limit."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._since = time.monotonic()
+        self._wait_s = _FIRST_WAIT_S
+        # Learners that lost one leader must not all come back at the same moment.
+        self._jitter = random.SystemRandom()
+
+    def next_wait(self, leader: str, problem: str) -> float:
+        """Seconds until the next try; raises UnreachableError when the limit is reached."""
+        left_s = self._since + self._limit_s - time.monotonic()
+        if left_s <= 0:
+            raise UnreachableError(
+                f"leader {leader} did not take this learner for {self._limit_s:g} s: {problem}"
+            )
+        first = self._wait_s == _FIRST_WAIT_S
+        text = "leader %s: %s; trying again for up to %.0f s"
+        _log.log(logging.WARNING if first else logging.DEBUG, text, leader, problem, left_s)
+        wait_s = min(left_s, self._wait_s * self._jitter.uniform(0.5, 1.0))
+        self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
+        return wait_s
+
+
+def describe_device(device: torch.device) -> str:
+    """The device as a person reads it."""
+    if device.type == "cuda":
+        return f"{device} {torch.cuda.get_device_name(device)}"
+    threads = torch.get_num_threads()
+    return f"{device} ({threads} thread{'s' if threads > 1 else ''})" if device.type == "cpu" else str(device)
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Memory of the device, for the CPU that of the machine, in bytes; 0 where it is not known."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if device.type == "cpu":
+        try:
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, OSError, ValueError):  # not POSIX, or a system that does not say
+            return 0
+    return 0
