@@ -31,6 +31,9 @@ from leader.runtime import Host
 from leader.storage.checkpoint import save_checkpoint
 from leader.storage.run_folder import RunFolder
 from leader.training.coordinator import Coordinator
+from leader.training.engine import Engine
+from leader.training.exchange import ExchangeKind
+from leader.training.kinds import choose_kind
 from leader.wiring import Wiring
 from model.weights_file import model_header
 from utils.errors import INTERRUPTED, CheckpointError, FlockstepError
@@ -51,6 +54,7 @@ class App:
         *,
         resume: bool,
         host: Host | None = None,
+        kind: Callable[[Engine], ExchangeKind] = choose_kind,
     ) -> None:
         self._config = config
         self._folder = folder
@@ -60,7 +64,8 @@ class App:
         save = partial(
             save_checkpoint, folder.checkpoints, keep=config.keep_checkpoints, config=dump_config(config)
         )
-        self._wiring = Wiring(config, origin, state, data, save=save, spool=folder.path / "spool", host=host)
+        spool = folder.path / "spool"
+        self._wiring = Wiring(config, origin, state, data, save=save, spool=spool, host=host, kind=kind)
         self.layout = origin.layout
         self.events = self._wiring.events
         self.coordinator = self._wiring.coordinator

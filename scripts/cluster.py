@@ -22,6 +22,9 @@ from leader.condition import Signal
 from leader.data.dataset import Data, open_data
 from leader.events import Event, RoundCommitted, RunFinished, RunStarted
 from leader.initial_state import open_folder
+from leader.training.engine import Engine
+from leader.training.exchange import ExchangeKind
+from leader.training.kinds import choose_kind
 from learner.app import App as LearnerApp
 from learner.app import open_own, open_tools
 from learner.memory import alone_in
@@ -64,18 +67,24 @@ class Cluster:
 
     `settings` are config keys of the leader, such as `{"rounds": 3, "train.lr": 0.1}`. It listens on a
     free port of 127.0.0.1, and its run folder is temporary unless `run_dir` is among them. With `data`
-    it does not open the data that they name. Waits end with AssertionError after `timeout_s` seconds,
-    or at once with what a program has failed with.
+    it does not open the data that they name; `kind` is how the run exchanges. Waits end with AssertionError
+    after `timeout_s` seconds, or at once with what a program has failed with.
     """
 
     def __init__(
-        self, settings: Mapping[str, object], *, data: Data | None = None, timeout_s: float = 60.0
+        self,
+        settings: Mapping[str, object],
+        *,
+        data: Data | None = None,
+        timeout_s: float = 60.0,
+        kind: Callable[[Engine], ExchangeKind] = choose_kind,
     ) -> None:
         self.events: list[Event] = []  # all that happened so far, of resumed leaders too
         self.address = ""  # where the leader listens
         self._settings = {"listen": "127.0.0.1:0", **settings}
         self._data = data
         self._timeout_s = timeout_s
+        self._kind = kind
         self._changed = Signal()
         self._learners: list[Program] = []
 
@@ -101,7 +110,7 @@ class Cluster:
         data = self._data or open_data(command.config)
         resume = command.resume is not None
         self.config, folder = open_folder(command.config, resume=resume)
-        self.app = LeaderApp(self.config, folder, data, resume=resume)
+        self.app = LeaderApp(self.config, folder, data, resume=resume, kind=self._kind)
         self.run_dir = folder.path
         self.app.events.subscribe(self._on_event)
         begun = len(self.events)

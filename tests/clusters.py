@@ -29,12 +29,12 @@ TINY: Settings = {
 }
 
 
-def play(scenario: Scenario, settings: Settings = TINY) -> Cluster:
+def play(scenario: Scenario, settings: Settings = TINY, **more: Any) -> Cluster:
     """Run `scenario` with a cluster of these settings; nothing may be left on the loop afterwards."""
 
     async def whole() -> Cluster:
         mine = asyncio.all_tasks()
-        async with Cluster(settings, timeout_s=TIMEOUT_S) as cluster:
+        async with Cluster(settings, timeout_s=TIMEOUT_S, **more) as cluster:
             await scenario(cluster)
         left = asyncio.all_tasks() - mine
         if left:
