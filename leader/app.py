@@ -32,8 +32,8 @@ from leader.storage.checkpoint import save_checkpoint
 from leader.storage.run_folder import RunFolder
 from leader.training.coordinator import Coordinator
 from leader.training.engine import Engine
-from leader.training.exchange import ExchangeKind
-from leader.training.kinds import choose_kind
+from leader.training.exchanges.base import ExchangeKind
+from leader.training.exchanges.kinds import choose_kind
 from leader.wiring import Wiring
 from model.weights_file import model_header
 from utils.errors import INTERRUPTED, CheckpointError, FlockstepError

@@ -20,8 +20,8 @@ from leader.runtime import Host
 from leader.state import RunState
 from leader.training.coordinator import Coordinator
 from leader.training.engine import Engine
-from leader.training.exchange import ExchangeKind
-from leader.training.kinds import choose_kind
+from leader.training.exchanges.base import ExchangeKind
+from leader.training.exchanges.kinds import choose_kind
 from utils import faults
 
 

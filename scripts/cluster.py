@@ -23,8 +23,8 @@ from leader.data.dataset import Data, open_data
 from leader.events import Event, RoundCommitted, RunFinished, RunStarted
 from leader.initial_state import open_folder
 from leader.training.engine import Engine
-from leader.training.exchange import ExchangeKind
-from leader.training.kinds import choose_kind
+from leader.training.exchanges.base import ExchangeKind
+from leader.training.exchanges.kinds import choose_kind
 from learner.app import App as LearnerApp
 from learner.app import open_own, open_tools
 from learner.memory import alone_in

@@ -5,7 +5,7 @@ from __future__ import annotations
 from leader.config import RunConfig
 from leader.config.codec_spec import down_spec, up_spec
 from leader.global_model.initial import Origin
-from leader.training.pipelined_exchange import is_pipelined
+from leader.training.exchanges.pipelined import is_pipelined
 from protos import leader_pb2
 from utils.codecs import kind_of
 

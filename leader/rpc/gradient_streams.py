@@ -14,10 +14,10 @@ from leader.config import LimitsConfig
 from leader.learners.membership import Member
 from leader.rpc.uploads import Pace, Uploads
 from leader.training.coordinator import Coordinator
+from leader.training.exchanges.gradient_link import GradientLink
+from leader.training.exchanges.pipeline import PieceStreams, not_open
 from leader.training.inbox import Upload
 from leader.training.open_orders import round_and_step
-from leader.training.pipeline.exchange import PieceStreams, not_open
-from leader.training.pipeline.link import GradientLink
 from protos import leader_pb2
 from utils import faults
 from utils.errors import (

@@ -11,7 +11,7 @@ from leader.events import EventStream, FederatedEvaluated
 from leader.learners.workforce import Workforce
 from leader.runtime import Host
 from leader.state import RunState
-from leader.training.exchange import OpenExchange
+from leader.training.exchanges.base import OpenExchange
 from leader.training.round_metrics import Tally, Traffic
 from utils import faults
 

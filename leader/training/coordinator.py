@@ -34,10 +34,10 @@ from leader.runtime import Host
 from leader.state import RunState
 from leader.training.commit import Commit
 from leader.training.engine import Engine
-from leader.training.exchange import Admitted, ExchangeKind, OpenExchange
+from leader.training.exchanges.base import Admitted, ExchangeKind, OpenExchange
+from leader.training.exchanges.kinds import choose_kind
+from leader.training.exchanges.pipeline import PieceStreams
 from leader.training.inbox import Inbox, LearnersChanged, Submission
-from leader.training.kinds import choose_kind
-from leader.training.pipeline.exchange import PieceStreams
 from leader.training.round_metrics import Tally, Traffic
 from leader.training.work_desk import WorkDesk
 from model.flat import Layout

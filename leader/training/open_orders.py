@@ -10,7 +10,7 @@ from leader.aggregation.base import Contribution
 from leader.data.part import Part
 from leader.learners.membership import Member
 from leader.rounds.protocol import RoundMachine
-from leader.training.exchange import Admitted
+from leader.training.exchanges.base import Admitted
 from leader.training.inbox import Upload
 from protos import leader_pb2
 from utils.errors import LateUpdateError, LimitError, UnknownLearnerError

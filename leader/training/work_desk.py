@@ -11,7 +11,7 @@ from leader.learners.membership import Member
 from leader.learners.workforce import Workforce
 from leader.rounds.protocol import Outdated
 from leader.runtime import Clock
-from leader.training.exchange import OpenExchange
+from leader.training.exchanges.base import OpenExchange
 from leader.training.inbox import Inbox, Upload
 from protos import leader_pb2
 from utils.errors import LateUpdateError, NotReadyError, WireError

@@ -30,9 +30,9 @@ from leader.reporting.terminal import TerminalDisplay
 from leader.rounds.protocol import Event as RoundEvent
 from leader.state import RunState
 from leader.training.engine import Engine
-from leader.training.exchange import Admitted, ExchangeKind, OpenExchange
+from leader.training.exchanges.base import Admitted, ExchangeKind, OpenExchange
+from leader.training.exchanges.kinds import choose_kind
 from leader.training.inbox import Submission
-from leader.training.kinds import choose_kind
 from leader.wiring import Wiring
 from protos import leader_pb2
 from tests.fuzz.channel import Context, RefusedError, find_method, stream

@@ -13,12 +13,12 @@ from leader.global_model.changes import DownLink
 from leader.rounds.protocol import Accepted, Event, Reopen, StepApplied
 from leader.state import RunState
 from leader.training.engine import Engine
-from leader.training.exchange import Admitted, Closed, OpenExchange
+from leader.training.exchanges.base import Admitted, Closed, OpenExchange
+from leader.training.exchanges.pipeline import PieceStreams, Pipeline
+from leader.training.exchanges.synchronous import SynchronousExchange
 from leader.training.inbox import Submission
-from leader.training.pipeline.exchange import PieceStreams, Pipeline
 from leader.training.planning import Opening
 from leader.training.server_step import ServerStep
-from leader.training.synchronous_exchange import SynchronousExchange
 from protos import leader_pb2
 from utils import faults
 from utils.errors import LateUpdateError

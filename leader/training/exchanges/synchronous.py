@@ -10,7 +10,7 @@ from leader.rounds.protocol import Accepted, Event, StepApplied
 from leader.rounds.round import Round
 from leader.state import RunState
 from leader.training.engine import Engine
-from leader.training.exchange import Admitted, Closed, OpenExchange, Unfinished, refuse_piece
+from leader.training.exchanges.base import Admitted, Closed, OpenExchange, Unfinished, refuse_piece
 from leader.training.inbox import Submission
 from leader.training.open_orders import Orders
 from leader.training.planning import Opening

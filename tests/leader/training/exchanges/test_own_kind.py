@@ -15,7 +15,7 @@ from leader.rounds import protocol
 from leader.rounds.round import Round
 from leader.state import RunState
 from leader.training.engine import Engine
-from leader.training.exchange import Admitted, Closed, ExchangeKind, OpenExchange, Unfinished
+from leader.training.exchanges.base import Admitted, Closed, ExchangeKind, OpenExchange, Unfinished
 from leader.training.inbox import Submission
 from leader.training.open_orders import Orders
 from tests.clusters import TINY, play, train

@@ -18,7 +18,7 @@ from leader.aggregation.aggregate import Aggregate, Folded
 from leader.aggregation.base import Contribution, Result
 from leader.global_model.changes import DownLink
 from leader.state import RunState
-from leader.training.pipeline.link import GradientLink, GradientLinks
+from leader.training.exchanges.gradient_link import GradientLink, GradientLinks
 from leader.training.server_step import ServerStep
 from model.piece_files import PieceFiles
 from protos import leader_pb2

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from leader.data.part import Part
 from leader.rounds.protocol import StepApplied
-from leader.training.exchange import Closed
-from leader.training.synchronous_exchange import SynchronousExchange
+from leader.training.exchanges.base import Closed
+from leader.training.exchanges.synchronous import SynchronousExchange
 from protos import leader_pb2
 
 

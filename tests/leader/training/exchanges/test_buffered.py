@@ -28,7 +28,7 @@ from leader.rounds.protocol import (
 )
 from leader.state import RunState
 from leader.storage.checkpoint import load_checkpoint, save_checkpoint
-from leader.training.buffered_exchange import BufferedExchange, Tickets
+from leader.training.exchanges.buffered import BufferedExchange, Tickets
 from leader.training.inbox import Upload
 from leader.training.work_orders import WorkPlanner
 from model.flat import Layout

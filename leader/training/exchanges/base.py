@@ -1,7 +1,7 @@
 """What an exchange is: work orders that are open, a sum that their updates go into, and what closing it comes to.
 
 The coordinator opens, feeds and closes exchanges and never asks which kind it has. A kind of its own is a value of
-`ExchangeKind` and the `OpenExchange` that it opens; `leader/training/kinds.py` has those that there are.
+`ExchangeKind` and the `OpenExchange` that it opens; `leader/training/exchanges/kinds.py` has those that there are.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from leader.learners.membership import Member
 from leader.rounds.buffer import OpenWork
 from leader.rounds.protocol import Event, Reopen, RoundMachine, StepApplied
 from leader.state import RunState
+from leader.training.exchanges.pipeline import PieceStreams
 from leader.training.inbox import Submission, Upload
-from leader.training.pipeline.exchange import PieceStreams
 from protos import leader_pb2
 from utils.errors import PayloadError
 

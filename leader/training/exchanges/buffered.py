@@ -15,7 +15,7 @@ from leader.rounds.buffer import Buffer, Desk, OpenWork, Ticket
 from leader.rounds.protocol import Accepted, Event, Phase, StepApplied
 from leader.state import RunState
 from leader.training.engine import Engine
-from leader.training.exchange import Admitted, Closed, OpenExchange, Unfinished, refuse_piece
+from leader.training.exchanges.base import Admitted, Closed, OpenExchange, Unfinished, refuse_piece
 from leader.training.inbox import Submission, Upload
 from leader.training.open_orders import Orders
 from leader.training.work_orders import WorkPlanner

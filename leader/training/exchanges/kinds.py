@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from leader.state import RunState
-from leader.training.buffered_exchange import BufferedExchange
 from leader.training.engine import Engine
-from leader.training.exchange import ExchangeKind, OpenExchange
-from leader.training.pipelined_exchange import PipelinedExchange, Pipelining, is_pipelined
-from leader.training.scoring_exchange import ScoringExchange
-from leader.training.synchronous_exchange import SynchronousExchange
+from leader.training.exchanges.base import ExchangeKind, OpenExchange
+from leader.training.exchanges.buffered import BufferedExchange
+from leader.training.exchanges.pipelined import PipelinedExchange, Pipelining, is_pipelined
+from leader.training.exchanges.scoring import ScoringExchange
+from leader.training.exchanges.synchronous import SynchronousExchange
 
 
 def choose_kind(engine: Engine) -> ExchangeKind:

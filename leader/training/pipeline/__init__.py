@@ -1,1 +1,0 @@
-"""Steps exchanged piece by piece, so that both ways of the wire and the sum overlap."""
