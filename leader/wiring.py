@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from leader.aggregation.decoding import Decoder
 from leader.config import RunConfig
 from leader.data.dataset import Data
 from leader.events import EventStream
 from leader.global_model.initial import Origin
 from leader.learners.workforce import Workforce
-from leader.optimizers.choose import make_optimizer
 from leader.rpc.agreement import describe
 from leader.rpc.refusals import Refusals
 from leader.rpc.service import LeaderService
@@ -46,20 +44,8 @@ class Wiring:
         self.events = EventStream()
         self.refusals = Refusals(self.events)
         self.workforce = self._open_workforce(state)
-        self._decoder = Decoder(config.codec, self.layout, config.streaming.fragments)
-        self.coordinator = Coordinator(
-            config,
-            state,
-            layout=self.layout,
-            optimizer=make_optimizer(config),
-            workforce=self.workforce,
-            decoder=self._decoder,
-            save=save,
-            events=self.events,
-            spool=spool,
-            host=host,
-            kind=kind,
-        )
+        self._engine = Engine(config, self.layout, self.workforce, state.run_id, spool=spool, host=host)
+        self.coordinator = Coordinator(self._engine, state, self.events, save, kind)
         self.description = describe(config, origin, run_id=state.run_id, classes=data.classes)
 
     def _open_workforce(self, state: RunState) -> Workforce:
@@ -78,7 +64,7 @@ class Wiring:
         coordinator = self.coordinator
         return Uploads(
             self.layout,
-            self._decoder,
+            self._engine.decoder,
             self.config.limits,
             coordinator.traffic,
             coordinator.desk.is_open,

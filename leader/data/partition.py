@@ -37,8 +37,7 @@ def partition(
       https://arxiv.org/abs/2102.02079).
     - groups: each of `groups` (N,) is a part, in order; fewer `parts` get whole groups each, 0 = one a group.
 
-    The bits depend on the arguments alone, not on NumPy's release. Raises ConfigError when there are too
-    few examples or groups for so many parts.
+    The bits depend on the arguments alone, not on NumPy's release. Raises ConfigError for too few examples.
     """
     if kind == "groups":
         return _indices(_whole_groups(groups, parts))

@@ -26,8 +26,7 @@ def summarize(
     `test_accuracy` (or what else the task measures, as test_NAME) is that of the newest evaluated
     model, from round `evaluated_round`; both are None if none was evaluated. `federated` is what
     learners scored last, of the model of `federated_round`. `best` is what best.safetensors holds.
-    `refused` counts refused calls by kind, since the process began. `seconds` is training time;
-    `learners` the most in one round.
+    `refused` counts refused calls by kind, since the process began. `learners` is the most in one round.
     """
     newest = next((record for record in reversed(records) if any(map(_of_test_split, record))), {})
     at_learners = next((record for record in reversed(records) if "federated" in record), {})

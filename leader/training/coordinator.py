@@ -11,10 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
-from leader.aggregation.decoding import Decoder
-from leader.config import RunConfig
 from leader.evaluation.federated import check_metrics
 from leader.events import (
     EventStream,
@@ -26,11 +23,8 @@ from leader.events import (
 )
 from leader.global_model.versions import VersionStore
 from leader.learners.rendezvous import Rendezvous
-from leader.learners.workforce import Workforce
-from leader.optimizers.base import ServerOptimizer
 from leader.rounds import protocol
 from leader.rounds.protocol import Phase
-from leader.runtime import Host
 from leader.state import RunState
 from leader.training.commit import Commit
 from leader.training.engine import Engine
@@ -40,7 +34,6 @@ from leader.training.exchanges.pipeline import PieceStreams
 from leader.training.inbox import Inbox, LearnersChanged, Submission
 from leader.training.round_metrics import Tally, Traffic
 from leader.training.work_desk import WorkDesk
-from model.flat import Layout
 from protos import leader_pb2
 from utils import faults
 from utils.errors import WireError
@@ -57,36 +50,20 @@ class Coordinator:
 
     def __init__(
         self,
-        config: RunConfig,
+        engine: Engine,
         state: RunState,
-        *,
-        layout: Layout,
-        optimizer: ServerOptimizer,
-        workforce: Workforce,
-        decoder: Decoder,
-        save: Callable[[RunState], object],
         events: EventStream,
-        spool: Path | None = None,
-        host: Host | None = None,
+        save: Callable[[RunState], object],
         kind: Callable[[Engine], ExchangeKind] = choose_kind,
     ) -> None:
         self.state = state
-        self.workforce = workforce
+        self.workforce = workforce = engine.workforce
         self.traffic = Traffic(state.bytes_up, state.bytes_down)
-        self._config = config
+        self._config = config = engine.config
         self._events = events
-        self._host = host or Host()
-        self._engine = Engine(
-            config,
-            layout,
-            run_id=state.run_id,
-            optimizer=optimizer,
-            decoder=decoder,
-            workforce=workforce,
-            spool=spool,
-            host=self._host,
-        )
-        self._kind = kind(self._engine)
+        self._host = engine.host
+        self._engine = engine
+        self._kind = kind(engine)
         self._inbox = Inbox()
         self.desk = WorkDesk(
             workforce, self.versions, self._inbox, self._host.clock, lambda: self.over, self.stop

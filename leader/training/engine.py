@@ -11,7 +11,8 @@ from leader.aggregation.decoding import Decoder
 from leader.aggregation.exact_sum import Scale
 from leader.config import RunConfig
 from leader.learners.workforce import Workforce
-from leader.optimizers.base import ServerOptimizer, Step
+from leader.optimizers.base import Step
+from leader.optimizers.choose import make_optimizer
 from leader.rounds.deadline import Deadlines
 from leader.rounds.protocol import RoundPlan
 from leader.runtime import Host
@@ -32,20 +33,18 @@ class Engine:
         self,
         config: RunConfig,
         layout: Layout,
-        *,
-        run_id: str,
-        optimizer: ServerOptimizer,
-        decoder: Decoder,
         workforce: Workforce,
-        spool: Path | None,
-        host: Host,
+        run_id: str,
+        *,
+        spool: Path | None = None,
+        host: Host | None = None,
     ) -> None:
         self.config = config
         self.layout = layout
-        self.optimizer = optimizer
-        self.decoder = decoder
         self.workforce = workforce
-        self.host = host
+        self.optimizer = make_optimizer(config)
+        self.decoder = Decoder(config.codec, layout, config.streaming.fragments)
+        self.host = host or Host()
         self.orders = WorkPlanner(config, run_id)
         self.deadlines = Deadlines(
             ceiling_s=config.cohort.deadline_s,
@@ -53,7 +52,7 @@ class Engine:
             k=config.cohort.deadline_k,
         )
         self.rounds = RoundPlanner(config, workforce, self.orders, self.deadlines)
-        self.publisher = Publisher(config, layout, host)
+        self.publisher = Publisher(config, layout, self.host)
         self._fragments = Fragments(layout, config.streaming.fragments)
         self._spool = spool  # where a robust rule keeps updates
 
@@ -63,10 +62,9 @@ class Engine:
 
     async def fold(self, aggregate: Aggregator, contribution: Contribution) -> None:
         """Add an update to the sum, decoded; raises what it is refused with."""
-        await self.host.compute(self.fold_now, aggregate, contribution)
+        await self.host.compute(self._fold, aggregate, contribution)
 
-    def fold_now(self, aggregate: Aggregator, contribution: Contribution) -> None:
-        """`fold`, for the arithmetic thread."""
+    def _fold(self, aggregate: Aggregator, contribution: Contribution) -> None:
         aggregate.add(replace(contribution, payload=self.decoder.decode(contribution.payload)))
 
     def server_step(self, plan: RoundPlan, step: int) -> Step:

@@ -7,12 +7,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from leader.aggregation.decoding import Decoder
 from leader.config import RunConfig
 from leader.events import EventStream
 from leader.learners.workforce import Workforce
-from leader.optimizers.choose import make_optimizer
-from leader.runtime import Host
 from leader.state import RunState
 from leader.training.engine import Engine
 from leader.training.planning import Opening
@@ -34,16 +31,7 @@ class Office:
         for number in range(learners):
             self.join(f"learner-{number}", own=10 * (number + 1) if own else 0)
         self.workforce.deal()
-        self.engine = Engine(
-            config,
-            LAYOUT,
-            run_id="run",
-            optimizer=make_optimizer(config),
-            decoder=Decoder(config.codec, LAYOUT),
-            workforce=self.workforce,
-            spool=None,
-            host=Host(),
-        )
+        self.engine = Engine(config, LAYOUT, self.workforce, "run")
 
     def join(self, name: str, own: int = 0) -> None:
         """Register a learner, with so many examples of its own."""
