@@ -88,10 +88,7 @@ class Aggregate:
     @property
     def partial(self) -> frozenset[str]:
         """Parts of whose update some pieces are in, and some are not."""
-        return (
-            frozenset(part for part, cut in self._cut.items() if len(cut.crcs) < len(self._pieces))
-            - self.whole
-        )
+        return frozenset(part for part in self._cut if not self.complete(part))
 
     def complete(self, part: str) -> bool:
         """Whether all of the part's update is in."""
@@ -163,13 +160,8 @@ class Aggregate:
         shared, tensors = self._layout.shared, payload.manifest.tensors
         if all(tensor.name == entry.name for tensor, entry in zip(tensors, shared, strict=False)):
             return [run for span in payload.spans(np.float32) for run in self._cut_up(*span)]
-        starts = dict(
-            zip(
-                (entry.name for entry in shared),
-                accumulate((entry.size for entry in shared), initial=0),
-                strict=False,
-            )
-        )
+        ends = accumulate(entry.size for entry in shared)
+        starts = {entry.name: end - entry.size for entry, end in zip(shared, ends, strict=True)}
         data = payload.data.view(np.float32)
         return [
             run
@@ -207,8 +199,7 @@ class Aggregate:
         """The weighted mean of piece `number` over all that is in, written to `out` where given."""
         total, cut = self._whole_sums[number], self._cut_sums[number]
         if cut.weight and total.weight:
-            piece = self._pieces[number]
-            both = ExactSum(piece.stop - piece.start, self._scale)
+            both = ExactSum(cut.size, self._scale)
             both.merge(total)
             both.merge(cut)
             total = both

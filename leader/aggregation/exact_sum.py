@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,10 +58,14 @@ class ExactSum:
     def __init__(self, size: int, scale: Scale) -> None:
         self.scale = scale
         self.weight = 0
-        self._sums = np.empty(size, np.int64)
+        self.size = size
         #: Elements that `_sums` has; those from here on are zero without standing there. To clear a model's
         #: sums, and to read them again for the first update, takes as long as half an addition.
         self._filled = 0
+
+    @cached_property
+    def _sums(self) -> NDArray[np.int64]:
+        return np.empty(self.size, np.int64)  # not before something is added: there may be nothing
 
     def check(self, values: NDArray[np.float32], weight: int, factor: float = 1.0) -> None:
         """Raise ValueRangeError or LimitError if `factor` * `values` (size,) or `weight` can't be added."""
@@ -111,7 +116,7 @@ class ExactSum:
 
     def _whole(self) -> NDArray[np.int64]:
         """The sums of all elements, (size,)."""
-        self._fill(self._sums.size)
+        self._fill(self.size)
         return self._sums
 
     def count(self, weight: int) -> None:
@@ -120,7 +125,7 @@ class ExactSum:
 
     def merge(self, other: ExactSum) -> None:
         """Add a partial sum made elsewhere under the same scale; raises LimitError if they differ."""
-        if other.scale != self.scale or other._sums.size != self._sums.size:
+        if other.scale != self.scale or other.size != self.size:
             raise LimitError("partial sums of different scale or size can't be merged")
         sums = self._whole()
         sums += other._whole()
