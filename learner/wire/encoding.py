@@ -8,7 +8,7 @@ from learner.training.algorithms.streaming_diloco import exchanged
 from model.flat import Layout
 from model.piece_files import WHOLE, PieceFiles
 from protos import leader_pb2
-from utils.codecs import Codec, Moment, make_codec
+from utils.codecs import Moment, make_codec
 from utils.codecs.base import State
 from utils.codecs.files import File
 from utils.seeds import derive_seed
@@ -35,57 +35,51 @@ class Coding:
             return None
         return PieceFiles(exchanged(order, self._layout, order.fresh), self._piece_bytes, self._down)
 
+    def encoder(self, order: leader_pb2.WorkOrder) -> Encoder:
+        """What encodes the update of an order, whole or piece by piece."""
+        # Where every step is summed, momentum is the encoder's affair if its codec corrects for it.
+        momentum = order.momentum if order.exchange == "gradient" else 0.0
+        codec = make_codec(self._up, momentum=momentum) if self._up else None
+        layout = exchanged(order, self._layout, order.fragment)
+        return Encoder(order, PieceFiles(layout, self._piece_bytes, codec, zstd=self._zstd))
+
     def encode(
         self, order: leader_pb2.WorkOrder, values: Vector, memory: Mapping[str, Vector]
     ) -> tuple[File, State]:
-        """The file of an update, values (total,), and what its part is to remember of the encoding.
+        """The file of a whole update, values (total,), and what its part is to remember of the encoding.
 
         Tensors that stay local are not in it. `memory` is what the part remembers now.
         """
-        metadata, prefix = {"exchange": order.exchange}, _PREFIX
-        layout = exchanged(order, self._layout, order.fragment)
+        encoder = self.encoder(order)
+        return encoder.encode(WHOLE, encoder.files.layout.gathered(values), memory)
+
+
+class Encoder:
+    """Encodes one order's update; a piece alone has the bytes that it has in the update's one file."""
+
+    def __init__(self, order: leader_pb2.WorkOrder, files: PieceFiles) -> None:
+        self.files = files
+        self._moment = Moment(derive_seed(order.seed, "codec", order.first_batch), order.progress_start)
+        self._trains = order.local_steps > 0
+        self._metadata, self._prefix = {"exchange": order.exchange}, _PREFIX
         if order.fragments:
-            metadata["fragment"] = str(order.fragment)
-            prefix = f"{_PREFIX}{order.fragment}-of-{order.fragments}."
-        if not self._up:
-            files = PieceFiles(layout, self._piece_bytes)
-            return files.plain(WHOLE, layout.gathered(values), metadata), {}
-        files = PieceFiles(layout, self._piece_bytes, _codec(self._up, order), zstd=self._zstd)
-        kept = {name: vector for name, vector in memory.items() if name.startswith(_PREFIX)}
-        state = {name.removeprefix(prefix): v for name, v in kept.items() if name.startswith(prefix)}
-        if not order.local_steps:  # scores alone: what was held back stays where it is
-            state = {}
-        file, after = files.encode(WHOLE, layout.gathered(values), state, _moment(order), metadata)
-        remembered = (
-            kept | {prefix + name: vector for name, vector in after.items()} if order.local_steps else {}
-        )
-        return file, remembered
+            self._metadata["fragment"] = str(order.fragment)
+            self._prefix = f"{_PREFIX}{order.fragment}-of-{order.fragments}."
 
+    def encode(self, number: int | None, values: Vector, memory: Mapping[str, Vector]) -> tuple[File, State]:
+        """The file of piece `number`, or of WHOLE, and what the part is to remember of the encoding.
 
-class PieceCoding:
-    """What a registration has agreed on, for a gradient that goes piece by piece.
-
-    Each piece is encoded to the bytes that it would have in the update's one file.
-    """
-
-    def __init__(self, run: leader_pb2.RunDescription, layout: Layout, order: leader_pb2.WorkOrder) -> None:
-        codec = _codec(run.codec_up, order) if run.codec_up else None
-        self.files = PieceFiles(layout, run.piece_bytes, codec, zstd=run.zstd)
-        self._moment = _moment(order)
-
-    def encode(self, number: int, values: Vector, memory: Mapping[str, Vector]) -> tuple[File, State]:
-        """The file of piece `number` of the update, and what its part is to remember of the encoding."""
+        `memory` is what the part remembers now, of all pieces and fragments; WHOLE hands all of it on.
+        """
+        metadata = self._metadata if number is WHOLE else {}
         if not self.files.encoded(number):
-            return self.files.plain(number, values, {}), {}
-        state = {name.removeprefix(_PREFIX): v for name, v in memory.items() if name.startswith(_PREFIX)}
-        file, after = self.files.encode(number, values, state, self._moment, {})
-        return file, {_PREFIX + name: vector for name, vector in after.items()}
-
-
-def _codec(spec: str, order: leader_pb2.WorkOrder) -> Codec:
-    # Where every step is summed, momentum is the encoder's affair if its codec corrects for it.
-    return make_codec(spec, momentum=order.momentum if order.exchange == "gradient" else 0.0)
-
-
-def _moment(order: leader_pb2.WorkOrder) -> Moment:
-    return Moment(derive_seed(order.seed, "codec", order.first_batch), order.progress_start)
+            return self.files.plain(number, values, metadata), {}
+        kept = {name: vector for name, vector in memory.items() if name.startswith(_PREFIX)}
+        own = {
+            name.removeprefix(self._prefix): v for name, v in kept.items() if name.startswith(self._prefix)
+        }
+        if not self._trains:  # scores alone: what was held back stays where it is
+            return self.files.encode(number, values, {}, self._moment, metadata)[0], {}
+        file, after = self.files.encode(number, values, own, self._moment, metadata)
+        remembered = {self._prefix + name: vector for name, vector in after.items()}
+        return file, kept | remembered if number is WHOLE else remembered

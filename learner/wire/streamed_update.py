@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from learner.memory import Memory
 from learner.training.update import Score
-from learner.wire.encoding import PieceCoding
+from learner.wire.encoding import Encoder
 from protos import leader_pb2
 from utils.codecs.pieces import Piece
 from utils.vector import Vector
@@ -83,14 +83,14 @@ class PieceMaker:
     def __init__(
         self,
         update: StreamedUpdate,
-        coding: PieceCoding,
+        encoder: Encoder,
         memory: Mapping[str, Vector],
         chunk_bytes: int,
         post: Callable[[SentPiece | None], None],
         stage: Callable[[], None],
     ) -> None:
         self._update = update
-        self._coding = coding
+        self._encoder = encoder
         self._memory = memory
         self._chunk_bytes = chunk_bytes
         self._post = post
@@ -101,7 +101,7 @@ class PieceMaker:
     @property
     def pieces(self) -> Sequence[Piece]:
         """The pieces of the flat vector."""
-        return self._coding.files.pieces
+        return self._encoder.files.pieces
 
     def begun(self, examples: int, loss: float, scores: Mapping[str, Score]) -> None:
         """Fill the header in."""
@@ -120,7 +120,7 @@ class PieceMaker:
 
     def piece(self, number: int, values: Vector) -> None:
         """Encode a piece and post it."""
-        file, remembered = self._coding.encode(number, values, self._memory)
+        file, remembered = self._encoder.encode(number, values, self._memory)
         self._update.remembered = {**self._update.remembered, **remembered}
         messages = tuple(frames(file.header, file.body.data, self._chunk_bytes))
         self._made += 1

@@ -14,7 +14,7 @@ from learner.memory import Memory, Vectors
 from learner.training.algorithms.streaming_diloco import is_head_of
 from learner.training.trainer import Trainer
 from learner.training.update import Assignment, Head, Progress, Update
-from learner.wire.encoding import Coding, PieceCoding
+from learner.wire.encoding import Coding
 from learner.wire.streamed_update import PieceMaker, SentPiece, StreamedUpdate
 from learner.wire.transfer import Download
 from learner.wire.whole_update import HeldUpdate
@@ -61,7 +61,6 @@ class Assignments:
     def __init__(self, run: leader_pb2.RunDescription, tools: Tools, memory: Memory, layout: Layout) -> None:
         self.coding = Coding(run, layout)
         self._run = run
-        self._layout = layout
         self._tools = tools
         self._memory = memory
         memory.begin(run.run_id)
@@ -100,9 +99,9 @@ class Assignments:
         self, update: StreamedUpdate, memory: Vectors, post: Callable[[SentPiece | None], None]
     ) -> PieceMaker:
         """What turns the gradient of `update` into messages; `memory` is what its part remembers now."""
-        coding = PieceCoding(self._run, self._layout, update.order)
         stage = partial(update.stage, self._memory)
-        return PieceMaker(update, coding, memory, self._run.chunk_bytes, post, stage)
+        encoder = self.coding.encoder(update.order)
+        return PieceMaker(update, encoder, memory, self._run.chunk_bytes, post, stage)
 
 
 class Workbench:
