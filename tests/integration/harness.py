@@ -144,14 +144,19 @@ class Leader(Program):
         flags = ["--log-format", "json", "--set", "log.level=debug", *arguments]
         super().__init__(name, ["leader", *flags], log, faults, fresh=fresh)
         self.run_dir = run_dir
-        self._address: str | None = None
+        self._started: Entry | None = None
+
+    @property
+    def started(self) -> Entry:
+        """What it says when it listens; waits until it does."""
+        if self._started is None:
+            self._started = self.event("RunStarted")
+        return self._started
 
     @property
     def address(self) -> str:
         """Where it listens; waits until it does."""
-        if self._address is None:
-            self._address = str(self.event("RunStarted")["address"])
-        return self._address
+        return str(self.started["address"])
 
 
 class Cluster:
@@ -173,11 +178,11 @@ class Cluster:
         self._programs.append(leader)
         return leader
 
-    def resumed(self, leader: Leader, *flags: str) -> Leader:
+    def resumed(self, leader: Leader, *flags: str, faults: str = "") -> Leader:
         """A leader that goes on with the run of `leader`, which has ended, at the same address."""
         name, log = self._name("leader")
         resume = ["--resume", str(leader.run_dir), "--listen", leader.address]
-        again = Leader(name, [*resume, *flags], log, leader.run_dir, fresh=self._fresh)
+        again = Leader(name, [*resume, *flags], log, leader.run_dir, faults, fresh=self._fresh)
         self._programs.append(again)
         return again
 

@@ -109,7 +109,7 @@ def test_a_killed_leader_goes_on_with_the_work_that_learners_have(
     resumed = cluster.resumed(leader)
     slow.signal(signal.SIGCONT)
     done = 4 if point == "committed" else 3
-    assert resumed.event("RunStarted")["resumed_round"] == done
+    assert resumed.started["resumed_round"] == done
     first = resumed.event("UpdateAccepted", learner_id=id_of(resumed, "slow"))
     assert first["step"] == 0  # made in the first round, before the leader died
     finish(resumed, slow, *quick)

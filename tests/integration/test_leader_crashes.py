@@ -8,8 +8,6 @@ import signal
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from leader.storage.checkpoint import load_checkpoint
 from tests.integration.harness import LINE, Cluster, Leader, Program, Settings, assert_same_bits
 from utils.faults import LEADER_POINTS
@@ -41,23 +39,26 @@ def checkpoint(leader: Leader, round_: int) -> Path:
     return leader.run_dir / "checkpoints" / f"round-{round_:08d}.safetensors"
 
 
-@pytest.mark.parametrize("point", LEADER_POINTS)
-def test_a_leader_killed_at_any_point_loses_nothing(
-    cluster: Cluster, tiny: Settings, undisturbed: Leader, point: str
+def test_a_leader_killed_at_every_point_loses_nothing(
+    cluster: Cluster, tiny: Settings, undisturbed: Leader
 ) -> None:
-    leader = cluster.leader(tiny, faults=f"kill@{point}:2")
+    kills = dict(zip(reversed(LEADER_POINTS), ROUNDS, strict=True))  # one in each round
+    faults = [f"kill@{point}:{round_}" for point, round_ in kills.items()]
+    leader = cluster.leader(tiny, faults=faults[0])
     crew = start_crew(cluster, leader)
-    assert leader.wait() == -signal.SIGKILL
-    resumed = cluster.resumed(leader)
-    assert resumed.event("RunStarted")["resumed_round"] == (2 if point == "leader.committed" else 1)
-    finish(resumed, *crew)
-    assert rounds_told(resumed) == ROUNDS
+    for (point, round_), next_fault in zip(kills.items(), [*faults[1:], ""], strict=True):
+        assert leader.wait() == -signal.SIGKILL
+        leader = cluster.resumed(leader, faults=next_fault)
+        kept = round_ if point == "leader.committed" else round_ - 1
+        assert leader.started["resumed_round"] == kept
+    finish(leader, *crew)
+    assert rounds_told(leader) == ROUNDS
     for learner in crew:
         made = Counter(event["work_id"] for event in learner.events("UpdateMade"))
         assert list(made.values()) == [1] * len(ROUNDS)
-        if point in WITH_ALL_UPDATES:
-            assert "round 2: sending the update again that was made before" in learner.output
-    assert_same_bits(resumed.run_dir, undisturbed.run_dir)
+        for point in WITH_ALL_UPDATES:
+            assert f"round {kills[point]}: sending the update again that was made before" in learner.output
+    assert_same_bits(leader.run_dir, undisturbed.run_dir)
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
@@ -72,7 +73,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     newest.write_bytes(content)
 
     resumed = cluster.resumed(leader, "--set", "keep_checkpoints=2")
-    assert resumed.event("RunStarted")["resumed_round"] == 2
+    assert resumed.started["resumed_round"] == 2
     finish(resumed, *crew)
     [warning] = [entry["message"] for entry in resumed.events("log") if entry["level"] == "warning"]
     assert warning == (f"checkpoint {newest.name} is damaged: its SHA-256 differs; trying the one before")

@@ -72,16 +72,19 @@ def test_encoded_pieces_end_in_the_bits_of_encoded_updates(
     assert_same_bits(pieces.run_dir, whole.run_dir)
 
 
-@pytest.mark.parametrize("point", ["uploading", "downloading", "uploaded"])
-def test_a_learner_that_is_killed_amid_its_pieces_leaves_its_shards_to_the_other(
-    cluster: Cluster, steps: Settings, whole: Leader, point: str
+def test_learners_that_are_killed_amid_their_pieces_leave_their_shards_to_others(
+    cluster: Cluster, steps: Settings, whole: Leader
 ) -> None:
     leader = cluster.leader({**steps, "learners": 2, "cohort.lease_s": 4})
     stays = cluster.learner(leader, "--name", "a")
-    goes = cluster.learner(leader, "--name", "b", faults=f"kill@learner.{point}:2")
-    assert goes.wait() == -signal.SIGKILL
-    leader.event("LearnerLeft", name="b", reason="no sign of life for 4 s")
+    leader.event("LearnerJoined", name="a")
+    points = {"b": "uploading", "c": "downloading", "d": "uploaded"}
+    doomed = [cluster.learner(leader, "--name", b, faults=f"kill@learner.{at}") for b, at in points.items()]
+    for learner in doomed:
+        assert learner.wait() == -signal.SIGKILL
     finish(leader, stays)
+    left = {event["name"]: event["reason"] for event in leader.events("LearnerLeft")}
+    assert left == dict.fromkeys(points, "no sign of life for 4 s")
     assert_same_bits(leader.run_dir, whole.run_dir)
 
 
@@ -97,16 +100,18 @@ def test_a_learner_that_comes_back_under_its_name_goes_on(
     assert_same_bits(leader.run_dir, whole.run_dir)
 
 
-@pytest.mark.parametrize("point", ["uploading", "downloading", "collected", "committed"])
-def test_a_leader_that_is_killed_goes_on_where_it_was(
-    cluster: Cluster, steps: Settings, whole: Leader, point: str
+def test_a_leader_that_is_killed_again_and_again_goes_on_where_it_was(
+    cluster: Cluster, steps: Settings, whole: Leader
 ) -> None:
-    leader = cluster.leader({**steps, "learners": 2}, faults=f"kill@leader.{point}:2")
+    kills = ("committed:1", "uploading:2", "downloading:2", "collected:3")
+    faults = [f"kill@leader.{kill}" for kill in kills]
+    leader = cluster.leader({**steps, "learners": 2}, faults=faults[0])
     crew = [cluster.learner(leader, "--name", name) for name in "ab"]
-    assert leader.wait() == -signal.SIGKILL
-    resumed = cluster.resumed(leader)
-    finish(resumed, *crew)
-    assert_same_bits(resumed.run_dir, whole.run_dir)
+    for next_fault in (*faults[1:], ""):
+        assert leader.wait() == -signal.SIGKILL
+        leader = cluster.resumed(leader, faults=next_fault)
+    finish(leader, *crew)
+    assert_same_bits(leader.run_dir, whole.run_dir)
 
 
 def test_a_learner_that_sends_whole_updates_works_beside_one_that_sends_pieces(

@@ -10,21 +10,22 @@ from leader.storage.checkpoint import load_newest
 from tests.integration.harness import LINE, Cluster, Leader, Settings, assert_same_bits
 
 
-@pytest.mark.parametrize("point", ["leader.selecting", "leader.uploading", "leader.checkpointing"])
-def test_a_killed_leader_goes_on_from_its_last_commit(
-    cluster: Cluster, delta: Settings, undisturbed_delta: Leader, point: str
+def test_a_leader_that_is_killed_again_and_again_goes_on_from_its_last_commit(
+    cluster: Cluster, delta: Settings, undisturbed_delta: Leader
 ) -> None:
-    leader = cluster.leader({**delta, "learners": 2}, faults=f"kill@{point}:3")
+    kills = {2: "leader.selecting", 3: "leader.uploading", 4: "leader.checkpointing"}
+    faults = [f"kill@{point}:{round_}" for round_, point in kills.items()]
+    leader = cluster.leader({**delta, "learners": 2}, faults=faults[0])
     crew = [cluster.learner(leader, "--name", name) for name in "ab"]
-    assert leader.wait() == -signal.SIGKILL
-
-    resumed = cluster.resumed(leader)
-    assert resumed.event("RunStarted")["resumed_round"] == 2
-    for program in (resumed, *crew):
+    for round_, next_fault in zip(kills, [*faults[1:], ""], strict=True):
+        assert leader.wait() == -signal.SIGKILL
+        leader = cluster.resumed(leader, faults=next_fault)
+        assert leader.started["resumed_round"] == round_ - 1
+    for program in (leader, *crew):
         program.succeed()
         assert "Traceback" not in program.output
-    assert [event["round"] for event in resumed.events("RoundCommitted")] == [3, 4, 5]
-    assert_same_bits(resumed.run_dir, undisturbed_delta.run_dir)
+    assert [event["round"] for event in leader.events("RoundCommitted")] == [4, 5]
+    assert_same_bits(leader.run_dir, undisturbed_delta.run_dir)
 
 
 def test_a_killed_gradient_run_keeps_its_momentum(

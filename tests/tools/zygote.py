@@ -25,6 +25,7 @@ PRELOADED = (
     "learner.app",
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",
+    "numpy.random",
     "scripts.simulate.simulation",
 )
 
