@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from leader.aggregation.norms import check_norm, clip_factor
 from leader.config import RunConfig
@@ -33,67 +33,42 @@ class Facts:
     squared_norm: float = 0.0  # of the parameters' part; 0 unless the weighting needs norms
 
 
-class Weighting(Protocol):
-    """What an update counts in the mean."""
+@dataclass(frozen=True)
+class Weighting:
+    """What an update counts in the mean: its number of examples, unless a kind below says otherwise."""
 
     @property
     def needs_norm(self) -> bool:
         """Whether `Facts.squared_norm` must be computed."""
-        ...
+        return False
 
     def weight(self, facts: Facts) -> int:
         """Integer weight: its share of the divisor."""
-        ...
-
-    def factor(self, facts: Facts) -> float:
-        """What its values are multiplied by; raises the WireError that the update is refused with."""
-        ...
-
-    def finish(self, facts: Collection[Facts]) -> float:
-        """Positive scalar that multiplies the mean of these updates, in whatever order they stand."""
-        ...
-
-
-@dataclass(frozen=True)
-class ByExamples:
-    """McMahan et al. 2017, algorithm 1: each update counts by its number of examples."""
-
-    needs_norm: ClassVar[bool] = False
-
-    def weight(self, facts: Facts) -> int:
-        """The number of examples."""
         return facts.examples
 
     def factor(self, facts: Facts) -> float:
-        """One: values as they are."""
+        """What its values are multiplied by; raises the WireError that the update is refused with."""
         return 1.0
 
     def finish(self, facts: Collection[Facts]) -> float:
-        """One: the mean as it is."""
+        """Positive scalar that multiplies the mean of these updates, in whatever order they stand."""
         return 1.0
 
 
-@dataclass(frozen=True)
-class Uniform:
-    """Each update counts the same."""
+class ByExamples(Weighting):
+    """McMahan et al. 2017, algorithm 1: each update counts by its number of examples."""
 
-    needs_norm: ClassVar[bool] = False
+
+class Uniform(Weighting):
+    """Each update counts the same."""
 
     def weight(self, facts: Facts) -> int:
         """One for everybody."""
         return 1
 
-    def factor(self, facts: Facts) -> float:
-        """One: values as they are."""
-        return 1.0
-
-    def finish(self, facts: Collection[Facts]) -> float:
-        """One: the mean as it is."""
-        return 1.0
-
 
 @dataclass(frozen=True)
-class FedNova:
+class FedNova(Weighting):
     """FedNova (Wang et al. 2020, eq. 6-8): updates are normalised by the local work behind them.
 
     w = w + tau_eff * sum p_i delta_i / ||a_i||_1, p_i the share of examples and
@@ -104,11 +79,6 @@ class FedNova:
 
     momentum: float = 0.0  # rho of the local optimizer
     nesterov: bool = False
-    needs_norm: ClassVar[bool] = False
-
-    def weight(self, facts: Facts) -> int:
-        """The number of examples."""
-        return facts.examples
 
     def factor(self, facts: Facts) -> float:
         """1 / ||a_i||_1."""
@@ -127,7 +97,7 @@ class FedNova:
 
 
 @dataclass(frozen=True)
-class QFedAvg:
+class QFedAvg(Uniform):
     """q-FedAvg (Li et al. 2020, "Fair resource allocation", algorithm 2): high losses count more.
 
     With F_k the loss of the common model on learner k's examples, Delta_k = L (w - w_k) and
@@ -139,10 +109,6 @@ class QFedAvg:
     q: float
     lipschitz: float  # L: one over the local learning rate
     needs_norm: ClassVar[bool] = True
-
-    def weight(self, facts: Facts) -> int:
-        """One for everybody: losses take the place of weights."""
-        return 1
 
     def factor(self, facts: Facts) -> float:
         """F^q; raises PayloadError without a loss that can be one."""
@@ -166,44 +132,42 @@ class QFedAvg:
 
 
 @dataclass(frozen=True)
-class Stale:
+class _Around(Weighting):
+    """Changes what an update counts by another weighting."""
+
+    inner: Weighting
+
+    @property
+    def needs_norm(self) -> bool:
+        return self.inner.needs_norm
+
+    def weight(self, facts: Facts) -> int:
+        return self.inner.weight(facts)
+
+    def finish(self, facts: Collection[Facts]) -> float:
+        return self.inner.finish(facts)
+
+
+@dataclass(frozen=True)
+class Stale(_Around):
     """FedBuff (Nguyen et al. 2022, section 5): an update s rounds old counts (1 + s)^-exponent.
 
     The divisor stays that of fresh updates, so a mean of stale ones is a smaller step.
     """
 
-    inner: Weighting
     exponent: float
-
-    @property
-    def needs_norm(self) -> bool:
-        """As the inner weighting."""
-        return self.inner.needs_norm
-
-    def weight(self, facts: Facts) -> int:
-        """As the inner weighting."""
-        return self.inner.weight(facts)
 
     def factor(self, facts: Facts) -> float:
         """The inner factor, less with age."""
         return self.inner.factor(facts) * math.pow(1 + facts.staleness, -self.exponent)
 
-    def finish(self, facts: Collection[Facts]) -> float:
-        """As the inner weighting."""
-        return self.inner.finish(facts)
-
 
 @dataclass(frozen=True)
-class Clipped:
-    """Updates count as if their parameters' L2 norm were at most `clip_norm`."""
+class Clipped(_Around):
+    """Updates count as if their parameters' L2 norm were at most `clip_norm`; no weight knows a norm."""
 
-    inner: Weighting
     clip_norm: float
     needs_norm: ClassVar[bool] = True
-
-    def weight(self, facts: Facts) -> int:
-        """As the inner weighting has it for the clipped update."""
-        return self.inner.weight(self._clipped(facts))
 
     def factor(self, facts: Facts) -> float:
         """The inner factor times min(1, clip_norm / norm)."""
@@ -218,25 +182,16 @@ class Clipped:
 
 
 @dataclass(frozen=True)
-class Bounded:
+class Bounded(_Around):
     """Updates whose parameters' L2 norm is beyond `reject_norm` are refused."""
 
-    inner: Weighting
     reject_norm: float
     needs_norm: ClassVar[bool] = True
 
-    def weight(self, facts: Facts) -> int:
-        """As the inner weighting."""
-        return self.inner.weight(facts)
-
     def factor(self, facts: Facts) -> float:
-        """As the inner weighting; raises ValueRangeError for too large a norm."""
+        """The inner factor; raises ValueRangeError for too large a norm."""
         check_norm(facts.squared_norm, self.reject_norm)
         return self.inner.factor(facts)
-
-    def finish(self, facts: Collection[Facts]) -> float:
-        """As the inner weighting."""
-        return self.inner.finish(facts)
 
 
 def make_weighting(config: RunConfig) -> Weighting:
