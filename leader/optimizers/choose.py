@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from leader.config import RunConfig
+from leader.optimizers.adaptive import FedAdagrad, FedAdam, FedYogi
 from leader.optimizers.base import ServerOptimizer
-from leader.optimizers.diloco import DiLoCo
-from leader.optimizers.fedadagrad import FedAdagrad
-from leader.optimizers.fedadam import FedAdam
-from leader.optimizers.fedavg import FedAvg
-from leader.optimizers.fedavgm import FedAvgM
-from leader.optimizers.fedyogi import FedYogi
 from leader.optimizers.scaffold import Scaffold
-from leader.optimizers.sgd import Sgd
+from leader.optimizers.sgd import DiLoCo, FedAvg, FedAvgM, Sgd
 
 
 def make_optimizer(config: RunConfig) -> ServerOptimizer:

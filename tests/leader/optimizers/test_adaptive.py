@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from leader.optimizers.adaptive import FedAdagrad, FedAdam, FedYogi
 from leader.optimizers.base import ServerOptimizer, Step
-from leader.optimizers.fedadagrad import FedAdagrad
-from leader.optimizers.fedadam import FedAdam
-from leader.optimizers.fedyogi import FedYogi
 
 LR, BETA1, BETA2, TAU = 0.1, 0.8, 0.9, 0.05
 SIZE, STEPS = 50, 8

@@ -3,16 +3,11 @@ from __future__ import annotations
 import pytest
 
 from leader.config import RunConfig
+from leader.optimizers.adaptive import FedAdagrad, FedAdam, FedYogi
 from leader.optimizers.base import ServerOptimizer
 from leader.optimizers.choose import make_optimizer
-from leader.optimizers.diloco import DiLoCo
-from leader.optimizers.fedadagrad import FedAdagrad
-from leader.optimizers.fedadam import FedAdam
-from leader.optimizers.fedavg import FedAvg
-from leader.optimizers.fedavgm import FedAvgM
-from leader.optimizers.fedyogi import FedYogi
 from leader.optimizers.scaffold import Scaffold
-from leader.optimizers.sgd import Sgd
+from leader.optimizers.sgd import DiLoCo, FedAvg, FedAvgM, Sgd
 
 SERVER = {"lr": 0.2, "momentum": 0.3, "beta1": 0.4, "beta2": 0.5, "tau": 0.6}
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from leader.optimizers.base import Step
-from leader.optimizers.diloco import DiLoCo
+from leader.optimizers.sgd import DiLoCo
 from tests.leader.optimizers.torch_steps import assert_steps_of_torch
 
 

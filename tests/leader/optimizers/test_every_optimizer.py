@@ -6,15 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from leader.optimizers.adaptive import FedAdagrad, FedAdam, FedYogi
 from leader.optimizers.base import ServerOptimizer, Step
-from leader.optimizers.diloco import DiLoCo
-from leader.optimizers.fedadagrad import FedAdagrad
-from leader.optimizers.fedadam import FedAdam
-from leader.optimizers.fedavg import FedAvg
-from leader.optimizers.fedavgm import FedAvgM
-from leader.optimizers.fedyogi import FedYogi
 from leader.optimizers.scaffold import Scaffold
-from leader.optimizers.sgd import Sgd
+from leader.optimizers.sgd import DiLoCo, FedAvg, FedAvgM, Sgd
 
 SIZE = 100
 STEP = Step(0.1, local_lr=0.5, participation=0.75)

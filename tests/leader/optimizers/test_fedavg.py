@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from leader.optimizers.base import Step
-from leader.optimizers.fedavg import FedAvg
+from leader.optimizers.sgd import FedAvg
 
 
 def test_the_mean_delta_is_added_as_it_is_whatever_the_schedule() -> None:

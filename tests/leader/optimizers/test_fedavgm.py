@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from leader.optimizers.base import Step
-from leader.optimizers.fedavgm import FedAvgM
+from leader.optimizers.sgd import FedAvgM
 from tests.leader.optimizers.torch_steps import assert_steps_of_torch
 
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from leader.optimizers.base import Step
-from leader.optimizers.fedavg import FedAvg
-from leader.optimizers.fedavgm import FedAvgM
 from leader.optimizers.scaffold import Scaffold
+from leader.optimizers.sgd import FedAvg, FedAvgM
 
 
 def test_the_control_variate_follows_those_of_the_learners() -> None:

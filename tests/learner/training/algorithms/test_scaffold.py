@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leader.optimizers.base import Step
-from leader.optimizers.fedavg import FedAvg
 from leader.optimizers.scaffold import CONTROL, Scaffold
+from leader.optimizers.sgd import FedAvg
 from learner.memory import Memory
 from learner.training.trainer import Trainer
 from learner.training.update import Assignment
