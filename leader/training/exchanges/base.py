@@ -19,7 +19,6 @@ from leader.state import RunState
 from leader.training.exchanges.pipeline import PieceStreams
 from leader.training.inbox import Submission, Upload
 from protos import leader_pb2
-from utils.errors import PayloadError
 
 
 @dataclass(frozen=True)
@@ -133,8 +132,3 @@ class ExchangeKind:
     scoring: Callable[[RunState], OpenExchange | None] = lambda state: None
     streams: PieceStreams | None = None  # where streams bring updates in pieces; None if all come whole
     end: Callable[[], None] = lambda: None  # the run is over
-
-
-def refuse_piece() -> PayloadError:
-    """What a piece is refused with where exchanges take none."""
-    return PayloadError("this exchange takes whole updates; send them with AccumulateGradients")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from leader.data.part import Part
 from leader.learners.membership import Member
 from leader.rounds.buffer import Buffer, Desk, OpenWork, Ticket
-from leader.rounds.protocol import Accepted, Event, Phase, StepApplied
+from leader.rounds.protocol import Phase, StepApplied
 from leader.state import RunState
 from leader.training.engine import Engine
-from leader.training.exchanges.base import Admitted, Closed, OpenExchange, Unfinished, refuse_piece
-from leader.training.inbox import Submission, Upload
+from leader.training.exchanges.base import Admitted, Closed, OpenExchange, Unfinished
+from leader.training.exchanges.whole_updates import WholeUpdates
+from leader.training.inbox import Upload
 from leader.training.open_orders import Orders
 from leader.training.work_orders import WorkPlanner
 from protos import leader_pb2
@@ -96,7 +97,7 @@ def _only(needed: Collection[int], by_round: Mapping[int, T]) -> dict[int, T]:
     return {round_: value for round_, value in by_round.items() if round_ in needed}
 
 
-class BufferedExchange:
+class BufferedExchange(WholeUpdates):
     """A run's buffers, one after the other; work is open from the first round to the last."""
 
     machine: Buffer
@@ -134,25 +135,9 @@ class BufferedExchange:
             {part: parts[part] for part in idle}, count, self.state, seed, given
         )
 
-    def holders(self) -> Mapping[str, int]:
-        """See OpenExchange."""
-        return self._engine.workforce.holders()
-
-    async def add(
-        self, admitted: Admitted, submission: Submission, counted: Callable[[], None]
-    ) -> Event | None:
-        """See OpenExchange."""
-        if submission.piece is not None:
-            raise refuse_piece()
-        await self._engine.fold(self.aggregate, admitted.contribution)
-        counted()
-        return Accepted(admitted.part.id, admitted.order.step)
-
     async def close(self, step: int, parts: tuple[str, ...]) -> Closed:
         """See OpenExchange."""
-        plan = self.machine.plan
-        self.state, result = await self._engine.step(self.state, self.aggregate, plan, step)
-        return Closed(StepApplied(), result)
+        return Closed(StepApplied(), await self._step(step))
 
     def unfinished(self) -> Unfinished:
         """See OpenExchange: the tickets."""

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
-from leader.aggregation.base import Aggregator
 from leader.data.part import Part
-from leader.rounds.protocol import Accepted, Event, StepApplied
+from leader.rounds.protocol import StepApplied
 from leader.rounds.round import Round
 from leader.state import RunState
 from leader.training.engine import Engine
-from leader.training.exchanges.base import Admitted, Closed, OpenExchange, Unfinished, refuse_piece
-from leader.training.inbox import Submission
+from leader.training.exchanges.base import Closed, OpenExchange, Unfinished
+from leader.training.exchanges.whole_updates import WholeUpdates
 from leader.training.open_orders import Orders
 from leader.training.planning import Opening
 from protos import leader_pb2
 
 
-class SynchronousExchange:
+class SynchronousExchange(WholeUpdates):
     """A round's exchanges, with a sum each."""
-
-    aggregate: Aggregator
 
     def __init__(self, engine: Engine, state: RunState, opening: Opening) -> None:
         self.machine = Round(opening.plan)
@@ -47,25 +42,10 @@ class SynchronousExchange:
     def _open_sum(self, step: int) -> None:
         self.aggregate = self._engine.aggregate(self.machine.plan.round, self._scale)
 
-    def holders(self) -> Mapping[str, int]:
-        """See OpenExchange."""
-        return self._engine.workforce.holders()
-
-    async def add(
-        self, admitted: Admitted, submission: Submission, counted: Callable[[], None]
-    ) -> Event | None:
-        """See OpenExchange."""
-        if submission.piece is not None:
-            raise refuse_piece()
-        await self._engine.fold(self.aggregate, admitted.contribution)
-        counted()
-        return Accepted(admitted.part.id, admitted.order.step)
-
     async def close(self, step: int, parts: tuple[str, ...]) -> Closed:
         """See OpenExchange."""
-        plan = self.machine.plan
-        self.state, result = await self._engine.step(self.state, self.aggregate, plan, step)
-        if step + 1 < plan.steps:
+        result = await self._step(step)
+        if step + 1 < self.machine.plan.steps:
             self._open(step + 1)
         return Closed(StepApplied(), result)
 

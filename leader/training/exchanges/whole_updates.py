@@ -1,0 +1,42 @@
+"""Exchanges whose updates come whole, into one aggregate that makes one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from leader.aggregation.base import Aggregator, Result
+from leader.rounds.protocol import Accepted, Event, RoundMachine
+from leader.state import RunState
+from leader.training.engine import Engine
+from leader.training.exchanges.base import Admitted
+from leader.training.inbox import Submission
+from utils.errors import PayloadError
+
+
+class WholeUpdates:
+    """What such exchanges have in common."""
+
+    machine: RoundMachine
+    state: RunState
+    aggregate: Aggregator
+    _engine: Engine
+
+    def holders(self) -> Mapping[str, int]:
+        """See OpenExchange."""
+        return self._engine.workforce.holders()
+
+    async def add(
+        self, admitted: Admitted, submission: Submission, counted: Callable[[], None]
+    ) -> Event | None:
+        """See OpenExchange."""
+        if submission.piece is not None:
+            raise PayloadError("this exchange takes whole updates; send them with AccumulateGradients")
+        await self._engine.fold(self.aggregate, admitted.contribution)
+        counted()
+        return Accepted(admitted.part.id, admitted.order.step)
+
+    async def _step(self, step: int) -> Result:
+        """Make the step of what is in the aggregate; what the exchange came to."""
+        plan = self.machine.plan
+        self.state, result = await self._engine.step(self.state, self.aggregate, plan, step)
+        return result
