@@ -9,7 +9,6 @@ round tells that the leader has closed the round, with the update in it.
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from utils.errors import ConfigError
+from utils.files import replace_file
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
@@ -187,14 +187,9 @@ def _read(path: Path) -> tuple[Vectors, Mapping[str, str]]:
 
 def _write(path: Path, vectors: Vectors, metadata: Mapping[str, str]) -> None:
     """The file as a whole or not at all, on disk when this returns."""
-    partial = path.with_name(path.name + ".partial")
+    contiguous = {name: np.ascontiguousarray(vector) for name, vector in vectors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            contiguous = {name: np.ascontiguousarray(vector) for name, vector in vectors.items()}
-            file.write(save(contiguous, dict(metadata)))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        replace_file(path, save(contiguous, dict(metadata)))
     except OSError as error:
         raise ConfigError(f"--state-dir: can't write {path}: {error.strerror}") from None

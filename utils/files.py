@@ -10,13 +10,14 @@ from pathlib import Path
 from utils.errors import CheckpointError
 
 
-def write_atomically(
-    path: Path, parts: list[bytes | memoryview], half_written: Callable[[], None] = lambda: None
+def replace_file(
+    path: Path, *parts: bytes | memoryview, sync: bool = True, half_written: Callable[[], None] = lambda: None
 ) -> None:
-    """Replace `path` by a file of these parts: the old or the new content survives any crash.
+    """Replace `path` by a file of these parts: it always holds all of the old or all of the new bytes.
 
-    `half_written` is called when the first part is written. Raises CheckpointError, for example
-    when the disk is full; the old file is then untouched.
+    Without `sync` that is true when the process is killed, but not when the power fails. `half_written`
+    is called when the first part is written. Raises OSError, for example when the disk is full; the old
+    file is then untouched.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -25,31 +26,33 @@ def write_atomically(
                 file.write(part)
                 if number == 0:
                     half_written()
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
+        if sync:
+            _sync_folder(path.parent)
+    except OSError:
         with suppress(OSError):
             partial.unlink()
+        raise
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_atomically(
+    path: Path, parts: list[bytes | memoryview], half_written: Callable[[], None] = lambda: None
+) -> None:
+    """`replace_file` for what a run can't go on without: raises CheckpointError that says what to do."""
+    try:
+        replace_file(path, *parts, half_written=half_written)
+    except OSError as error:
         raise CheckpointError(
             f"can't write {path}: {error.strerror}; free the disk or fix the folder, then resume the run"
         ) from error
-
-
-def replace_file(path: Path, content: bytes, sync: bool = True) -> None:
-    """Write `content` so that `path` always holds all of the old or all of the new bytes.
-
-    Without `sync` that is true when the process is killed, but not when the power fails.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-    temporary.replace(path)

@@ -90,7 +90,7 @@ def test_a_run_folder_that_cannot_be_made_is_an_error_of_the_config(tmp_path: Pa
 def test_a_failed_replacement_leaves_the_old_content(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
     replace_file(path, b"old")
-    (tmp_path / ".summary.json.tmp").mkdir()  # the temporary file can't be made
+    (tmp_path / "summary.json.partial").mkdir()  # the temporary file can't be made
     with pytest.raises(OSError, match="Is a directory"):
         replace_file(path, b"new")
     assert path.read_bytes() == b"old"
