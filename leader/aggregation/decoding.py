@@ -8,7 +8,6 @@ import numpy as np
 
 from leader.aggregation.aggregate import check_update
 from leader.config import CodecConfig
-from leader.config.codec_spec import up_spec
 from model.flat import Layout
 from model.fragments import Fragments
 from model.piece_files import PLAIN, WHOLE, PieceFiles, is_plain
@@ -25,7 +24,7 @@ class Decoder:
     """
 
     def __init__(self, config: CodecConfig, layout: Layout, fragments: int = 0) -> None:
-        spec = up_spec(config)
+        spec = config.up_spec
         self._codec = make_codec(spec) if spec else None
         self._files = {
             str(number) if fragments else "": PieceFiles(one, config.piece_bytes, self._codec)

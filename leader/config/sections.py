@@ -162,6 +162,22 @@ class CodecConfig(Section):
         description="float32 bytes of the parameters that are encoded, and in gradient runs exchanged, at once",
     )
 
+    @property
+    def up_spec(self) -> str:
+        """Spec of the codec of updates, such as "topk:0.01"; empty for none."""
+        if self.up == "topk":
+            return f"topk:{self.fraction:g}" + (f":{self.warmup:g}" if self.warmup else "")
+        if self.up == "powersgd":
+            return f"powersgd:{self.rank}"
+        return "" if self.up == "none" else self.up
+
+    @property
+    def down_spec(self) -> str:
+        """Spec of the codec of changes of the model; empty for none."""
+        if self.down == "topk":
+            return f"topk:{self.fraction:g}"
+        return "" if self.down == "none" else self.down
+
 
 class StreamingConfig(Section):
     """Streaming DiLoCo: the model is exchanged in fragments that take turns (delta runs)."""

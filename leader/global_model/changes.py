@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 
 from leader.config import RunConfig
-from leader.config.codec_spec import down_spec
 from leader.state import RunState
 from model.flat import Layout
 from model.fragments import Fragments
@@ -30,7 +29,7 @@ class DownLink:
     """
 
     def __init__(self, config: RunConfig, layout: Layout) -> None:
-        spec, count = down_spec(config.codec), config.streaming.fragments
+        spec, count = config.codec.down_spec, config.streaming.fragments
         codec = make_codec(spec) if spec else None
         #: Of each fragment in its turn, where the model is streamed; else one.
         self._files = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from leader.config import RunConfig
-from leader.config.codec_spec import down_spec, up_spec
 from leader.global_model.initial import Origin
 from leader.training.exchanges.pipelined import is_pipelined
 from protos import leader_pb2
@@ -22,8 +21,8 @@ def describe(config: RunConfig, origin: Origin, *, run_id: str, classes: int) ->
         local=sorted(origin.layout.local),
         holdout=config.evaluation.holdout,
         own_task=origin.own,
-        codec_up=up_spec(config.codec),
-        codec_down=down_spec(config.codec),
+        codec_up=config.codec.up_spec,
+        codec_down=config.codec.down_spec,
         piece_bytes=config.codec.piece_bytes,
         zstd=config.codec.zstd,
         pipelined=is_pipelined(config),

@@ -6,7 +6,6 @@ import numpy as np
 import zstandard
 
 from leader.config import CodecConfig
-from leader.config.codec_spec import up_spec
 from model.piece_files import PieceFiles
 from tests.fuzz.files import LAYOUT, File
 from utils.codecs import Moment, make_codec
@@ -21,7 +20,7 @@ class PiecePool:
     """Files of each piece of LAYOUT, for a run with this codec."""
 
     def __init__(self, config: CodecConfig) -> None:
-        spec = up_spec(config)
+        spec = config.up_spec
         assert spec is not None
         self.files = PieceFiles(LAYOUT, config.piece_bytes, make_codec(spec))
         self._pool = [self._variants(number) for number in range(len(self.files.pieces))]
