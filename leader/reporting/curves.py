@@ -114,13 +114,8 @@ def _quality(axes: Axes, records: Sequence[Record], metric: str) -> None:
     name = metric.removeprefix("test ")
     scale = 100 if is_share(name) else 1
     points = _points(records, f"test_{name}", scale)
-    scored = [
-        (record["round"], record["federated"][name])
-        for record in records
-        if name in record.get("federated", ())
-    ]
-    means: Points = [(number, spread["mean"] * scale) for number, spread in scored]
-    worst: Points = [(number, spread["worst_decile"] * scale) for number, spread in scored]
+    scored = [record | record["federated"][name] for record in records if name in record.get("federated", ())]
+    means, worst = _points(scored, "mean", scale), _points(scored, "worst_decile", scale)
     if not points and not means:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "not evaluated", transform=axes.transAxes, ha="center", color=_FAINT, fontsize=12)
@@ -141,49 +136,26 @@ def _learners(axes: Axes, means: Points, worst: Points) -> None:
     style = {"color": _BLUE, "linewidth": 1.5, "marker": _marker(means), "markersize": 3.5}
     axes.plot(rounds, upper, label="at the learners", **style)  # type: ignore[arg-type]
     axes.fill_between(rounds, lower, upper, color=_BLUE, alpha=0.15, linewidth=0, label="to their worst 10%")
-    axes.legend(
-        frameon=False, fontsize=9, labelcolor=_INK, ncols=2, loc="lower right", bbox_to_anchor=(1.02, 0.985)
-    )
+    _legend(axes)
 
 
 def _mark_last(axes: Axes, points: Points, unit: str, color: str) -> None:
     last = points[-1]
     axes.plot(*last, "o", color=color, markersize=7, markeredgecolor="white", clip_on=False)
-    axes.annotate(
-        f"{last[1]:.2f}{unit}",
-        last,
-        xytext=(-8, -10),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        fontsize=11,
-        fontweight="bold",
-        color=color,
-        bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
-    )
+    text = {"ha": "right", "va": "top", "fontsize": 11, "fontweight": "bold", "color": color}
+    box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+    place = {"xytext": (-8, -10), "textcoords": "offset points"}
+    axes.annotate(f"{last[1]:.2f}{unit}", last, bbox=box, **place, **text)  # type: ignore[arg-type]
 
 
 def _traffic(axes: Axes, up: Points, down: Points) -> None:
     """Up (to the leader) broad and light, down (to learners) thin on top: often they are equal."""
     from matplotlib.ticker import LogLocator
 
-    axes.plot(
-        *_columns(_thinned(up)),
-        color=_ORANGE,
-        linewidth=4.5,
-        alpha=0.55,
-        marker=_marker(up),
-        markersize=8,
-        label="up",
-    )
-    axes.plot(
-        *_columns(_thinned(down)),
-        color=_BLUE,
-        linewidth=1.5,
-        marker=_marker(down),
-        markersize=3.5,
-        label="down",
-    )
+    broad = {"color": _ORANGE, "linewidth": 4.5, "alpha": 0.55, "markersize": 8, "label": "up"}
+    thin = {"color": _BLUE, "linewidth": 1.5, "markersize": 3.5, "label": "down"}
+    for points, style in ((up, broad), (down, thin)):
+        axes.plot(*_columns(_thinned(points)), marker=_marker(points), **style)  # type: ignore[arg-type]
     values = [value for _, value in up + down]
     if values and max(values) > _LOG_SPREAD * min(values) > 0:
         axes.set_yscale("log")  # the round that brings the data would flatten all the others
@@ -192,6 +164,10 @@ def _traffic(axes: Axes, up: Points, down: Points) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
     else:
         _from_zero(axes)
+    _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
     axes.legend(
         frameon=False, fontsize=9, labelcolor=_INK, ncols=2, loc="lower right", bbox_to_anchor=(1.02, 0.985)
     )

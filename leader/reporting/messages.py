@@ -6,39 +6,26 @@ import logging
 import socket
 from ipaddress import ip_address
 
-from leader import metric_names
-from leader.events import (
-    CallRefused,
-    Evaluated,
-    EvaluationSkipped,
-    Event,
-    FederatedEvaluated,
-    LearnerJoined,
-    LearnerLeft,
-    LearnerProgress,
-    RoundAbandoned,
-    RoundCommitted,
-    RoundStarted,
-    RunFinished,
-    RunStarted,
-    Spread,
-    StepApplied,
-    UpdateAccepted,
-    WaitingForLearners,
+from leader import events, metric_names
+
+_DEBUG = (
+    events.StepApplied,
+    events.LearnerProgress,
+    events.UpdateAccepted,
+    events.RoundStarted,
+    events.EvaluationSkipped,
 )
-
-_DEBUG = (StepApplied, LearnerProgress, UpdateAccepted, RoundStarted, EvaluationSkipped)
-_WARNING = (CallRefused, RoundAbandoned)
+_WARNING = (events.CallRefused, events.RoundAbandoned)
 
 
-def level_of(event: Event) -> int:
+def level_of(event: events.Event) -> int:
     """How severe `event` is, as a logging level; what happens many times a round is DEBUG."""
     if isinstance(event, _DEBUG):
         return logging.DEBUG
     return logging.WARNING if isinstance(event, _WARNING) else logging.INFO
 
 
-def learner_command(started: RunStarted) -> str:
+def learner_command(started: events.RunStarted) -> str:
     """What to run on another machine to join the leader of this run."""
     host, _, port = started.address.rpartition(":")
     data = " --data DIR" if started.own_data else ""
@@ -66,34 +53,34 @@ def number_of(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def describe(event: Event, rounds: int, join: str = "") -> str:
+def describe(event: events.Event, rounds: int, join: str = "") -> str:
     """`event` of a run of `rounds` rounds in one line; `join` is the command that a learner joins with."""
     match event:
-        case RunStarted():
+        case events.RunStarted():
             resumed = f", resumed after round {event.resumed_round}" if event.resumed_round else ""
             return (
                 f"run {event.run_id}: {event.model} ({event.parameters:,} parameters) on {event.dataset}, "
                 f"{event.exchange} exchange, {number_of(event.rounds, 'round')}{resumed}; "
                 f"listening on {event.address}, results in {event.run_dir}"
             )
-        case WaitingForLearners():
+        case events.WaitingForLearners():
             return f"waiting for learners: {event.have} of {event.need}; on each run: {join}"
-        case LearnerJoined():
+        case events.LearnerJoined():
             own = "" if event.own_examples is None else f", {event.own_examples:,} examples of its own"
             return f"learner {event.learner_id} {event.name} joined: {event.device}{own}"
-        case LearnerLeft():
+        case events.LearnerLeft():
             return f"learner {event.learner_id} {event.name} left: {event.reason}"
-        case LearnerProgress():
+        case events.LearnerProgress():
             return (
                 f"learner {event.learner_id} is at step {event.done}/{event.total} "
                 f"of round {event.round}, {event.images_per_s:.0f} images/s"
             )
-        case UpdateAccepted():
+        case events.UpdateAccepted():
             return (
                 f"round {event.round} step {event.step + 1}: update of learner {event.learner_id} accepted: "
                 f"loss {event.loss:.4f}, {event.examples:,} examples, {size(event.bytes)}"
             )
-        case CallRefused():
+        case events.CallRefused():
             who = "an unknown caller" if event.learner_id is None else f"learner {event.learner_id}"
             more = f" (and {event.suppressed:,} more like it)" if event.suppressed else ""
             return f"refused {event.method or 'a call'} of {who}: {event.reason}{more}"
@@ -101,42 +88,42 @@ def describe(event: Event, rounds: int, join: str = "") -> str:
             return _describe_round(event, rounds)
 
 
-def describe_spread(scored: tuple[str, Spread]) -> str:
+def describe_spread(scored: tuple[str, events.Spread]) -> str:
     """A metric's name and its spread over the learners, such as `accuracy 61.00%, worst 10% 40.00%`."""
     name, spread = scored
     mean, worst = spread["mean"], spread["worst_decile"]
     return f"{name} {metric_names.show(name, mean)}, worst 10% {metric_names.show(name, worst)}"
 
 
-def _describe_round(event: Event, rounds: int) -> str:
+def _describe_round(event: events.Event, rounds: int) -> str:
     match event:
-        case RoundStarted():
+        case events.RoundStarted():
             counts = f"{number_of(event.learners, 'learner')}, {number_of(event.steps, 'step')}"
             return f"round {event.round}/{rounds} started: {counts}"
-        case StepApplied():
+        case events.StepApplied():
             return f"round {event.round}/{rounds} step {event.step + 1}/{event.steps}: loss {event.loss:.4f}"
-        case RoundAbandoned():
+        case events.RoundAbandoned():
             return f"round {event.round}/{rounds} abandoned, it is tried again: {event.reason}"
-        case RoundCommitted():
+        case events.RoundCommitted():
             return (
                 f"round {event.round}/{rounds} committed: loss {event.loss:.4f}, {event.seconds:.1f} s, "
                 f"{number_of(event.learners, 'learner')}, "
                 f"up {size(event.bytes_up)}, down {size(event.bytes_down)}"
             )
-        case Evaluated():
+        case events.Evaluated():
             scores = [
                 f"test {name} {metric_names.show(name, value)}" for name, value in event.metrics.items()
             ]
             return f"round {event.round}/{rounds} evaluated: {', '.join(scores)}"
-        case FederatedEvaluated():
+        case events.FederatedEvaluated():
             model = f"round {event.round}/{rounds}" if event.round else "initial weights"
             return f"{model} scored by learners: {'; '.join(map(describe_spread, event.scores.items()))}"
-        case EvaluationSkipped():
+        case events.EvaluationSkipped():
             return f"round {event.round}/{rounds} not evaluated: a newer model was ready"
-        case RunFinished(reason=""):
+        case events.RunFinished(reason=""):
             early = f"; {event.stopped_early}" if event.stopped_early else ""
             return f"run finished after round {event.round}/{rounds}: {event.seconds:.1f} s{early}"
-        case RunFinished():
+        case events.RunFinished():
             return f"run stopped after round {event.round}/{rounds}: {event.reason}"
         case _:
             return type(event).__name__

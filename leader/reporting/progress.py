@@ -7,24 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from leader.events import (
-    CallRefused,
-    Evaluated,
-    Event,
-    FederatedEvaluated,
-    LearnerJoined,
-    LearnerLeft,
-    LearnerProgress,
-    RoundAbandoned,
-    RoundCommitted,
-    RoundStarted,
-    RunFinished,
-    RunStarted,
-    Spread,
-    StepApplied,
-    UpdateAccepted,
-    WaitingForLearners,
-)
+from leader import events
 from leader.metric_names import headline, is_better, lower_is_better
 
 _RATE_WINDOW_S = 5.0
@@ -58,9 +41,9 @@ class Score:
 class RoundView:
     """One committed round."""
 
-    commit: RoundCommitted
+    commit: events.RoundCommitted
     test: Score | None = None
-    federated: Spread | None = None  # of the learners' metric that there is room for
+    federated: events.Spread | None = None  # of the learners' metric that there is room for
 
 
 class RunProgress:
@@ -68,9 +51,9 @@ class RunProgress:
 
     def __init__(self, rounds: int, clock: Callable[[], float] = time.monotonic, history: int = 12) -> None:
         self.rounds = rounds
-        self.started: RunStarted | None = None
-        self.finished: RunFinished | None = None
-        self.waiting: WaitingForLearners | None = None
+        self.started: events.RunStarted | None = None
+        self.finished: events.RunFinished | None = None
+        self.waiting: events.WaitingForLearners | None = None
         self.learners: dict[int, LearnerView] = {}
         self.history: deque[RoundView] = deque(maxlen=history)
         self.committed = 0  # last committed round
@@ -80,7 +63,7 @@ class RunProgress:
         self.loss: float | None = None
         self.newest: Score | None = None
         self.best: Score | None = None
-        self.federated: tuple[str, Spread] | None = None  # metric and spread, newest
+        self.federated: tuple[str, events.Spread] | None = None  # metric and spread, newest
         self.rate: tuple[float, float] | None = None  # bytes a second up and down
         self._clock = clock
         self._round_began: float | None = None  # None between rounds
@@ -114,71 +97,78 @@ class RunProgress:
             return None
         return max(0.0, mean * (self.rounds - self.committed) - min(elapsed, mean))
 
-    def apply(self, event: Event) -> None:
+    def apply(self, event: events.Event) -> None:
         """Take in one event."""
         match event:
-            case RunStarted():
+            case events.RunStarted():
                 self.started, self.committed = event, event.resumed_round
-            case RunFinished():
+            case events.RunFinished():
                 self.finished = event
-            case WaitingForLearners():
+            case events.WaitingForLearners():
                 self.waiting = event
-            case Evaluated():
+            case events.Evaluated():
                 self._evaluated(event)
-            case FederatedEvaluated():
+            case events.FederatedEvaluated():
                 self._scored(event)
-            case RoundStarted() | StepApplied() | RoundCommitted() | RoundAbandoned():
+            case (
+                events.RoundStarted()
+                | events.StepApplied()
+                | events.RoundCommitted()
+                | events.RoundAbandoned()
+            ):
                 self._apply_round(event)
             case _:
                 self._apply_learner(event)
 
-    def _apply_round(self, event: RoundStarted | StepApplied | RoundCommitted | RoundAbandoned) -> None:
+    def _apply_round(
+        self, event: events.RoundStarted | events.StepApplied | events.RoundCommitted | events.RoundAbandoned
+    ) -> None:
         match event:
-            case RoundStarted():
+            case events.RoundStarted():
                 self.waiting, self._round_began = None, self._clock()
                 self.round, self.step, self.steps = event.round, 0, event.steps
                 self.learners = {key: view for key, view in self.learners.items() if view.state != "left"}
                 for view in self.learners.values():
                     view.state, view.done, view.total = "ready", 0, 0
-            case StepApplied():
+            case events.StepApplied():
                 self.step, self.steps, self.loss = event.step + 1, event.steps, event.loss
                 self._sample(event)
-            case RoundCommitted():
+            case events.RoundCommitted():
                 self._committed(event)
-            case RoundAbandoned():
+            case events.RoundAbandoned():
                 self._round_began = None
 
-    def _apply_learner(self, event: Event) -> None:
-        if isinstance(event, LearnerJoined):
+    def _apply_learner(self, event: events.Event) -> None:
+        if isinstance(event, events.LearnerJoined):
             self._joined(event)
             return
         view = self.learners.get(getattr(event, "learner_id", None))  # type: ignore[arg-type]
         if view is None:
             return
         match event:
-            case LearnerLeft():
+            case events.LearnerLeft():
                 view.state = "left"
-            case LearnerProgress(round=self.round) if view.state != "sent":
+            case events.LearnerProgress(round=self.round) if view.state != "sent":
                 view.state = "training"
                 view.done, view.total = min(event.done, event.total), event.total
                 view.images_per_s = event.images_per_s
-            case UpdateAccepted():
+            case events.UpdateAccepted():
                 view.loss, view.images_per_s = event.loss, event.images_per_s
                 if self.steps > 1:
                     view.done, view.total = event.step + 1, self.steps
                 else:
                     view.done = view.total = view.total or 1
                 view.state = "sent" if view.done >= view.total else "training"
-            case CallRefused():
+            case events.CallRefused():
                 view.state = "refused"
 
-    def _joined(self, event: LearnerJoined) -> None:
+    def _joined(self, event: events.LearnerJoined) -> None:
         for key, view in list(self.learners.items()):
             if view.name == event.name and view.state == "left":
                 del self.learners[key]
         self.learners[event.learner_id] = LearnerView(event.learner_id, event.name, event.device)
 
-    def _committed(self, event: RoundCommitted) -> None:
+    def _committed(self, event: events.RoundCommitted) -> None:
         self.committed, self.loss, self._round_began = event.round, event.loss, None
         self._round_seconds.append(event.seconds)
         self.history.append(RoundView(event))
@@ -188,28 +178,27 @@ class RunProgress:
             if view.state != "left":
                 view.state = "ready"
 
-    def _evaluated(self, event: Evaluated) -> None:
-        metric = headline(event.metrics)
-        if metric is None:
+    def _evaluated(self, event: events.Evaluated) -> None:
+        if (metric := headline(event.metrics)) is None:
             return
         self.newest = Score(event.round, metric, event.metrics[metric])
         best = self.best.value if self.best else None
         if is_better(self.newest.value, best, lower=lower_is_better(metric)):
             self.best = self.newest
-        for row in self.history:
-            if row.commit.round == event.round:
-                row.test = self.newest
+        if row := self._row(event.round):
+            row.test = self.newest
 
-    def _scored(self, event: FederatedEvaluated) -> None:
-        metric = headline(event.scores)
-        if metric is None:
+    def _scored(self, event: events.FederatedEvaluated) -> None:
+        if (metric := headline(event.scores)) is None:
             return
         self.federated = (metric, event.scores[metric])
-        for row in self.history:
-            if row.commit.round == event.round:
-                row.federated = event.scores[metric]
+        if row := self._row(event.round):
+            row.federated = event.scores[metric]
 
-    def _sample(self, event: StepApplied) -> None:
+    def _row(self, round_: int) -> RoundView | None:
+        return next((row for row in self.history if row.commit.round == round_), None)
+
+    def _sample(self, event: events.StepApplied) -> None:
         now = self._clock()
         self._samples.append((now, event.bytes_up, event.bytes_down))
         while len(self._samples) > 2 and self._samples[1][0] <= now - _RATE_WINDOW_S:
