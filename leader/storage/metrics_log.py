@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,8 @@ class MetricsLog:
         self._awaited = awaited
         self._clock = clock
         self._records = _read_records(folder, resumed_round)
-        self._by_round = {record["round"]: record for record in self._records}
-        self._written = len(self._records)  # how many of the records, from the first, are in metrics.jsonl
-        self._waiting: dict[int, set[str]] = {}  # evaluations that rounds wait for
+        #: what each round that is not in metrics.jsonl yet waits for, in round order; a later one waits for it too
+        self._waiting: dict[int, set[str]] = {}
         self._early: dict[int, Record] = {}  # evaluations that came before their round's commit
         self._rewrite()
         folder.pending_metrics.unlink(missing_ok=True)
@@ -51,12 +51,12 @@ class MetricsLog:
     @property
     def records(self) -> list[Record]:
         """All committed rounds so far in round order, those that wait for an evaluation included."""
-        return [dict(record) for record in self._records]
+        return [dict(record) for record in self._records.values()]
 
     def on_event(self, event: Event) -> None:
         """Take in a commit or what became of an evaluation; a round seen before is ignored."""
         match event:
-            case RoundCommitted() if event.round not in self._by_round:
+            case RoundCommitted() if event.round not in self._records:
                 self._settle(event.round - 1, FEDERATED)
                 self._add(event)
             case Evaluated():
@@ -72,7 +72,7 @@ class MetricsLog:
 
     def close(self) -> None:
         """Write the lines whose evaluation never came, without it."""
-        self._waiting.clear()
+        self._waiting = {number: set() for number in self._waiting}
         self._write_settled()
 
     def _add(self, event: RoundCommitted) -> None:
@@ -82,40 +82,43 @@ class MetricsLog:
             record |= self._early.pop(event.round)
             waiting.discard(TEST)
         self._waiting[event.round] = waiting
-        self._records.append(record)
-        self._by_round[event.round] = record
+        self._records[event.round] = record
 
     def _settle(self, round_: int, kind: str) -> None:
         """The line of `round_` need not wait for this evaluation any longer."""
         self._waiting.get(round_, set()).discard(kind)
 
     def _evaluated(self, round_: int, kind: str, evaluation: Mapping[str, object]) -> None:
-        record = self._by_round.get(round_)
+        record = self._records.get(round_)
         if record is None:
             if kind == TEST:  # the learners' scores come after the commit, or are of the initial weights
                 self._early[round_] = dict(evaluation)
             return
         record.update(evaluation)
         self._settle(round_, kind)
-        if self._written and round_ <= self._records[self._written - 1]["round"]:
+        if round_ not in self._waiting:
             self._rewrite()
 
     def _write_settled(self) -> None:
-        settled = self._written
-        while settled < len(self._records) and not self._waiting.get(self._records[settled]["round"]):
-            self._waiting.pop(self._records[settled]["round"], None)
-            settled += 1
-        if settled > self._written:
+        settled = list(takewhile(lambda number: not self._waiting[number], self._waiting))
+        if settled:
             with self._folder.metrics.open("ab") as file:
-                file.write(_lines(self._records[self._written : settled]))
-            self._written = settled
-        if settled < len(self._records):
-            replace_file(self._folder.pending_metrics, _lines(self._records[settled:]), sync=False)
+                file.write(self._lines(settled))
+        for number in settled:
+            del self._waiting[number]
+        if self._waiting:
+            replace_file(self._folder.pending_metrics, self._lines(self._waiting), sync=False)
         else:
             self._folder.pending_metrics.unlink(missing_ok=True)
 
     def _rewrite(self) -> None:
-        replace_file(self._folder.metrics, _lines(self._records[: self._written]))
+        written = (number for number in self._records if number not in self._waiting)
+        replace_file(self._folder.metrics, self._lines(written))
+
+    def _lines(self, rounds: Iterable[int]) -> bytes:
+        return "".join(
+            json.dumps(self._records[number], allow_nan=False) + "\n" for number in rounds
+        ).encode()
 
 
 def _record(event: RoundCommitted, now: float) -> Record:
@@ -137,17 +140,13 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _lines(records: list[Record]) -> bytes:
-    return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
-
-
-def _read_records(folder: RunFolder, resumed_round: int) -> list[Record]:
+def _read_records(folder: RunFolder, resumed_round: int) -> dict[int, Record]:
     """The records of rounds up to `resumed_round`; a line cut off by a crash is passed over."""
     by_round: dict[int, Record] = {}
     for path in (folder.pending_metrics, folder.metrics):
         if path.exists():
             by_round |= {record["round"]: record for record in _whole_records(path)}
-    return [by_round[number] for number in sorted(by_round) if number <= resumed_round]
+    return {number: by_round[number] for number in sorted(by_round) if number <= resumed_round}
 
 
 def _whole_records(path: Path) -> list[Record]:
