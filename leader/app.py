@@ -101,7 +101,7 @@ class App:
                 write_atomically(self._folder.path / "address", [address.encode()])
                 return await self.lead(address, self._train_under_leases)
         except asyncio.CancelledError:
-            self._tracker.cancel()
+            self._tracker.evaluations.cancel()
             for member in self.coordinator.workforce:
                 member.link.end()
             raise
@@ -131,11 +131,11 @@ class App:
         """Commit the rounds that are left, with learners from anywhere; returns why that was stopped, or ""."""
         if self.coordinator.state.committed is not None:
             self._tracker.offer(self.coordinator.state.round)
-        return await self.coordinator.run(self._tracker.trained_enough)
+        return await self.coordinator.run(self._tracker.verdict.trained_enough)
 
     async def evaluated(self) -> None:
         """Wait for the evaluations under way."""
-        await self._tracker.idle()
+        await self._tracker.evaluations.idle()
 
     async def _conclude(self, started: RunStarted, began: float, reason: str) -> RunFinished:
         """Send the learners home and write the results; raises CheckpointError, such as for a full disk."""
@@ -154,7 +154,7 @@ class App:
 
     def _stopped_early(self, reason: str) -> str:
         done = reason or self.coordinator.state.round >= self._config.rounds
-        return "" if done else self._tracker.reason or ""
+        return "" if done else self._tracker.verdict.reason or ""
 
     async def _dismiss(self, finished: RunFinished) -> None:
         """Tell every learner that the run is over, and wait a moment for them to go."""

@@ -48,10 +48,11 @@ class Evaluator:
 class EvaluationQueue:
     """Evaluates one model at a time in a thread of its own; a newer one replaces one that waits.
 
-    `keep` is called in that thread with each result, before it is told.
+    `keep` is called in that thread with each result, before it is told. Without an `evaluator`, where the
+    leader has no test split, nothing may be offered.
     """
 
-    def __init__(self, evaluator: Evaluator, events: EventStream, keep: Keep) -> None:
+    def __init__(self, evaluator: Evaluator | None, events: EventStream, keep: Keep) -> None:
         self._evaluator = evaluator
         self._events = events
         self._keep = keep
@@ -76,6 +77,7 @@ class EvaluationQueue:
             self._events.publish(Evaluated(round_, metrics, time.monotonic() - began))
 
     def _evaluate(self, round_: int, vector: Vector) -> dict[str, float]:
+        assert self._evaluator is not None
         metrics = self._evaluator.evaluate(vector)
         self._keep(round_, metrics, vector)
         return metrics

@@ -47,13 +47,14 @@ class Tracker:
         self._best = BestModel(
             folder.best, origin.layout, model_title(config), self._config.metric, self._config.mode
         )
-        self._queue: EvaluationQueue | None = None
+        evaluator: Evaluator | None = None
         if test is not None and len(test) and origin.model and origin.task:
             evaluator = Evaluator(origin.model, origin.task, test, config)
-            self._queue = EvaluationQueue(evaluator, events, self._keep)
+        self._can_test = evaluator is not None
+        self.evaluations = EvaluationQueue(evaluator, events, self._keep)
         self._metrics = MetricsLog(folder, state.round, awaited=self._awaited)
-        self._verdict = Verdict(self._config, self._best, self._queue, weights)
-        for subscriber in (self._metrics.on_event, self._verdict.on_event, self._on_event):
+        self.verdict = Verdict(self._config, self._best, self.evaluations, weights)
+        for subscriber in (self._metrics.on_event, self.verdict.on_event, self._on_event):
             events.subscribe(subscriber)
         self._recall(folder, state)
 
@@ -67,45 +68,25 @@ class Tracker:
         """The metrics of all committed rounds, in round order."""
         return self._metrics.records
 
-    @property
-    def reason(self) -> str | None:
-        """Why the run has trained enough; None while it has not."""
-        return self._verdict.reason
-
-    async def trained_enough(self) -> bool:
-        """See Verdict."""
-        return await self._verdict.trained_enough()
-
     def offer(self, round_: int) -> None:
         """The model of `round_` is the newest: have it evaluated if it is due."""
-        if self._queue is not None and self._is_tested(round_):
-            self._queue.offer(round_, self._weights())
-
-    async def idle(self) -> None:
-        """Wait for the evaluations under way."""
-        if self._queue is not None:
-            await self._queue.idle()
-
-    def cancel(self) -> None:
-        """Give the evaluations under way up."""
-        if self._queue is not None:
-            self._queue.cancel()
+        if self._is_tested(round_):
+            self.evaluations.offer(round_, self._weights())
 
     async def close(self) -> None:
         """Wait for the evaluations under way, and write all that is known of the rounds."""
-        if self._queue is not None:
-            await self._queue.finish()
+        await self.evaluations.finish()
         self._metrics.close()
 
     def _is_tested(self, round_: int) -> bool:
-        """Whether the leader tests the model of this round; it always does that of the last."""
+        """Whether the leader tests the model of this round; if it has a test split, it always does that of the last."""
         every = self._config.every
-        return round_ == self._rounds or (every > 0 and round_ % every == 0)
+        return self._can_test and (round_ == self._rounds or (every > 0 and round_ % every == 0))
 
     def _awaited(self, round_: int) -> Iterator[str]:
         """The evaluations of the model of this round that are to come; learners score it after its commit."""
         every = self._config.federated_every
-        if self._queue is not None and self._is_tested(round_):
+        if self._is_tested(round_):
             yield TEST
         if every > 0 and round_ % every == 0:
             yield FEDERATED
@@ -131,23 +112,22 @@ class Tracker:
             self._metrics.on_event(event)
         by_learners = self._config.metric.startswith(FEDERATED_PREFIX)
         before = weights_of(folder.checkpoints, state.round - 1) if by_learners else None
-        self._verdict.recall(self._metrics.records, before)
+        self.verdict.recall(self._metrics.records, before)
         for event in untold:
-            self._verdict.on_event(event)
+            self.verdict.on_event(event)
 
 
 class Verdict:
     """Event subscriber that looks at `evaluation.metric`; asked between rounds whether there is to be another.
 
-    `weights` gives the vector (total,) of the last committed round. `evaluations` is None where the
-    leader has no test split.
+    `weights` gives the vector (total,) of the last committed round.
     """
 
     def __init__(
         self,
         config: EvaluationConfig,
         best: BestModel,
-        evaluations: EvaluationQueue | None,
+        evaluations: EvaluationQueue,
         weights: Callable[[], Vector],
     ) -> None:
         self._stop = EarlyStop(config.metric, config.mode, config.target, config.patience)
@@ -191,7 +171,7 @@ class Verdict:
         if self._to_keep is not None:
             kept, self._to_keep = self._to_keep, None
             await asyncio.to_thread(self._best.offer, *kept)
-        if self._stop.can_stop and self._evaluations is not None:
+        if self._stop.can_stop:
             await self._evaluations.idle()
         return self.reason is not None
 

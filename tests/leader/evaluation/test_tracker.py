@@ -10,9 +10,10 @@ from torch import nn
 
 from leader.config import EvaluationConfig
 from leader.evaluation.best_model import Best, BestModel
+from leader.evaluation.evaluator import EvaluationQueue
 from leader.evaluation.federated import FederatedScores
 from leader.evaluation.tracker import Verdict
-from leader.events import Evaluated, FederatedEvaluated, RoundCommitted
+from leader.events import Evaluated, EventStream, FederatedEvaluated, RoundCommitted
 from leader.storage.metrics_log import Record
 from model.flat import FlatModel
 from protos import leader_pb2
@@ -27,7 +28,8 @@ class Run:
         layout = FlatModel(nn.Linear(3, 2)).layout
         self.best = BestModel(folder / "best.safetensors", layout, "linear", config.metric, config.mode)
         self.round = 0
-        self.verdict = Verdict(config, self.best, None, self.weights)
+        evaluations = EvaluationQueue(None, EventStream(), self.best.offer)
+        self.verdict = Verdict(config, self.best, evaluations, self.weights)
 
     def weights(self) -> Vector:
         return np.full(8, self.round, np.float32)
