@@ -76,9 +76,8 @@ class JsonFormatter(logging.Formatter):
         if fields is None:
             entry |= {"event": "log", "logger": record.name, "message": record.getMessage()}
         else:
-            entry |= {"event": getattr(record, "event", "log")} | {
-                k: _json_value(v) for k, v in fields.items()
-            }
+            entry["event"] = getattr(record, "event", "log")
+            entry |= {k: _json_value(v) for k, v in fields.items()}
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry, allow_nan=False, default=str)

@@ -53,8 +53,7 @@ def open_display(config: LogConfig, rounds: int, stream: TextIO) -> Display:
     console = setup_logging(config.format, config.level, stream)
     if console is None:
         return EventLog(rounds)
-    from leader.reporting.terminal import (
-        TerminalDisplay,  # imported here because plain and JSON logs don't need rich
-    )
+    # Imported here because plain and JSON logs don't need rich.
+    from leader.reporting.terminal import TerminalDisplay
 
     return TerminalDisplay(rounds, console)
