@@ -6,7 +6,11 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+import numpy as np
+
+from leader.data.dataset import Data
 from scripts.cluster import Cluster, Program
+from utils.datasets import Dataset
 
 NOISE = "tests.integration.noise_task:Noise"
 TIMEOUT_S = 60.0
@@ -27,6 +31,18 @@ TINY: Settings = {
     "train.local_steps": 2,
     "train.dtype": "float32",
 }
+
+
+_RANDOM = np.random.default_rng(5)
+#: 64 images of noise, in four classes, for a leader to hand out.
+IMAGES = Data(
+    "noise",
+    Dataset(
+        "noise", _RANDOM.integers(0, 256, (64, 3, 32, 32), np.uint8), np.arange(64) % 4, ("a", "b", "c", "d")
+    ),
+    None,
+    4,
+)
 
 
 def play(scenario: Scenario, settings: Settings = TINY, **more: Any) -> Cluster:

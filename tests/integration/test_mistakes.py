@@ -5,12 +5,9 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-import grpc
 import pytest
 
-from protos import leader_pb2, leader_pb2_grpc
-from tests.integration.harness import LINE, TIMEOUT_S, Cluster, Program, Settings, closed_address
-from utils.version import RELEASE
+from tests.integration.harness import LINE, Cluster, Program, Settings, closed_address
 
 WAITING: Settings = {"data.source": "none", "data.holder": "learner"}
 
@@ -64,30 +61,3 @@ def test_a_data_folder_that_does_not_exist_is_named(cluster: Cluster, tmp_path: 
 def test_a_misspelt_model_brings_the_right_name(cluster: Cluster) -> None:
     said = last_words(cluster.leader({**WAITING, "model.name": "resnet9w16"}), code=2)
     assert said.startswith("error: --set: model.name is 'resnet9w16'; did you mean resnet9-w16?")
-
-
-def test_another_protocol_is_told_what_to_install(cluster: Cluster) -> None:
-    leader = cluster.leader(WAITING)
-    with grpc.insecure_channel(leader.address) as channel:
-        stub = leader_pb2_grpc.LeaderServiceStub(channel)
-        with pytest.raises(grpc.RpcError) as refusal:
-            stub.RegisterLearner(leader_pb2.LearnerInfo(protocol=99), timeout=TIMEOUT_S)
-    assert refusal.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert f"install flockstep {RELEASE}" in str(refusal.value.details())
-
-
-def test_a_learner_with_other_classes_ends_with_the_leaders_reason(cluster: Cluster, tmp_path: Path) -> None:
-    leader = cluster.leader({**WAITING, "model.classes": 7})
-    for label in "xy":
-        (tmp_path / "two" / label).mkdir(parents=True)
-        (tmp_path / "two" / label / "1.ppm").write_bytes(b"P6 1 1 255 abc")
-    said = last_words(cluster.learner(leader, "--data", str(tmp_path / "two")), code=1)
-    assert "your data has 2 classes, this run's model 7" in said
-
-
-def test_two_learners_of_one_name_are_told_apart(cluster: Cluster, few: Settings) -> None:
-    leader = cluster.leader({**few, "learners": 3})
-    cluster.learner(leader, "--name", "twin")
-    leader.event("LearnerJoined", name="twin")
-    said = last_words(cluster.learner(leader, "--name", "twin", "--connect-timeout-s", "1"), code=5)
-    assert "a learner named 'twin' is connected already" in said

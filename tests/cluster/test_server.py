@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from protos import leader_pb2
-from tests.integration.harness import TIMEOUT_S, Cluster
+from scripts.cluster import Cluster
+from tests.clusters import TIMEOUT_S, play
 from utils.wire.rpc import SERVICE
 
 
-def test_health_and_reflection_answer(cluster: Cluster) -> None:
-    leader = cluster.leader({"data.source": "none", "data.holder": "learner"})
-    with grpc.insecure_channel(leader.address) as channel:
+def ask(address: str) -> None:
+    """Ask as a tool does that knows nothing of this project."""
+    with grpc.insecure_channel(address) as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -26,3 +29,10 @@ def test_health_and_reflection_answer(cluster: Cluster) -> None:
         assert SERVICE in reflection.get_services()
         described = reflection.FindFileContainingSymbol(SERVICE)
         assert described.SerializeToString() == leader_pb2.DESCRIPTOR.serialized_pb
+
+
+def test_health_and_reflection_answer() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await asyncio.to_thread(ask, cluster.address)
+
+    play(scenario)

@@ -1,0 +1,65 @@
+"""Learners score the model on examples that they hold out, and the leader sums that up round by round."""
+
+from __future__ import annotations
+
+from safetensors import safe_open
+
+from leader.events import FederatedEvaluated, RoundCommitted, UpdateAccepted
+from scripts.cluster import Cluster
+from tests.clusters import IMAGES, Settings, play
+
+SETTINGS: Settings = {
+    "learners": 2,
+    "rounds": 3,
+    "seed": 7,
+    "model.name": "resnet20",
+    "train.batch_size": 16,
+    "train.local_steps": 2,
+    "train.dtype": "float32",
+    "evaluation.holdout": 0.25,
+    "evaluation.federated_every": 1,
+    "evaluation.metric": "federated.loss",
+    "evaluation.mode": "max",
+}
+
+
+def test_learners_score_each_round_s_model_on_what_they_do_not_train_on() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        for name in "ab":
+            cluster.learner(name)
+        await cluster.finished()
+        check_told(cluster)
+        check_kept(cluster)
+
+    play(scenario, SETTINGS, data=IMAGES)
+
+
+def check_told(cluster: Cluster) -> None:
+    told = {event.round: event.scores for event in cluster.seen(FederatedEvaluated)}
+    assert list(told) == [0, 1, 2, 3]
+    lines = cluster.metrics
+    assert [line["examples"] for line in lines] == [48, 48, 48]  # of 64 images
+    assert [line.get("federated") for line in lines] == [told[1], told[2], told[3]]
+    counted = [event.round for event in cluster.seen(UpdateAccepted)]
+    assert counted == [1, 1, 2, 2, 3, 3, 4, 4]  # the last ones bring scores alone
+    assert [event.round for event in cluster.seen(RoundCommitted)] == [1, 2, 3]
+    for scores in told.values():
+        assert list(scores) == ["accuracy", "loss"]
+        assert (scores["loss"]["learners"], scores["loss"]["examples"]) == (2, 16)
+        assert scores["loss"]["worst_decile"] == scores["loss"]["max"]
+        assert scores["accuracy"]["mean"] * 16 == round(scores["accuracy"]["mean"] * 16)
+
+
+def check_kept(cluster: Cluster) -> None:
+    told = {event.round: event.scores for event in cluster.seen(FederatedEvaluated)}
+    assert (cluster.summary["federated"], cluster.summary["federated_round"]) == (told[3], 3)
+    best = max((1, 2, 3), key=lambda number: told[number]["loss"]["mean"])
+    value = told[best]["loss"]["mean"]
+    assert cluster.summary["best"] == {"round": best, "metric": "federated.loss", "value": value}
+    checkpoint = cluster.run_dir / "checkpoints" / f"round-{best:08d}.safetensors"
+    with (
+        safe_open(cluster.run_dir / "best.safetensors", "numpy") as kept,
+        safe_open(checkpoint, "numpy") as state,
+    ):
+        flat = b"".join(kept.get_tensor(name).tobytes() for name in kept.offset_keys())
+        assert flat == state.get_tensor("vector").tobytes()

@@ -1,0 +1,152 @@
+"""Every update counts at most once, and only from a learner that the leader knows."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+
+from leader.events import CallRefused, LearnerLeft, UpdateAccepted
+from learner.wire.transfer import push
+from learner.wire.whole_update import HeldUpdate
+from learner.work.worker import Worker
+from protos import leader_pb2, leader_pb2_grpc
+from scripts.cluster import Cluster
+from tests.clusters import TIMEOUT_S, TINY, join, play, train
+from utils.errors import NameTakenError, UnreachableError, WireError
+
+FORGED = b"sixteen made up."
+
+
+class Resending(Worker):
+    """Sends the update before, then its own, then its own again."""
+
+    answers: list[tuple[str, int, WireError]]  # what was sent again, in which round, and its refusal
+    told: asyncio.Event  # the update of round 2 was sent again
+    _before: HeldUpdate | None = None
+
+    async def _send(self, held: HeldUpdate, *, resume: bool) -> None:
+        if self._before is not None:
+            await self._send_again("before", held.round, self._before)
+        await super()._send(held, resume=resume)
+        self._before = held
+        await self._send_again("counted", held.round, held)
+        if held.round == 2:
+            self.told.set()
+
+    async def _send_again(self, what: str, round_: int, held: HeldUpdate) -> None:
+        connection = self._connected()
+        with pytest.raises(WireError) as refusal:
+            await push(connection.stub, connection.token, held, connection.run.chunk_bytes)
+        self.answers.append((what, round_, refusal.value))
+
+
+class Holding(Worker):
+    """Keeps its update of round 2 back until it may go."""
+
+    held: asyncio.Event  # it is made
+    may_go: asyncio.Event
+
+    async def _send(self, held: HeldUpdate, *, resume: bool) -> None:
+        if held.round == 2:
+            self.held.set()
+            await self.may_go.wait()
+        await super()._send(held, resume=resume)
+
+
+def test_an_update_that_is_sent_too_often_counts_once() -> None:
+    answers: list[tuple[str, int, WireError]] = []
+
+    async def scenario(cluster: Cluster) -> None:
+        told = asyncio.Event()
+        resending = type("Resending", (Resending,), {"answers": answers, "told": told})
+        holding = type("Holding", (Holding,), {"held": asyncio.Event(), "may_go": told})
+        join(cluster, "b", worker=resending)
+        join(cluster, "a", worker=holding)
+        await cluster.finished()
+
+    cluster = play(scenario)
+    refused = {(what, round_): error for what, round_, error in answers}
+    # The round is open as long as the other one holds its update back.
+    assert type(refused["counted", 2]).__name__ == "DuplicateUpdateError"
+    assert re.fullmatch(
+        r"update for own-[\w-]+ is already counted in round 2, step 0", str(refused["counted", 2])
+    )
+    late = {round_: error for (what, round_), error in refused.items() if what == "before"}
+    assert {round_: (type(error).__name__, str(error)) for round_, error in late.items()} == {
+        round_: (
+            "LateUpdateError",
+            f"work of round {round_ - 1}, step 0 is no longer open (round {round_}, step 0 is); wait for new work",
+        )
+        for round_ in (2, 3)
+    }
+    assert {type(error).__name__ for error in refused.values()} == {"DuplicateUpdateError", "LateUpdateError"}
+    counted = Counter(event.round for event in cluster.seen(UpdateAccepted))
+    assert counted == dict.fromkeys(range(1, 4), 2)
+    assert cluster.model_sha256 == play(train).model_sha256
+
+
+def test_of_two_learners_with_one_name_the_second_waits_until_the_first_is_dead() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        held = asyncio.Event()
+        holding = type("Holding", (Holding,), {"held": held, "may_go": asyncio.Event()})
+        join(cluster, "a")
+        first = join(cluster, "b", worker=holding)
+        await asyncio.wait_for(held.wait(), TIMEOUT_S)
+        join(cluster, "b")
+        await cluster.event(CallRefused, kind=NameTakenError.__name__)
+        await first.kill()
+        await cluster.finished()
+
+    cluster = play(scenario)
+    assert len({event.learner_id for event in cluster.seen(UpdateAccepted)}) == 2
+    assert cluster.seen(LearnerLeft) == []
+    assert cluster.model_sha256 == play(train).model_sha256
+
+
+def test_a_second_learner_of_one_name_is_told_why_it_is_refused() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        for name in ("twin", "other"):
+            join(cluster, name)
+        await cluster.committed(1)
+        error = await cluster.failed(join(cluster, "twin", connect_timeout_s=0.3))
+        assert isinstance(error, UnreachableError)
+        assert "a learner named 'twin' is connected already" in str(error)
+
+    play(scenario, {**TINY, "rounds": 1000})
+
+
+Stub = leader_pb2_grpc.LeaderServiceStub
+Header = leader_pb2.UpdateHeader
+CALLS: dict[str, Callable[[Stub], Awaitable[Any]]] = {
+    "AccumulateGradients": lambda stub: stub.AccumulateGradients(
+        iter([leader_pb2.GradientData(header=Header(token=FORGED, work_id="w"))]), timeout=TIMEOUT_S
+    ),
+    "GetData": lambda stub: stub.GetData(
+        leader_pb2.LearnerDataRequest(token=FORGED, shard=0), timeout=TIMEOUT_S
+    ).read(),
+    "GetUpload": lambda stub: stub.GetUpload(leader_pb2.UploadRequest(token=FORGED), timeout=TIMEOUT_S),
+    "GetWork": lambda stub: stub.GetWork(leader_pb2.WorkRequest(token=FORGED), timeout=TIMEOUT_S),
+    "Session": lambda stub: stub.Session(
+        iter([leader_pb2.LearnerMessage(hello=leader_pb2.Hello(token=FORGED))]), timeout=TIMEOUT_S
+    ).read(),
+}
+
+
+def test_a_forged_token_opens_nothing() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        for method, call in CALLS.items():
+            async with aio.insecure_channel(cluster.address) as channel:
+                with pytest.raises(aio.AioRpcError) as refusal:
+                    await call(Stub(channel))
+            assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert refusal.value.details() == "leader: unknown session token; register again"
+            await cluster.event(CallRefused, method=method, kind="UnknownLearnerError", learner_id=None)
+
+    play(scenario, TINY)
