@@ -11,7 +11,7 @@ from leader.events import EventStream
 from leader.global_model.initial import Origin
 from leader.learners.workforce import Workforce
 from leader.rpc.agreement import describe
-from leader.rpc.refusals import Refusals
+from leader.rpc.refusal_counts import Refusals
 from leader.rpc.service import LeaderService
 from leader.rpc.uploads import Uploads
 from leader.runtime import Host

@@ -1,4 +1,4 @@
-"""Every error that Flockstep raises on purpose, in one tree; utils/status.py tells them to peers.
+"""Every error that Flockstep raises on purpose, in one tree; utils/wire/status.py tells them to peers.
 
 A message says what is wrong, where, and what to do next; programs print it as one line.
 """

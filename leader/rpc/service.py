@@ -17,7 +17,7 @@ from leader.events import EventStream
 from leader.learners.membership import Member
 from leader.rpc.agreement import agreed
 from leader.rpc.gradient_streams import GradientStreams
-from leader.rpc.refusals import Refusals
+from leader.rpc.refusal_counts import Refusals
 from leader.rpc.session import Sessions
 from leader.rpc.uploads import Uploads, header_of
 from leader.training.coordinator import Coordinator

@@ -11,7 +11,7 @@ from grpc import aio
 from leader.events import EventStream, LearnerProgress
 from leader.learners.links import SessionLink
 from leader.learners.membership import Member
-from leader.rpc.refusals import Refusals
+from leader.rpc.refusal_counts import Refusals
 from leader.training.coordinator import Coordinator
 from protos import leader_pb2
 from utils.errors import PayloadError, StalledError, WireError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leader.config import RunConfig
-from leader.global_model.changes import DownLink
+from leader.global_model.down_link import DownLink
 from leader.global_model.versions import ModelVersion, VersionStore
 from leader.optimizers.scaffold import CONTROL
 from leader.runtime import Host

@@ -5,7 +5,7 @@ import pytest
 
 from leader.aggregation.decoding import Decoder
 from leader.config import CodecConfig, RunConfig, StreamingConfig
-from leader.global_model.changes import DownLink
+from leader.global_model.down_link import DownLink
 from leader.state import RunState
 from learner.wire.encoding import Coding
 from model.flat import Entry, Layout

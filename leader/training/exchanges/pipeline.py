@@ -16,7 +16,7 @@ import numpy as np
 
 from leader.aggregation.aggregate import Aggregate, Folded
 from leader.aggregation.base import Contribution, Result
-from leader.global_model.changes import DownLink
+from leader.global_model.down_link import DownLink
 from leader.state import RunState
 from leader.training.exchanges.gradient_link import GradientLink, GradientLinks
 from leader.training.server_step import ServerStep

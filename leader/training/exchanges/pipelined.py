@@ -9,7 +9,7 @@ from leader.aggregation.aggregate import Aggregate, Folded
 from leader.aggregation.base import Contribution
 from leader.aggregation.weighting import make_weighting
 from leader.config import RunConfig
-from leader.global_model.changes import DownLink
+from leader.global_model.down_link import DownLink
 from leader.rounds.protocol import Accepted, Event, Reopen, StepApplied
 from leader.state import RunState
 from leader.training.engine import Engine

@@ -10,7 +10,7 @@ import pytest
 from leader.config import RunConfig
 from leader.events import Event, EventStream, LearnerLeft, LearnerProgress
 from leader.learners.workforce import Workforce
-from leader.rpc.refusals import Refusals
+from leader.rpc.refusal_counts import Refusals
 from leader.rpc.session import Sessions
 from leader.training.coordinator import Coordinator
 from protos import leader_pb2

@@ -83,7 +83,7 @@ def test_a_section_is_no_value_and_a_bool_no_number() -> None:
         ConfigError, match=r"^--oven: oven is a section, not a value; its keys are oven.degrees, oven.mode$"
     ):
         SCHEMA.build(given(name="plain", oven=3))
-    with pytest.raises(ConfigError, match="^--eggs: eggs is true; allowed: "):
+    with pytest.raises(ConfigError, match=r"^--eggs: eggs is true; allowed: "):
         SCHEMA.build(given(name="plain", eggs=True))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leader.events import CallRefused, Event, EventStream
-from leader.rpc.refusals import Refusals
+from leader.rpc.refusal_counts import Refusals
 from utils.errors import LimitError, PayloadError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from leader.config import CodecConfig, RunConfig
-from leader.global_model.changes import DownLink
+from leader.global_model.down_link import DownLink
 from leader.state import RunState
 from learner.wire.encoding import Coding
 from model.flat import Entry, Layout
