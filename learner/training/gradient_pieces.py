@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor, nn
@@ -14,9 +13,6 @@ from model.flat import FlatModel
 from utils.codecs.pieces import Piece
 from utils.errors import IncompatibleError
 from utils.vector import Vector
-
-if TYPE_CHECKING:
-    pass
 
 
 def backward(loss: Tensor, model: FlatModel, start: Vector, watcher: Watcher) -> None:
