@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from utils.errors import ConfigError
-from utils.files import replace_file
+from utils.files import replace_file, sync_folder
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
@@ -125,6 +125,7 @@ class Memory:
             return
         try:
             staged.replace(kept)
+            sync_folder(kept.parent)
         except FileNotFoundError:
             _write(kept, vectors, {})
         except OSError as error:

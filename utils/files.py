@@ -31,14 +31,15 @@ def replace_file(
                 os.fsync(file.fileno())
         partial.replace(path)
         if sync:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except OSError:
         with suppress(OSError):
             partial.unlink()
         raise
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Have the names in a folder on disk when this returns; raises OSError."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)

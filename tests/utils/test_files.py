@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from utils.errors import CheckpointError
+from utils.files import replace_file, sync_folder, write_atomically
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """What fsync was called for, in that order; it is called all the same."""
+    paths: list[Path] = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        paths.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    return paths
+
+
+def test_a_file_is_on_disk_before_its_name_and_its_name_when_the_call_returns(
+    tmp_path: Path, synced: list[Path]
+) -> None:
+    path = tmp_path / "state"
+    path.write_bytes(b"old")
+    replace_file(path, b"new ", b"bytes", half_written=lambda: synced.append(path.resolve()))
+    assert path.read_bytes() == b"new bytes"
+    assert synced == [path, tmp_path / "state.partial", tmp_path]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_without_sync_nothing_waits_for_the_disk(tmp_path: Path, synced: list[Path]) -> None:
+    replace_file(tmp_path / "state", b"new", sync=False)
+    assert (tmp_path / "state").read_bytes() == b"new"
+    assert synced == []
+
+
+def test_a_failure_half_way_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.write_bytes(b"old")
+
+    def fail() -> None:
+        assert path.read_bytes() == b"old"
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(
+        CheckpointError, match=r"^can't write .*state: No space left on device; free the disk"
+    ):
+        write_atomically(path, [b"new"], fail)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        sync_folder(tmp_path / "gone")
