@@ -36,7 +36,7 @@ E = TypeVar("E", bound=Event)
 _LAST = 10  # events that are shown when one did not come
 
 
-class Program:
+class Node:
     """A leader or a learner under way."""
 
     def __init__(self, name: str, work: Coroutine[Any, Any, object], changed: Signal) -> None:
@@ -86,7 +86,7 @@ class Cluster:
         self._timeout_s = timeout_s
         self._kind = kind
         self._changed = Signal()
-        self._learners: list[Program] = []
+        self._learners: list[Node] = []
 
     async def __aenter__(self) -> Self:
         self._temporary = TemporaryDirectory(prefix="flockstep-", ignore_cleanup_errors=True)
@@ -114,7 +114,7 @@ class Cluster:
         self.run_dir = folder.path
         self.app.events.subscribe(self._on_event)
         begun = len(self.events)
-        self.leader = Program("leader", self.app.serve(), self._changed)
+        self.leader = Node("leader", self.app.serve(), self._changed)
         await self.until(lambda: len(self.events) > begun, "no leader")
 
     def _on_event(self, event: Event) -> None:
@@ -125,15 +125,13 @@ class Cluster:
 
     # --- programs --------------------------------------------------------------------------
 
-    def learner(self, name: str = "", *, worker: type[Worker] = Worker, **options: Any) -> Program:
+    def learner(self, name: str = "", *, worker: type[Worker] = Worker, **options: Any) -> Node:
         """Start a learner on the CPU; `options` are the learner's flags, such as `data=Path("photos")`.
 
         Learners that draw from torch's own generator, as dropout does, share it here: two such runs differ.
         """
         given = {"leader": self.address, "device": "cpu", "name": name, **options}
-        program = Program(
-            name or "learner", _learn(LearnerOptions.model_validate(given), worker), self._changed
-        )
+        program = Node(name or "learner", _learn(LearnerOptions.model_validate(given), worker), self._changed)
         self._learners.append(program)
         return program
 
@@ -191,11 +189,11 @@ class Cluster:
             raise error
         return self.seen(RunFinished)[-1]
 
-    async def _ended(self, program: Program) -> None:
+    async def _ended(self, program: Node) -> None:
         await self._wait(lambda: program.ended)
         assert program.ended, f"{program.name} still runs after {self._timeout_s:g} s"
 
-    async def failed(self, program: Program) -> BaseException:
+    async def failed(self, program: Node) -> BaseException:
         """What this program fails with."""
         program.excused = True
         await self._ended(program)

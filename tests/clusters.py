@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from leader.data.dataset import Data
-from scripts.cluster import Cluster, Program
+from scripts.cluster import Cluster, Node
 from utils.datasets import Dataset
 
 NOISE = "tests.integration.noise_task:Noise"
@@ -61,7 +61,7 @@ def play(scenario: Scenario, settings: Settings = TINY, **more: Any) -> Cluster:
     return asyncio.run(whole())
 
 
-def join(cluster: Cluster, name: str, **options: Any) -> Program:
+def join(cluster: Cluster, name: str, **options: Any) -> Node:
     """A learner with data of its own, which depends on its name."""
     return cluster.learner(name, **{"task": NOISE, "data": f"noise-{name}", **options})
 

@@ -6,7 +6,7 @@ round. Whoever's update comes in gets a new ticket at once, so a slow learner ho
 that has become too old is given out anew. (Nguyen et al. 2022, "Federated Learning with Buffered
 Asynchronous Aggregation", algorithm 1.)
 
-    SELECTING --Begin--> TRAINING --target; quorum at the deadline--> APPLYING --StepApplied--> COMMITTED
+    SELECTING --Begin--> TRAINING --target; quorum at the deadline--> APPLYING --Applied--> COMMITTED
     COMMITTED --Begin--> TRAINING (next round)
     TRAINING --deadline without quorum, or no learner left--> ABANDONED
 """
@@ -20,17 +20,17 @@ from leader.rounds.protocol import (
     Abandon,
     Accepted,
     Action,
+    Applied,
     Assigned,
     Begin,
     CloseStep,
     Commit,
     Deserted,
     Dispatch,
-    Event,
     Outdated,
     Phase,
+    RoundEvent,
     RoundPlan,
-    StepApplied,
     Tick,
 )
 from utils.errors import DuplicateUpdateError, LateUpdateError, WireError
@@ -126,7 +126,7 @@ class Buffer:
             )
         return None
 
-    def handle(self, event: Event, now: float) -> list[Action]:
+    def handle(self, event: RoundEvent, now: float) -> list[Action]:
         """Take one event at clock value `now` (seconds) and say what to do."""
         match event:
             case Begin(holders) if self.phase is Phase.SELECTING:
@@ -139,7 +139,7 @@ class Buffer:
             case Outdated(part, step) if self._open_ticket(part, step):
                 del self._tickets[part]
                 return self._fill()
-            case StepApplied() if self.phase is Phase.APPLYING:
+            case Applied() if self.phase is Phase.APPLYING:
                 self.phase = Phase.COMMITTED
                 return [Commit()]
             case Tick() if (

@@ -56,7 +56,7 @@ class Assigned:
 
 
 @dataclass(frozen=True)
-class StepApplied:
+class Applied:
     """The optimizer step of the closed exchange is done and its weights are published."""
 
 
@@ -89,7 +89,7 @@ class Reopen:
     kept: tuple[str, ...] = ()
 
 
-Event = Begin | Accepted | Assigned | StepApplied | Tick | Deserted | Outdated | Reopen
+RoundEvent = Begin | Accepted | Assigned | Applied | Tick | Deserted | Outdated | Reopen
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class RoundMachine(Protocol):
     phase: Phase
     deadline: float | None  # clock value at which to send a Tick
 
-    def handle(self, event: Event, now: float) -> list[Action]:
+    def handle(self, event: RoundEvent, now: float) -> list[Action]:
         """Take one event at clock value `now` (seconds) and say what to do."""
         ...
 

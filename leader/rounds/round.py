@@ -6,7 +6,7 @@ it, and the exchange closes when enough parts are in. A part may move to another
 time; its update is the same whoever makes it, and is counted once.
 
     SELECTING --Begin--> TRAINING --target; quorum at the deadline, or when nobody can do the rest--> APPLYING
-    APPLYING --StepApplied--> TRAINING (next exchange) | COMMITTED (last one)
+    APPLYING --Applied--> TRAINING (next exchange) | COMMITTED (last one)
     TRAINING or APPLYING --Reopen--> TRAINING (the same exchange, perhaps with fewer parts)
     TRAINING --deadline without quorum, or no learner left--> ABANDONED
 """
@@ -17,17 +17,17 @@ from leader.rounds.protocol import (
     Abandon,
     Accepted,
     Action,
+    Applied,
     Assigned,
     Begin,
     CloseStep,
     Commit,
     Deserted,
     Dispatch,
-    Event,
     Phase,
     Reopen,
+    RoundEvent,
     RoundPlan,
-    StepApplied,
     Tick,
 )
 from utils.errors import DuplicateUpdateError, LateUpdateError, WireError
@@ -83,7 +83,7 @@ class Round:
             return LateUpdateError(f"{here} has closed; fetch new work")
         return None
 
-    def handle(self, event: Event, now: float) -> list[Action]:
+    def handle(self, event: RoundEvent, now: float) -> list[Action]:
         """Take one event at clock value `now` (seconds) and say what to do."""
         match event:
             case Begin(holders) if self.phase is Phase.SELECTING:
@@ -94,7 +94,7 @@ class Round:
                 return self._close_if_enough()
             case Assigned(part, learner) if part in self._holders:
                 return self._assign(part, learner)
-            case StepApplied() if self.phase is Phase.APPLYING:
+            case Applied() if self.phase is Phase.APPLYING:
                 return self._advance(now)
             case Tick() if (
                 self.phase is Phase.TRAINING and self.deadline is not None and now >= self.deadline

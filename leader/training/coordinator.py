@@ -202,12 +202,12 @@ class Coordinator:
     async def _look_at_learners(self, exchange: OpenExchange) -> str | None:
         """Tell the machine who holds what by now."""
         holders, parts = exchange.holders(), exchange.machine.plan.parts
-        events: list[protocol.Event] = [protocol.Assigned(part, holders.get(part)) for part in parts]
+        events: list[protocol.RoundEvent] = [protocol.Assigned(part, holders.get(part)) for part in parts]
         if not any(part in holders for part in parts):
             events.insert(0, protocol.Deserted())
         return await self._tell(exchange, *events)
 
-    async def _tell(self, exchange: OpenExchange, *events: protocol.Event) -> str | None:
+    async def _tell(self, exchange: OpenExchange, *events: protocol.RoundEvent) -> str | None:
         """Tell the machine, and do what it says; why it abandons the round, if it does."""
         abandoned = None
         for event in events:

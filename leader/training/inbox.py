@@ -27,14 +27,14 @@ class LearnersChanged:
     """Who is there, or what they hold, may be different from before."""
 
 
-Event = Submission | Outdated | LearnersChanged
+Arrival = Submission | Outdated | LearnersChanged
 
 
 class Inbox:
     """Events in the order in which they came."""
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[Event] = asyncio.Queue()
+        self._queue: asyncio.Queue[Arrival] = asyncio.Queue()
         self._woken = False
 
     def wake(self) -> None:
@@ -55,7 +55,7 @@ class Inbox:
         self._queue.put_nowait(Submission(member, upload, work_id, fate, piece))
         await fate
 
-    async def next(self) -> Event:
+    async def next(self) -> Arrival:
         """The oldest event, awaited if need be."""
         return self._taken(await self._queue.get())
 
@@ -66,7 +66,7 @@ class Inbox:
             if isinstance(event, Submission) and not event.fate.done():
                 event.fate.set_exception(LateUpdateError(why))
 
-    def _taken(self, event: Event) -> Event:
+    def _taken(self, event: Arrival) -> Arrival:
         if isinstance(event, LearnersChanged):
             self._woken = False
         return event

@@ -9,7 +9,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from leader.rounds.protocol import Event, Reopen
+from leader.rounds.protocol import Reopen, RoundEvent
 from tests.fuzz.files import LAYOUT
 from tests.fuzz.oracle import ExpectedSum
 
@@ -23,7 +23,7 @@ class Added(Enum):
     DROPPED = auto()  # the sum has begun anew, without it
 
     @classmethod
-    def of(cls, event: Event | None, *, whole: bool) -> Added:
+    def of(cls, event: RoundEvent | None, *, whole: bool) -> Added:
         """What the round machine is told says the same."""
         match event:
             case Reopen():

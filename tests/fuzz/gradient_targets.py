@@ -15,7 +15,7 @@ from leader.aggregation.base import Contribution
 from leader.config import CodecConfig, TrainConfig
 from leader.optimizers.base import Step
 from leader.optimizers.choose import make_optimizer
-from leader.rounds.protocol import Event
+from leader.rounds.protocol import RoundEvent
 from leader.training.inbox import Submission
 from protos import leader_pb2
 from tests.fuzz.channel import Context, RefusedError
@@ -77,7 +77,7 @@ class ExchangeTarget(RpcTarget):
         parts = {part.shard: part.examples for part in leader.workforce.parts().values()}
         self._examples = {order.work_id: parts[order.shard] for order in self._work.values()}
 
-    def _note(self, submission: Submission, contribution: Contribution, event: Event | None) -> None:
+    def _note(self, submission: Submission, contribution: Contribution, event: RoundEvent | None) -> None:
         """The leader has taken an update, or a piece of one: it must have made of it what we do."""
         work_id, piece = submission.work_id, submission.piece
         header, file = submission.upload.header, self._sent[contribution.payload.crc32]

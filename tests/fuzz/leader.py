@@ -27,7 +27,7 @@ from leader.global_model.initial import Origin
 from leader.optimizers.choose import make_optimizer
 from leader.reporting.messages import describe
 from leader.reporting.terminal import TerminalDisplay
-from leader.rounds.protocol import Event as RoundEvent
+from leader.rounds.protocol import RoundEvent
 from leader.state import RunState
 from leader.training.engine import Engine
 from leader.training.exchanges.base import Admitted, ExchangeKind, OpenExchange

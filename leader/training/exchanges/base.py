@@ -14,7 +14,7 @@ from leader.aggregation.base import Contribution, Result
 from leader.data.part import Part
 from leader.learners.membership import Member
 from leader.rounds.buffer import OpenWork
-from leader.rounds.protocol import Event, Reopen, RoundMachine, StepApplied
+from leader.rounds.protocol import Applied, Reopen, RoundEvent, RoundMachine
 from leader.state import RunState
 from leader.training.exchanges.pipeline import PieceStreams
 from leader.training.inbox import Submission, Upload
@@ -34,7 +34,7 @@ class Admitted:
 class Closed:
     """What closing an exchange came to."""
 
-    event: StepApplied | Reopen  # for the round machine
+    event: Applied | Reopen  # for the round machine
     result: Result | None = None  # of the step, if one was made
 
 
@@ -99,7 +99,7 @@ class OpenExchange(Protocol):
 
     async def add(
         self, admitted: Admitted, submission: Submission, counted: Callable[[], None]
-    ) -> Event | None:
+    ) -> RoundEvent | None:
         """Add an update, or a piece of one; what the machine is to hear of it.
 
         `counted` is called once it is certain that the update counts. Raises the WireError that the update

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from leader.data.part import Part
 from leader.learners.membership import Member
 from leader.rounds.buffer import Buffer, Desk, OpenWork, Ticket
-from leader.rounds.protocol import Phase, StepApplied
+from leader.rounds.protocol import Applied, Phase
 from leader.state import RunState
 from leader.training.engine import Engine
 from leader.training.exchanges.base import Admitted, Closed, OpenExchange, Unfinished
@@ -137,7 +137,7 @@ class BufferedExchange(WholeUpdates):
 
     async def close(self, step: int, parts: tuple[str, ...]) -> Closed:
         """See OpenExchange."""
-        return Closed(StepApplied(), await self._step(step))
+        return Closed(Applied(), await self._step(step))
 
     def unfinished(self) -> Unfinished:
         """See OpenExchange: the tickets."""

@@ -10,7 +10,7 @@ from leader.aggregation.base import Contribution
 from leader.aggregation.weighting import make_weighting
 from leader.config import RunConfig
 from leader.global_model.down_link import DownLink
-from leader.rounds.protocol import Accepted, Event, Reopen, StepApplied
+from leader.rounds.protocol import Accepted, Applied, Reopen, RoundEvent
 from leader.state import RunState
 from leader.training.engine import Engine
 from leader.training.exchanges.base import Admitted, Closed, OpenExchange
@@ -78,7 +78,7 @@ class PipelinedExchange(SynchronousExchange):
 
     async def add(
         self, admitted: Admitted, submission: Submission, counted: Callable[[], None]
-    ) -> Event | None:
+    ) -> RoundEvent | None:
         """See OpenExchange."""
         part, piece = admitted.part.id, submission.piece
         if piece is None:
@@ -144,7 +144,7 @@ class PipelinedExchange(SynchronousExchange):
         self._end_streams(self.state.version, [self.orders.order(part).work_id for part in parts])
         if step + 1 < self.machine.plan.steps:
             self._open(step + 1)
-        return Closed(StepApplied(), result)
+        return Closed(Applied(), result)
 
     def _end_streams(self, version: int, counted: Collection[str]) -> None:
         """The exchange is over: version `version` is served, with the work of these ids; 0: it was given up."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from leader.data.part import Part
-from leader.rounds.protocol import StepApplied
+from leader.rounds.protocol import Applied
 from leader.training.exchanges.base import Closed
 from leader.training.exchanges.synchronous import SynchronousExchange
 from protos import leader_pb2
@@ -24,4 +24,4 @@ class ScoringExchange(SynchronousExchange):
 
     async def close(self, step: int, parts: tuple[str, ...]) -> Closed:
         """See OpenExchange: without trace in weights and checkpoint."""
-        return Closed(StepApplied())
+        return Closed(Applied())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leader.data.part import Part
-from leader.rounds.protocol import StepApplied
+from leader.rounds.protocol import Applied
 from leader.rounds.round import Round
 from leader.state import RunState
 from leader.training.engine import Engine
@@ -47,7 +47,7 @@ class SynchronousExchange(WholeUpdates):
         result = await self._step(step)
         if step + 1 < self.machine.plan.steps:
             self._open(step + 1)
-        return Closed(StepApplied(), result)
+        return Closed(Applied(), result)
 
     def unfinished(self) -> Unfinished:
         """See OpenExchange: nothing."""

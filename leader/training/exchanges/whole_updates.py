@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from leader.aggregation.base import Aggregator, Result
-from leader.rounds.protocol import Accepted, Event, RoundMachine
+from leader.rounds.protocol import Accepted, RoundEvent, RoundMachine
 from leader.state import RunState
 from leader.training.engine import Engine
 from leader.training.exchanges.base import Admitted
@@ -27,7 +27,7 @@ class WholeUpdates:
 
     async def add(
         self, admitted: Admitted, submission: Submission, counted: Callable[[], None]
-    ) -> Event | None:
+    ) -> RoundEvent | None:
         """See OpenExchange."""
         if submission.piece is not None:
             raise PayloadError("this exchange takes whole updates; send them with AccumulateGradients")

@@ -14,17 +14,17 @@ from leader.rounds.protocol import (
     Abandon,
     Accepted,
     Action,
+    Applied,
     Assigned,
     Begin,
     CloseStep,
     Commit,
     Deserted,
     Dispatch,
-    Event,
     Outdated,
     Phase,
+    RoundEvent,
     RoundPlan,
-    StepApplied,
     Tick,
 )
 from utils.errors import DuplicateUpdateError, LateUpdateError
@@ -94,7 +94,7 @@ class Watched:
     def room(self) -> int:
         return (self.at_work or len(self.parts)) - self.working
 
-    def feed(self, event: Event) -> list[Action]:
+    def feed(self, event: RoundEvent) -> list[Action]:
         """Hand the event over, then compare actions and phase with what they must be."""
         before = self.buffer.phase
         known = self._expect(event, before)
@@ -111,7 +111,7 @@ class Watched:
         self.check()
         return actions
 
-    def _expect(self, event: Event, before: Phase) -> set[str]:
+    def _expect(self, event: RoundEvent, before: Phase) -> set[str]:
         """What the event alone changes; the parts that had a ticket before and keep it."""
         training = before is Phase.TRAINING
         match event:
@@ -135,7 +135,7 @@ class Watched:
     def _is_open(self, part: str, turn: int) -> bool:
         return part in self.tickets and self.tickets[part].turn == turn
 
-    def _check(self, action: Action, event: Event, before: Phase, known: set[str]) -> None:
+    def _check(self, action: Action, event: RoundEvent, before: Phase, known: set[str]) -> None:
         match action:
             case Dispatch(learner, part, turn):
                 assert self.holders[part] == learner
@@ -201,7 +201,7 @@ class Watched:
             if self.buffer.phase is Phase.SELECTING:
                 self.feed(Begin({}))
             self.now = self.buffer.deadline or self.now
-            self.feed(StepApplied() if self.buffer.phase is Phase.APPLYING else Tick())
+            self.feed(Applied() if self.buffer.phase is Phase.APPLYING else Tick())
         assert self.buffer.phase in OVER
 
 
@@ -250,7 +250,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def applied(self) -> None:
-        self.watched.feed(StepApplied())
+        self.watched.feed(Applied())
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 9.9, 10.0]))
     def tick(self, seconds: float) -> None:
@@ -276,7 +276,7 @@ TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
 
 
-def random_event(watched: Watched, draw: random.Random) -> Event:
+def random_event(watched: Watched, draw: random.Random) -> RoundEvent:
     part, kind = draw.choice(PARTS), draw.random()
     ticket = watched.tickets.get(part)
     turn = (ticket.turn if ticket else 0) + (draw.random() < 0.1)
@@ -285,7 +285,7 @@ def random_event(watched: Watched, draw: random.Random) -> Event:
     if watched.buffer.phase is Phase.SELECTING:
         return Begin({part: draw.randint(1, 3) for part in PARTS if draw.random() < 0.8})
     if watched.buffer.phase is Phase.APPLYING and kind < 0.7:
-        return StepApplied()
+        return Applied()
     if kind < 0.55:
         return Accepted(part, turn)
     if kind < 0.75:
@@ -311,7 +311,7 @@ def test_ten_thousand_random_event_orders_break_no_rule_and_all_end() -> None:
             at_work=draw.randint(0, 4),
             max_staleness=draw.randint(0, 2),
         )
-        events: list[Event] = []
+        events: list[RoundEvent] = []
         for _ in range(25):
             events.append(random_event(watched, draw))
             watched.feed(events[-1])
@@ -338,7 +338,7 @@ def filled(buffer: Buffer, *parts: str) -> Buffer:
         ticket = buffer.ticket(part)
         assert ticket is not None
         buffer.handle(Accepted(part, ticket.turn), 0.0)
-    buffer.handle(StepApplied(), 0.0)
+    buffer.handle(Applied(), 0.0)
     return buffer
 
 
@@ -348,7 +348,7 @@ def test_a_slow_learner_holds_nobody_up() -> None:
         for turn in range(3 * round_ - 3, 3 * round_ - 1):
             assert buffer.handle(Accepted("a", turn), 1.0) == [Dispatch(1, "a", turn + 1)]
         assert buffer.handle(Accepted("a", 3 * round_ - 1), 1.0) == [CloseStep(0, ("a",))]
-        assert buffer.handle(StepApplied(), 1.0) == [Commit()]
+        assert buffer.handle(Applied(), 1.0) == [Commit()]
         buffer = buffer_of(plan_of(round_=round_ + 1, target=3), buffer.desk, max_staleness=9)
         assert buffer.handle(Begin(ONE_EACH), 1.0) == [Dispatch(1, "a", 3 * round_)]
         assert buffer.ticket("b") == Ticket(1, 0)

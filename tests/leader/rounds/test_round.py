@@ -12,17 +12,17 @@ from leader.rounds.protocol import (
     Abandon,
     Accepted,
     Action,
+    Applied,
     Assigned,
     Begin,
     CloseStep,
     Commit,
     Deserted,
     Dispatch,
-    Event,
     Phase,
     Reopen,
+    RoundEvent,
     RoundPlan,
-    StepApplied,
     Tick,
 )
 from leader.rounds.round import Round
@@ -67,7 +67,7 @@ class Watched:
         deserted = all(self.holders[part] is None for part in rest)
         return len(self.counted) >= self.plan.quorum and (deserted or len(self.counted) >= self.target)
 
-    def feed(self, event: Event) -> list[Action]:
+    def feed(self, event: RoundEvent) -> list[Action]:
         """Hand the event over, then compare actions and phase with what they must be."""
         before = self.round.phase
         self._expect(event, before)
@@ -80,7 +80,7 @@ class Watched:
         self.check()
         return actions
 
-    def _expect(self, event: Event, before: Phase) -> None:
+    def _expect(self, event: RoundEvent, before: Phase) -> None:
         match event:
             case Begin(holders) if before is Phase.SELECTING:
                 self.holders = {part: holders.get(part) for part in self.plan.parts}
@@ -91,7 +91,7 @@ class Watched:
             case Assigned(part, learner) if part in self.plan.parts and self.holders[part] != learner:
                 self.holders[part] = learner
                 self.sent[part] = 0
-            case StepApplied() if before is Phase.APPLYING:
+            case Applied() if before is Phase.APPLYING:
                 self.applied += 1
                 if self.applied < self.plan.steps:
                     self._opens()
@@ -108,7 +108,7 @@ class Watched:
         self.counted.clear()
         self.left_out.clear()
 
-    def _check(self, action: Action, event: Event, before: Phase) -> None:
+    def _check(self, action: Action, event: RoundEvent, before: Phase) -> None:
         match action:
             case Dispatch(learner, part, step):
                 assert self.holders[part] == learner
@@ -164,7 +164,7 @@ class Watched:
             if self.round.phase is Phase.SELECTING:
                 self.feed(Begin({}))
             self.now = self.round.deadline or self.now
-            self.feed(StepApplied() if self.round.phase is Phase.APPLYING else Tick())
+            self.feed(Applied() if self.round.phase is Phase.APPLYING else Tick())
         assert self.round.phase in OVER
 
 
@@ -210,7 +210,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def applied(self) -> None:
-        self.watched.feed(StepApplied())
+        self.watched.feed(Applied())
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 9.9, 10.0]))
     def tick(self, seconds: float) -> None:
@@ -236,7 +236,7 @@ TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = settings(max_examples=300, stateful_step_count=30, deadline=None)
 
 
-def random_event(watched: Watched, draw: random.Random) -> Event:
+def random_event(watched: Watched, draw: random.Random) -> RoundEvent:
     part = draw.choice(PARTS)
     kind = draw.random()
     if kind < 0.45:
@@ -244,7 +244,7 @@ def random_event(watched: Watched, draw: random.Random) -> Event:
     if kind < 0.7:
         return Assigned(part, draw.choice((None, 1, 2, 3)))
     if kind < 0.85:
-        return StepApplied()
+        return Applied()
     if kind < 0.9:
         return Begin({part: draw.randint(1, 3) for part in PARTS if draw.random() < 0.8})
     if kind < 0.91:
@@ -264,7 +264,7 @@ def test_ten_thousand_random_event_orders_break_no_rule_and_all_end() -> None:
         target = draw.randint(1, 4)
         plan = plan_of(parts=4, steps=draw.randint(1, 3), quorum=draw.randint(1, target), target=target)
         watched = Watched(plan)
-        events: list[Event] = [Begin({part: draw.randint(1, 3) for part in PARTS})]
+        events: list[RoundEvent] = [Begin({part: draw.randint(1, 3) for part in PARTS})]
         watched.feed(events[0])
         for _ in range(25):
             events.append(random_event(watched, draw))
@@ -290,11 +290,11 @@ def test_a_round_of_two_exchanges() -> None:
     assert round_.handle(Begin({"a": 1, "b": 2, "z": 3}), 0.0) == [Dispatch(1, "a", 0), Dispatch(2, "b", 0)]
     assert round_.handle(Accepted("b", 0), 1.0) == []
     assert round_.handle(Accepted("a", 0), 2.0) == [CloseStep(0, ("a", "b"))]
-    assert round_.handle(StepApplied(), 3.0) == [Dispatch(1, "a", 1), Dispatch(2, "b", 1)]
+    assert round_.handle(Applied(), 3.0) == [Dispatch(1, "a", 1), Dispatch(2, "b", 1)]
     assert round_.deadline == 13.0
     assert round_.handle(Accepted("a", 1), 4.0) == []
     assert round_.handle(Accepted("b", 1), 5.0) == [CloseStep(1, ("a", "b"))]
-    assert round_.handle(StepApplied(), 6.0) == [Commit()]
+    assert round_.handle(Applied(), 6.0) == [Commit()]
     assert round_.phase is Phase.COMMITTED
 
 
@@ -352,7 +352,7 @@ def test_a_part_that_is_counted_moves_without_a_dispatch() -> None:
     assert round_.handle(Assigned("a", 2), 1.0) == []
     round_.handle(Accepted("b", 0), 1.0)
     assert round_.handle(Assigned("b", 3), 1.0) == []
-    assert round_.handle(StepApplied(), 1.0) == [Dispatch(2, "a", 1), Dispatch(3, "b", 1)]
+    assert round_.handle(Applied(), 1.0) == [Dispatch(2, "a", 1), Dispatch(3, "b", 1)]
 
 
 def test_an_exchange_that_begins_anew_without_a_part_closes_on_the_others() -> None:
@@ -369,7 +369,7 @@ def test_an_exchange_that_begins_anew_without_a_part_closes_on_the_others() -> N
     assert round_.handle(Accepted("b", 0), 12.0) == []
     assert round_.handle(Accepted("a", 0), 12.0) == [CloseStep(0, ("a", "b"))]
     # In the next exchange it takes part again.
-    assert Dispatch(3, "c", 1) in round_.handle(StepApplied(), 13.0)
+    assert Dispatch(3, "c", 1) in round_.handle(Applied(), 13.0)
     assert round_.refusal(7, 1, "c") is None
 
 

@@ -10,7 +10,7 @@ from leader.aggregation.base import Contribution
 from leader.config import RunConfig
 from leader.data.part import Part
 from leader.learners.membership import Member, Membership
-from leader.rounds.protocol import Accepted, Assigned, Begin, RoundPlan, StepApplied
+from leader.rounds.protocol import Accepted, Applied, Assigned, Begin, RoundPlan
 from leader.rounds.round import Round
 from leader.training.inbox import Upload
 from leader.training.open_orders import Orders
@@ -84,7 +84,7 @@ def test_a_work_id_leads_to_its_part_as_long_as_it_is_open() -> None:
         round_.handle(Accepted(part, 0), 1.0)
     with pytest.raises(DuplicateUpdateError):
         open_.part(ids[1])
-    round_.handle(StepApplied(), 1.0)
+    round_.handle(Applied(), 1.0)
     with pytest.raises(LateUpdateError, match="round 1, step 0, but round 1, step 1 is open"):
         open_.part(ids[1])
 

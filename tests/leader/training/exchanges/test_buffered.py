@@ -19,12 +19,12 @@ from leader.rounds.buffer import Buffer, Desk, OpenWork, Ticket
 from leader.rounds.protocol import (
     Accepted,
     Action,
+    Applied,
     Begin,
     Deserted,
     Dispatch,
     Outdated,
     RoundPlan,
-    StepApplied,
 )
 from leader.state import RunState
 from leader.storage.checkpoint import load_checkpoint, save_checkpoint
@@ -109,7 +109,7 @@ class Run:
         self._perform(self.machine.handle(Accepted(part, turn), 0.0))
 
     def commit(self, vector: NDArray[np.float32] | None = None) -> None:
-        self.machine.handle(StepApplied(), 0.0)
+        self.machine.handle(Applied(), 0.0)
         self.desk = self.machine.desk
         self.state = replace(
             self.state,

@@ -47,7 +47,7 @@ class LargestWins:
 
     async def add(
         self, admitted: Admitted, submission: Submission, counted: Callable[[], None]
-    ) -> protocol.Event | None:
+    ) -> protocol.RoundEvent | None:
         values = [array.ravel() for array in admitted.contribution.payload.arrays().values()]
         self._updates[admitted.part.id] = np.concatenate(values).astype(np.float32)
         counted()
@@ -60,7 +60,7 @@ class LargestWins:
         vector = self.state.vector + np.float32(KEPT) * largest
         after = replace(self.state, vector=vector, version=next_version(self.state.version, str(step)))
         self.state = await self._engine.publisher.publish(after, self.state)
-        return Closed(protocol.StepApplied(), Result(largest, 7, 0.25, ""))
+        return Closed(protocol.Applied(), Result(largest, 7, 0.25, ""))
 
     def unfinished(self) -> Unfinished:
         return Unfinished()
