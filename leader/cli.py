@@ -44,6 +44,7 @@ RESUMABLE = (
     "evaluation.patience",
     "limits.",
     "log.",
+    "trust.",
 )
 
 _DESCRIPTION = """\

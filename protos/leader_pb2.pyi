@@ -393,10 +393,14 @@ class LeaderMessage(_message.Message):
     def __init__(self, work: _Optional[_Union[WorkOrder, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ...) -> None: ...
 
 class Committed(_message.Message):
-    __slots__ = ("round",)
+    __slots__ = ("round", "audit_number", "audit_head")
     ROUND_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_HEAD_FIELD_NUMBER: _ClassVar[int]
     round: int
-    def __init__(self, round: _Optional[int] = ...) -> None: ...
+    audit_number: int
+    audit_head: bytes
+    def __init__(self, round: _Optional[int] = ..., audit_number: _Optional[int] = ..., audit_head: _Optional[bytes] = ...) -> None: ...
 
 class Stop(_message.Message):
     __slots__ = ("reason", "finished")

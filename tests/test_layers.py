@@ -22,7 +22,7 @@ OURS = {"leader", "learner", "model", "utils", "protos", "scripts", "benchmarks"
 FLOORS = {
     "leader": [
         ["condition", "config", "events", "metric_names", "rounds", "runtime"],
-        ["data", "state"],
+        ["data", "state", "trust"],
         ["aggregation", "optimizers"],
         ["global_model", "learners", "storage"],
         ["evaluation", "initial_state"],
@@ -32,7 +32,15 @@ FLOORS = {
         ["app"],
         ["__main__"],
     ],
-    "learner": [["memory", "options"], ["training"], ["wire"], ["work"], ["control"], ["app"], ["__main__"]],
+    "learner": [
+        ["memory", "options"],
+        ["training", "trust"],
+        ["wire"],
+        ["work"],
+        ["control"],
+        ["app"],
+        ["__main__"],
+    ],
 }
 MOST_MODULES = 12  # beside the rooms, at the top of a program
 

@@ -90,6 +90,16 @@ class NameTakenError(WireError):
     """Another live learner already uses this name."""
 
 
+class ForbiddenError(WireError):
+    """The caller may not do this: no identity, one that has ended or was revoked, or a role that may not."""
+
+    exit_code = 7
+
+
+class BusyError(WireError):
+    """The caller asks for more at once, or more often, than its share (`limits.*`); try again later."""
+
+
 class IncompatibleError(WireError):
     """Peer and leader can't work together: protocol, model, classes or data holder differ."""
 

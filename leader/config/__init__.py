@@ -12,6 +12,7 @@ from leader.config.sections import (
     ServerConfig,
     StreamingConfig,
     TrainConfig,
+    TrustConfig,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "ServerConfig",
     "StreamingConfig",
     "TrainConfig",
+    "TrustConfig",
 ]

@@ -34,7 +34,7 @@ from utils.errors import (
 from utils.wire import contract
 from utils.wire.contract import Call, Context, Method
 from utils.wire.rpc import UploadMessage
-from utils.wire.status import REFUSED, status_of
+from utils.wire.status import refuse
 from utils.wire.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class LeaderService:
     async def _refuse(self, method: str, context: Context, error: WireError) -> None:
         member = self._workforce.at_peer(context.peer())
         try:
-            await context.abort(status_of(error), f"{REFUSED}{error}")
+            await refuse(context, error)
         except aio.AbortError:
             # A stream whose connection broke ends like one that is too short, but there nobody is refused:
             # only where the status could be sent is this error raised.

@@ -16,7 +16,7 @@ from protos import leader_pb2, learner_pb2
 from utils.errors import ConfigError, FlockstepError, WireError
 from utils.wire import contract
 from utils.wire.rpc import server_options
-from utils.wire.status import failures_told, status_of
+from utils.wire.status import failures_told, refuse
 
 _CALL_TIMEOUT_S = 10.0
 _SILENCE_LEASES = 4  # heartbeats missed before the leader counts as gone
@@ -109,7 +109,7 @@ class LearnerServer:
 
 
 async def _refuse(method: str, context: contract.Context, error: WireError) -> None:
-    await context.abort(status_of(error), f"learner: {error}")
+    await refuse(context, error, "learner: ")
 
 
 class _Listener(aio.ServerInterceptor):

@@ -24,7 +24,7 @@ from utils.errors import (
 )
 from utils.version import PROTOCOL, RELEASE
 from utils.wire.contract import LeaderStub
-from utils.wire.status import error_of
+from utils.wire.status import told
 
 _log = logging.getLogger(__name__)
 _CALL_TIMEOUT_S = 10.0
@@ -60,7 +60,7 @@ class Registration:
         try:
             reply = await stub.register(self._info, _CALL_TIMEOUT_S)
         except aio.AioRpcError as error:
-            raise error_of(error.code(), error.details() or "") from None
+            raise told(error) from None
         if not reply.success:
             raise FlockstepError(f"the leader refused this learner: {reply.message}")
         self._info.name, self._info.token = reply.name, reply.token

@@ -11,7 +11,7 @@ from grpc import aio
 from learner.wire.connection import Connection
 from learner.work.worker import Worker
 from protos import leader_pb2
-from utils.wire.status import error_of
+from utils.wire.status import told
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Session:
                         stop: leader_pb2.Stop = message.stop
                         return stop
         except aio.AioRpcError as error:
-            raise error_of(error.code(), error.details() or "") from None
+            raise told(error) from None
         finally:
             heart.cancel()
             self._outbox.put_nowait(None)

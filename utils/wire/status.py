@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import grpc
 from grpc import aio
 
 from utils.errors import (
+    BusyError,
     ChecksumError,
     DuplicateUpdateError,
     FlockstepError,
+    ForbiddenError,
     IncompatibleError,
     LateUpdateError,
     LimitError,
@@ -37,29 +40,44 @@ STATUS: dict[type[WireError], grpc.StatusCode] = {
     DuplicateUpdateError: grpc.StatusCode.ALREADY_EXISTS,
     UnknownLearnerError: grpc.StatusCode.UNAUTHENTICATED,
     NameTakenError: grpc.StatusCode.PERMISSION_DENIED,
+    ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
+    BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     IncompatibleError: grpc.StatusCode.FAILED_PRECONDITION,
     NotReadyError: grpc.StatusCode.UNAVAILABLE,
 }
 
-_BY_STATUS = {code: kind for kind, code in STATUS.items()}
+#: Trailing metadata that names the class of the error: some of them share a status code.
+ERROR_KEY = "flockstep-error"
+_BY_NAME = {kind.__name__: kind for kind in STATUS}
+_BY_STATUS = {code: kind for kind, code in reversed(STATUS.items())}  # the first of those that share one
+#: What something in between, such as a gateway, refuses a caller with, in words of its own.
+_NOT_ADMITTED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
 #: What the details of a status begin with when Flockstep itself refused the call.
 REFUSED = "leader: "
 
 
-def status_of(error: WireError) -> grpc.StatusCode:
-    """The gRPC status code that tells `error` to the peer."""
-    return STATUS[type(error)]
+async def refuse(context: aio.ServicerContext[Any, Any], error: WireError, who: str = REFUSED) -> NoReturn:
+    """End a call with the status that tells `error` to the peer; raises aio.AbortError."""
+    await context.abort(STATUS[type(error)], f"{who}{error}", ((ERROR_KEY, type(error).__name__),))
 
 
-def error_of(code: grpc.StatusCode, details: str) -> FlockstepError:
-    """The error that a peer meant with this status; UnreachableError for a transport failure."""
+def told(error: aio.AioRpcError) -> FlockstepError:
+    """The error that a peer meant with a failed call; UnreachableError for a transport failure."""
+    names = [value for key, value in error.trailing_metadata() or () if key == ERROR_KEY]
+    return error_of(error.code(), error.details() or "", str(names[0]) if names else "")
+
+
+def error_of(code: grpc.StatusCode, details: str, name: str = "") -> FlockstepError:
+    """The error behind a status: that of this name, else the first one that has the code."""
     if not details.startswith(REFUSED):
+        if code in _NOT_ADMITTED:
+            return ForbiddenError(f"refused on the way to the leader: {details}")
         # gRPC's own words, such as "failed to connect to all addresses; last error: ...".
         return UnreachableError(details.rpartition("last error: ")[2] or code.name)
-    kind = _BY_STATUS.get(code, UnreachableError)
-    return kind(details.removeprefix(REFUSED))
+    kind = _BY_NAME.get(name) or _BY_STATUS.get(code)
+    return (kind or UnreachableError)(details.removeprefix(REFUSED))
 
 
 @contextmanager
@@ -68,7 +86,7 @@ def failures_told() -> Iterator[None]:
     try:
         yield
     except aio.AioRpcError as error:
-        raise error_of(error.code(), error.details() or "") from None
+        raise told(error) from None
     except aio.UsageError as error:  # the channel was closed before the call
         raise UnreachableError(str(error)) from None
     except asyncio.CancelledError:

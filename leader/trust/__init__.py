@@ -1,0 +1,1 @@
+"""Who may take part: identities, roles, limits, and the audit of all that."""

@@ -1,0 +1,1 @@
+"""This learner's identity: how it joins, how it is kept, and the channel that it opens with it."""
