@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.examples.commands import README, commands_in, commands_of, play
-from tests.tools.packages import needs
+from tests.tools.needs import needs
 from utils.datasets.image_folder import load_image_folder
 
 EXAMPLES = README.parent

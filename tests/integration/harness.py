@@ -28,7 +28,7 @@ LINE = "line"  # event name of output that is not JSON, such as an error message
 
 Entry = dict[str, Any]  # one line of a program's output
 Settings = dict[str, object]  # config keys of the leader
-Start = Callable[[Sequence[str], Path, Mapping[str, str], int], Forked | subprocess.Popen[bytes]]
+Start = Callable[[Sequence[str], Path, Mapping[str, str], int, str], Forked | subprocess.Popen[bytes]]
 CAN_FORK = sys.platform == "linux"
 
 
@@ -37,11 +37,18 @@ class Program:
 
     It runs `python -m` with the arguments `command`: in an interpreter of its own where it is to be `fresh`,
     else forked from one that has imported torch. The whole output goes to the file `log` too. `faults` is
-    where it is to fail, see utils/faults.py.
+    where it is to fail, see utils/faults.py; `host` the network namespace that it runs in.
     """
 
     def __init__(
-        self, name: str, command: list[str], log: Path, faults: str = "", *, fresh: bool = False
+        self,
+        name: str,
+        command: list[str],
+        log: Path,
+        faults: str = "",
+        *,
+        fresh: bool = False,
+        host: str = "",
     ) -> None:
         self.name = name
         self.seen: list[Entry] = []  # events taken so far
@@ -50,7 +57,7 @@ class Program:
         ours, its = os.pipe()
         start: Start = _start_fresh if fresh or not CAN_FORK else fork
         try:
-            self.process = start(command, ROOT, _environment(faults), its)
+            self.process = start(command, ROOT, _environment(faults), its, host)
         finally:
             os.close(its)
         self._reader = threading.Thread(target=self._read, args=[ours], name=f"output of {name}", daemon=True)
@@ -140,9 +147,10 @@ class Leader(Program):
         faults: str = "",
         *,
         fresh: bool = False,
+        host: str = "",
     ) -> None:
         flags = ["--log-format", "json", "--set", "log.level=debug", *arguments]
-        super().__init__(name, ["leader", *flags], log, faults, fresh=fresh)
+        super().__init__(name, ["leader", *flags], log, faults, fresh=fresh, host=host)
         self.run_dir = run_dir
         self._started: Entry | None = None
 
@@ -167,14 +175,16 @@ class Cluster:
         self._fresh = fresh
         self._programs: list[Program] = []
 
-    def leader(self, settings: Settings, listen: str = "127.0.0.1:0", faults: str = "") -> Leader:
+    def leader(
+        self, settings: Settings, listen: str = "127.0.0.1:0", faults: str = "", host: str = ""
+    ) -> Leader:
         """A leader for a new run with these config keys; it listens on a free port."""
         name, log = self._name("leader")
         given = [f"{key}={value}" for key, value in settings.items()]
         sets = [argument for text in given for argument in ("--set", text)]
         run_dir = self.folder / f"{name}-run"
         arguments = ["--listen", listen, "--run-dir", str(run_dir), *sets]
-        leader = Leader(name, arguments, log, run_dir, faults, fresh=self._fresh)
+        leader = Leader(name, arguments, log, run_dir, faults, fresh=self._fresh, host=host)
         self._programs.append(leader)
         return leader
 
@@ -187,13 +197,18 @@ class Cluster:
         return again
 
     def learner(
-        self, leader: str | Leader, *flags: str, faults: str = "", module: str = "learner"
+        self,
+        leader: str | Leader,
+        *flags: str,
+        faults: str = "",
+        module: str = "learner",
+        host: str = "",
     ) -> Program:
         """A learner for this leader (or address); on the CPU with one thread."""
         address = leader if isinstance(leader, str) else leader.address
         name, log = self._name("learner")
         options = ["--leader", address, "--device", "cpu", "--threads", "1", "--log-format", "json", *flags]
-        learner = Program(name, [module, *options], log, faults, fresh=self._fresh)
+        learner = Program(name, [module, *options], log, faults, fresh=self._fresh, host=host)
         self._programs.append(learner)
         return learner
 
@@ -254,11 +269,12 @@ def closed_address() -> str:
 
 
 def _start_fresh(
-    command: Sequence[str], folder: Path, environment: Mapping[str, str], output: int
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], output: int, host: str
 ) -> subprocess.Popen[bytes]:
     """What `fork` does, with an interpreter of its own."""
+    into = ["ip", "netns", "exec", host] if host else []
     return subprocess.Popen(
-        [sys.executable, "-m", *command],
+        [*into, sys.executable, "-m", *command],
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,

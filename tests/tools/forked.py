@@ -58,9 +58,14 @@ class Forked:
             os.kill(self.pid, number)
 
 
-def fork(command: Sequence[str], folder: Path, environment: Mapping[str, str], output: int) -> Forked:
-    """Run `python -m COMMAND` in a session of its own; what it writes goes to the file descriptor `output`."""
-    request = {"command": command, "folder": str(folder), "environment": dict(environment)}
+def fork(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], output: int, host: str = ""
+) -> Forked:
+    """Run `python -m COMMAND` in a session of its own; what it writes goes to the file descriptor `output`.
+
+    With `host`, it runs in the network namespace of that name.
+    """
+    request = {"command": command, "folder": str(folder), "environment": dict(environment), "host": host}
     zygote = _zygote()
     socket.send_fds(zygote, [json.dumps(request).encode()], [output])
     return Forked(int.from_bytes(zygote.recv(4)))

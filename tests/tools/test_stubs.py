@@ -28,9 +28,9 @@ def test_committed_stubs_are_fresh() -> None:
     assert stale_stubs(ROOT) == []
 
 
-def test_both_contracts_have_three_stubs_each() -> None:
+def test_every_contract_has_three_stubs_each() -> None:
     kinds = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py")
-    assert set(stubs_of(ROOT)) == {name + kind for name in ("leader", "learner") for kind in kinds}
+    assert set(stubs_of(ROOT)) == {name + kind for name in ("leader", "learner", "trust") for kind in kinds}
 
 
 def test_changed_contract_makes_its_message_stubs_stale(checkout: Path) -> None:

@@ -6,6 +6,7 @@ its own: a session, environment, folder, output and exit code of its own, and no
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import json
@@ -19,6 +20,8 @@ from typing import Any
 import numpy as np
 
 from tests.tools.forked import REQUEST_BYTES
+
+_CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 
 PRELOADED = (
     "leader.app",
@@ -59,11 +62,20 @@ def main(connection: socket.socket) -> None:
             os.close(number)
 
 
+def move_to(host: str) -> None:
+    """Into the network namespace of this name; os.setns comes with Python 3.12."""
+    with Path("/run/netns", host).open() as namespace:
+        failed = ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET)
+    assert failed == 0, os.strerror(ctypes.get_errno())
+
+
 def become(request: dict[str, Any], output: int) -> None:
     """Run `python -m MODULE ARGUMENTS` in this process."""
     for number in (1, 2):
         os.dup2(output, number)
     os.close(output)
+    if request["host"]:
+        move_to(request["host"])
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])

@@ -20,7 +20,7 @@ from learner.training.update import Assignment, Update
 from protos import leader_pb2
 from scripts.simulate.parts import Brought
 from scripts.simulate.simulation import Hooks, Options, Outcome, simulate
-from tests.tools.packages import needs
+from tests.tools.needs import needs
 from utils.errors import ConfigError
 
 LEARNERS = 6
