@@ -11,17 +11,21 @@ from utils.errors import CheckpointError
 
 
 def replace_file(
-    path: Path, *parts: bytes | memoryview, sync: bool = True, half_written: Callable[[], None] = lambda: None
+    path: Path,
+    *parts: bytes | memoryview,
+    sync: bool = True,
+    mode: int = 0o666,
+    half_written: Callable[[], None] = lambda: None,
 ) -> None:
     """Replace `path` by a file of these parts: it always holds all of the old or all of the new bytes.
 
-    Without `sync` that is true when the process is killed, but not when the power fails. `half_written`
-    is called when the first part is written. Raises OSError, for example when the disk is full; the old
-    file is then untouched.
+    Without `sync` that is true when the process is killed, but not when the power fails. `mode` are the
+    rights of the new file, less the umask: 0o600 for a secret. `half_written` is called when the first part
+    is written. Raises OSError, for example when the disk is full; the old file is then untouched.
     """
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
             for number, part in enumerate(parts):
                 file.write(part)
                 if number == 0:

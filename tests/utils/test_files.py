@@ -59,3 +59,14 @@ def test_a_failure_half_way_leaves_the_old_file_and_no_other(tmp_path: Path) -> 
 def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         sync_folder(tmp_path / "gone")
+
+
+def test_a_secret_is_never_readable_by_others(tmp_path: Path) -> None:
+    path, modes = tmp_path / "key", []
+    replace_file(
+        path,
+        b"secret",
+        mode=0o600,
+        half_written=lambda: modes.append((tmp_path / "key.partial").stat().st_mode & 0o777),
+    )
+    assert [*modes, path.stat().st_mode & 0o777] == [0o600, 0o600]
