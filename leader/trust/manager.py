@@ -1,0 +1,172 @@
+"""What operators and admins may do: make and revoke tokens, list, revoke and forget identities."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from leader.trust.authority import Authority
+from leader.trust.callers import Caller
+from leader.trust.state import Records, Revocation, TokenEntry
+from protos import trust_pb2
+from utils.errors import ForbiddenError, PayloadError
+from utils.trust import contract
+from utils.trust.names import ROLES, is_name
+from utils.wire.contract import Method
+
+TOKEN_ROLES = ("learner", "aggregator", "observer", "operator", "admin")
+_MANAGED = {"operator": ("learner", "observer"), "admin": ROLES}  # whom each may let in and turn out
+_MOST_HOURS = 87_600.0  # ten years
+_MOST_TEXT = 256
+_LISTED_S = 30 * 86_400.0  # how long a token that has ended is still listed
+
+#: Whoever types commands on the leader's own machine: the folder's rights are what lets them.
+LOCAL = Caller(f"uid {os.getuid()}", "admin", "", "local")
+
+
+class Manager:
+    """The folder of trust in the hands of one caller. Its methods wait for the disk.
+
+    They raise PayloadError, ForbiddenError for what the caller's role may not, or CheckpointError.
+    """
+
+    def __init__(self, authority: Authority, by: Caller = LOCAL) -> None:
+        self._authority = authority
+        self._state = authority.state
+        self._by = by
+
+    def make_token(self, request: trust_pb2.TokenRequest) -> trust_pb2.Token:
+        """A new join token, with its text."""
+        if request.role not in TOKEN_ROLES:
+            raise PayloadError(f"role {request.role[:64]!r} is none of {', '.join(TOKEN_ROLES)}")
+        if not 0 < request.hours <= _MOST_HOURS:
+            raise PayloadError(f"{request.hours} hours; more than 0, at most {_MOST_HOURS:.0f}")
+        if request.name and not is_name(request.name):
+            raise PayloadError(
+                f"name {request.name[:64]!r} is not 1 to 64 of letters, digits, '.', '_' and '-'"
+            )
+        if request.replace and not request.name:
+            raise PayloadError("a token that takes a name over needs that name")
+        self._check_may(request.role)
+        token, now = self._authority.new_token(), self._authority.now()
+        point = token.key().public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+        entry = TokenEntry(
+            key=point.hex(),
+            role=request.role,
+            name=request.name,
+            uses=request.uses,
+            until=now + 3600 * request.hours,
+            replace=request.replace,
+        )
+        with self._state.edit() as records:
+            records.check_name(request.name)
+            if request.replace and (known := records.identities.get(request.name)):
+                self._check_may(known.role)
+            for old in [key for key, made in records.tokens.items() if made.until < now - _LISTED_S]:
+                del records.tokens[old]
+            records.tokens[token.token_id] = entry
+        self._record("token_made", token=token.token_id, name=entry.name, to=entry.role, uses=entry.uses)
+        answer = _token(token.token_id, entry)
+        answer.text = token.text
+        return answer
+
+    def tokens(self, request: trust_pb2.ListRequest) -> trust_pb2.Tokens:
+        """Those that were made, also some that have ended."""
+        return _tokens(self._state.read())
+
+    def revoke_token(self, request: trust_pb2.TokenId) -> trust_pb2.Tokens:
+        """Let nobody join with a token any more; those who have stay. Gives the tokens that are left."""
+        with self._state.edit() as records:
+            entry = records.tokens.pop(request.id, None)
+            if entry is None:
+                raise PayloadError(f"there is no token {request.id[:64]!r}; see list")
+            self._check_may(entry.role)
+        self._record("token_revoked", token=request.id)
+        return _tokens(records)
+
+    def identities(self, request: trust_pb2.ListRequest) -> trust_pb2.Identities:
+        """Those that were admitted, and names that were revoked."""
+        return _identities(self._state.read())
+
+    def revoke(self, request: trust_pb2.RevokeRequest) -> trust_pb2.Identity:
+        """Admit this name no more, from now on, whatever it shows; an unknown name may be one of a JWT."""
+        if not is_name(request.name):
+            raise PayloadError(
+                f"name {request.name[:64]!r} is not 1 to 64 of letters, digits, '.', '_' and '-'"
+            )
+        if len(request.why) > _MOST_TEXT or not request.why.isprintable():
+            raise PayloadError(f"the reason is not at most {_MOST_TEXT} printable characters")
+        now = self._authority.now()
+        with self._state.edit() as records:
+            known = records.identities.get(request.name)
+            self._check_may(known.role if known else "")
+            revocation = Revocation(when=now, why=request.why or "revoked", by=self._by.name)
+            records.revoked.setdefault(request.name, revocation)
+        self._record("revoked", name=request.name, why=revocation.why)
+        return identity_of(records, request.name)
+
+    def forget(self, request: trust_pb2.ForgetRequest) -> trust_pb2.Identities:
+        """Free a name, revoked or not: its certificate counts no more, and a token may give the name anew."""
+        with self._state.edit() as records:
+            known = records.identities.pop(request.name, None)
+            if records.revoked.pop(request.name, None) is None and known is None:
+                raise PayloadError(f"nobody is named {request.name[:64]!r}; see list")
+            self._check_may(known.role if known else "")
+        self._record("forgotten", name=request.name)
+        return _identities(records)
+
+    def _check_may(self, role: str) -> None:
+        """Raise ForbiddenError unless the caller may manage this role; "" = one that is not known."""
+        if self._by.role != "admin" and role not in _MANAGED.get(self._by.role, ()):
+            raise ForbiddenError(
+                f"{self._by.role or 'nobody'} may not do this for {role or 'unknown'}; ask an admin"
+            )
+
+    def _record(self, what: str, **fields: Any) -> None:
+        by = self._by
+        self._authority.record(what, who=by.name, role=by.role, ip=by.address, **fields)
+
+
+#: What answers the methods of TrustService that manage, here or for whoever calls from afar.
+MANAGED: Mapping[Method[Any, Any], Callable[[Manager, Any], Any]] = {
+    contract.LIST_IDENTITIES: Manager.identities,
+    contract.REVOKE: Manager.revoke,
+    contract.FORGET: Manager.forget,
+    contract.MAKE_TOKEN: Manager.make_token,
+    contract.LIST_TOKENS: Manager.tokens,
+    contract.REVOKE_TOKEN: Manager.revoke_token,
+}
+
+
+def identity_of(records: Records, name: str) -> trust_pb2.Identity:
+    """What is known of a name, which may have no entry."""
+    entry, revocation = records.identities.get(name), records.revoked.get(name)
+    found = trust_pb2.Identity(name=name, revoked=revocation.why if revocation else "")
+    if entry is not None:
+        found.role, found.how = entry.role, entry.by
+        found.since, found.until = int(entry.since), int(entry.until)
+        found.key_sha256 = bytes.fromhex(entry.key_sha256)
+    return found
+
+
+def _identities(records: Records) -> trust_pb2.Identities:
+    names = dict.fromkeys([*records.identities, *records.revoked])
+    return trust_pb2.Identities(identities=[identity_of(records, name) for name in names])
+
+
+def _token(token_id: str, entry: TokenEntry) -> trust_pb2.Token:
+    return trust_pb2.Token(
+        id=token_id,
+        name=entry.name,
+        role=entry.role,
+        uses=entry.uses,
+        used=len(entry.used),
+        until=int(entry.until),
+    )
+
+
+def _tokens(records: Records) -> trust_pb2.Tokens:
+    return trust_pb2.Tokens(tokens=[_token(token_id, entry) for token_id, entry in records.tokens.items()])

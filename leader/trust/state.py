@@ -1,0 +1,141 @@
+"""`state.json`: tokens, identities, and who was revoked; several processes change it, each call looks at it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from utils.errors import CheckpointError, ConfigError, ForbiddenError
+from utils.files import replace_file
+
+Stamp = tuple[int, int, int]  # of the file that was read: inode, mtime in ns, size in bytes
+_NO_FILE: Stamp = (0, 0, 0)
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class TokenEntry(_Entry):
+    """A join token that was made; its secret is not kept."""
+
+    key: str  # SubjectPublicKeyInfo of the token's key, hex
+    role: str
+    name: str  # the only name that may join with it; "" = any
+    uses: int  # 0 = any number
+    until: float  # unix seconds
+    replace: bool  # whether the name may be another key's by now
+    used: list[str] = []  # key_sha256 of those who joined with it
+
+
+class IdentityEntry(_Entry):
+    """Somebody who was admitted."""
+
+    role: str
+    key_sha256: str  # of its SubjectPublicKeyInfo, hex
+    serials: list[str] = []  # of its newest certificates, hex; no other is admitted
+    until: float = 0.0  # unix seconds: the end of the newest
+    since: float = 0.0
+    by: str = ""  # how it came to be: "token ID", "jwt", "issued by NAME"
+
+
+class Revocation(_Entry):
+    """Why somebody is admitted no more."""
+
+    when: float  # unix seconds
+    why: str
+    by: str
+
+
+class Records(_Entry):
+    """All that is in the file."""
+
+    tokens: dict[str, TokenEntry] = {}  # by id
+    identities: dict[str, IdentityEntry] = {}  # by name
+    revoked: dict[str, Revocation] = {}  # by name
+
+    def check_name(self, name: str) -> None:
+        """Raise ForbiddenError for a name that was revoked."""
+        if name in self.revoked:
+            raise ForbiddenError(f"{name} was revoked; ask the leader's operator")
+
+    def check_certificate(self, name: str, role: str, serial: int) -> None:
+        """Raise ForbiddenError unless this certificate of our CA is one that `name` may use now."""
+        self.check_name(name)
+        entry = self.identities.get(name)
+        if entry is None or entry.role != role or f"{serial:x}" not in entry.serials:
+            raise ForbiddenError(
+                f"the certificate of {name} was replaced or forgotten; join again with a new token"
+            )
+
+
+class TrustState:
+    """The file in a folder of trust, and its lock."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "state.json"
+        self._lock = folder / "lock"
+        self._seen: tuple[Stamp, Records] = (_NO_FILE, Records())
+
+    def read(self) -> Records:
+        """What the file holds now: the same object as long as it is the same file; not to be changed.
+
+        Raises ConfigError when it is damaged or can't be read.
+        """
+        stamp = self._stamp()
+        if stamp != self._seen[0]:
+            self._seen = (stamp, self._load())
+        return self._seen[1]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process and thread from changing this folder."""
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def edit(self) -> Iterator[Records]:
+        """Records to change, under the lock; they are on disk when the block ends, unless it raises.
+
+        Raises CheckpointError when they can't be written.
+        """
+        with self.locked():
+            records = self._load()
+            yield records
+            text = records.model_dump_json(indent=1)
+            try:
+                replace_file(self._path, text.encode(), b"\n", mode=0o600)
+            except OSError as error:
+                raise CheckpointError(
+                    f"can't write {self._path}: {error.strerror}; free the disk or fix the folder"
+                ) from error
+
+    def _stamp(self) -> Stamp:
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return _NO_FILE
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def _load(self) -> Records:
+        try:
+            return Records.model_validate_json(self._path.read_bytes())
+        except FileNotFoundError:
+            return Records()
+        except OSError as error:
+            raise ConfigError(f"{self._path} can't be read: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ConfigError(
+                f"{self._path} is damaged ({first['msg']}); put a copy of it back: without it everybody joins "
+                "again, and nobody is revoked"
+            ) from None
