@@ -42,7 +42,7 @@ def _whole_round(config: RunFields) -> int:
 def problems(config: RunFields) -> list[str]:
     """One line for each combination of settings that can't work: the reason, and what to set instead."""
     on_rounds = (_robust, _norms, _weighting, _gradient, _scaffold, _codec, _streaming, _buffer)
-    on_the_rest = (_cohort, _data, _model, _evaluation)
+    on_the_rest = (_cohort, _data, _model, _jwt, _evaluation)
     return [problem for check in on_rounds + on_the_rest for problem in check(config)]
 
 
@@ -253,6 +253,23 @@ def _model(config: RunFields) -> Iterator[str]:
         )
     if not (model.name or model.task or model.weights):
         yield "model.name is '', so that nothing says what the model is: set model.weights, model.task or model.name"
+
+
+def _jwt(config: RunFields) -> Iterator[str]:
+    trust = config.trust
+    if trust.jwt_listen and not (trust.jwt_issuer or trust.jwt_jwks):
+        yield (
+            f"trust.jwt_listen is {trust.jwt_listen}, but nothing says whose JWTs count: set trust.jwt_issuer, "
+            "or trust.jwt_jwks"
+        )
+    if trust.jwt_issuer and not trust.jwt_jwks and not trust.jwt_issuer.startswith("https://"):
+        yield (
+            f"trust.jwt_issuer is {trust.jwt_issuer}, but keys are fetched over https alone: set its https:// "
+            "address, or trust.jwt_jwks, a file with its keys"
+        )
+    for name in ("jwt_audience", "jwt_role_claim"):
+        if not getattr(trust, name):
+            yield f"trust.{name} is '', so that any JWT of the issuer would do: leave it out, or set it"
 
 
 def _evaluation(config: RunFields) -> Iterator[str]:

@@ -125,6 +125,18 @@ REFUSED = {
     "groups of none": ("data.partition=groups data.source=none data.holder=learner", "data.source is none"),
     "task": ("model.task=package.module:Name", "data.holder is leader", "set data.holder=learner"),
     "no model": ("model.name=''", "nothing says what the model is"),
+    "JWTs of nobody": (
+        "trust.mode=on trust.jwt_listen=0.0.0.0:50052",
+        "trust.jwt_listen is 0.0.0.0:50052",
+        "set trust.jwt_issuer, or trust.jwt_jwks",
+    ),
+    "JWTs by http": (
+        "trust.jwt_issuer=http://issuer.example",
+        "trust.jwt_issuer is http://issuer.example",
+        "set its https:// address, or trust.jwt_jwks",
+    ),
+    "JWTs for anybody": ("trust.jwt_audience=''", "trust.jwt_audience is ''"),
+    "JWTs with any role": ("trust.jwt_role_claim=''", "trust.jwt_role_claim is ''"),
     "holdout": ("evaluation.federated_every=1", "set evaluation.holdout"),
     "target never": ("evaluation.target=0.9 evaluation.every=0", "set evaluation.every"),
     "patience never": ("evaluation.patience=3 evaluation.every=0", "set evaluation.every"),
@@ -175,6 +187,9 @@ def test_a_combination_that_makes_no_sense_is_refused_with_the_reason(case: str)
         "model.task=package.module:Name data.holder=learner train.label_smoothing=0.1 train.augment=standard",
         "model.name='' model.weights=start.safetensors",
         "model.name='' model.task=package.module:Name data.holder=learner",
+        "trust.mode=on trust.jwt_listen=0.0.0.0:50052 trust.jwt_issuer=https://issuer.example",
+        "trust.mode=on trust.jwt_listen=0.0.0.0:50052 trust.jwt_jwks=keys.json",
+        "trust.jwt_issuer=clinics trust.jwt_jwks=keys.json",
         "evaluation.federated_every=1 evaluation.holdout=0.1",
         "evaluation.metric=federated.loss evaluation.patience=3 evaluation.federated_every=2 "
         "evaluation.holdout=0.1 evaluation.every=0",
