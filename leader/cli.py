@@ -29,6 +29,12 @@ FLAGS = (
     ("--log-format", "log.format", ""),
 )
 
+#: Flags that set one key to one value.
+SWITCHES = (
+    ("--secure", "trust.mode", "on", "encrypt and authenticate on loopback too"),
+    ("--insecure", "trust.mode", "off", "never encrypt: whoever reaches the port may take part"),
+)
+
 #: Variables that begin like the leader's own but belong to the learner (all of them), to fault injection and the CA.
 IGNORED = ("FLOCKSTEP_LEARNER_", "FLOCKSTEP_FAULTS", "FLOCKSTEP_TRUST_PASSPHRASE")
 
@@ -108,6 +114,8 @@ def make_parser() -> FlagParser:
     )
     for flag, name, metavar in FLAGS:
         parser.add_key(flag, SCHEMA.keys[name], metavar)
+    for flag, name, value, text in SWITCHES:
+        parser.add_argument(flag, dest=SETTINGS, action="append_const", const=(flag, name, value), help=text)
     parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with the run in this folder")
     parser.add_argument("--print-config", action="store_true", help="print the config as YAML and exit")
     parser.add_argument(

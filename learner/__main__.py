@@ -19,6 +19,8 @@ def main() -> int:
     faults.arm(os.environ)
     setup_logging(options.log_format, options.log_level)
     keep_freed_memory()
+    # Else anybody who fails to connect makes gRPC print a line; it is read when gRPC is loaded.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from learner.app import run  # here, so that --help does not wait for torch
 
     return run(options)

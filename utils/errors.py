@@ -99,6 +99,10 @@ class ForbiddenError(WireError):
 class BusyError(WireError):
     """The caller asks for more at once, or more often, than its share (`limits.*`); try again later."""
 
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s  # 0 = not said
+
 
 class IncompatibleError(WireError):
     """Peer and leader can't work together: protocol, model, classes or data holder differ."""

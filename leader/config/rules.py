@@ -39,10 +39,16 @@ def _whole_round(config: RunFields) -> int:
     return config.buffer.size or min(config.cohort.size or held, held)
 
 
+def is_address(text: str) -> bool:
+    """Whether a text is HOST:PORT."""
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdigit() and int(port) <= 65535
+
+
 def problems(config: RunFields) -> list[str]:
     """One line for each combination of settings that can't work: the reason, and what to set instead."""
     on_rounds = (_robust, _norms, _weighting, _gradient, _scaffold, _codec, _streaming, _buffer)
-    on_the_rest = (_cohort, _data, _model, _jwt, _evaluation)
+    on_the_rest = (_cohort, _data, _model, _evaluation, _trust, _jwt)
     return [problem for check in on_rounds + on_the_rest for problem in check(config)]
 
 
@@ -292,3 +298,20 @@ def _evaluation(config: RunFields) -> Iterator[str]:
             f"evaluation.metric is {evaluation.metric}, but evaluation.every is 0, so that it is measured only at "
             "the end and target and patience never stop the run: set evaluation.every"
         )
+
+
+def _trust(config: RunFields) -> Iterator[str]:
+    trust = config.trust
+    pki = {name: getattr(trust, name) for name in ("certificate", "key", "client_ca", "roles")}
+    given = [f"trust.{name}" for name, path in pki.items() if path]
+    if given and (missing := [f"trust.{name}" for name, path in pki.items() if not path]):
+        yield f"{given[0]} is set, and a PKI of your own needs {', '.join(missing)} too"
+    listeners = [f"trust.{name}" for name in ("jwt_listen", "plain_listen") if getattr(trust, name)]
+    if not config.secure and (idle := listeners + given):
+        yield (
+            f"{idle[0]} is set, but there is no trust on {config.listen} (trust.mode is {trust.mode}): "
+            "leave it out, or set trust.mode=on (--secure)"
+        )
+    for name in ("jwt_listen", "plain_listen"):
+        if (text := getattr(trust, name)) and not is_address(text):
+            yield f"trust.{name} is {text!r}, but it must be HOST:PORT with a port from 0 to 65535"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
-from leader.config.rules import problems
+from leader.config.rules import is_address, problems
 from leader.config.sections import RunFields
 
 
@@ -19,8 +19,7 @@ class RunConfig(RunFields):
 
     @model_validator(mode="after")
     def _address(self) -> RunConfig:
-        host, _, port = self.listen.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65535:
+        if not is_address(self.listen):
             raise ValueError(f"listen is {self.listen!r}; it must be HOST:PORT with a port from 0 to 65535")
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -429,3 +430,17 @@ class RunFields(Section):
     trust: TrustConfig = TrustConfig()
     limits: LimitsConfig = LimitsConfig()
     log: LogConfig = LogConfig()
+
+    @property
+    def beyond_loopback(self) -> bool:
+        """Whether other machines may reach `listen`."""
+        host = self.listen.rpartition(":")[0].strip("[]")
+        try:
+            return not ip_address(host).is_loopback
+        except ValueError:  # a name
+            return host != "localhost"
+
+    @property
+    def secure(self) -> bool:
+        """Whether connections are encrypted, and callers known by what they prove."""
+        return self.trust.mode == "on" or (self.trust.mode == "auto" and self.beyond_loopback)

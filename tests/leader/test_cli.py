@@ -155,6 +155,13 @@ def test_a_resumed_run_has_the_config_it_was_started_with(tmp_path: Path) -> Non
     assert command.config == started.model_copy(update={"run_dir": tmp_path / "run"})
 
 
+@pytest.mark.parametrize(
+    ("argv", "mode"), [([], "auto"), (["--secure"], "on"), (["--secure", "--insecure"], "off")]
+)
+def test_trust_is_switched_by_a_flag(argv: list[str], mode: str) -> None:
+    assert parse(argv, {}).config.trust.mode == mode
+
+
 def test_a_resumed_run_may_go_on_longer_and_elsewhere(tmp_path: Path) -> None:
     run_dir = run_folder(tmp_path / "run", RunConfig(rounds=3))
     flags = "--rounds 6 --listen h:1 --set cohort.lease_s=5 --set limits.stall_s=9 --set keep_checkpoints=1"
@@ -196,7 +203,7 @@ def test_help_fits_the_terminal_and_shows_every_flag_and_key(
     words = set(text.split())
     assert set(SCHEMA.keys) <= words
     flags = "--config --set --listen --data --model --learners --exchange --rounds --seed --run-dir --resume"
-    assert {*flags.split(), "--print-config", "--log-format", "--version"} <= words
+    assert {*flags.split(), "--print-config", "--log-format", "--version", "--secure"} <= words
     assert "    train.lr                peak learning rate (number above 0) [0.1]" in text
 
 

@@ -28,6 +28,8 @@ PublicKey = ec.EllipticCurvePublicKey
 CA_S = 10 * 365 * 86400.0
 SKEW_S = 300.0  # certificates begin this much in the past, for clocks that are behind
 
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+
 
 def new_key() -> Key:
     return ec.generate_private_key(ec.SECP256R1())
@@ -65,6 +67,7 @@ def door_certificate(key: Key) -> x509.Certificate:
     starts, ends = (datetime(year, 1, 1, tzinfo=UTC).timestamp() for year in (2020, 2099))
     builder = _builder(subject, subject, key.public_key(), starts, ends).serial_number(1)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([Use.CLIENT_AUTH]), critical=False)
     return builder.sign(key, hashes.SHA256(), ecdsa_deterministic=True)
 
@@ -124,7 +127,7 @@ def identity_of(certificate: x509.Certificate, ca: x509.Certificate) -> Identity
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
         identity = Identity.parse(uri)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
+    except (*_UNREADABLE, InvalidSignature, x509.ExtensionNotFound) as error:
         raise ForbiddenError(f"this certificate is not an identity of {fleet}; join with a token") from error
     if identity.fleet != fleet:
         raise ForbiddenError(
@@ -149,7 +152,7 @@ def key_of_csr(der: bytes) -> PublicKey:
         request = x509.load_der_x509_csr(der)
         key = _p256(request.public_key())
         signed = request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise ForbiddenError(
             f"the certificate request can't be used: {error}; it needs a P-256 key"
         ) from error
@@ -166,7 +169,7 @@ def from_pem(pem: bytes, where: str = "certificate") -> x509.Certificate:
     """The first certificate of a PEM text; ConfigError, which names `where`, if there is none."""
     try:
         return x509.load_pem_x509_certificate(pem)
-    except ValueError as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"{where} is not a certificate in PEM: {error}") from error
 
 
@@ -182,7 +185,7 @@ def key_from_pem(pem: bytes, where: str = "key", passphrase: str | None = None) 
     """A private key; ConfigError, which names `where`, if it is damaged, of another kind, or sealed otherwise."""
     try:
         key = forms.load_pem_private_key(pem, passphrase.encode() if passphrase else None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"{where} can't be read; is its passphrase right? {error}") from error
     if not isinstance(key, Key) or not isinstance(key.curve, ec.SECP256R1):
         raise ConfigError(f"{where} is not a P-256 key")

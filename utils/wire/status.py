@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -48,6 +49,9 @@ STATUS: dict[type[WireError], grpc.StatusCode] = {
 
 #: Trailing metadata that names the class of the error: some of them share a status code.
 ERROR_KEY = "flockstep-error"
+#: Trailing metadata of a BusyError: milliseconds after which to try again.
+RETRY_KEY = "retry-after-ms"
+_LONGEST_WAIT_S = 3600.0
 _BY_NAME = {kind.__name__: kind for kind in STATUS}
 _BY_STATUS = {code: kind for kind, code in reversed(STATUS.items())}  # the first of those that share one
 #: What something in between, such as a gateway, refuses a caller with, in words of its own.
@@ -60,13 +64,20 @@ REFUSED = "leader: "
 
 async def refuse(context: aio.ServicerContext[Any, Any], error: WireError, who: str = REFUSED) -> NoReturn:
     """End a call with the status that tells `error` to the peer; raises aio.AbortError."""
-    await context.abort(STATUS[type(error)], f"{who}{error}", ((ERROR_KEY, type(error).__name__),))
+    trailing = [(ERROR_KEY, type(error).__name__)]
+    if isinstance(error, BusyError):
+        trailing.append((RETRY_KEY, str(math.ceil(1000 * error.retry_after_s))))
+    await context.abort(STATUS[type(error)], f"{who}{error}", tuple(trailing))
 
 
 def told(error: aio.AioRpcError) -> FlockstepError:
     """The error that a peer meant with a failed call; UnreachableError for a transport failure."""
-    names = [value for key, value in error.trailing_metadata() or () if key == ERROR_KEY]
-    return error_of(error.code(), error.details() or "", str(names[0]) if names else "")
+    trailing = {key: str(value) for key, value in error.trailing_metadata() or ()}
+    meant = error_of(error.code(), error.details() or "", trailing.get(ERROR_KEY, ""))
+    after_ms = trailing.get(RETRY_KEY, "")
+    if isinstance(meant, BusyError) and after_ms.isdecimal():
+        meant.retry_after_s = min(int(after_ms) / 1000, _LONGEST_WAIT_S)
+    return meant
 
 
 def error_of(code: grpc.StatusCode, details: str, name: str = "") -> FlockstepError:

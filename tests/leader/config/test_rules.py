@@ -36,6 +36,19 @@ REFUSED = {
         "aggregate.rule=krum learners=363 cohort.quorum=0.5 aggregate.spool_bytes=1048576",
         "all pairs of 363 updates in 1054152 bytes",
     ),
+    "half a PKI": (
+        "trust.mode=on trust.certificate=c.pem trust.key=k.pem",
+        "trust.certificate is set, and a PKI of your own needs trust.client_ca, trust.roles too",
+    ),
+    "no trust": (
+        "trust.plain_listen=127.0.0.1:1",
+        "trust.plain_listen is set, but there is no trust on 127.0.0.1:50051 (trust.mode is auto)",
+        "set trust.mode=on (--secure)",
+    ),
+    "no address": (
+        "trust.mode=on trust.jwt_listen=here",
+        "trust.jwt_listen is 'here', but it must be HOST:PORT",
+    ),
     "byzantine mean": ("aggregate.byzantine=2", "aggregate.rule is mean", "choose a robust rule"),
     "norms": ("aggregate.clip_norm=3 aggregate.reject_norm=2", "nothing is left to clip"),
     "fednova rule": ("aggregate.weighting=fednova aggregate.rule=median", "counts each update once"),

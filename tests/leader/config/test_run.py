@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from leader.config import DataConfig, RunConfig, TrainConfig
+from leader.config import DataConfig, RunConfig, TrainConfig, TrustConfig
 from leader.config.yaml_file import SCHEMA, dump_config, read_config
 from utils.errors import ConfigError
 
@@ -32,6 +32,27 @@ def problems(path: Path, text: str) -> list[str]:
 
 def test_defaults_are_a_valid_run_that_ends_at_round_ten() -> None:
     assert RunConfig().rounds == 10
+
+
+@pytest.mark.parametrize(
+    ("listen", "mode", "secure"),
+    [
+        ("127.0.0.1:1", "auto", False),
+        ("127.8.9.1:1", "auto", False),
+        ("[::1]:1", "auto", False),
+        ("localhost:1", "auto", False),
+        ("0.0.0.0:1", "auto", True),
+        ("[::]:1", "auto", True),
+        ("192.168.1.7:1", "auto", True),
+        ("localhost.example.org:1", "auto", True),
+        ("127.0.0.1:1", "on", True),
+        ("0.0.0.0:1", "off", False),
+    ],
+)
+def test_a_leader_that_others_can_reach_is_secure_unless_it_was_told_otherwise(
+    listen: str, mode: Literal["auto", "on", "off"], secure: bool
+) -> None:
+    assert RunConfig(listen=listen, trust=TrustConfig(mode=mode)).secure is secure
 
 
 def test_config_can_not_be_changed_after_it_was_checked() -> None:

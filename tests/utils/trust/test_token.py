@@ -105,7 +105,7 @@ def test_the_door_has_the_same_bits_with_every_release_of_cryptography() -> None
     certificate, key = door_credentials(TOKEN.door)
     assert certificate.public_key() == key.public_key()
     assert hashlib.sha256(pki.to_pem(certificate)).hexdigest() == (
-        "75fecf1a5969d9ebfaf86bd3ab7f0a77a02919429a4094c4595b783df9bccb2a"
+        "88b17f309edd06c6a1525ba3d5e729bd8a3db3cfd6e679fdc5fc2d1d3c5a7d51"
     )
 
 

@@ -1,0 +1,53 @@
+"""Refusals as they travel: what the status alone can't say goes along."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from grpc import aio
+
+from protos import leader_pb2
+from utils.errors import BusyError, FlockstepError, ForbiddenError, LimitError, NameTakenError, WireError
+from utils.wire import contract
+from utils.wire.contract import Context
+from utils.wire.status import failures_told, refuse
+
+
+async def heard(error: WireError) -> FlockstepError:
+    """What a client is told that a server refuses with `error`."""
+
+    async def answer(request: object, context: Context) -> None:
+        raise error
+
+    server = aio.server()
+    server.add_generic_rpc_handlers(
+        (contract.serve({contract.GET_WORK: answer}, lambda name, context, why: refuse(context, why)),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            with pytest.raises(FlockstepError) as caught, failures_told():
+                await contract.GET_WORK.ask(channel, leader_pb2.WorkRequest())
+    finally:
+        await server.stop(None)
+    return caught.value
+
+
+@pytest.mark.parametrize("kind", [ForbiddenError, NameTakenError, BusyError, LimitError])
+def test_errors_that_share_a_status_are_told_apart(kind: type[WireError]) -> None:
+    told = asyncio.run(heard(kind("no")))
+    assert (type(told), str(told)) == (kind, "no")
+
+
+def test_who_asks_too_much_hears_when_to_try_again() -> None:
+    told = asyncio.run(heard(BusyError("slower", retry_after_s=1.2344)))
+    assert isinstance(told, BusyError)
+    assert told.retry_after_s == 1.235
+
+
+def test_nobody_is_told_to_wait_for_ever() -> None:
+    told = asyncio.run(heard(BusyError("slower", retry_after_s=1e12)))
+    assert isinstance(told, BusyError)
+    assert told.retry_after_s == 3600.0
