@@ -46,8 +46,8 @@ REFUSED = {
         "set trust.mode=on (--secure)",
     ),
     "no address": (
-        "trust.mode=on trust.jwt_listen=here",
-        "trust.jwt_listen is 'here', but it must be HOST:PORT",
+        "trust.mode=on trust.plain_listen=here",
+        "trust.plain_listen is 'here', but it must be HOST:PORT",
     ),
     "byzantine mean": ("aggregate.byzantine=2", "aggregate.rule is mean", "choose a robust rule"),
     "norms": ("aggregate.clip_norm=3 aggregate.reject_norm=2", "nothing is left to clip"),
