@@ -1,4 +1,4 @@
-"""Who is registered: identities, tokens and leases; pure data, the clock is passed in."""
+"""Who is registered: names, tokens and leases; pure data, the clock is passed in."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from leader.learners.links import LearnerLink
+from leader.trust.callers import Caller
 from protos import leader_pb2
-from utils.errors import IncompatibleError, LimitError, NameTakenError, PayloadError, UnknownLearnerError
+from utils.errors import (
+    ForbiddenError,
+    IncompatibleError,
+    LimitError,
+    NameTakenError,
+    PayloadError,
+    UnknownLearnerError,
+)
 from utils.version import PROTOCOL, RELEASE
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -45,7 +53,7 @@ class Member:
     token: bytes = field(repr=False)
     control: int  # leader_pb2.Control
     network_addr: str
-    peer: str  # gRPC peer that registered
+    caller: Caller  # who registered
     device: str
     own_data: OwnData | None
     last_seen: float
@@ -60,9 +68,18 @@ class Member:
         """Whether it speaks only the plain contract."""
         return self.control == leader_pb2.CONTROL_PLAIN
 
+    @property
+    def identity(self) -> str:
+        """What tells it apart from all others: the name that it has proven, else its connection."""
+        return self.caller.place
+
+    def may_be(self, caller: Caller) -> bool:
+        """Whether this caller's token or address counts: between identities, only its own."""
+        return self.identity == caller.place or not (self.caller.known or caller.known)
+
 
 class Membership:
-    """Register of learners by id, name, token and peer."""
+    """Register of learners by id, name, token and identity."""
 
     def __init__(self, *, max_learners: int, lease_s: float) -> None:
         self.max_learners = max_learners
@@ -86,7 +103,7 @@ class Membership:
     def register(
         self,
         info: leader_pb2.LearnerInfo,
-        peer: str,
+        caller: Caller,
         now: float,
         accept: Callable[[leader_pb2.LearnerInfo, int], None] = lambda info, others: None,
     ) -> tuple[Member, bool]:
@@ -95,13 +112,13 @@ class Membership:
         A learner that proves an earlier registration by its token, or whose lease has run out,
         keeps its id. `accept` is called with well-formed `info` and the number of examples that all others
         brought, and raises to refuse it.
-        Raises IncompatibleError, NameTakenError, LimitError or PayloadError.
+        Raises ForbiddenError, IncompatibleError, NameTakenError, LimitError or PayloadError.
         """
         _check(info)
-        name = info.name or _plain_name(info, peer)
+        name = _name(info, caller)
         known = self._members.get(self._known_ids.get(name, 0))
         accept(info, self._own_examples - _own_examples(known))
-        if known is not None and not self._may_replace(known, info, now):
+        if known is not None and not self._may_replace(known, info, caller):
             raise NameTakenError(
                 f"a learner named {name!r} is connected already; start this one with another --name (or without)"
             )
@@ -109,7 +126,7 @@ class Membership:
             raise LimitError(
                 f"{self.max_learners} learners are registered, no more are taken (limits.max_learners)"
             )
-        member = self._make(info, name, peer, now)
+        member = self._make(info, name, caller, now)
         if known is not None:
             self._by_token.pop(known.token, None)
             member.link = known.link  # until there is another
@@ -118,12 +135,14 @@ class Membership:
         self._by_token[member.token] = member
         return member, known is None
 
-    def _may_replace(self, known: Member, info: leader_pb2.LearnerInfo, now: float) -> bool:
+    def _may_replace(self, known: Member, info: leader_pb2.LearnerInfo, caller: Caller) -> bool:
+        if not known.may_be(caller):
+            return False
         if known.plain:
             return info.control == leader_pb2.CONTROL_PLAIN
         return hmac.compare_digest(known.token, info.token) or not known.connected
 
-    def _make(self, info: leader_pb2.LearnerInfo, name: str, peer: str, now: float) -> Member:
+    def _make(self, info: leader_pb2.LearnerInfo, name: str, caller: Caller, now: float) -> Member:
         if name not in self._known_ids:
             if len(self._known_ids) >= _REMEMBERED * self.max_learners:
                 self._known_ids = {member.name: id_ for id_, member in self._members.items()}
@@ -135,7 +154,7 @@ class Membership:
             token=secrets.token_bytes(16),
             control=info.control,
             network_addr=info.network_addr,
-            peer=peer,
+            caller=caller,
             device=info.device,
             own_data=OwnData(own.examples, own.classes, own.fingerprint)
             if info.HasField("own_data")
@@ -146,24 +165,24 @@ class Membership:
             memory_bytes=info.memory_bytes,
         )
 
-    def by_token(self, token: bytes) -> Member:
-        """The member with this session token; raises UnknownLearnerError."""
+    def by_token(self, token: bytes, caller: Caller) -> Member:
+        """The member with this session token; of an identity, if it is that one's. Raises UnknownLearnerError."""
         member = self._by_token.get(token)
-        if member is None:
+        if member is None or not member.may_be(caller):
             raise UnknownLearnerError("unknown session token; register again")
         return member
 
-    def by_address(self, network_addr: str, peer: str) -> Member:
+    def by_address(self, network_addr: str, caller: Caller) -> Member:
         """The plain member that a call with no token came from.
 
-        By its network address, else its connection, else its host where one plain learner alone
-        registered from there. Raises UnknownLearnerError.
+        By its identity where it has one; else by its network address, its connection, or its host where one
+        plain learner alone registered from there. Raises UnknownLearnerError.
         """
-        plain = [member for member in self._members.values() if member.plain]
+        plain = [member for member in self._members.values() if member.plain and member.may_be(caller)]
         for matches in (
             [m for m in plain if network_addr and m.network_addr == network_addr],
-            [m for m in plain if m.peer == peer],
-            [m for m in plain if _host(m.peer) == _host(peer)],
+            [m for m in plain if m.identity == caller.place],
+            [m for m in plain if m.caller.address == caller.address],
         ):
             if len(matches) == 1:
                 return matches[0]
@@ -171,9 +190,9 @@ class Membership:
             "can't tell which learner this call is from; register first, and call on the same connection"
         )
 
-    def at_peer(self, peer: str) -> Member | None:
-        """The member that registered from this gRPC peer, if there is one."""
-        return next((member for member in self._members.values() if member.peer == peer), None)
+    def of(self, caller: Caller) -> Member | None:
+        """The member of this identity, or that registered over this connection, if there is one."""
+        return next((m for m in self._members.values() if m.identity == caller.place), None)
 
     def touch(self, member: Member, now: float) -> None:
         """A sign of life from `member`."""
@@ -201,14 +220,19 @@ def _own_examples(member: Member | None) -> int:
     return member.own_data.examples if member is not None and member.own_data is not None else 0
 
 
-def _plain_name(info: leader_pb2.LearnerInfo, peer: str) -> str:
+def _name(info: leader_pb2.LearnerInfo, caller: Caller) -> str:
+    """The name to register under; raises ForbiddenError for one that belongs to another identity, or may."""
+    if caller.role and info.name not in ("", caller.name):
+        raise ForbiddenError(
+            f"the name {info.name!r} is not this learner's: its certificate says {caller.name!r}; leave --name out"
+            if caller.known
+            else f"nobody without an identity may choose a name in this run; leave {info.name!r} out"
+        )
+    if caller.known or info.name:
+        return caller.name or info.name
     if info.control != leader_pb2.CONTROL_PLAIN:
         return f"learner-{secrets.token_hex(4)}"
-    return f"plain-{info.network_addr or peer}"
-
-
-def _host(peer: str) -> str:
-    return peer.rpartition(":")[0]
+    return f"plain-{info.network_addr or caller.place}"
 
 
 def _check(info: leader_pb2.LearnerInfo) -> None:

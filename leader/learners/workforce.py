@@ -20,6 +20,7 @@ from leader.learners.eligibility import Eligibility
 from leader.learners.links import DialledLink, LearnerLink
 from leader.learners.membership import CONTROL_NAMES, Member, Membership
 from leader.state import Seats
+from leader.trust.callers import Caller
 from protos import leader_pb2
 
 _log = logging.getLogger(__name__)
@@ -70,17 +71,19 @@ class Workforce:
         """The member with this id, if it is registered."""
         return self._members.get(learner_id)
 
-    def at_peer(self, peer: str) -> Member | None:
-        """The member that registered from this gRPC peer, if there is one."""
-        return self._members.at_peer(peer)
+    def of(self, caller: Caller) -> Member | None:
+        """The member of this identity, or that registered over this connection, if there is one."""
+        return self._members.of(caller)
 
-    def by_token(self, token: bytes) -> Member:
+    def by_token(self, token: bytes, caller: Caller) -> Member:
         """The member with this session token, of which this is a sign of life; raises UnknownLearnerError."""
-        return self._alive(self._members.by_token(token))
+        return self._alive(self._members.by_token(token, caller))
 
-    def caller(self, token: bytes, network_addr: str, peer: str) -> Member:
+    def calling(self, caller: Caller, token: bytes, network_addr: str = "") -> Member:
         """The member that makes a call, a plain one without a token; raises UnknownLearnerError."""
-        return self.by_token(token) if token else self._alive(self._members.by_address(network_addr, peer))
+        if token:
+            return self.by_token(token, caller)
+        return self._alive(self._members.by_address(network_addr, caller))
 
     def _alive(self, member: Member) -> Member:
         self.heard(member)
@@ -90,9 +93,12 @@ class Workforce:
         """A sign of life from `member`."""
         self._members.touch(member, time.monotonic())
 
-    def register(self, info: leader_pb2.LearnerInfo, peer: str) -> Member:
-        """Take a learner in; raises IncompatibleError, NameTakenError, LimitError or PayloadError."""
-        member, new = self._members.register(info, peer, time.monotonic(), self._eligibility.check)
+    def register(self, info: leader_pb2.LearnerInfo, caller: Caller) -> Member:
+        """Take a learner in.
+
+        Raises ForbiddenError, IncompatibleError, NameTakenError, LimitError or PayloadError.
+        """
+        member, new = self._members.register(info, caller, time.monotonic(), self._eligibility.check)
         if member.control != leader_pb2.CONTROL_SESSION and self._dialable(member):
             member.link.end()
             member.link = self._dialled(member)

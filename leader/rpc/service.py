@@ -21,6 +21,7 @@ from leader.rpc.refusal_counts import Refusals
 from leader.rpc.session import Sessions
 from leader.rpc.uploads import Uploads, header_of
 from leader.training.coordinator import Coordinator
+from leader.trust.callers import caller_of
 from protos import leader_pb2
 from utils import faults
 from utils.datasets import Dataset
@@ -84,7 +85,7 @@ class LeaderService:
         return contract.serve(calls, self._refuse)
 
     async def _refuse(self, method: str, context: Context, error: WireError) -> None:
-        member = self._workforce.at_peer(context.peer())
+        member = self._workforce.of(caller_of(context))
         try:
             await refuse(context, error)
         except aio.AbortError:
@@ -94,12 +95,12 @@ class LeaderService:
             raise
 
     def _caller(self, context: Context, token: bytes, network_addr: str = "") -> Member:
-        return self._workforce.caller(token, network_addr, context.peer())
+        return self._workforce.calling(caller_of(context), token, network_addr)
 
     async def _register(self, info: leader_pb2.LearnerInfo, context: Context) -> leader_pb2.AckWithMetadata:
         if self._coordinator.over:
             raise NotReadyError("the run is over")
-        member = self._workforce.register(info, context.peer())
+        member = self._workforce.register(info, caller_of(context))
         return leader_pb2.AckWithMetadata(
             success=True,
             message=f"registered as {member.name}",
@@ -128,7 +129,7 @@ class LeaderService:
         if request.token:
             self._caller(context, request.token)
         elif versions.number is not None:
-            await self._desk.fresh_model(context.peer(), self._config.limits.stall_s)
+            await self._desk.fresh_model(caller_of(context).place, self._config.limits.stall_s)
         try:
             version = versions.get(request.version if request.HasField("version") else None)
             have = request.have if request.HasField("have") else None
@@ -180,4 +181,4 @@ class LeaderService:
         await self._gradients.serve(partial(self._caller, context), messages, context.write)
 
     async def _session(self, messages: AsyncIterator[leader_pb2.LearnerMessage], context: Context) -> None:
-        await self._sessions.serve(messages, context.write)
+        await self._sessions.serve(caller_of(context), messages, context.write)

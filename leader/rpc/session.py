@@ -13,6 +13,7 @@ from leader.learners.links import SessionLink
 from leader.learners.membership import Member
 from leader.rpc.refusal_counts import Refusals
 from leader.training.coordinator import Coordinator
+from leader.trust.callers import Caller
 from protos import leader_pb2
 from utils.errors import PayloadError, StalledError, WireError
 
@@ -34,9 +35,9 @@ class Sessions:
         self._events = events
         self._refusals = refusals
 
-    async def serve(self, messages: Messages, send: Send) -> None:
+    async def serve(self, caller: Caller, messages: Messages, send: Send) -> None:
         """Serve one stream until either side ends it; raises the WireError that it is refused with."""
-        member = await self._greet(messages)
+        member = await self._greet(caller, messages)
         link = SessionLink()
         self._workforce.attach(member, link)
         self._coordinator.desk.resend_work(member)
@@ -49,7 +50,7 @@ class Sessions:
             link.closed()
             self._workforce.detach(member, link)
 
-    async def _greet(self, messages: Messages) -> Member:
+    async def _greet(self, caller: Caller, messages: Messages) -> Member:
         try:
             async with asyncio.timeout(self._hello_s):
                 first = await anext(messages, None)
@@ -57,7 +58,7 @@ class Sessions:
             raise StalledError("the session was opened but nobody said hello") from None
         if first is None or first.WhichOneof("kind") != "hello":
             raise PayloadError("a session begins with hello")
-        return self._workforce.by_token(first.hello.token)
+        return self._workforce.by_token(first.hello.token, caller)
 
     async def _listen(self, member: Member, link: SessionLink, messages: Messages) -> None:
         """Take what the learner says until it closes its side; then close ours."""

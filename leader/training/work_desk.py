@@ -39,7 +39,7 @@ class WorkDesk:
         self._stop = stop
         self._failures: dict[str, set[str]] = {}  # names of learners that can't do it, by id of open work
         self._given_at: dict[str, float] = {}  # clock value at which work was given out, by part
-        self._counted: set[str] = set()  # peers of plain learners with an update in the open exchange
+        self._counted: set[str] = set()  # identities of plain learners with an update in the open exchange
 
     def work_of(self, member: Member) -> list[leader_pb2.WorkOrder]:
         """The open work orders of a learner."""
@@ -105,13 +105,13 @@ class WorkDesk:
             raise LateUpdateError("the run is over")
         return orders[0].work_id
 
-    async def fresh_model(self, peer: str, timeout_s: float) -> None:
+    async def fresh_model(self, identity: str, timeout_s: float) -> None:
         """Before a plain learner fetches the model: wait until its last update is applied.
 
         It can't say which version it wants, and must not get the one that it worked on again.
         """
         served = self._versions.number
-        if peer in self._counted:
+        if identity in self._counted:
             await self._versions.changed.wait_until(
                 lambda: self._over() or self._versions.number != served, timeout_s
             )
@@ -138,7 +138,7 @@ class WorkDesk:
     def counted(self, member: Member) -> None:
         """The learner's update is in the sum."""
         if member.plain:
-            self._counted.add(member.peer)
+            self._counted.add(member.identity)
 
     def step_made(self) -> None:
         """The open exchange is closed, and a new version is served.

@@ -9,6 +9,7 @@ from leader.app import App
 from leader.data.part import Part
 from leader.learners.links import LearnerLink
 from leader.learners.membership import Member
+from leader.trust.callers import anonymous
 from learner.memory import Memory
 from learner.work.workbench import Assignments
 from model.task import Examples
@@ -23,7 +24,7 @@ from utils.datasets import Dataset
 from utils.errors import LateUpdateError
 from utils.version import PROTOCOL, RELEASE
 
-_PEER = "virtual"
+_CALLER = anonymous("virtual")
 
 
 class VirtualLink(LearnerLink):
@@ -75,7 +76,7 @@ class Crew:
                 own_data=own.said if own else None,
                 codecs=(*KINDS, "zstd"),
             )
-            member = self.app.coordinator.workforce.register(info, _PEER)
+            member = self.app.coordinator.workforce.register(info, _CALLER)
             if own:
                 self._own[member.name] = own.examples
             self.app.coordinator.workforce.attach(member, VirtualLink(self, member))

@@ -33,6 +33,7 @@ from leader.training.engine import Engine
 from leader.training.exchanges.base import Admitted, ExchangeKind, OpenExchange
 from leader.training.exchanges.kinds import choose_kind
 from leader.training.inbox import Submission
+from leader.trust.callers import anonymous
 from leader.wiring import Wiring
 from protos import leader_pb2
 from tests.fuzz.channel import Context, RefusedError, find_method, stream
@@ -267,7 +268,7 @@ class InProcessLeader:
 
     async def next_round(self) -> None:
         """Wait until work is open for the first resident."""
-        anchor = self.workforce.by_token(self.members["anchor"].token)
+        anchor = self.workforce.by_token(self.members["anchor"].token, anonymous("anchor"))
 
         def is_open() -> bool:
             return bool(self.coordinator.desk.work_of(anchor))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from leader.optimizers.choose import make_optimizer
 from leader.rpc.gradient_streams import GradientStreams
 from leader.state import RunState
 from leader.training.inbox import Upload
+from leader.trust.callers import anonymous
 from leader.wiring import Wiring
 from model.flat import Layout
 from protos import leader_pb2
@@ -77,7 +79,7 @@ class GradientRun:
             control=leader_pb2.CONTROL_SESSION,
             own_data=own if self.config.data.holder == "learner" else None,
         )
-        return Peer(self, self.workforce.register(info, f"peer of {name}"))
+        return Peer(self, self.workforce.register(info, anonymous(f"peer of {name}")))
 
 
 class Peer:
@@ -103,7 +105,9 @@ class Peer:
             while (message := await self._up.get()) is not None:
                 yield message
 
-        serve = self.run.streams.serve(self.run.workforce.by_token, messages(), self._take)
+        serve = self.run.streams.serve(
+            partial(self.run.workforce.by_token, caller=anonymous("any")), messages(), self._take
+        )
         self.serving = asyncio.ensure_future(serve)
 
     async def _take(self, message: bytes) -> None:

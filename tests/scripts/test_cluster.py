@@ -40,7 +40,7 @@ def test_every_learner_has_a_connection_of_its_own() -> None:
         for name in "ab":
             join(cluster, name)
         await cluster.committed(1)
-        assert len({member.peer for member in cluster.app.coordinator.workforce}) == 2
+        assert len({member.identity for member in cluster.app.coordinator.workforce}) == 2
 
     play(scenario)
 

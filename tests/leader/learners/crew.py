@@ -11,6 +11,7 @@ from leader.events import Event, EventStream
 from leader.learners.membership import Member
 from leader.learners.workforce import Workforce
 from leader.state import Seats
+from leader.trust.callers import anonymous
 from protos import leader_pb2
 
 LABELS = np.arange(60) % 10
@@ -47,7 +48,10 @@ class Crew:
         self.calls += 1
 
     def join(self, *names: str, own: int = 0, tags: str = "") -> list[Member]:
-        return [self.workforce.register(info(name, own, tags=tags), f"ipv4:1.1.1.1:{name}") for name in names]
+        return [
+            self.workforce.register(info(name, own, tags=tags), anonymous(f"ipv4:1.1.1.1:{name}"))
+            for name in names
+        ]
 
     def dealt(self, *names: str) -> list[Member]:
         members = self.join(*names)

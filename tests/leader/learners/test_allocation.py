@@ -9,6 +9,7 @@ from leader.config import RunConfig
 from leader.events import EventStream, LearnerLeft
 from leader.learners.workforce import Workforce
 from leader.state import Seats
+from leader.trust.callers import anonymous
 from tests.leader.learners.crew import LABELS, Crew, info
 from utils.errors import NotReadyError
 
@@ -90,9 +91,9 @@ def test_whoever_comes_and_goes_every_part_has_a_holder_that_is_there_and_may_wo
         elif move == "rebalance":
             workforce.rebalance()
         elif move in ("join", "own"):
-            workforce.register(info(name, 7 if move == "own" else 0, tags="fit"), "peer")
+            workforce.register(info(name, 7 if move == "own" else 0, tags="fit"), anonymous("peer"))
         elif move == "spectate":
-            workforce.register(info(name, 7), "peer")
+            workforce.register(info(name, 7), anonymous("peer"))
         here = {member.name: member for member in workforce if "fit" in member.tags}
         assert workforce.eligible() == len(here)
         takers = {member.learner_id for member in here.values() if member.own_data is None}
@@ -110,7 +111,7 @@ def test_whoever_comes_and_goes_every_part_has_a_holder_that_is_there_and_may_wo
 def test_a_learner_that_brings_its_own_data_next_time_gives_its_part_up() -> None:
     crew = Crew()
     _, b = crew.dealt("a", "b")
-    again = crew.workforce.register(info("b", own=7, token=b.token), "peer")
+    again = crew.workforce.register(info("b", own=7, token=b.token), anonymous("peer"))
     assert crew.workforce.holders() == {"shard-00000": 1, "shard-00001": 1, "own-b": 2}
     crew.workforce.leave(again, "gone")
     assert crew.workforce.holders() == {"shard-00000": 1, "shard-00001": 1}
@@ -159,8 +160,8 @@ def test_the_leaders_shards_need_at_least_one_taker() -> None:
 def test_a_part_counts_only_the_examples_that_are_trained_on() -> None:
     config = RunConfig.model_validate({"learners": 2, "evaluation": {"holdout": 0.25}})
     workforce = Workforce(config, classes=10, labels=LABELS, seats=None, events=EventStream())
-    workforce.register(info("a"), "ipv4:1.1.1.1:1")
-    workforce.register(info("b", own=7), "ipv4:1.1.1.1:2")
+    workforce.register(info("a"), anonymous("ipv4:1.1.1.1:1"))
+    workforce.register(info("b", own=7), anonymous("ipv4:1.1.1.1:2"))
     workforce.deal()
     assert {part.id: part.examples for part in workforce.parts().values()} == {"shard-00000": 45, "own-b": 6}
 

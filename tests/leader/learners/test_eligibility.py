@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from leader.trust.callers import anonymous
 from tests.leader.learners.crew import Crew, info
 from utils.errors import IncompatibleError, NotReadyError
 
@@ -13,7 +14,7 @@ def test_learners_whose_data_does_not_fit_the_run_are_refused() -> None:
     with pytest.raises(IncompatibleError, match=r"hands out no data .* start the learner with --data DIR"):
         crew.join("a")
     with pytest.raises(IncompatibleError, match="your data has 3 classes, this run's model 10"):
-        crew.workforce.register(info("a", own=5, classes=3), "peer")
+        crew.workforce.register(info("a", own=5, classes=3), anonymous("peer"))
     assert len(crew.workforce) == 0
 
 
@@ -69,11 +70,11 @@ def test_a_learner_that_comes_back_with_other_tags_gains_or_loses_its_place() ->
     crew = Crew(learners=2, require="site-a")
     a, b = crew.join("a", "b", tags="site-a")
     crew.workforce.deal()
-    crew.workforce.register(info("b", token=b.token), "peer")
+    crew.workforce.register(info("b", token=b.token), anonymous("peer"))
     assert crew.workforce.holders() == {"shard-00000": a.learner_id, "shard-00001": a.learner_id}
     again = crew.workforce.get(b.learner_id)
     assert again is not None
-    crew.workforce.register(info("b", token=again.token, tags="site-a"), "peer")
+    crew.workforce.register(info("b", token=again.token, tags="site-a"), anonymous("peer"))
     crew.workforce.rebalance()
     assert crew.workforce.holders() == {"shard-00000": a.learner_id, "shard-00001": b.learner_id}
 
@@ -83,10 +84,10 @@ def test_why_a_learner_is_left_out_is_told_once(caplog: pytest.LogCaptureFixture
     with caplog.at_level(logging.WARNING):
         (a,) = crew.join("a", tags="night b")
         for _ in range(3):
-            a = crew.workforce.register(info("a", token=a.token, tags="night b"), "peer")
+            a = crew.workforce.register(info("a", token=a.token, tags="night b"), anonymous("peer"))
         fit = info("c", tags="site-a")
         fit.device_kind, fit.memory_bytes = "cuda", 8 << 30
-        crew.workforce.register(fit, "peer")
+        crew.workforce.register(fit, anonymous("peer"))
     assert caplog.messages == [
         "a is left out, it does not meet cohort.require (site-a,device=cuda,memory>=8): "
         "it said tags b,night, device unknown, 0.0 GiB of memory"

@@ -3,10 +3,19 @@ from __future__ import annotations
 import pytest
 
 from leader.learners.membership import Member, Membership, OwnData
+from leader.trust.callers import Caller, anonymous
 from protos import leader_pb2
-from utils.errors import IncompatibleError, LimitError, NameTakenError, PayloadError, UnknownLearnerError
+from utils.errors import (
+    ForbiddenError,
+    IncompatibleError,
+    LimitError,
+    NameTakenError,
+    PayloadError,
+    UnknownLearnerError,
+)
 from utils.version import PROTOCOL
 
+ANYBODY = anonymous("ipv4:9.9.9.9:9")
 SESSION, PLAIN = leader_pb2.CONTROL_SESSION, leader_pb2.CONTROL_PLAIN
 
 
@@ -25,7 +34,7 @@ def members(most: int = 10, lease_s: float = 5.0) -> Membership:
 
 
 def joined(register: Membership, info: leader_pb2.LearnerInfo, peer: str = "ipv4:1.1.1.1:1") -> Member:
-    member, new = register.register(info, peer, 0.0)
+    member, new = register.register(info, anonymous(peer), 0.0)
     assert new
     return member
 
@@ -50,10 +59,10 @@ def test_tokens_are_sixteen_bytes_and_secret() -> None:
 def test_a_learner_is_found_by_its_token_alone() -> None:
     register = members()
     member = joined(register, full())
-    assert register.by_token(member.token) is member
+    assert register.by_token(member.token, ANYBODY) is member
     for wrong in (b"", b"x" * 16, member.token[:-1]):
         with pytest.raises(UnknownLearnerError, match="register again"):
-            register.by_token(wrong)
+            register.by_token(wrong, ANYBODY)
 
 
 def test_a_learner_without_a_name_gets_one_of_its_own() -> None:
@@ -69,27 +78,27 @@ def test_a_name_in_use_is_refused_without_its_token() -> None:
     first.connected = True
     for token in (b"", b"x" * 16):
         with pytest.raises(NameTakenError, match="a learner named 'a' is connected already"):
-            register.register(full(token=token), "peer", 1.0)
-    assert register.by_token(first.token) is first
+            register.register(full(token=token), anonymous("peer"), 1.0)
+    assert register.by_token(first.token, ANYBODY) is first
 
 
 def test_a_learner_that_proves_itself_keeps_its_id_and_gets_a_new_token() -> None:
     register = members(most=1)
     first = joined(register, full())
     first.connected = True
-    again, new = register.register(full(token=first.token), "peer", 1.0)
+    again, new = register.register(full(token=first.token), anonymous("peer"), 1.0)
     assert not new
     assert again.learner_id == first.learner_id
     assert register.get(first.learner_id) is again
     assert again.token != first.token
     with pytest.raises(UnknownLearnerError):
-        register.by_token(first.token)
+        register.by_token(first.token, ANYBODY)
 
 
 def test_a_learner_whose_connection_is_gone_may_come_back_without_its_token() -> None:
     register = members()
     first = joined(register, full())
-    again, new = register.register(full(), "peer", 1.0)
+    again, new = register.register(full(), anonymous("peer"), 1.0)
     assert (new, again.learner_id) == (False, first.learner_id)
 
 
@@ -111,7 +120,7 @@ def test_ids_stay_unique_when_many_names_come_and_go() -> None:
         assert member.learner_id not in seen
         seen.add(member.learner_id)
         register.remove(member)
-    again, _ = register.register(full("stays", stays.token), "peer", 1.0)
+    again, _ = register.register(full("stays", stays.token), anonymous("peer"), 1.0)
     assert again.learner_id == stays.learner_id
     assert len(register._known_ids) < 1000
 
@@ -119,13 +128,13 @@ def test_ids_stay_unique_when_many_names_come_and_go() -> None:
 def test_only_the_registration_that_holds_can_be_removed() -> None:
     register = members()
     first = joined(register, full())
-    second, _ = register.register(full(token=first.token), "peer", 1.0)
+    second, _ = register.register(full(token=first.token), anonymous("peer"), 1.0)
     assert not register.remove(first)
-    assert register.by_token(second.token) is second
+    assert register.by_token(second.token, ANYBODY) is second
     assert register.remove(second)
     assert not register.remove(second)
     with pytest.raises(UnknownLearnerError):
-        register.by_token(second.token)
+        register.by_token(second.token, ANYBODY)
 
 
 def test_no_more_learners_than_the_limit_are_taken_until_one_leaves() -> None:
@@ -133,7 +142,7 @@ def test_no_more_learners_than_the_limit_are_taken_until_one_leaves() -> None:
     first = joined(register, full("a"))
     joined(register, full("b"))
     with pytest.raises(LimitError, match=r"2 learners are registered, no more are taken"):
-        register.register(full("c"), "peer", 1.0)
+        register.register(full("c"), anonymous("peer"), 1.0)
     register.remove(first)
     joined(register, full("c"))
 
@@ -146,13 +155,13 @@ def test_a_plain_learner_is_told_by_its_address_its_connection_or_its_host() -> 
     a = joined(register, plain("10.0.0.1:9"), "ipv4:10.0.0.1:111")
     b = joined(register, plain("10.0.0.1:8"), "ipv4:10.0.0.1:222")
     c = joined(register, plain(), "ipv4:10.0.0.3:333")
-    assert register.by_address("10.0.0.1:9", "ipv4:10.0.0.1:999") is a
-    assert register.by_address("", "ipv4:10.0.0.1:222") is b
-    assert register.by_address("10.0.0.1:8", "ipv4:10.0.0.1:111") is b  # what it says comes first
-    assert register.by_address("", "ipv4:10.0.0.3:444") is c
+    assert register.by_address("10.0.0.1:9", anonymous("ipv4:10.0.0.1:999")) is a
+    assert register.by_address("", anonymous("ipv4:10.0.0.1:222")) is b
+    assert register.by_address("10.0.0.1:8", anonymous("ipv4:10.0.0.1:111")) is b  # what it says comes first
+    assert register.by_address("", anonymous("ipv4:10.0.0.3:444")) is c
     for stranger in ("ipv4:10.0.0.1:999", "ipv4:10.0.0.30:333"):
         with pytest.raises(UnknownLearnerError, match="can't tell which learner"):
-            register.by_address("", stranger)
+            register.by_address("", anonymous(stranger))
 
 
 def test_a_full_learner_is_never_found_without_its_token() -> None:
@@ -161,13 +170,13 @@ def test_a_full_learner_is_never_found_without_its_token() -> None:
     info.network_addr = "10.0.0.1:9"
     joined(register, info, "ipv4:10.0.0.1:111")
     with pytest.raises(UnknownLearnerError):
-        register.by_address("10.0.0.1:9", "ipv4:10.0.0.1:111")
+        register.by_address("10.0.0.1:9", anonymous("ipv4:10.0.0.1:111"))
 
 
 def test_a_plain_learner_that_registers_again_is_the_same_one() -> None:
     register = members()
     first = joined(register, plain("10.0.0.1:9"))
-    again, new = register.register(plain("10.0.0.1:9"), "ipv4:1.1.1.1:2", 1.0)
+    again, new = register.register(plain("10.0.0.1:9"), anonymous("ipv4:1.1.1.1:2"), 1.0)
     assert (new, again.learner_id) == (False, first.learner_id)
     assert again.link is first.link
 
@@ -176,7 +185,78 @@ def test_a_full_learner_cannot_take_a_plain_ones_name() -> None:
     register = members()
     joined(register, plain("host"))
     with pytest.raises(NameTakenError):
-        register.register(full("plain-host"), "peer", 1.0)
+        register.register(full("plain-host"), anonymous("peer"), 1.0)
+
+
+# --- identities ----------------------------------------------------------------------------
+
+
+def known(name: str) -> Caller:
+    """A caller with a certificate, perhaps behind a gateway that others come through too."""
+    return Caller(name, "learner", "1.1.1.1", name)
+
+
+def test_an_identity_is_one_learner_and_its_name_is_its_own() -> None:
+    register = members()
+    first, new = register.register(full(""), known("clinic-a"), 0.0)
+    assert (first.name, first.identity, new) == ("clinic-a", "clinic-a", True)
+    again, new = register.register(full("clinic-a"), known("clinic-a"), 1.0)
+    assert (again.learner_id, new) == (first.learner_id, False)
+    with pytest.raises(
+        ForbiddenError, match=r"the name 'clinic-b' is not this learner's: its certificate says"
+    ):
+        register.register(full("clinic-b", again.token), known("clinic-a"), 2.0)
+    assert [member.name for member in register] == ["clinic-a"]
+
+
+def test_a_copied_identity_is_refused_while_its_learner_is_connected() -> None:
+    register = members()
+    first, _ = register.register(full(""), known("clinic-a"), 0.0)
+    first.connected = True
+    with pytest.raises(NameTakenError, match="a learner named 'clinic-a' is connected already"):
+        register.register(full(""), known("clinic-a"), 1.0)
+
+
+def test_a_session_token_counts_only_from_the_identity_that_got_it() -> None:
+    register = members()
+    first, _ = register.register(full(""), known("clinic-a"), 0.0)
+    assert register.by_token(first.token, known("clinic-a")) is first
+    for other in (known("clinic-b"), ANYBODY):
+        with pytest.raises(UnknownLearnerError, match="unknown session token"):
+            register.by_token(first.token, other)
+    nobody, _ = register.register(plain(), ANYBODY, 0.0)
+    with pytest.raises(UnknownLearnerError):
+        register.by_token(nobody.token, known("clinic-a"))
+
+
+def test_plain_learners_behind_one_gateway_are_told_apart_by_their_identities() -> None:
+    register = members()
+    a, _ = register.register(plain("same:1"), known("a"), 0.0)
+    b, new = register.register(plain("same:1"), known("b"), 0.0)
+    assert (a.name, b.name, new) == ("a", "b", True)
+    assert register.by_address("same:1", known("a")) is a
+    assert register.by_address("", known("b")) is b
+    assert (register.of(known("a")), register.of(known("b")), register.of(known("c"))) == (a, b, None)
+    for stranger in (known("c"), Caller("", "learner", "1.1.1.1", "ipv4:1.1.1.1:1")):
+        with pytest.raises(UnknownLearnerError, match="can't tell which learner"):
+            register.by_address("same:1", stranger)
+
+
+def test_where_there_are_identities_nobody_without_one_chooses_a_name() -> None:
+    register = members()
+    outsider = Caller("", "learner", "1.1.1.1", "ipv4:1.1.1.1:1")
+    info = plain()
+    info.name = "clinic-a"
+    with pytest.raises(ForbiddenError, match="nobody without an identity may choose a name in this run"):
+        register.register(info, outsider, 0.0)
+    assert register.register(plain(), outsider, 0.0)[0].name == "plain-ipv4:1.1.1.1:1"
+
+
+def test_a_name_of_an_identity_is_not_taken_by_another_caller() -> None:
+    register = members()
+    register.register(full(""), known("plain-host"), 0.0)
+    with pytest.raises(NameTakenError):
+        register.register(plain("host"), Caller("", "learner", "1.1.1.1", "ipv4:1.1.1.1:1"), 1.0)
 
 
 # --- leases --------------------------------------------------------------------------------
@@ -261,7 +341,7 @@ def test_a_registration_that_cannot_be_is_refused(
 ) -> None:
     register = members()
     with pytest.raises(kind, match=message):
-        register.register(info, "peer", 0.0)
+        register.register(info, anonymous("peer"), 0.0)
     assert len(register) == 0
 
 

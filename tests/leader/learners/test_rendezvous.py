@@ -11,6 +11,7 @@ from leader.config import RunConfig
 from leader.events import Event, EventStream, WaitingForLearners
 from leader.learners.rendezvous import Rendezvous
 from leader.learners.workforce import Workforce
+from leader.trust.callers import anonymous
 from protos import leader_pb2
 from utils.errors import TooFewLearnersError
 
@@ -30,7 +31,7 @@ class Camp:
 
     def join(self, name: str) -> None:
         info = leader_pb2.LearnerInfo(name=name, control=leader_pb2.CONTROL_SESSION)
-        self.workforce.register(info, f"peer-{name}")
+        self.workforce.register(info, anonymous(f"peer-{name}"))
 
     def leave(self, name: str) -> None:
         (member,) = [member for member in self.workforce if member.name == name]

@@ -7,13 +7,14 @@ from itertools import pairwise
 
 from leader.events import LearnerJoined, LearnerLeft
 from leader.learners.links import SessionLink
+from leader.trust.callers import anonymous
 from tests.leader.learners.crew import Crew, info
 
 
 def test_joining_is_told_once_a_learner() -> None:
     crew = Crew()
     (a,) = crew.join("a")
-    crew.workforce.register(info("a", token=a.token), "peer")
+    crew.workforce.register(info("a", token=a.token), anonymous("peer"))
     crew.join("b", own=5)
     assert crew.events == [
         LearnerJoined(1, "a", "cpu", "session", None),
@@ -24,7 +25,7 @@ def test_joining_is_told_once_a_learner() -> None:
 def test_leaving_is_told_once_and_an_old_registration_cannot_leave_for_a_new_one() -> None:
     crew = Crew()
     (a,) = crew.join("a")
-    again = crew.workforce.register(info("a", token=a.token), "peer")
+    again = crew.workforce.register(info("a", token=a.token), anonymous("peer"))
     crew.workforce.leave(a, "old")
     assert crew.workforce.get(again.learner_id) is again
     crew.workforce.leave(again, "new")

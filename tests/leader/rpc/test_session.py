@@ -13,6 +13,7 @@ from leader.learners.workforce import Workforce
 from leader.rpc.refusal_counts import Refusals
 from leader.rpc.session import Sessions
 from leader.training.coordinator import Coordinator
+from leader.trust.callers import anonymous
 from protos import leader_pb2
 from protos.leader_pb2 import LearnerMessage
 from utils.errors import PayloadError, StalledError, UnknownLearnerError, WireError
@@ -32,7 +33,7 @@ class Leader:
         self.workforce = Workforce(config, classes=10, labels=None, seats=None, events=stream)
         own = leader_pb2.OwnData(examples=5, classes=10)
         info = leader_pb2.LearnerInfo(name="a", control=leader_pb2.CONTROL_SESSION, own_data=own)
-        self.member = self.workforce.register(info, "ipv4:1.1.1.1:1")
+        self.member = self.workforce.register(info, anonymous("ipv4:1.1.1.1:1"))
         self.failures: list[tuple[str, str]] = []
         self.sent: list[leader_pb2.LeaderMessage] = []
         self.received = asyncio.Event()
@@ -54,7 +55,7 @@ class Leader:
         return LearnerMessage(hello=leader_pb2.Hello(token=self.member.token))
 
     def serve(self, script: Script) -> Awaitable[None]:
-        return self.sessions.serve(script(self), self._send)
+        return self.sessions.serve(self.member.caller, script(self), self._send)
 
 
 def after(script: Script, change: Callable[[Leader], Any] = lambda leader: None) -> Leader:

@@ -13,6 +13,7 @@ from leader.learners.workforce import Workforce
 from leader.state import RunState
 from leader.training.engine import Engine
 from leader.training.planning import Opening
+from leader.trust.callers import anonymous
 from model.flat import Layout
 from protos import leader_pb2
 
@@ -38,7 +39,7 @@ class Office:
         info = leader_pb2.LearnerInfo(name=name, control=leader_pb2.CONTROL_SESSION)
         if own:
             info.own_data.CopyFrom(leader_pb2.OwnData(examples=own, classes=10, fingerprint=f"f{own}"))
-        self.workforce.register(info, f"ipv4:1.1.1.1:{name}")
+        self.workforce.register(info, anonymous(f"ipv4:1.1.1.1:{name}"))
 
     def state(self, round_: int = 1) -> RunState:
         """The state before `round_`."""

@@ -15,6 +15,7 @@ from leader.rounds.round import Round
 from leader.training.inbox import Upload
 from leader.training.open_orders import Orders
 from leader.training.work_orders import WorkPlanner
+from leader.trust.callers import anonymous
 from model.flat import Layout
 from protos import leader_pb2
 from utils.errors import DuplicateUpdateError, LateUpdateError, LimitError, UnknownLearnerError
@@ -52,7 +53,7 @@ def upload(examples: int | None, loss: float = 0.5) -> Upload:
 
 def member(name: str) -> Member:
     info = leader_pb2.LearnerInfo(name=name, control=leader_pb2.CONTROL_SESSION)
-    return Membership(max_learners=1, lease_s=1.0).register(info, "peer", 0.0)[0]
+    return Membership(max_learners=1, lease_s=1.0).register(info, anonymous("peer"), 0.0)[0]
 
 
 def test_a_learner_owes_the_orders_of_its_pending_parts() -> None:

@@ -31,6 +31,7 @@ from leader.storage.checkpoint import load_checkpoint, save_checkpoint
 from leader.training.exchanges.buffered import BufferedExchange, Tickets
 from leader.training.inbox import Upload
 from leader.training.work_orders import WorkPlanner
+from leader.trust.callers import anonymous
 from model.flat import Layout
 from protos import leader_pb2
 from tests.leader.training.office import Office
@@ -58,7 +59,7 @@ def config_of(*, size: int = 1, exponent: float = 0.5, weighting: str = "example
 
 def member(name: str) -> Member:
     info = leader_pb2.LearnerInfo(name=name, control=leader_pb2.CONTROL_SESSION)
-    return Membership(max_learners=1, lease_s=1.0).register(info, "peer", 0.0)[0]
+    return Membership(max_learners=1, lease_s=1.0).register(info, anonymous("peer"), 0.0)[0]
 
 
 def payload(value: float) -> Payload:
