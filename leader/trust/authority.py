@@ -138,9 +138,13 @@ class Authority:
             certificate = pki.server_certificate(self.ca, self._key, key.public_key(), names)
         except ValueError as error:
             raise ConfigError(f"trust.names: {error}") from error
-        door, _ = door_credentials(self._door)
-        roots = pki.to_pem(self.ca) + pki.to_pem(door)
+        roots = pki.to_pem(self.ca) + self.door()
         return Credentials(pki.key_to_pem(key), pki.to_pem(certificate), roots)
+
+    def door(self) -> bytes:
+        """The certificate that opens TLS to whoever holds a join token; PEM."""
+        certificate, _ = door_credentials(self._door)
+        return pki.to_pem(certificate)
 
     def client_credentials(self) -> Credentials:
         """Of the leader where it dials learners: a new key, whose certificate has the role of leaders alone."""

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Protocol
 
+from cryptography import x509
+
+from leader.trust.state import TrustState
+from utils.errors import ConfigError, ForbiddenError, NotReadyError
+from utils.trust import pki
 from utils.wire.contract import Context
+
+#: Roles of callers that have no identity: with a join token's certificate, or on `trust.plain_listen`.
+DOOR, PLAIN = "door", "plain"
+_CACHED = 4096  # certificates that are read once
+_TLS = b"TLSv1.3"
 
 
 @dataclass(frozen=True)
@@ -14,10 +28,11 @@ class Caller:
     """The other end of one call."""
 
     name: str  # of its identity; "" = it has none, as in a run without trust
-    role: str  # of utils.trust.names.ROLES, or "door"; "" = it has no identity
+    role: str  # of utils.trust.names.ROLES, or DOOR or PLAIN; "" = it has no identity
     address: str  # host that the call comes from; behind a gateway the one that the gateway saw
     place: str  # tells callers apart: the identity's name, else the connection
     until: float = math.inf  # unix seconds at which its certificate or token ends
+    serial: int = 0  # of its certificate
 
     @property
     def known(self) -> bool:
@@ -35,11 +50,86 @@ def caller_of(context: Context) -> Caller:
     return found or anonymous(context.peer())
 
 
-def anonymous(peer: str) -> Caller:
+def anonymous(peer: str, role: str = "") -> Caller:
     """A caller of whom only the gRPC peer is known."""
-    return Caller("", "", host_of(peer), peer)
+    return Caller("", role, host_of(peer), peer)
 
 
 def host_of(peer: str) -> str:
     """The host in a gRPC peer such as ipv4:10.0.0.1:4711 or ipv6:[::1]:4711."""
     return peer.partition(":")[2].rpartition(":")[0].strip("[]").replace("%5B", "").replace("%5D", "")
+
+
+class Issuer(Protocol):
+    """What vouches for certificates: the run's own CA, or rules about those of another PKI."""
+
+    def holder(self, certificate: x509.Certificate) -> tuple[str, str]:
+        """Name and role of whom a certificate is of; raises ForbiddenError."""
+        ...
+
+    def check(self, caller: Caller) -> None:
+        """Raises ForbiddenError where an identity was revoked or replaced; costs next to nothing."""
+        ...
+
+
+class Enrolled:
+    """The run's own CA: those count whom `state` knows by this certificate."""
+
+    def __init__(self, ca: x509.Certificate, state: TrustState) -> None:
+        self._ca = ca
+        self._state = state
+
+    def holder(self, certificate: x509.Certificate) -> tuple[str, str]:
+        """See Issuer."""
+        identity = pki.identity_of(certificate, self._ca)
+        return identity.name, identity.role
+
+    def check(self, caller: Caller) -> None:
+        """See Issuer; raises NotReadyError where the state can't be read."""
+        try:
+            records = self._state.read()
+        except ConfigError as error:  # somebody edited it by hand: until it is mended nobody is let in
+            raise NotReadyError(f"it is not known who was admitted: {error}") from None
+        records.check_certificate(caller.name, caller.role, caller.serial)
+
+
+class Callers:
+    """Finds out whose call it is, by what the connection has proven."""
+
+    def __init__(self, issuer: Issuer, door: bytes, clock: Callable[[], float] = time.time) -> None:
+        self._issuer = issuer
+        self._door = door.strip()  # PEM of the certificate that join tokens open TLS with; b"" = none
+        self._clock = clock
+        self._read = lru_cache(_CACHED)(self._read_certificate)
+
+    async def of(self, context: Context) -> Caller:
+        """The caller of one call; raises ForbiddenError where it is nobody who may call."""
+        auth, peer = context.auth_context(), context.peer()
+        if not auth.get("ssl_tls_version"):  # only trust.plain_listen takes connections without TLS
+            return anonymous(peer, PLAIN)
+        if list(auth["ssl_tls_version"]) != [_TLS]:
+            raise ForbiddenError("this leader speaks TLS 1.3 alone; update gRPC there")
+        certificates = auth.get("x509_pem_cert")
+        if not certificates:
+            raise ForbiddenError("this call brings no certificate and no token; join first")
+        (pem,) = certificates
+        if pem.strip() == self._door:
+            return anonymous(peer, DOOR)
+        caller = replace(self._read(pem), address=host_of(peer))
+        self.check(caller)
+        return caller
+
+    def check(self, caller: Caller) -> None:
+        """Raises ForbiddenError where the caller's certificate has ended, or its identity counts no more."""
+        if caller.until <= self._clock():
+            ended = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(caller.until))
+            raise ForbiddenError(
+                f"the certificate of {caller.name} ended on {ended}; join again with a new token"
+            )
+        if caller.known:
+            self._issuer.check(caller)
+
+    def _read_certificate(self, pem: bytes) -> Caller:
+        certificate = pki.from_pem(pem)
+        name, role = self._issuer.holder(certificate)
+        return Caller(name, role, "", name, pki.ends_at(certificate), certificate.serial_number)

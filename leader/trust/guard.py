@@ -1,0 +1,140 @@
+"""Every call of a run with trust goes through here: who calls, whether it may, and how often; then its handler."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+from grpc import aio
+
+from leader.config import LimitsConfig
+from leader.trust import roles
+from leader.trust.callers import _CALLER, DOOR, Caller, Callers, anonymous
+from leader.trust.limiter import Limiter
+from leader.trust.live import LiveCalls
+from utils.errors import ForbiddenError, WireError
+from utils.wire.contract import Context
+from utils.wire.rpc import SERVICE, checked, raw
+from utils.wire.status import refuse
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Answer = Callable[[Any, Context], Awaitable[Any]]
+Refused = Callable[[str, WireError, Caller], None]  # the method's name, why, and whose call it was
+_REGISTER = f"/{SERVICE}/RegisterLearner"
+
+
+class Guard(aio.ServerInterceptor):
+    """Lets a call reach its handler once its caller is known, may make it and has not made too many."""
+
+    def __init__(self, callers: Callers, limits: LimitsConfig, refused: Refused) -> None:
+        self._callers = callers
+        self._refused = refused
+        self._live = LiveCalls(limits.calls_at_once)
+        calls = limits.calls_per_s
+        self._calls = Limiter(calls, 1.0, 2 * calls, "calls a second (limits.calls_per_s)")
+        self._registrations = _a_minute(limits.registrations_per_min, "registrations")
+        self._enrolments = _a_minute(limits.enrolments_per_min, "enrolments")
+        self._refusals = _a_minute(limits.refusals_per_min, "refusals")
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """The handler of a call, behind the guard; None for an unknown method, as gRPC wants it."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        return _behind(partial(self._answer, handler_call_details.method), handler)
+
+    def review(self) -> None:
+        """The identities have changed: end the calls of those that count no more."""
+        self._live.review(self._callers.check)
+
+    async def _answer(self, method: str, answer: Answer, request: Any, context: Context) -> Any:
+        caller = await self._admitted(method, context)
+        _CALLER.set(caller)
+        left_s = None if math.isinf(caller.until) else caller.until - time.time()
+        try:
+            async with asyncio.timeout(left_s) as deadline:
+                with self._live.under_way(caller, deadline):
+                    return await answer(request, context)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            await self._refuse(method, context, caller, self._ended(caller))
+        except WireError as error:
+            await self._refuse(method, context, caller, error)
+        except aio.AbortError:  # the handler has refused the call itself
+            if not caller.known:
+                self._refusals.add(caller.address)
+            raise
+
+    async def _admitted(self, method: str, context: Context) -> Caller:
+        caller = anonymous(context.peer())
+        try:
+            caller = await self._callers.of(context)
+            self._admit(method, caller)
+        except WireError as error:
+            await self._refuse(method, context, caller, error)
+        return caller
+
+    def _admit(self, method: str, caller: Caller) -> None:
+        """Raises ForbiddenError or BusyError unless the caller may make this call now."""
+        roles.check(caller, method)
+        if not caller.known:
+            self._refusals.check(caller.address)
+        self._calls.take(caller.place)
+        if method == _REGISTER:
+            self._registrations.take(caller.place)
+        if caller.role == DOOR:
+            self._enrolments.take(caller.address)
+
+    def _ended(self, caller: Caller) -> WireError:
+        """Why a call was ended while it was under way."""
+        try:
+            self._callers.check(caller)
+        except ForbiddenError as error:
+            return error
+        return ForbiddenError(f"the certificate of {caller.name} ends now")  # the clocks differ by a little
+
+    async def _refuse(self, method: str, context: Context, caller: Caller, error: WireError) -> NoReturn:
+        """End a call; those of nobody beyond limits.refusals_per_min leave no other trace."""
+        if caller.known or not self._refusals.wait_s(caller.address):
+            self._refused(method.rpartition("/")[2], error, caller)
+        if not caller.known:
+            self._refusals.add(caller.address)
+        await refuse(context, error)
+
+
+def _a_minute(limit: float, what: str) -> Limiter:
+    return Limiter(limit, 60.0, limit, f"{what} a minute (limits.{what}_per_min)")
+
+
+def _behind(guarded: Callable[[Answer, Any, Context], Awaitable[Any]], handler: Handler) -> Handler:
+    """`handler` of the same kind, whose calls go through `guarded`; one request is read only then."""
+    asked, told = (
+        "stream" if streams else "unary"
+        for streams in (handler.request_streaming, handler.response_streaming)
+    )
+    inner = getattr(handler, f"{asked}_{told}")
+    read = handler.request_deserializer if asked == "unary" else None
+
+    async def answer(request: Any, context: Context) -> Any:
+        message = request if read is None else checked(read)(request)
+        if not inspect.isasyncgenfunction(inner):
+            return await inner(message, context)
+        async for part in inner(message, context):
+            await context.write(part)
+        return None
+
+    make = getattr(grpc, f"{asked}_{told}_rpc_method_handler")
+    keep = handler.request_deserializer if read is None else raw
+    made: Handler = make(partial(guarded, answer), keep, handler.response_serializer)
+    return made

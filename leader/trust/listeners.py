@@ -1,0 +1,82 @@
+"""The ports of a run: in plain, or encrypted with callers that prove who they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import grpc
+from grpc import aio
+
+from leader.config import RunConfig
+from leader.trust.authority import Credentials
+from leader.trust.guard import Guard
+from utils.errors import ConfigError
+
+#: Calls of one connection at once: a session, a stream of gradients, and transfers beside them.
+_STREAMS = 32
+
+
+class Ports(Protocol):
+    """How one run listens."""
+
+    options: tuple[tuple[str, int], ...]  # of the gRPC server, beside those of every run
+    interceptors: tuple[aio.ServerInterceptor, ...]
+    services: Mapping[str, grpc.GenericRpcHandler]  # beside LeaderService, by name
+
+    def open(self, server: aio.Server, listen: str) -> int:
+        """Listen on HOST:PORT; gives the port. Raises ConfigError."""
+        ...
+
+
+class PlainPorts:
+    """One port without encryption, whose callers are not known."""
+
+    options: tuple[tuple[str, int], ...] = ()
+    interceptors: tuple[aio.ServerInterceptor, ...] = ()
+    services: Mapping[str, grpc.GenericRpcHandler] = {}
+
+    def open(self, server: aio.Server, listen: str) -> int:
+        """See Ports."""
+        return _bind(server.add_insecure_port, listen, "--listen")
+
+
+class SecurePorts:
+    """TLS with client certificates; where asked for, a port in plain for learners of the plain contract."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        guard: Guard,
+        credentials: Callable[[], Credentials],
+        services: Mapping[str, grpc.GenericRpcHandler],
+    ) -> None:
+        limits = config.limits
+        self.options = (
+            ("grpc.max_concurrent_streams", _STREAMS),
+            ("grpc.max_allowed_incoming_connections", limits.connections or 2 * limits.max_learners + 64),
+            ("grpc.server_handshake_timeout_ms", round(1000 * limits.handshake_s)),
+        )
+        self.interceptors = (guard,)
+        self.services = services
+        self._plain = config.trust.plain_listen
+        self._credentials = credentials  # of a server that begins to listen now
+
+    def open(self, server: aio.Server, listen: str) -> int:
+        """See Ports."""
+        own = self._credentials()
+        # Nothing of these changes while the server listens: gRPC crashes when a reload meets a handshake.
+        tls = grpc.ssl_server_credentials([(own.key, own.certificate)], own.roots, require_client_auth=True)
+        if self._plain:
+            _bind(server.add_insecure_port, self._plain, "trust.plain_listen")
+        return _bind(lambda address: server.add_secure_port(address, tls), listen, "--listen")
+
+
+def _bind(add: Callable[[str], int], listen: str, key: str) -> int:
+    try:
+        return add(listen)
+    except RuntimeError:
+        raise ConfigError(
+            f"can't listen on {listen}: the port is taken or the address is not this machine's; "
+            f"choose another with {key} HOST:PORT"
+        ) from None

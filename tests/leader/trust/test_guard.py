@@ -1,0 +1,275 @@
+"""Calls over real TLS: who is let through to the handler, who is refused with which words, and who is cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+
+from leader.config import LimitsConfig, RunConfig, TrustConfig
+from leader.trust.callers import Caller, caller_of
+from leader.trust.guard import Guard
+from protos import leader_pb2, trust_pb2
+from tests.leader.trust.fleet import Fleet, connect
+from utils.errors import BusyError, FlockstepError, ForbiddenError, NotReadyError, WireError
+from utils.trust.names import Identity
+from utils.wire import contract
+from utils.wire.contract import Context
+from utils.wire.rpc import raw
+from utils.wire.status import failures_told
+
+TIMEOUT_S = 20.0
+GET_WORK = "/leader.LeaderService/GetWork"
+
+
+class House:
+    """A fleet, a guard, and handlers that say who called."""
+
+    def __init__(self, fleet: Fleet, limits: LimitsConfig) -> None:
+        self.fleet = fleet
+        self.config = RunConfig(trust=TrustConfig(mode="on"), limits=limits)
+        self.refused: list[tuple[str, WireError, Caller]] = []
+        self.guard: Guard = fleet.guard(self.config, self.refused)
+        self.callers: list[Caller] = []
+        self.inside = asyncio.Event()  # a session is under way
+        self.left = asyncio.Event()  # its handler has ended
+        self.address = ""
+
+    async def get_work(self, request: leader_pb2.WorkRequest, context: Context) -> leader_pb2.WorkOrders:
+        self.callers.append(caller_of(context))
+        if request.token == b"refuse":
+            raise NotReadyError("not now")
+        if request.token == b"slow":
+            raise TimeoutError("the handler's own")
+        return leader_pb2.WorkOrders()
+
+    async def session(self, messages: Any, context: Context) -> None:
+        await context.write(leader_pb2.LeaderMessage())
+        self.inside.set()
+        try:
+            async for _ in messages:
+                await context.write(leader_pb2.LeaderMessage())
+        finally:
+            self.left.set()
+
+    async def enrol(self, request: trust_pb2.EnrolRequest, context: Context) -> trust_pb2.Credential:
+        self.callers.append(caller_of(context))
+        if request.token_id:
+            raise ForbiddenError("no such token")
+        return trust_pb2.Credential()
+
+
+def play(
+    folder: Path, scenario: Callable[[House], Coroutine[Any, Any, None]], limits: LimitsConfig | None = None
+) -> House:
+    async def whole() -> House:
+        house = House(Fleet(folder), limits or LimitsConfig())
+        calls: dict[contract.Method[Any, Any], contract.Call] = {
+            contract.GET_WORK: house.get_work,
+            contract.SESSION: house.session,
+        }
+        server = house.fleet.serving(calls, house.guard, house.config)
+        async with server as house.address, asyncio.timeout(TIMEOUT_S):
+            await scenario(house)
+        return house
+
+    return asyncio.run(whole())
+
+
+async def ask(channel: aio.Channel, token: bytes = b"") -> None:
+    with failures_told():
+        await contract.GET_WORK.ask(channel, leader_pb2.WorkRequest(token=token), TIMEOUT_S)
+
+
+async def refusal(channel: aio.Channel, token: bytes = b"") -> FlockstepError:
+    with pytest.raises(FlockstepError) as caught:
+        await ask(channel, token)
+    return caught.value
+
+
+def test_a_handler_knows_the_identity_and_not_what_the_client_says(tmp_path: Path) -> None:
+    async def scenario(house: House) -> None:
+        async with connect(house.address, house.fleet.admit("ann")) as channel:
+            await ask(channel)
+
+    (caller,) = play(tmp_path, scenario).callers
+    assert (caller.name, caller.role, caller.address, caller.place) == ("ann", "learner", "127.0.0.1", "ann")
+    assert caller.known
+    assert caller.until == pytest.approx(time.time() + 3600, abs=60)
+
+
+def test_a_role_that_may_not_is_refused_by_name_and_counted(tmp_path: Path) -> None:
+    async def scenario(house: House) -> None:
+        async with connect(house.address, house.fleet.admit("eve", "observer")) as channel:
+            error = await refusal(channel)
+        assert type(error) is ForbiddenError
+        assert str(error) == "eve (observer) may not call GetWork"
+
+    house = play(tmp_path, scenario)
+    assert house.callers == []
+    ((method, error, caller),) = house.refused
+    assert (method, type(error), caller.name) == ("GetWork", ForbiddenError, "eve")
+
+
+def test_nobody_without_a_certificate_of_the_fleet_reaches_python(tmp_path: Path) -> None:
+    async def scenario(house: House) -> None:
+        stranger = Fleet(tmp_path / "other").admit("ann")
+        mixed = type(stranger)(stranger.key, stranger.certificate, house.fleet.roots)
+        async with connect(house.address, mixed) as channel:
+            with pytest.raises(aio.AioRpcError) as caught:
+                await contract.GET_WORK.ask(channel, leader_pb2.WorkRequest(), TIMEOUT_S)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        async with aio.insecure_channel(house.address) as channel:
+            with pytest.raises(aio.AioRpcError) as caught:
+                await contract.GET_WORK.ask(channel, leader_pb2.WorkRequest(), TIMEOUT_S)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+    assert play(tmp_path / "ours", scenario).refused == []
+
+
+def test_the_door_opens_nothing_but_enrolling(tmp_path: Path) -> None:
+    async def scenario(house: House) -> None:
+        async with connect(house.address, house.fleet.door()) as channel:
+            assert str(await refusal(channel)) == "a caller with role 'door' may not call GetWork"
+
+    assert play(tmp_path, scenario).callers == []
+
+
+def test_a_certificate_of_the_ca_that_is_not_in_the_records_is_refused(tmp_path: Path) -> None:
+    async def scenario(house: House) -> None:
+        forged = house.fleet.signed(Identity(house.fleet.authority.fleet, "admin", "root"))
+        async with connect(house.address, forged) as channel:
+            error = await refusal(channel)
+        assert type(error) is ForbiddenError
+        assert "the certificate of root" in str(error)
+
+    play(tmp_path, scenario)
+
+
+def test_one_that_ends_is_cut_off_at_that_second(tmp_path: Path) -> None:
+    async def scenario(house: House) -> None:
+        async with connect(house.address, house.fleet.admit("ann", hours=2.0 / 3600)) as channel:
+            call = contract.SESSION.open(channel)
+            await call.read()
+            began = time.time()
+            assert await call.code() is grpc.StatusCode.PERMISSION_DENIED
+            assert 0.1 < time.time() - began < 3.0
+            assert "the certificate of ann ended on" in await call.details()
+            await house.left.wait()
+
+    (refused,) = play(tmp_path, scenario).refused
+    assert refused[0] == "Session"
+
+
+def test_revoking_ends_an_open_stream_and_every_later_call(tmp_path: Path) -> None:
+    async def scenario(house: House) -> None:
+        fleet = house.fleet
+        async with (
+            connect(house.address, fleet.admit("ann")) as anns,
+            connect(house.address, fleet.admit("bob")) as bobs,
+        ):
+            call = contract.SESSION.open(anns)
+            await call.read()
+            other = contract.SESSION.open(bobs)
+            await other.read()
+            fleet.revoke("ann")
+            house.guard.review()
+            assert await call.code() is grpc.StatusCode.PERMISSION_DENIED
+            assert await call.details() == "leader: ann was revoked; ask the leader's operator"
+            await house.left.wait()
+            assert isinstance(await refusal(anns), ForbiddenError)
+            await ask(bobs)
+            assert not other.done()
+
+    play(tmp_path, scenario)
+
+
+def test_a_key_that_was_replaced_counts_no_more(tmp_path: Path) -> None:
+    async def scenario(house: House) -> None:
+        async with connect(house.address, house.fleet.admit("ann")) as old:
+            await ask(old)
+            house.fleet.admit("ann")
+            assert "was replaced" in str(await refusal(old))
+
+    play(tmp_path, scenario)
+
+
+def test_a_state_that_is_damaged_lets_nobody_in_until_it_is_mended(tmp_path: Path) -> None:
+    async def scenario(house: House) -> None:
+        async with connect(house.address, house.fleet.admit("ann")) as channel:
+            path = tmp_path / "state.json"
+            good = path.read_bytes()
+            path.write_bytes(good[:-9])
+            error = await refusal(channel)
+            assert type(error) is NotReadyError
+            assert "is damaged" in str(error)
+            path.write_bytes(good)
+            await ask(channel)
+
+    play(tmp_path, scenario)
+
+
+def test_too_many_calls_are_told_when_to_try_again_and_others_go_on(tmp_path: Path) -> None:
+    async def scenario(house: House) -> None:
+        fleet = house.fleet
+        async with (
+            connect(house.address, fleet.admit("ann")) as anns,
+            connect(house.address, fleet.admit("bob")) as bobs,
+        ):
+            for _ in range(2):
+                await ask(anns)
+            error = await refusal(anns)
+            assert isinstance(error, BusyError)
+            assert 0 < error.retry_after_s <= 1.0
+            await ask(bobs)
+
+    play(tmp_path, scenario, LimitsConfig(calls_per_s=1))
+
+
+def test_calls_at_once_are_bounded_for_each_identity(tmp_path: Path) -> None:
+    async def scenario(house: House) -> None:
+        fleet = house.fleet
+        async with (
+            connect(house.address, fleet.admit("ann")) as anns,
+            connect(house.address, fleet.admit("bob")) as bobs,
+        ):
+            calls = [contract.SESSION.open(anns) for _ in range(2)]
+            for call in calls:
+                await call.read()
+            assert str(await refusal(anns)) == "2 calls are under way already (limits.calls_at_once)"
+            await ask(bobs)
+            await calls[0].done_writing()
+            assert await calls[0].code() is grpc.StatusCode.OK
+            await ask(anns)
+
+    play(tmp_path, scenario, LimitsConfig(calls_at_once=2))
+
+
+def test_the_door_is_slammed_on_an_address_that_knocks_in_vain(tmp_path: Path) -> None:
+    async def scenario(house: House) -> None:
+        async with connect(house.address, house.fleet.door()) as channel:
+            kinds = [type(await refusal(channel)) for _ in range(5)]
+        assert kinds == [ForbiddenError] * 5  # its role is looked at first
+        async with connect(house.address, house.fleet.admit("ann")) as channel:
+            await ask(channel)
+
+    assert len(play(tmp_path, scenario, LimitsConfig(refusals_per_min=3)).refused) == 3
+
+
+def test_what_the_handler_raises_is_told_as_without_a_guard(tmp_path: Path) -> None:
+    async def scenario(house: House) -> None:
+        async with connect(house.address, house.fleet.admit("ann")) as channel:
+            assert type(await refusal(channel, b"refuse")) is NotReadyError
+            call = contract.GET_WORK.open(channel, leader_pb2.WorkRequest(token=b"slow"))
+            assert await call.code() is grpc.StatusCode.UNKNOWN
+            for path, code in ((GET_WORK, "INVALID_ARGUMENT"), ("/leader.LeaderService/No", "UNIMPLEMENTED")):
+                garbage = channel.unary_unary(path, raw, raw)(b"\xff\xff")
+                assert (await garbage.code()).name == code
+
+    play(tmp_path, scenario)
