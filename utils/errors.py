@@ -96,6 +96,10 @@ class ForbiddenError(WireError):
     exit_code = 7
 
 
+class EndedError(ForbiddenError):
+    """What the caller proves itself with has ended; the same call with a new one may do."""
+
+
 class BusyError(WireError):
     """The caller asks for more at once, or more often, than its share (`limits.*`); try again later."""
 

@@ -16,7 +16,7 @@ import jwt
 
 from leader.config import TrustConfig
 from leader.trust.jwks import ALGORITHMS, FileKeys, IssuerKeys, Keys
-from utils.errors import ForbiddenError
+from utils.errors import EndedError, ForbiddenError
 from utils.trust.names import ROLES, is_name
 
 _LEEWAY_S = 30.0  # by which the clocks of issuer and leader may differ
@@ -28,8 +28,8 @@ _ROLES = tuple(
     role for role in ROLES if role != "gateway"
 )  # a gateway speaks for others: by certificate alone
 _DIGEST = re.compile(r"-[0-9a-f]{16}$")
+_ENDED = "this JWT has ended; get a new one"
 _REASONS: dict[type[jwt.PyJWTError], str] = {
-    jwt.ExpiredSignatureError: "it has ended; get a new one",
     jwt.ImmatureSignatureError: "it is not valid yet: are the clocks of issuer and leader right?",
     jwt.InvalidSignatureError: "its signature is not its issuer's",
     jwt.InvalidAudienceError: "aud is not {0.jwt_audience} (trust.jwt_audience)",
@@ -55,13 +55,15 @@ class JwtVerifier:
         self._keys: Keys = FileKeys(trust.jwt_jwks) if trust.jwt_jwks else IssuerKeys(trust.jwt_issuer)
 
     async def verify(self, token: str) -> Claims:
-        """Who the token speaks for. ForbiddenError says what is wrong with it, NotReadyError that keys are missing."""
+        """Who the token speaks for. ForbiddenError tells what is wrong with it, NotReadyError that keys are missing."""
         _check(len(token) <= _MOST_CHARACTERS, f"it has more than {_MOST_CHARACTERS} characters")
         trust = self._trust
         try:
             key = await self._key_of(jwt.get_unverified_header(token))
             expected: dict[str, Any] = {"audience": trust.jwt_audience, "issuer": trust.jwt_issuer or None}
             claims = jwt.decode(token, key, ALGORITHMS, {"require": _REQUIRED}, leeway=_LEEWAY_S, **expected)
+        except jwt.ExpiredSignatureError:
+            raise EndedError(_ENDED) from None
         except jwt.MissingRequiredClaimError as error:
             raise _refused(f"{error.claim} is missing") from None
         except jwt.PyJWTError as error:  # its own words may quote the token
@@ -95,7 +97,8 @@ def _end_of(claims: dict[str, Any]) -> float:
     """When it ends. Leeway is for how it begins: one that has ended gives nobody a place until now."""
     born, end = claims["iat"], claims["exp"]
     _check(isinstance(born, int | float) and isinstance(end, int | float), "iat or exp is no number")
-    _check(end > time.time(), _REASONS[jwt.ExpiredSignatureError])
+    if end <= time.time():
+        raise EndedError(_ENDED)
     _check(end - born <= _MOST_S, f"it lives longer than {_MOST_S / 3600:g} hours")
     return float(end)
 
