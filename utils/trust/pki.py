@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from cryptography import x509
@@ -20,13 +20,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as Use
 from cryptography.x509.oid import NameOID
 
 from utils.errors import ConfigError, ForbiddenError
-from utils.trust.names import TLS_NAME, Identity, learner_tls_name
+from utils.trust.names import LEADER, TLS_NAME, Identity, learner_tls_name
 
 Key = ec.EllipticCurvePrivateKey
 PublicKey = ec.EllipticCurvePublicKey
+Span = tuple[float, float]  # from, until
 
 CA_S = 10 * 365 * 86400.0
 SKEW_S = 300.0  # certificates begin this much in the past, for clocks that are behind
+_FOR_EVER: Span = (1577836800.0, 4070908800.0)  # 2020 to 2099
 
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
 
@@ -47,7 +49,7 @@ def fleet_of(ca_key: PublicKey) -> str:
 
 def make_ca(key: Key, now: float) -> x509.Certificate:
     """The self-signed certificate of a fleet's CA."""
-    return _ca(key.public_key(), now - SKEW_S, now + CA_S).sign(key, hashes.SHA256())
+    return _ca(key.public_key(), (now - SKEW_S, now + CA_S), key)
 
 
 def anchor(ca_key: PublicKey) -> x509.Certificate:
@@ -55,21 +57,17 @@ def anchor(ca_key: PublicKey) -> x509.Certificate:
 
     A trust anchor is a name and a key (RFC 5280, 6.1.1); the signature on it is of a key that is thrown away.
     """
-    return _ca(ca_key, 0, datetime(2099, 1, 1, tzinfo=UTC).timestamp()).sign(new_key(), hashes.SHA256())
+    return _ca(ca_key, _FOR_EVER, new_key())
 
 
 def door_certificate(key: Key) -> x509.Certificate:
     """The certificate of a door's key, the same bits each time, so that both ends can make it themselves.
 
-    It is no CA, so as a trust anchor it lets in nothing but itself.
+    It is no CA and its key signs no certificates, so as a trust anchor it lets in nothing but itself.
     """
-    subject = _called("flockstep door " + hashlib.sha256(spki(key.public_key())).hexdigest()[:10])
-    starts, ends = (datetime(year, 1, 1, tzinfo=UTC).timestamp() for year in (2020, 2099))
-    builder = _builder(subject, subject, key.public_key(), starts, ends).serial_number(1)
-    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
-    builder = builder.add_extension(x509.ExtendedKeyUsage([Use.CLIENT_AUTH]), critical=False)
-    return builder.sign(key, hashes.SHA256(), ecdsa_deterministic=True)
+    public = key.public_key()
+    name = f"door {hashlib.sha256(spki(public)).hexdigest()[:10]}"
+    return _sign(name, public, _FOR_EVER, None, key, [x509.ExtendedKeyUsage([Use.CLIENT_AUTH])], serial=1)
 
 
 def issue(
@@ -92,8 +90,8 @@ def issue(
     if serves:
         names.append(x509.DNSName(learner_tls_name(identity.name)))
         uses.append(Use.SERVER_AUTH)
-    leaf = _leaf(ca, public_key, identity.role, names, uses, (now - SKEW_S, min(until, ends_at(ca))))
-    return leaf.sign(ca_key, hashes.SHA256())
+    span = (now - SKEW_S, min(until, ends_at(ca)))
+    return _sign(identity.role, public_key, span, ca.subject, ca_key, _leaf(ca_key, names, uses))
 
 
 def server_certificate(
@@ -104,10 +102,10 @@ def server_certificate(
     Args:
         names: DNS names and addresses beside `TLS_NAME`, for clients that check the one that they dialled.
     """
-    starts = ca.not_valid_before_utc.timestamp()
-    all_names = [_general_name(name) for name in (TLS_NAME, *names)]
-    leaf = _leaf(ca, public_key, "leader", all_names, [Use.SERVER_AUTH], (starts, ends_at(ca)))
-    return leaf.sign(ca_key, hashes.SHA256())
+    span = (ca.not_valid_before_utc.timestamp(), ends_at(ca))
+    served = [_general_name(name) for name in (TLS_NAME, *names)]
+    extensions = _leaf(ca_key, served, [Use.SERVER_AUTH])
+    return _sign(LEADER, public_key, span, ca.subject, ca_key, extensions)
 
 
 def ends_at(certificate: x509.Certificate) -> float:
@@ -127,12 +125,10 @@ def identity_of(certificate: x509.Certificate, ca: x509.Certificate) -> Identity
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
         identity = Identity.parse(uri)
+        if identity.fleet != fleet:
+            raise ValueError(f"it is one of {identity.fleet}")
     except (*_UNREADABLE, InvalidSignature, x509.ExtensionNotFound) as error:
         raise ForbiddenError(f"this certificate is not an identity of {fleet}; join with a token") from error
-    if identity.fleet != fleet:
-        raise ForbiddenError(
-            f"this certificate is one of {identity.fleet}, not of {fleet}; join with a token"
-        )
     return identity
 
 
@@ -151,13 +147,10 @@ def key_of_csr(der: bytes) -> PublicKey:
     try:
         request = x509.load_der_x509_csr(der)
         key = _p256(request.public_key())
-        signed = request.is_signature_valid
+        if not request.is_signature_valid:
+            raise ValueError("signed with another key")
     except _UNREADABLE as error:
-        raise ForbiddenError(
-            f"the certificate request can't be used: {error}; it needs a P-256 key"
-        ) from error
-    if not signed:
-        raise ForbiddenError("the certificate request is not signed with its own key")
+        raise ForbiddenError(f"the certificate request is not one by its own P-256 key: {error}") from error
     return key
 
 
@@ -205,50 +198,39 @@ def _general_name(text: str) -> x509.GeneralName:
         return x509.DNSName(text)
 
 
-def _called(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-
-def _ca(key: PublicKey, starts: float, ends: float) -> x509.CertificateBuilder:
-    subject = _called("flockstep CA " + fleet_of(key))
-    return (
-        _builder(subject, subject, key, starts, ends)
-        .serial_number(x509.random_serial_number())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs_certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
+def _ca(key: PublicKey, span: Span, signer: Key) -> x509.Certificate:
+    known_by = x509.SubjectKeyIdentifier.from_public_key(key)
+    return _sign(f"CA {fleet_of(key)}", key, span, None, signer, [known_by], ca=True)
 
 
 def _leaf(
-    ca: x509.Certificate,
+    ca_key: Key, names: list[x509.GeneralName], uses: list[x509.ObjectIdentifier]
+) -> list[x509.ExtensionType]:
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
+    return [x509.ExtendedKeyUsage(uses), x509.SubjectAlternativeName(names), issuer]
+
+
+def _sign(
+    name: str,
     key: PublicKey,
-    role: str,
-    names: list[x509.GeneralName],
-    uses: list[x509.ObjectIdentifier],
-    span: tuple[float, float],
-) -> x509.CertificateBuilder:
+    span: Span,
+    issuer: x509.Name | None,  # None = itself
+    signer: Key,
+    extensions: Sequence[x509.ExtensionType],
+    *,
+    ca: bool = False,
+    serial: int = 0,
+) -> x509.Certificate:
     # The subject has a space, so that no client that looks for a host name there can find one.
-    key_of_ca = x509.AuthorityKeyIdentifier.from_issuer_public_key(_p256(ca.public_key()))
-    return (
-        _builder(_called(f"flockstep {role}"), ca.subject, key, *span)
-        .serial_number(x509.random_serial_number())
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(key_of_ca, critical=False)
-    )
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: PublicKey, starts: float, ends: float
-) -> x509.CertificateBuilder:
-    builder = x509.CertificateBuilder(issuer, subject, key)
-    builder = builder.not_valid_before(datetime.fromtimestamp(starts, UTC))
-    return builder.not_valid_after(datetime.fromtimestamp(ends, UTC))
-
-
-def _usage(signs_certificates: bool) -> x509.KeyUsage:
-    signs = signs_certificates
-    return x509.KeyUsage(not signs, False, False, False, False, signs, signs, False, False)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"flockstep {name}")])
+    builder = x509.CertificateBuilder(issuer or subject, subject, key, serial or x509.random_serial_number())
+    builder = builder.not_valid_before(datetime.fromtimestamp(span[0], UTC))
+    builder = builder.not_valid_after(datetime.fromtimestamp(span[1], UTC))
+    builder = builder.add_extension(x509.BasicConstraints(ca, path_length=0 if ca else None), critical=True)
+    usage = x509.KeyUsage(
+        not ca, False, False, False, False, ca, ca, False, False
+    )  # signs data; certificates
+    builder = builder.add_extension(usage, critical=True)
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    return builder.sign(signer, hashes.SHA256(), ecdsa_deterministic=True)

@@ -6,7 +6,6 @@ The secret never travels: what does is a signature by the key derived from it ov
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import secrets
 from dataclasses import dataclass, field
@@ -60,7 +59,7 @@ class JoinToken:
             raw = base64.b64decode(text.removeprefix(PREFIX), altchars=b"-_", validate=True)
             token = cls(raw[1:34], raw[34:50], raw[50:66])
             token.ca_public_key()
-        except (ValueError, binascii.Error) as error:
+        except ValueError as error:
             raise damaged from error
         if raw[:1] != _VERSION or raw[66:] != _checksum(raw[:66]):
             raise damaged
@@ -69,7 +68,7 @@ class JoinToken:
     @property
     def token_id(self) -> str:
         """10 hex digits by which the leader tells its tokens apart."""
-        return token_id(self.key().public_key())
+        return hashlib.sha256(spki(self.key().public_key())).hexdigest()[:10]
 
     def ca_public_key(self) -> PublicKey:
         """The key of the CA that the token's holder may trust."""
@@ -82,11 +81,6 @@ class JoinToken:
     def prove(self, csr: bytes) -> bytes:
         """That the sender of a certificate request (DER) holds this token, told to its CA alone."""
         return self.key().sign(_statement(spki(self.ca_public_key()), csr), _ALGORITHM)
-
-
-def token_id(key: PublicKey) -> str:
-    """The ID of the token with this public key."""
-    return hashlib.sha256(spki(key)).hexdigest()[:10]
 
 
 def proves(key: PublicKey, ca_spki: bytes, csr: bytes, proof: bytes) -> bool:
