@@ -40,8 +40,8 @@ class Fleet:
     def admit(self, name: str, role: str = "learner", hours: float = 1.0) -> Credentials:
         """Somebody new."""
         key = pki.new_key()
-        applicant = Applicant(name, role, key.public_key(), by="a test")
-        given = self.authority.issue(applicant, hours=hours, replace=True)
+        applicant = Applicant(name, role, key.public_key(), by="a test", replace=True, hours=hours)
+        given = self.authority.issue(applicant)
         return self._held(key, x509.load_der_x509_certificate(given.certificate))
 
     def signed(self, identity: Identity, until: float | None = None) -> Credentials:
