@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 
 from leader.config import RunConfig
@@ -20,7 +20,10 @@ from leader.training.coordinator import Coordinator
 from leader.training.engine import Engine
 from leader.training.exchanges.base import ExchangeKind
 from leader.training.exchanges.kinds import choose_kind
+from leader.trust.admission import Admission
+from leader.trust.callers import Caller
 from utils import faults
+from utils.errors import WireError
 
 
 class Wiring:
@@ -58,6 +61,21 @@ class Wiring:
             seats=state.seats,
             events=self.events,
         )
+
+    def admission(self) -> Admission | None:
+        """What lets callers in, where this run is secure; opens its folder. Raises ConfigError."""
+        if not self.config.secure:
+            return None
+        return Admission(self.config, self._refused)
+
+    def _refused(self, method: str, error: WireError, caller: Caller) -> None:
+        member = self.workforce.of(caller)
+        self.refusals.note(method, error, member.learner_id if member else None)
+
+    def turn_out(self, names: Set[str]) -> None:
+        """Those of these names are admitted no more: what they had to do goes to others."""
+        for member in [member for member in self.workforce if member.caller.name in names]:
+            self.workforce.leave(member, "revoked")
 
     def uploads(self) -> Uploads:
         """What reads updates under the limits of the run."""

@@ -52,12 +52,12 @@ class SecurePorts:
         services: Mapping[str, grpc.GenericRpcHandler],
     ) -> None:
         limits = config.limits
-        self.options = (
+        self.options: tuple[tuple[str, int], ...] = (
             ("grpc.max_concurrent_streams", _STREAMS),
             ("grpc.max_allowed_incoming_connections", limits.connections or 2 * limits.max_learners + 64),
             ("grpc.server_handshake_timeout_ms", round(1000 * limits.handshake_s)),
         )
-        self.interceptors = (guard,)
+        self.interceptors: tuple[aio.ServerInterceptor, ...] = (guard,)
         self.services = services
         self._plain = config.trust.plain_listen
         self._credentials = credentials  # of a server that begins to listen now

@@ -40,7 +40,7 @@ _SERVICES: Mapping[str, Mapping[str, frozenset[str]]] = {
         "Revoke": _OPERATING,
         "Forget": _OPERATING,
     },
-    health.SERVICE_NAME: {"Check": _ALL, "Watch": _ALL},
+    health.SERVICE_NAME: {"Check": _ALL, "List": _ALL, "Watch": _ALL},
     reflection.SERVICE_NAME: {"ServerReflectionInfo": _OPERATING},
 }
 

@@ -1,0 +1,76 @@
+"""Who is let in to one run, wired up: the folder of trust, the guard, the ports, and the watch over revocations."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Set
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from grpc import aio
+
+from leader.config import RunConfig
+from leader.trust.authority import Authority
+from leader.trust.callers import Callers, Enrolled
+from leader.trust.guard import Guard, Refused
+from leader.trust.listeners import SecurePorts
+from leader.trust.manager import Manager
+from protos import trust_pb2
+from utils.errors import ConfigError
+from utils.trust.names import learner_tls_name
+from utils.wire.rpc import channel_options
+
+_LOOK_S = 0.2  # how often the folder is looked at for revocations
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """What new learners join a run with."""
+
+    fleet: str
+    folder: Path  # of trust
+    made: bool  # whether the CA was made just now
+    token: str = field(repr=False)
+    until: float  # unix seconds
+
+
+class Admission:
+    """The trust of one run; raises ConfigError for a folder of trust that can't be used."""
+
+    def __init__(self, config: RunConfig, refused: Refused) -> None:
+        self._config = config.trust
+        self._authority = Authority(config.trust.dir, config.trust)
+        self._state = self._authority.state
+        callers = Callers(Enrolled(self._authority.ca, self._state), self._authority.door())
+        self._guard = Guard(callers, config.limits, refused)
+        self.ports = SecurePorts(config, self._guard, self._authority.server_credentials, {})
+
+    def invite(self) -> Invitation:
+        """A new join token for learners."""
+        request = trust_pb2.TokenRequest(
+            role="learner", uses=self._config.token_uses, hours=self._config.token_hours
+        )
+        token = Manager(self._authority).make_token(request)
+        authority = self._authority
+        return Invitation(authority.fleet, authority.folder, authority.made, token.text, token.until)
+
+    def dial(self, address: str, name: str) -> aio.Channel:
+        """A channel to the learner of this name, on which both ends prove who they are."""
+        own = self._authority.client_credentials()
+        tls = grpc.ssl_channel_credentials(own.roots, own.key, own.certificate)
+        options = (*channel_options(), ("grpc.ssl_target_name_override", learner_tls_name(name)))
+        return aio.secure_channel(f"dns:///{address}", tls, options=options)
+
+    async def watch(self, turned_out: Callable[[Set[str]], None]) -> None:
+        """End the calls of whoever is admitted no more, and tell their names, for ever."""
+        seen = self._state.read()
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            with suppress(ConfigError):  # each call is refused with it
+                records = self._state.read()
+                if records is not seen:
+                    self._guard.review()
+                    turned_out(records.revoked.keys() | (seen.identities.keys() - records.identities.keys()))
+                    seen = records
