@@ -17,8 +17,10 @@ from leader.trust.callers import Callers, Enrolled
 from leader.trust.guard import Guard, Refused
 from leader.trust.listeners import SecurePorts
 from leader.trust.manager import Manager
+from leader.trust.service import TrustService
 from protos import trust_pb2
 from utils.errors import ConfigError
+from utils.trust import contract
 from utils.trust.names import learner_tls_name
 from utils.wire.rpc import channel_options
 
@@ -45,7 +47,8 @@ class Admission:
         self._state = self._authority.state
         callers = Callers(Enrolled(self._authority.ca, self._state), self._authority.door())
         self._guard = Guard(callers, config.limits, refused)
-        self.ports = SecurePorts(config, self._guard, self._authority.server_credentials, {})
+        services = {contract.SERVICE: TrustService(self._authority, refused).handler()}
+        self.ports = SecurePorts(config, self._guard, self._authority.server_credentials, services)
 
     def invite(self) -> Invitation:
         """A new join token for learners."""
