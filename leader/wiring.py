@@ -66,7 +66,9 @@ class Wiring:
         """What lets callers in, where this run is secure; opens its folder. Raises ConfigError."""
         if not self.config.secure:
             return None
-        return Admission(self.config, self._refused)
+        admission = Admission(self.config, self._refused)
+        self.workforce.dial = admission.dial
+        return admission
 
     def _refused(self, method: str, error: WireError, caller: Caller) -> None:
         member = self.workforce.of(caller)

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from grpc import aio
 from grpc_health.v1 import health_pb2
 
+from leader.trust.callers import Caller
 from protos import leader_pb2, learner_pb2
 from utils.errors import PayloadError
 from utils.wire import contract
@@ -23,6 +24,8 @@ _OUTBOX = 1000  # messages that wait for a learner that does not read
 _HEALTH_CHECK = Method(
     "grpc.health.v1.Health", "Check", one(health_pb2.HealthCheckRequest), one(health_pb2.HealthCheckResponse)
 )
+#: Opens a channel to HOST:PORT, where this caller says that it listens; None = it is not to be dialled.
+Dial = Callable[[str, Caller], aio.Channel | None]
 _CLOSING: set[asyncio.Task[None]] = set()  # the event loop itself keeps no task alive
 
 
@@ -96,8 +99,14 @@ class SessionLink(LearnerLink):
             _log.debug("session did not close in time")
 
 
+def dial_in_plain(address: str, caller: Caller) -> aio.Channel:
+    """See Dial; anybody is dialled who asks for it."""
+    # Without the scheme gRPC would take unix:1 or xds:1 for more than a host and a port.
+    return aio.insecure_channel(f"dns:///{address}", options=channel_options())
+
+
 class DialledLink(LearnerLink):
-    """Calls LearnerService at the address that the learner gave.
+    """Calls LearnerService on a channel to the address that the learner gave.
 
     `lost` is called with a reason when a learner that was reached before can't be reached any
     more; `seen` at every answer; with `heartbeat_s` its health service is asked that often.
@@ -106,15 +115,14 @@ class DialledLink(LearnerLink):
 
     def __init__(
         self,
-        address: str,
+        channel: aio.Channel,
         *,
         work_timeout_s: float,
         heartbeat_s: float | None,
         seen: Callable[[], None],
         lost: Callable[[str], None],
     ) -> None:
-        # Without the scheme gRPC would take unix:1 or xds:1 for more than a host and a port.
-        self._channel = aio.insecure_channel(f"dns:///{address}", options=channel_options())
+        self._channel = channel
         self._work_timeout_s = work_timeout_s
         self._seen = seen
         self._lost = lost

@@ -13,10 +13,11 @@ from grpc import aio
 
 from leader.config import RunConfig
 from leader.trust.authority import Authority
-from leader.trust.callers import Callers, Enrolled
+from leader.trust.callers import Caller, Callers, Enrolled
 from leader.trust.guard import Guard, Refused
 from leader.trust.listeners import SecurePorts
 from leader.trust.manager import Manager
+from leader.trust.roles import TRAINING
 from leader.trust.service import TrustService
 from protos import trust_pb2
 from utils.errors import ConfigError
@@ -59,11 +60,13 @@ class Admission:
         authority = self._authority
         return Invitation(authority.fleet, authority.folder, authority.made, token.text, token.until)
 
-    def dial(self, address: str, name: str) -> aio.Channel:
-        """A channel to the learner of this name, on which both ends prove who they are."""
+    def dial(self, address: str, caller: Caller) -> aio.Channel | None:
+        """A channel to HOST:PORT, on which both ends prove who they are; None for a caller that is no learner."""
+        if caller.role not in TRAINING:
+            return None
         own = self._authority.client_credentials()
         tls = grpc.ssl_channel_credentials(own.roots, own.key, own.certificate)
-        options = (*channel_options(), ("grpc.ssl_target_name_override", learner_tls_name(name)))
+        options = (*channel_options(), ("grpc.ssl_target_name_override", learner_tls_name(caller.name)))
         return aio.secure_channel(f"dns:///{address}", tls, options=options)
 
     async def watch(self, turned_out: Callable[[Set[str]], None]) -> None:

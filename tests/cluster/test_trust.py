@@ -7,15 +7,19 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc import aio
 from grpc.aio import _server
 
 from leader.events import CallRefused, LearnerJoined, LearnerLeft
+from leader.trust.callers import Caller
 from leader.trust.roles import TABLE
-from protos import leader_pb2
+from protos import leader_pb2, learner_pb2
 from scripts.cluster import Cluster
 from tests.clusters import TINY, Settings, play
 from tests.leader.trust.fleet import Fleet, connect
-from utils.errors import BusyError, ForbiddenError, UnknownLearnerError
+from utils.errors import BusyError, ForbiddenError, UnknownLearnerError, WireError
+from utils.trust import pki
+from utils.trust.names import Identity
 from utils.wire import contract
 from utils.wire.status import failures_told
 
@@ -30,6 +34,10 @@ def registering(token: bytes) -> leader_pb2.LearnerInfo:
     info = leader_pb2.LearnerInfo(token=token)
     info.MergeFrom(INFO)
     return info
+
+
+async def unheard(method: str, context: contract.Context, error: WireError) -> None:
+    raise AssertionError(f"{method}: {error}")
 
 
 def secure(folder: Path) -> Settings:
@@ -109,3 +117,37 @@ def test_registrations_are_bounded_for_each_identity(tmp_path: Path) -> None:
             assert 0 < caught.value.retry_after_s <= 20
 
     play(scenario, {**secure(tmp_path), "limits.registrations_per_min": 3})
+
+
+def test_only_a_learner_is_dialled_and_it_must_be_the_one_that_it_says(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        fleet = Fleet(tmp_path / "trust")
+        ann = fleet.admit("ann", serves=True)
+        called: list[Identity] = []
+
+        async def answer(request: object, context: contract.Context) -> learner_pb2.Ack:
+            (pem,) = context.auth_context()["x509_pem_cert"]
+            called.append(pki.identity_of(pki.from_pem(pem), fleet.authority.ca))
+            return learner_pb2.Ack()
+
+        dial = cluster.app.coordinator.workforce.dial
+        tls = grpc.ssl_server_credentials([(ann.key, ann.certificate)], ann.roots, require_client_auth=True)
+        server = aio.server()
+        server.add_generic_rpc_handlers((contract.serve({contract.STOP_TRAINING: answer}, unheard),))
+        port = server.add_secure_port("127.0.0.1:0", tls)
+        await server.start()
+        address = f"127.0.0.1:{port}"
+        try:
+            for name, code in (("ann", grpc.StatusCode.OK), ("bob", grpc.StatusCode.UNAVAILABLE)):
+                channel = dial(address, Caller(name, "learner", "127.0.0.1", name))
+                assert channel is not None
+                async with channel:
+                    call = contract.STOP_TRAINING.open(channel, learner_pb2.StopNotice())
+                    assert await call.code() is code
+        finally:
+            await server.stop(None)
+        assert [identity.role for identity in called] == ["leader"]
+        for role in ("operator", "plain"):
+            assert dial(address, Caller("eve", role, "127.0.0.1", "eve")) is None
+
+    play(scenario, secure(tmp_path))

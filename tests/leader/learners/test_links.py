@@ -11,7 +11,8 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2_grpc
 
 from leader.condition import Signal
-from leader.learners.links import DialledLink, SessionLink
+from leader.learners.links import DialledLink, SessionLink, dial_in_plain
+from leader.trust.callers import anonymous
 from protos import leader_pb2, learner_pb2
 from utils.errors import WireError
 from utils.wire import contract
@@ -90,7 +91,11 @@ class Dialled:
         self.lost: list[str] = []
         self.told = Signal()
         self.link = DialledLink(
-            address, work_timeout_s=20, heartbeat_s=heartbeat_s, seen=self._see, lost=self._lose
+            dial_in_plain(address, anonymous("")),
+            work_timeout_s=20,
+            heartbeat_s=heartbeat_s,
+            seen=self._see,
+            lost=self._lose,
         )
 
     def _see(self) -> None:

@@ -37,10 +37,14 @@ class Fleet:
         self.authority = Authority(folder, TrustConfig())
         self.roots = pki.to_pem(self.authority.ca)
 
-    def admit(self, name: str, role: str = "learner", hours: float = 1.0) -> Credentials:
+    def admit(
+        self, name: str, role: str = "learner", hours: float = 1.0, *, serves: bool = False
+    ) -> Credentials:
         """Somebody new."""
         key = pki.new_key()
-        applicant = Applicant(name, role, key.public_key(), by="a test", replace=True, hours=hours)
+        applicant = Applicant(
+            name, role, key.public_key(), by="a test", replace=True, hours=hours, serves=serves
+        )
         given = self.authority.issue(applicant)
         return self._held(key, x509.load_der_x509_certificate(given.certificate))
 
