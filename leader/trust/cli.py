@@ -6,7 +6,8 @@ import asyncio
 import sys
 import time
 from argparse import SUPPRESS, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from grpc import aio
 
 from leader.config import TrustConfig
+from leader.trust.audit import Audit
+from leader.trust.audit_check import report
 from leader.trust.authority import Applicant, Authority, Credentials
 from leader.trust.manager import LOCAL, MANAGED, MOST_HOURS, TOKEN_ROLES, Manager
 from protos import trust_pb2
@@ -50,6 +53,8 @@ _FLAGS: Mapping[str, tuple[str, Any, Any, str]] = {
     "--why": ("TEXT", str, "", "the reason, which is listed"),
     "--out": ("DIR", Path, None, "folder to write to"),
     "--csr": ("FILE", Path, None, "certificate request of a key that stays where it is (PEM or DER)"),
+    "--head": ("N:HASH", str, [], "a line that was kept elsewhere and must be there; may be given often"),
+    "--run": ("DIR", Path, [], "run folder that keeps such lines; may be given often"),
     "--leader": ("HOST:PORT", str, "", "ask the leader there, in place of --dir"),
     "--identity": ("DIR", Path, None, "with --leader: who you are there, a folder that `issue` wrote"),
     "--dir": ("DIR", Path, Path("trust"), "the leader's folder [trust]"),
@@ -64,7 +69,7 @@ class Verb:
     """A word after `python -m leader.trust`."""
 
     about: str
-    run: Callable[[Namespace], None]
+    run: Callable[[Namespace], int | None]  # gives the exit code, None = 0
     flags: tuple[str, ...]
     what: str = ""  # what it takes beside flags
 
@@ -91,13 +96,12 @@ def _list(options: Namespace) -> None:
 
 
 def _revoke(options: Namespace) -> None:
+    tokens = _ask(options, contract.LIST_TOKENS, trust_pb2.ListRequest()).tokens
     one = _ask(options, contract.REVOKE, trust_pb2.RevokeRequest(name=options.what, why=options.why))
     print(f"{one.name} is revoked" + ("" if one.role else "; nobody has joined under that name yet"))
-    for token in _ask(options, contract.LIST_TOKENS, trust_pb2.ListRequest()).tokens:
-        if one.how == f"token {token.id}" and _open(token):
-            _say(
-                f"its token still lets others in; to end that: python -m leader.trust revoke-token {token.id}"
-            )
+    for token in tokens:
+        if one.how == f"token {token.id}" and token.until > time.time() and token.uses != token.used:
+            _say(f"its token lets others in: {_PROG} revoke-token {token.id} ends that")
 
 
 def _forget(options: Namespace) -> None:
@@ -118,7 +122,9 @@ def _issue(options: Namespace) -> None:
     certificate = x509.load_der_x509_certificate(credential.certificate)
     roots = [x509.load_der_x509_certificate(root) for root in credential.roots]
     files = {"ca.pem": b"".join(map(pki.to_pem, roots)), "cert.pem": pki.to_pem(certificate)}
-    write_secrets(options.out, files | ({"key.pem": pki.key_to_pem(key)} if key else {}))
+    if key:
+        files["key.pem"] = pki.key_to_pem(key)
+    write_secrets(options.out, files)
     until = _day(pki.ends_at(certificate))
     print(f"{options.out}: {', '.join(files)} of {credential.name}, {credential.role}, until {until}")
 
@@ -126,7 +132,8 @@ def _issue(options: Namespace) -> None:
 def _issued_here(options: Namespace, csr: bytes) -> trust_pb2.Credential:
     key, by, hours = pki.key_of_csr(csr), f"issued by {LOCAL.name}", options.hours or 0.0
     applicant = Applicant(options.what, options.role, key, by, True, options.replace, hours)
-    return open_authority(options.dir).issue(applicant)
+    with opened(options.dir) as authority:
+        return authority.issue(applicant)
 
 
 def _issued_there(options: Namespace, csr: bytes) -> trust_pb2.Credential:
@@ -143,6 +150,12 @@ def _issued_there(options: Namespace, csr: bytes) -> trust_pb2.Credential:
     enrol = trust_pb2.EnrolRequest(csr=csr, token_id=token.token_id, proof=token.prove(csr), serves=True)
     credential: trust_pb2.Credential = asyncio.run(_call(options.leader, door, contract.ENROL, enrol))
     return credential
+
+
+def _audit(options: Namespace) -> int:
+    text, code = report(options.dir, options.head, options.run)
+    print(text)
+    return code
 
 
 VERBS: Mapping[str, Verb] = {
@@ -163,6 +176,9 @@ VERBS: Mapping[str, Verb] = {
         ("--role", "--hours", "--replace", "--out", "--csr", *_WHERE),
         "NAME",
     ),
+    "audit": Verb(
+        "check that nothing of the audit was changed", _audit, ("--head", "--run", "--dir"), "verify"
+    ),
 }
 
 
@@ -176,26 +192,31 @@ def make_parser(word: str = "") -> FlagParser:
         usage = f"%(prog)s {word} {verb.what}".rstrip() + " [flags]"
         parser = FlagParser(_PROG, usage, verb.about[0].upper() + verb.about[1:] + ".")
         if verb.what:
-            parser.add_argument("what", metavar=verb.what)
+            only = [verb.what] if verb.what.islower() else None
+            parser.add_argument("what", metavar=verb.what, choices=only, help=SUPPRESS)
     for flag in verb.flags if verb else _FLAGS:
         value, kind, default, about = _FLAGS[flag]
         settings: dict[str, Any] = {"default": default, "help": about if verb else SUPPRESS}
         if kind is None:
-            parser.add_argument(flag, action="store_true", **settings)
+            settings["action"] = "store_true"
         elif isinstance(kind, tuple):
-            parser.add_argument(flag, choices=kind, **settings)
+            settings["choices"] = kind
         else:
-            required = verb is not None and flag in _REQUIRED
-            parser.add_argument(flag, type=kind, metavar=value, required=required, **settings)
+            settings |= {"type": kind, "metavar": value, "required": verb is not None and flag in _REQUIRED}
+            settings["action"] = "append" if default == [] else "store"
+        parser.add_argument(flag, **settings)
     return parser
 
 
-def open_authority(folder: Path, *, make: bool = True) -> Authority:
-    """The CA in a folder; says so if it was made."""
+@contextmanager
+def opened(folder: Path, *, make: bool = True) -> Iterator[Authority]:
+    """The CA in a folder, whose audit tells what is done; says so if the CA was made."""
     authority = Authority(folder, TrustConfig(dir=folder), make=make)
     if authority.made:
         _say(f"made a new CA, {authority.fleet}, in {folder}/")
-    return authority
+    with closing(Audit(folder)) as audit:
+        authority.record = audit.record
+        yield authority
 
 
 def write_secrets(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -212,8 +233,8 @@ def _ask(options: Namespace, method: Method[Any, Any], request: Any) -> Any:
     """The answer of a method that manages, here or at the leader of --leader."""
     if options.leader:
         return asyncio.run(_call(options.leader, _identity(options.identity), method, request))
-    authority = open_authority(options.dir, make=method is contract.MAKE_TOKEN)
-    return MANAGED[method](Manager(authority), request)
+    with opened(options.dir, make=method is contract.MAKE_TOKEN) as authority:
+        return MANAGED[method](Manager(authority), request)
 
 
 async def _call(leader: str, shown: Credentials, method: Method[Any, Any], request: Any) -> Any:
@@ -251,11 +272,6 @@ def _described(token: trust_pb2.Token) -> str:
     return f"{token.id} for {token.role} {token.name or 'of any name'}, {uses}, {state}"
 
 
-def _open(token: trust_pb2.Token) -> bool:
-    """Whether somebody can still join with it."""
-    return token.until > time.time() and (not token.uses or token.used < token.uses)
-
-
 def _day(unix_s: float) -> str:
     return time.strftime("%a %d %b %Y %H:%M UTC", time.gmtime(unix_s))
 
@@ -274,5 +290,4 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(
             f"did you mean {meant}?" if meant else f"give a verb: {', '.join(VERBS)}; see --help"
         )
-    VERBS[word].run(make_parser(word).parse_or_raise(argv[1:], {}))
-    return 0
+    return VERBS[word].run(make_parser(word).parse_or_raise(argv[1:], {})) or 0
