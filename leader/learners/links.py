@@ -28,6 +28,13 @@ _HEALTH_CHECK = Method(
 Dial = Callable[[str, Caller], aio.Channel | None]
 _CLOSING: set[asyncio.Task[None]] = set()  # the event loop itself keeps no task alive
 
+AuditHead = Callable[[], tuple[int, bytes]]  # number and SHA-256 of the audit's newest line
+
+
+def without_audit() -> tuple[int, bytes]:
+    """A run without trust keeps none: learners are told nothing."""
+    return 0, b""
+
 
 class LearnerLink:
     """Pushes control to one learner; never blocks and never raises.
@@ -54,7 +61,8 @@ class LearnerLink:
 class SessionLink(LearnerLink):
     """The learner's own Session stream: messages queue here and the RPC handler sends them."""
 
-    def __init__(self) -> None:
+    def __init__(self, audit_head: AuditHead = without_audit) -> None:
+        self._audit_head = audit_head
         self._outbox: asyncio.Queue[leader_pb2.LeaderMessage | None] = asyncio.Queue()
         self._gone = asyncio.Event()
 
@@ -64,7 +72,9 @@ class SessionLink(LearnerLink):
 
     def committed(self, round_: int, version: int) -> None:
         """Queue the commit."""
-        self._put(leader_pb2.LeaderMessage(committed=leader_pb2.Committed(round=round_)))
+        number, digest = self._audit_head()
+        told = leader_pb2.Committed(round=round_, audit_number=number, audit_head=digest)
+        self._put(leader_pb2.LeaderMessage(committed=told))
 
     def stop(self, reason: str, *, finished: bool) -> None:
         """Queue the stop; nothing is sent after it."""

@@ -39,6 +39,19 @@ def test_a_session_sends_what_was_pushed_in_order_and_nothing_after_the_stop() -
     assert messages_of(link) == ["work", "committed", "stop"]
 
 
+def test_a_commit_takes_along_the_head_of_the_audit_where_there_is_one() -> None:
+    heads = iter([(7, b"seven"), (9, b"nine")])
+    plain, secure = SessionLink(), SessionLink(lambda: next(heads))
+    for link in (plain, secure, secure):
+        link.committed(3, 5)
+    told = [asyncio.run(link.next()) for link in (plain, secure, secure)]
+    assert [message.committed for message in told if message] == [
+        leader_pb2.Committed(round=3),
+        leader_pb2.Committed(round=3, audit_number=7, audit_head=b"seven"),
+        leader_pb2.Committed(round=3, audit_number=9, audit_head=b"nine"),
+    ]
+
+
 def test_a_session_whose_learner_reads_nothing_ends_before_it_fills_the_memory() -> None:
     link = SessionLink()
     for _ in range(5000):
