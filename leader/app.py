@@ -116,6 +116,14 @@ class App:
             for member in self.coordinator.workforce:
                 member.link.end()
             raise
+        except FlockstepError as error:
+            if admission is not None:
+                round_ = self.coordinator.state.round
+                admission.audit.record("stop", round=round_, reason=f"failed: {error}")
+            raise
+        finally:
+            if admission is not None:
+                admission.audit.close()
 
     async def lead(self, address: str, train: Callable[[], Awaitable[str]]) -> str:
         """Tell that the run begins, `train`, and write the results; returns why it was stopped, or ""."""
@@ -186,10 +194,9 @@ class App:
         write_atomically(self._folder.model, [header, vector.data.cast("B")])
         records = self._tracker.records
         digest = hashlib.sha256(np.ascontiguousarray(vector).data).hexdigest()
-        write_summary(
-            self._folder.summary,
-            summarize(records, started, finished, digest, self._wiring.refusals.counts, self._tracker.best),
-        )
+        refused, best, audit_head = self._wiring.refusals.counts, self._tracker.best, self._wiring.audit_head
+        summary = summarize(records, started, finished, digest, refused, best, audit_head)
+        write_summary(self._folder.summary, summary)
         if records:
             draw_curves(records, self._folder.curves, curves_title(started))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Set
+from dataclasses import replace
 from pathlib import Path
 
 from leader.config import RunConfig
+from leader.config.yaml_file import dump_config
 from leader.data.dataset import Data
 from leader.events import EventStream
 from leader.global_model.initial import Origin
@@ -22,6 +24,7 @@ from leader.training.exchanges.base import ExchangeKind
 from leader.training.exchanges.kinds import choose_kind
 from leader.trust.admission import Admission
 from leader.trust.callers import Caller
+from leader.trust.run_audit import RunAudit
 from utils import faults
 from utils.errors import WireError
 
@@ -48,7 +51,9 @@ class Wiring:
         self.refusals = Refusals(self.events)
         self.workforce = self._open_workforce(state)
         self._engine = Engine(config, self.layout, self.workforce, state.run_id, spool=spool, host=host)
-        self.coordinator = Coordinator(self._engine, state, self.events, save, kind)
+        self._save_as_told = save
+        self._run_audit: RunAudit | None = None
+        self.coordinator = Coordinator(self._engine, state, self.events, self._save, kind)
         self.description = describe(config, origin, run_id=state.run_id, classes=data.classes)
 
     def _open_workforce(self, state: RunState) -> Workforce:
@@ -68,7 +73,21 @@ class Wiring:
             return None
         admission = Admission(self.config, self._refused)
         self.workforce.dial = admission.dial
+        self._run_audit = RunAudit(admission.audit, dump_config(self.config))
+        self.events.subscribe(self._run_audit.on_event)
+        self.workforce.audit_head = lambda: admission.audit.head
         return admission
+
+    @property
+    def audit_head(self) -> str:
+        """The audit's newest line as N:HASH; "" in a run without trust."""
+        return str(self._run_audit.head) if self._run_audit else ""
+
+    def _save(self, state: RunState) -> object:
+        if self._run_audit is not None:
+            self._run_audit.saving(state.version, state.vector)
+            state = replace(state, audit_head=self.audit_head)
+        return self._save_as_told(state)
 
     def _refused(self, method: str, error: WireError, caller: Caller) -> None:
         member = self.workforce.of(caller)

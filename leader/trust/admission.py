@@ -12,6 +12,7 @@ import grpc
 from grpc import aio
 
 from leader.config import RunConfig
+from leader.trust.audit import Audit
 from leader.trust.authority import Authority
 from leader.trust.callers import Caller, Callers, Enrolled
 from leader.trust.guard import Guard, Refused
@@ -44,7 +45,8 @@ class Admission:
 
     def __init__(self, config: RunConfig, refused: Refused) -> None:
         self._config = config.trust
-        self._authority = Authority(config.trust.dir, config.trust)
+        self.audit = Audit(config.trust.dir)
+        self._authority = Authority(config.trust.dir, config.trust, self.audit.record)
         self._state = self._authority.state
         callers = Callers(Enrolled(self._authority.ca, self._state), self._authority.door())
         self._guard = Guard(callers, config.limits, refused)

@@ -106,6 +106,7 @@ class Guard(aio.ServerInterceptor):
 
     async def _refuse(self, method: str, context: Context, caller: Caller, error: WireError) -> NoReturn:
         """End a call; those of nobody beyond limits.refusals_per_min leave no other trace."""
+        _CALLER.set(caller)
         if caller.known or not self._refusals.wait_s(caller.address):
             self._refused(method.rpartition("/")[2], error, caller)
         if not caller.known:

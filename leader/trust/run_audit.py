@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from leader import events
-from leader.trust.audit import Audit
+from leader.trust.audit import Audit, Head
 from leader.trust.callers import _CALLER, anonymous
 from utils.vector import Vector
 
@@ -24,10 +24,14 @@ class RunAudit:
         self._hashing = ThreadPoolExecutor(1, "audit-hash")
         self._saved: Future[tuple[int, str]]  # version and SHA-256 of the weights that were written last
 
-    def saving(self, version: int, vector: Vector) -> str:
-        """A state is being written: remember its weights, (total,); the head that it shall keep, as N:HASH."""
+    @property
+    def head(self) -> Head:
+        """The newest line."""
+        return self._audit.head
+
+    def saving(self, version: int, vector: Vector) -> None:
+        """A state with these weights, (total,), is being written: the next commit tells their hash."""
         self._saved = self._hashing.submit(lambda: (version, _sha256(vector)))  # while the disk is busy
-        return str(self._audit.head)
 
     def on_event(self, event: events.Event) -> None:
         """Record what is told, and if it comes from a call, whose call that was."""

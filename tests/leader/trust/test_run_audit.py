@@ -15,7 +15,7 @@ import pytest
 from leader import events
 from leader.events import EventStream
 from leader.rpc.refusal_counts import Refusals
-from leader.trust.audit import FILE, Audit, Head
+from leader.trust.audit import FILE, Audit
 from leader.trust.audit_check import verify
 from leader.trust.callers import _CALLER, Caller
 from leader.trust.run_audit import RunAudit
@@ -125,12 +125,6 @@ def test_updates_of_a_round_that_was_given_up_are_in_no_commit(run: Run) -> None
     run.recorder.saving(5, VECTOR)
     run.tell(committed(1))
     assert run.lines("committed")[0]["learners"] == ["b"]
-
-
-def test_a_state_that_is_saved_keeps_the_head_of_what_was_told_before(run: Run) -> None:
-    run.tell(STARTED)
-    assert run.recorder.saving(5, VECTOR) == str(run.audit.head)
-    assert Head.parse(run.recorder.saving(5, VECTOR)).number == 1
 
 
 def test_a_flood_of_refusals_is_a_few_lines_with_a_count(run: Run) -> None:
