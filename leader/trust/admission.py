@@ -14,6 +14,7 @@ from grpc import aio
 from leader.config import RunConfig
 from leader.trust.audit import Audit
 from leader.trust.authority import Authority
+from leader.trust.bearer import open_verifier
 from leader.trust.callers import Caller, Callers, Enrolled
 from leader.trust.guard import Guard, Refused
 from leader.trust.listeners import SecurePorts
@@ -48,9 +49,10 @@ class Admission:
         self.audit = Audit(config.trust.dir)
         self._authority = Authority(config.trust.dir, config.trust, self.audit.record)
         self._state = self._authority.state
-        callers = Callers(Enrolled(self._authority.ca, self._state), self._authority.door())
+        verify = open_verifier(config.trust)
+        callers = Callers(Enrolled(self._authority.ca, self._state), self._authority.door(), verify)
         self._guard = Guard(callers, config.limits, refused)
-        services = {contract.SERVICE: TrustService(self._authority, refused).handler()}
+        services = {contract.SERVICE: TrustService(self._authority, refused, verify).handler()}
         self.ports = SecurePorts(config, self._guard, self._authority.server_credentials, services)
 
     def invite(self) -> Invitation:

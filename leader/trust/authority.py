@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from leader.config import TrustConfig
+from leader.trust.bearer import Claims
 from leader.trust.callers import Caller
-from leader.trust.state import IdentityEntry, Records, TokenEntry, TrustState
+from leader.trust.state import BY_JWT, IdentityEntry, Records, TokenEntry, TrustState
 from protos import trust_pb2
 from utils.errors import ConfigError, ForbiddenError
 from utils.files import replace_file
@@ -27,7 +28,6 @@ from utils.trust.names import LEADER, Identity
 from utils.trust.pki import PublicKey
 from utils.trust.token import JoinToken, door_credentials, proves
 
-BY_JWT = "jwt"
 _SEALED = "FLOCKSTEP_TRUST_PASSPHRASE"  # what the CA's key is encrypted with, if it is set
 _SERVING = ("learner", "aggregator")  # roles of those that the leader may dial
 _MOST_SERIALS = 8  # certificates of one identity that are admitted
@@ -38,15 +38,6 @@ class Record(Protocol):
     """Where what happens is written down."""
 
     def __call__(self, what: str, *, who: str = "", role: str = "", ip: str = "", **fields: Any) -> None: ...
-
-
-class Claims(Protocol):
-    """What a JWT that was verified says."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def role(self) -> str: ...
 
 
 @dataclass(frozen=True)

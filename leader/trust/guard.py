@@ -15,7 +15,7 @@ from grpc import aio
 
 from leader.config import LimitsConfig
 from leader.trust import roles
-from leader.trust.callers import _CALLER, DOOR, Caller, Callers, anonymous
+from leader.trust.callers import _CALLER, DOOR, Caller, Callers, anonymous, ended
 from leader.trust.limiter import Limiter
 from leader.trust.live import LiveCalls
 from utils.errors import ForbiddenError, WireError
@@ -79,6 +79,8 @@ class Guard(aio.ServerInterceptor):
     async def _admitted(self, method: str, context: Context) -> Caller:
         caller = anonymous(context.peer())
         try:
+            if not context.auth_context().get("x509_pem_cert"):
+                self._refusals.check(caller.address)  # a JWT costs more to check than to send
             caller = await self._callers.of(context)
             self._admit(method, caller)
         except WireError as error:
@@ -102,7 +104,7 @@ class Guard(aio.ServerInterceptor):
             self._callers.check(caller)
         except ForbiddenError as error:
             return error
-        return ForbiddenError(f"the certificate of {caller.name} ends now")  # the clocks differ by a little
+        return ended(caller)  # the clocks differ by a little
 
     async def _refuse(self, method: str, context: Context, caller: Caller, error: WireError) -> NoReturn:
         """End a call; those of nobody beyond limits.refusals_per_min leave no other trace."""

@@ -42,7 +42,7 @@ class PlainPorts:
 
 
 class SecurePorts:
-    """TLS with client certificates; where asked for, a port in plain for learners of the plain contract."""
+    """TLS with client certificates; where asked for, a port without them for JWTs, and one in plain."""
 
     def __init__(
         self,
@@ -60,15 +60,20 @@ class SecurePorts:
         self.interceptors: tuple[aio.ServerInterceptor, ...] = (guard,)
         self.services = services
         self._plain = config.trust.plain_listen
+        self._jwt = config.trust.jwt_listen
         self._credentials = credentials  # of a server that begins to listen now
 
     def open(self, server: aio.Server, listen: str) -> int:
         """See Ports."""
         own = self._credentials()
         # Nothing of these changes while the server listens: gRPC crashes when a reload meets a handshake.
-        tls = grpc.ssl_server_credentials([(own.key, own.certificate)], own.roots, require_client_auth=True)
+        pair = [(own.key, own.certificate)]
+        tls = grpc.ssl_server_credentials(pair, own.roots, require_client_auth=True)
+        anybody = grpc.ssl_server_credentials(pair)
         if self._plain:
             _bind(server.add_insecure_port, self._plain, "trust.plain_listen")
+        if self._jwt:
+            _bind(lambda address: server.add_secure_port(address, anybody), self._jwt, "trust.jwt_listen")
         return _bind(lambda address: server.add_secure_port(address, tls), listen, "--listen")
 
 

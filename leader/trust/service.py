@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from typing import Any, ParamSpec, TypeVar
 
 import grpc
 
-from leader.trust.authority import Authority, Claims
+from leader.trust.authority import Authority
+from leader.trust.bearer import Verify, none_taken
 from leader.trust.callers import Caller, caller_of
 from leader.trust.manager import MANAGED, Manager, identity_of
 from protos import trust_pb2
-from utils.errors import CheckpointError, ForbiddenError, NotReadyError, WireError
+from utils.errors import CheckpointError, NotReadyError, WireError
 from utils.trust import contract
 from utils.wire.contract import Call, Context, Method, serve
 from utils.wire.status import refuse
@@ -22,9 +23,6 @@ from utils.wire.status import refuse
 P = ParamSpec("P")
 T = TypeVar("T")
 _LINES = 16  # of the audit, in one message
-
-#: Who a JWT speaks for; raises ForbiddenError or NotReadyError.
-Verify = Callable[[str], Awaitable[Claims]]
 
 
 class TrustService:
@@ -34,9 +32,9 @@ class TrustService:
         self,
         authority: Authority,
         refused: Callable[[str, WireError, Caller], None] = lambda method, error, caller: None,
-        verify: Verify | None = None,
+        verify: Verify = none_taken,
     ) -> None:
-        """`refused` hears of each refusal; `verify` checks JWTs, where they are taken."""
+        """`refused` hears of each refusal; `verify` checks JWTs."""
         self._authority = authority
         self._refused = refused
         self._verify = verify
@@ -60,10 +58,10 @@ class TrustService:
         ip = caller_of(context).address
         if not request.jwt:
             return await _on_disk(self._authority.enrol, request, ip)
-        return await _on_disk(self._authority.exchange, request, await self._claims(request.jwt), ip)
+        return await _on_disk(self._authority.exchange, request, await self._verify(request.jwt), ip)
 
     async def _renew(self, request: trust_pb2.RenewRequest, context: Context) -> trust_pb2.Credential:
-        claims = await self._claims(request.jwt) if request.jwt else None
+        claims = await self._verify(request.jwt) if request.jwt else None
         return await _on_disk(self._authority.renew, request, caller_of(context), claims)
 
     async def _who_am_i(self, request: trust_pb2.WhoAmIRequest, context: Context) -> trust_pb2.Identity:
@@ -83,11 +81,6 @@ class TrustService:
             lines = islice((line for line in file if line.endswith(b"\n")), first - 1, None)
             while some := [line.removesuffix(b"\n") for line in islice(lines, _LINES)]:
                 await context.write(trust_pb2.AuditLines(lines=some))
-
-    async def _claims(self, jwt: str) -> Claims:
-        if self._verify is None:
-            raise ForbiddenError("this leader takes no JWT; join with a token")
-        return await self._verify(jwt)
 
 
 async def _on_disk(change: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

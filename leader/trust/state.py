@@ -15,6 +15,7 @@ from utils.files import replace_file
 from utils.trust.names import is_name
 
 Stamp = tuple[int, int, int]  # of the file that was read: inode, mtime in ns, size in bytes
+BY_JWT = "jwt"  # how an identity came to be that a JWT was exchanged for
 _NO_FILE: Stamp = (0, 0, 0)
 
 
@@ -74,6 +75,15 @@ class Records(_Entry):
         if entry is None or entry.role != role or f"{serial:x}" not in entry.serials:
             raise ForbiddenError(
                 f"the certificate of {name} was replaced or forgotten; join with a new token"
+            )
+
+    def check_bearer(self, name: str) -> None:
+        """Raise ForbiddenError unless a JWT may speak for `name`: it is free, or came by a JWT itself."""
+        self.check_name(name)
+        entry = self.identities.get(name)
+        if entry is not None and entry.by != BY_JWT:
+            raise ForbiddenError(
+                f"{name} is an identity that came by no JWT; there: python -m leader.trust list"
             )
 
 

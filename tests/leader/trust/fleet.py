@@ -14,6 +14,7 @@ from grpc import aio
 
 from leader.config import RunConfig, TrustConfig
 from leader.trust.authority import Applicant, Authority, Credentials
+from leader.trust.bearer import Verify, none_taken
 from leader.trust.callers import Caller, Callers, Enrolled
 from leader.trust.guard import Guard
 from leader.trust.listeners import SecurePorts
@@ -33,8 +34,8 @@ ALONE = (("grpc.use_local_subchannel_pool", 1), ("grpc.ssl_target_name_override"
 class Fleet:
     """The leader's folder of trust, and whoever is to call it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.authority = Authority(folder, TrustConfig())
+    def __init__(self, folder: Path, config: TrustConfig | None = None) -> None:
+        self.authority = Authority(folder, config or TrustConfig())
         self.roots = pki.to_pem(self.authority.ca)
 
     def admit(
@@ -73,22 +74,30 @@ class Fleet:
     def _held(self, key: pki.Key, certificate: x509.Certificate) -> Credentials:
         return Credentials(pki.key_to_pem(key), pki.to_pem(certificate), self.roots)
 
-    def guard(self, config: RunConfig, refused: list[tuple[str, WireError, Caller]] | None = None) -> Guard:
+    def guard(
+        self,
+        config: RunConfig,
+        refused: list[tuple[str, WireError, Caller]] | None = None,
+        verify: Verify = none_taken,
+    ) -> Guard:
         """The guard of a run with this CA, which notes what it refused."""
         noted = [] if refused is None else refused
-        callers = Callers(Enrolled(self.authority.ca, self.authority.state), self.door().certificate)
+        callers = Callers(Enrolled(self.authority.ca, self.authority.state), self.door().certificate, verify)
         return Guard(callers, config.limits, lambda *what: noted.append(what))
 
     @asynccontextmanager
     async def serving(
-        self, calls: Mapping[Method[Any, Any], Call], guard: Guard, config: RunConfig
+        self,
+        calls: Mapping[Method[Any, Any], Call],
+        guard: Guard,
+        config: RunConfig,
+        services: Mapping[str, grpc.GenericRpcHandler] = {},
     ) -> AsyncIterator[str]:
-        """A server of these methods behind `guard`; gives its address."""
-        ports = SecurePorts(config, guard, self.authority.server_credentials, {})
+        """A server of these methods, and of more services, behind `guard`; gives its address."""
+        ports = SecurePorts(config, guard, self.authority.server_credentials, services)
         server = aio.server(options=ports.options, interceptors=ports.interceptors)
-        server.add_generic_rpc_handlers(
-            (contract.serve(calls, lambda name, context, why: refuse(context, why)),)
-        )
+        handler = contract.serve(calls, lambda name, context, why: refuse(context, why))
+        server.add_generic_rpc_handlers((handler, *ports.services.values()))
         port = ports.open(server, "127.0.0.1:0")
         await server.start()
         try:

@@ -12,9 +12,10 @@ from typing import Any, ParamSpec
 from grpc import aio
 
 from leader.config import RunConfig
+from leader.trust.bearer import Verify, none_taken
 from leader.trust.callers import Caller
 from leader.trust.listeners import SecurePorts
-from leader.trust.service import TrustService, Verify
+from leader.trust.service import TrustService
 from tests.leader.trust.fleet import Fleet, connect
 from utils.errors import WireError
 from utils.wire.contract import Method
@@ -53,7 +54,7 @@ class Leader:
 
 
 @asynccontextmanager
-async def leader_in(folder: Path, verify: Verify | None = None) -> AsyncIterator[Leader]:
+async def leader_in(folder: Path, verify: Verify = none_taken) -> AsyncIterator[Leader]:
     """A leader whose folder of trust this is."""
     fleet, config = Fleet(folder), RunConfig()
     leader = Leader(fleet, "")

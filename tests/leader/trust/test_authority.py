@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import multiprocessing
 import stat
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from leader.config import TrustConfig
 from leader.trust.authority import Applicant, Authority
+from leader.trust.bearer import Claims
 from leader.trust.callers import Caller
 from leader.trust.manager import Manager
 from protos import trust_pb2
@@ -319,43 +321,39 @@ def test_who_is_not_admitted_can_renew_nothing(authority: Authority) -> None:
         authority.renew(request, caller("clinic-a"))
 
 
-class Claims:
-    """What a JWT says."""
-
-    name, role = "ann", "operator"
+def claims_of_ann(role: str = "operator") -> Claims:
+    return Claims("ann", role, math.inf)
 
 
 def test_a_jwt_is_exchanged_for_a_day_and_the_newest_key_has_the_name(
     authority: Authority, clock: Clock
 ) -> None:
-    first = authority.exchange(trust_pb2.EnrolRequest(csr=make_csr(new_key())), Claims())
+    first = authority.exchange(trust_pb2.EnrolRequest(csr=make_csr(new_key())), claims_of_ann())
     assert (first.name, first.role) == ("ann", "operator")
     assert certificate_of(first).not_valid_after_utc.timestamp() == clock.now + 86_400
-    second = authority.exchange(trust_pb2.EnrolRequest(csr=make_csr(new_key())), Claims())
+    second = authority.exchange(trust_pb2.EnrolRequest(csr=make_csr(new_key())), claims_of_ann())
     check(authority, second)
     with pytest.raises(ForbiddenError, match="replaced"):
         check(authority, first)
     with pytest.raises(ForbiddenError, match="for the name 'ann'"):
-        authority.exchange(trust_pb2.EnrolRequest(csr=make_csr(new_key()), name="bob"), Claims())
+        authority.exchange(trust_pb2.EnrolRequest(csr=make_csr(new_key()), name="bob"), claims_of_ann())
 
 
 def test_what_came_by_a_jwt_renews_by_a_new_one(authority: Authority, clock: Clock) -> None:
-    authority.exchange(trust_pb2.EnrolRequest(csr=make_csr(new_key())), Claims())
+    authority.exchange(trust_pb2.EnrolRequest(csr=make_csr(new_key())), claims_of_ann())
     request, ann = trust_pb2.RenewRequest(csr=make_csr(new_key())), caller("ann", "operator")
-    other = Claims()
-    other.role = "admin"
-    for claims in (None, other):
+    for claims in (None, claims_of_ann("admin")):
         with pytest.raises(ForbiddenError, match="ann came by a JWT"):
             authority.renew(request, ann, claims)
     clock.now += 43_200
-    renewed = authority.renew(request, ann, Claims())
+    renewed = authority.renew(request, ann, claims_of_ann())
     assert certificate_of(renewed).not_valid_after_utc.timestamp() == clock.now + 86_400
 
 
 def test_a_jwt_takes_no_name_that_a_token_gave(authority: Authority) -> None:
     authority.enrol(request_of(token_for(authority), new_key(), "ann"))
     with pytest.raises(ForbiddenError, match="another key's"):
-        authority.exchange(trust_pb2.EnrolRequest(csr=make_csr(new_key())), Claims())
+        authority.exchange(trust_pb2.EnrolRequest(csr=make_csr(new_key())), claims_of_ann())
 
 
 def test_a_certificate_is_issued_without_a_token(authority: Authority, clock: Clock) -> None:

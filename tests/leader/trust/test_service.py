@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from cryptography import x509
 
 from leader.trust.audit import Audit
+from leader.trust.bearer import Claims
 from protos import trust_pb2
 from tests.leader.trust.fleet import connect
 from tests.leader.trust.leaders import Leader, in_a_loop, leader_in
@@ -122,12 +124,6 @@ async def test_bytes_that_are_no_request_are_refused(tmp_path: Path) -> None:
         assert {role for _, _, role in leader.refused} == {"door"}
 
 
-class Claims:
-    """What a JWT says."""
-
-    name, role = "ann", "operator"
-
-
 @in_a_loop
 async def test_a_jwt_is_taken_where_it_is_verified(tmp_path: Path) -> None:
     asked: list[str] = []
@@ -136,7 +132,7 @@ async def test_a_jwt_is_taken_where_it_is_verified(tmp_path: Path) -> None:
         asked.append(token)
         if token != "right":
             raise ForbiddenError("this JWT is refused")
-        return Claims()
+        return Claims("ann", "operator", math.inf)
 
     request = trust_pb2.EnrolRequest(csr=make_csr(new_key()), jwt="right")
     async with leader_in(tmp_path, verify) as leader:
