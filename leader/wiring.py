@@ -76,6 +76,8 @@ class Wiring:
         self._run_audit = RunAudit(admission.audit, dump_config(self.config))
         self.events.subscribe(self._run_audit.on_event)
         self.workforce.audit_head = lambda: admission.audit.head
+        traffic = self.coordinator.traffic
+        traffic.up_quota, traffic.down_quota = admission.guard.up_quota, admission.guard.down_quota
         return admission
 
     @property

@@ -51,9 +51,9 @@ class Admission:
         self._state = self._authority.state
         verify = open_verifier(config.trust)
         callers = Callers(Enrolled(self._authority.ca, self._state), self._authority.door(), verify)
-        self._guard = Guard(callers, config.limits, refused)
+        self.guard = Guard(callers, config.limits, refused)
         services = {contract.SERVICE: TrustService(self._authority, refused, verify).handler()}
-        self.ports = SecurePorts(config, self._guard, self._authority.server_credentials, services)
+        self.ports = SecurePorts(config, self.guard, self._authority.server_credentials, services)
 
     def invite(self) -> Invitation:
         """A new join token for learners."""
@@ -81,6 +81,6 @@ class Admission:
             with suppress(ConfigError):  # each call is refused with it
                 records = self._state.read()
                 if records is not seen:
-                    self._guard.review()
+                    self.guard.review()
                     turned_out(records.revoked.keys() | (seen.identities.keys() - records.identities.keys()))
                     seen = records

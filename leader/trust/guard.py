@@ -16,7 +16,7 @@ from grpc import aio
 from leader.config import LimitsConfig
 from leader.trust import roles
 from leader.trust.callers import _CALLER, DOOR, Caller, Callers, anonymous, ended
-from leader.trust.limiter import Limiter
+from leader.trust.limiter import Limiter, Quota
 from leader.trust.live import LiveCalls
 from utils.errors import ForbiddenError, WireError
 from utils.wire.contract import Context
@@ -27,6 +27,8 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Answer = Callable[[Any, Context], Awaitable[Any]]
 Refused = Callable[[str, WireError, Caller], None]  # the method's name, why, and whose call it was
 _REGISTER = f"/{SERVICE}/RegisterLearner"
+_UP = {f"/{SERVICE}/{name}" for name in ("AccumulateGradients", "ExchangeGradients")}
+_DOWN = {f"/{SERVICE}/{name}" for name in ("GetModel", "GetData", "ExchangeGradients")}
 
 
 class Guard(aio.ServerInterceptor):
@@ -40,6 +42,8 @@ class Guard(aio.ServerInterceptor):
         self._calls = Limiter(calls, 1.0, 2 * calls, "calls a second (limits.calls_per_s)")
         self._registrations = _a_minute(limits.registrations_per_min, "registrations")
         self._enrolments = _a_minute(limits.enrolments_per_min, "enrolments")
+        self.up_quota = Quota(limits.upload_bytes_per_hour, "upload")
+        self.down_quota = Quota(limits.download_bytes_per_hour, "download")
         self._refusals = _a_minute(limits.refusals_per_min, "refusals")
 
     async def intercept_service(
@@ -95,6 +99,10 @@ class Guard(aio.ServerInterceptor):
         self._calls.take(caller.place)
         if method == _REGISTER:
             self._registrations.take(caller.place)
+        if method in _UP:
+            self.up_quota.check(caller.place)
+        if method in _DOWN:
+            self.down_quota.check(caller.place)
         if caller.role == DOOR:
             self._enrolments.take(caller.address)
 
