@@ -15,6 +15,7 @@ from learner.control.registration import MENDABLE, Patience, Registration
 from learner.control.session import Session
 from learner.memory import Memory, alone_in
 from learner.options import LearnerOptions
+from learner.trust.access import choose
 from learner.wire.connection import Connection
 from learner.work.workbench import Tools
 from learner.work.worker import Worker, unheard
@@ -23,12 +24,13 @@ from model.precision import choose_device
 from model.task import Examples, Task, load_task
 from protos import leader_pb2
 from utils.errors import (
+    BusyError,
     DataError,
     FlockstepError,
+    ForbiddenError,
     UnreachableError,
 )
 from utils.wire.contract import LeaderStub
-from utils.wire.rpc import channel_options
 
 _log = logging.getLogger(__name__)
 _LEAVE_S = 2.0
@@ -94,7 +96,9 @@ class App:
         self._options = options
         memory = Memory(options.state_dir)
         self._worker = worker_type(tools, memory, options.network_addr, own.examples if own else None)
-        self._server = LearnerServer(options.network_addr, self._worker) if options.network_addr else None
+        self._access = choose(options)
+        address = options.network_addr
+        self._server = LearnerServer(address, self._worker, self._access) if address else None
         self._registration = Registration(options, tools.device, own.said if own else None)
         self._session: Session | None = None
         self._leaving = asyncio.Event()
@@ -112,8 +116,6 @@ class App:
         Raises UnreachableError when the leader stays away for too long, and any error that a
         reconnect can't mend.
         """
-        if self._server is not None:
-            await self._server.start()
         work = asyncio.ensure_future(self._worker.run())
         control = asyncio.ensure_future(self._follow())
         leaving = asyncio.ensure_future(self._leaving.wait())
@@ -131,10 +133,11 @@ class App:
             await self._worker.close()
             if self._server is not None:
                 await self._server.close()
+            self._access.close()
 
     async def _report_failure(self, work: asyncio.Task[None], control: asyncio.Task[None]) -> None:
         error = work.exception()
-        if self._session is not None and error is not None:
+        if self._session is not None and error is not None and not isinstance(error, ForbiddenError):
             self._leaving.set()
             # What a task of the user's own raises may quote the data, which stays here.
             known = isinstance(error, FlockstepError)
@@ -143,52 +146,60 @@ class App:
             await asyncio.wait((control,), timeout=_LEAVE_S)  # until the leader has heard it
         work.result()
 
-    def _channel(self) -> aio.Channel:
-        # By a connection of its own a learner is told from others in the same process.
-        own = ("grpc.use_local_subchannel_pool", 1)
-        options = (*channel_options(window_bytes=self._options.window_bytes), own)
-        return aio.insecure_channel(self._options.leader, options=options)
-
     async def _follow(self) -> None:
         """Register and take orders; when the connection breaks, do it again."""
         patience = Patience(self._options.connect_timeout_s)
         while True:
             try:
-                async with self._channel() as channel:
-                    connection = await self._registration.register(LeaderStub(channel))
+                async with await self._access.open() as channel:
+                    connection = await self._register(channel)
                     try:
-                        stop = await self._serve(connection)
+                        stop = await self._serve(connection, channel)
                     finally:
                         patience = Patience(self._options.reconnect_timeout_s)
                 if stop is not None:
                     _log.info("the leader says stop: %s", stop.reason)
                     return
-                problem = "it closed the session"
+                problem, least_s = "it closed the session", 0.0
+                if self._access.renewed:
+                    continue
             except UnreachableError as error:
-                problem = f"{error}; check the address, and that the leader runs"
+                problem, least_s = f"{error}; check the address, and that the leader runs", 0.0
             except MENDABLE as error:
-                problem = str(error)
+                problem, least_s = str(error), error.retry_after_s if isinstance(error, BusyError) else 0.0
             if self._leaving.is_set():
                 return
-            await asyncio.sleep(patience.next_wait(self._options.leader, problem))
+            await asyncio.sleep(patience.next_wait(self._options.leader, problem, least_s))
 
-    async def _serve(self, connection: Connection) -> leader_pb2.Stop | None:
-        """Take orders over this connection; the leader's Stop, or None when it went away without.
+    async def _register(self, channel: aio.Channel) -> Connection:
+        if self._server is not None:
+            await self._server.listen()
+        try:
+            return await self._registration.register(LeaderStub(channel))
+        except UnreachableError as error:
+            raise await self._access.explain(error) from None
+
+    async def _serve(self, connection: Connection, channel: aio.Channel) -> leader_pb2.Stop | None:
+        """Take orders over this connection; the leader's Stop, or None when it is over without.
 
         Raises what the leader refused control with, and what an order failed with that needs another
         connection.
         """
-        session = None if self._server else Session(connection, self._worker)
+        session = None if self._server else Session(connection, self._worker, self._access)
         broken = self._worker.connect(connection, session.progress if session else unheard)
         control = asyncio.ensure_future(self._control(connection, session))
+        keeping = asyncio.ensure_future(self._access.keep(channel))
         try:
-            await asyncio.wait((control, broken), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((control, broken, keeping), return_when=asyncio.FIRST_COMPLETED)
             if control.done():
                 return control.result()
-            raise broken.result()
+            if broken.done():
+                raise broken.result()
+            return keeping.result()
         finally:
             control.cancel()
-            await asyncio.gather(control, return_exceptions=True)
+            keeping.cancel()
+            await asyncio.gather(control, keeping, return_exceptions=True)
             self._worker.disconnect()
 
     async def _control(self, connection: Connection, session: Session | None) -> leader_pb2.Stop | None:

@@ -8,7 +8,6 @@ round tells that the leader has closed the round, with the update in it.
 
 from __future__ import annotations
 
-import fcntl
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from utils.errors import ConfigError
-from utils.files import replace_file, sync_folder
+from utils.files import hold, replace_file, sync_folder
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
@@ -157,16 +156,12 @@ def alone_in(folder: Path | None) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("wb")
+        lock = hold(folder / "lock")
     except OSError as error:
         raise ConfigError(f"--state-dir: can't write to {folder}: {error.strerror}") from None
+    if lock is None:
+        raise ConfigError(f"--state-dir: another learner uses {folder}; give each learner its own")
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"--state-dir: another learner uses {folder}; give each learner its own"
-            ) from None
         yield
 
 

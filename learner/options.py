@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from utils.settings.flags import SETTINGS, FlagParser, paragraph
 from utils.settings.schema import Schema
@@ -73,6 +73,27 @@ class LearnerOptions(BaseModel):
             "at most 16, comma-separated, each of 1 to 32 letters, digits, '.', '_' or '-'",
         ),
     ] = Field("", description="words that a leader may ask for (cohort.require), such as site-a,night")
+    join: SecretStr = Field(
+        SecretStr(""),
+        description="the leader's join token, needed once: the token, @FILE, or - to read it from the input",
+    )
+    identity: Path | None = Field(
+        None,
+        description="folder of this learner's identity; if not given, one below ~/.flockstep that is free",
+    )
+    ca: Path | None = Field(
+        None, description="PEM file: whom to trust, where that is not told by a join token"
+    )
+    certificate: Path | None = Field(None, description="PEM file: certificate of a PKI of your own")
+    key: Path | None = Field(None, description="PEM file: the certificate's key")
+    server_name: str = Field("", description="name in the leader's certificate, if it is not the usual one")
+    jwt_file: Path | None = Field(
+        None, description="file with a JWT to join with, read each time that one is needed"
+    )
+    jwt_leader: Annotated[str, AfterValidator(_address_or_empty)] = Field(
+        "", description="where the leader takes the JWT; if not given, at --leader"
+    )
+    insecure: bool = Field(False, description="neither encrypt nor prove who is who")
     compile: bool = Field(False, description="compile the model with torch.compile")
     channels_last: bool = Field(
         True, description="keep images channels-last, which is faster for most convolutions"
@@ -95,6 +116,14 @@ class LearnerOptions(BaseModel):
         "info", description="least severe message shown"
     )
 
+    @model_validator(mode="after")
+    def _own_pki(self) -> Self:
+        if self.certificate and not (self.key and self.ca):
+            raise ValueError("certificate, key and ca go together; give all three")
+        if self.certificate and self.network_addr:
+            raise ValueError("network_addr is for learners that joined; leave it or certificate out")
+        return self
+
 
 SCHEMA = Schema(LearnerOptions, prefix="FLOCKSTEP_LEARNER_")
 
@@ -107,6 +136,14 @@ _METAVARS = {
     "network_addr": "HOST:PORT",
     "name": "NAME",
     "tags": "TAG,TAG",
+    "join": "TOKEN",
+    "identity": "DIR",
+    "ca": "FILE",
+    "certificate": "FILE",
+    "key": "FILE",
+    "server_name": "NAME",
+    "jwt_file": "FILE",
+    "jwt_leader": "HOST:PORT",
     "window_bytes": "BYTES",
     "connect_timeout_s": "SECONDS",
     "reconnect_timeout_s": "SECONDS",
@@ -117,7 +154,7 @@ Take part in a training run: get the model from the leader, train on a shard of 
 own, and send back gradients or weight deltas.
 
   python -m learner --leader 127.0.0.1:50051
-  python -m learner --leader 10.0.0.1:50051 --device cuda:1 --data photos"""
+  python -m learner --leader 10.0.0.1:50051 --join flk1_... --data photos"""
 
 _ENVIRONMENT = """\
 Each of these can also be an environment variable: FLOCKSTEP_LEARNER_ and the flag's name in capitals. A \

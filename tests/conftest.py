@@ -20,6 +20,14 @@ ROOT = Path(__file__).parents[1]
 UNPACK = ROOT.parent / "shared" / "cifar10" / "unpack.py"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_identities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Learners find none of the identities that this machine has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOCKSTEP_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture
 def root_logger() -> Iterator[None]:
     """The root logger without handlers; what a test gives it is gone afterwards."""

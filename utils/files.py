@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, ConfigError
 
 
 def replace_file(
@@ -51,15 +53,31 @@ def sync_folder(path: Path) -> None:
         os.close(folder)
 
 
+def read_secret(path: Path) -> bytes:
+    """What a file holds that others must not read; raises OSError, and ConfigError if they can."""
+    mode = path.stat().st_mode & 0o777
+    if mode & 0o077:
+        raise ConfigError(f"{path} can be read by others (mode {mode:04o}): chmod 600 {path}")
+    return path.read_bytes()
+
+
+def hold(path: Path) -> IO[bytes] | None:
+    """A lock file that is this process's own until it is closed; None if another one holds it. Raises OSError."""
+    lock = path.open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
+
+
 def write_atomically(
-    path: Path,
-    parts: list[bytes | memoryview],
-    half_written: Callable[[], None] = lambda: None,
-    mode: int = 0o666,
+    path: Path, parts: list[bytes | memoryview], half_written: Callable[[], None] = lambda: None
 ) -> None:
     """`replace_file` for what a run can't go on without: raises CheckpointError that says what to do."""
     try:
-        replace_file(path, *parts, mode=mode, half_written=half_written)
+        replace_file(path, *parts, half_written=half_written)
     except OSError as error:
         raise CheckpointError(
             f"can't write {path}: {error.strerror}; free the disk or fix the folder, then resume the run"

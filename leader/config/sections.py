@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from leader.config.requirement import Requirement
+from utils.wire.rpc import is_loopback
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -434,11 +434,7 @@ class RunFields(Section):
     @property
     def beyond_loopback(self) -> bool:
         """Whether other machines may reach `listen`."""
-        host = self.listen.rpartition(":")[0].strip("[]")
-        try:
-            return not ip_address(host).is_loopback
-        except ValueError:  # a name
-            return host != "localhost"
+        return not is_loopback(self.listen)
 
     @property
     def secure(self) -> bool:

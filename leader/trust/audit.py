@@ -27,11 +27,11 @@ from typing import NamedTuple
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from utils.errors import CheckpointError, ConfigError
-from utils.files import replace_file
+from utils.files import read_secret, replace_file
 
 FILE, KEY, PUBLIC_KEY = "audit.jsonl", "audit.key", "audit.pub"
 LINE = re.compile(rb'(\{"n":([0-9]{1,18}),.*),"sig":"([0-9a-f]{128})"\}\n')
-_SYNCED_AT_ONCE = ("enrolled", "issued", "revoked", "forgotten", "token made", "token revoked", "committed")
+_SYNCED_AT_ONCE = ("enrolled", "revoked", "token made", "committed")
 _SYNC_EVERY_S = 1.0
 _MOST_TEXT = 300
 _MOST_NAMES = 1000
@@ -204,9 +204,8 @@ def _open_key(folder: Path, *, begun: bool) -> Ed25519PrivateKey:
         key = Ed25519PrivateKey.generate()
         replace_file(folder / PUBLIC_KEY, key.public_key().public_bytes_raw().hex().encode())
         replace_file(path, key.private_bytes_raw(), mode=0o600)
-    if path.stat().st_mode & 0o077:
-        raise ConfigError(f"{path} can be read by others: chmod 600 {path}")
+    secret = read_secret(path)
     try:
-        return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+        return Ed25519PrivateKey.from_private_bytes(secret)
     except ValueError as error:
         raise ConfigError(f"{path} is damaged: {error}; put back the right file") from error

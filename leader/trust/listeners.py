@@ -9,9 +9,9 @@ import grpc
 from grpc import aio
 
 from leader.config import RunConfig
-from leader.trust.authority import Credentials
 from leader.trust.guard import Guard
 from utils.errors import ConfigError
+from utils.trust.credentials import Credentials
 
 #: Calls of one connection at once: a session, a stream of gradients, and transfers beside them.
 _STREAMS = 32
@@ -42,7 +42,7 @@ class PlainPorts:
 
 
 class SecurePorts:
-    """TLS with client certificates; where asked for, a port without them for JWTs, and one in plain."""
+    """TLS with client certificates; where asked for, a port in plain for learners of the plain contract."""
 
     def __init__(
         self,
@@ -52,28 +52,22 @@ class SecurePorts:
         services: Mapping[str, grpc.GenericRpcHandler],
     ) -> None:
         limits = config.limits
-        self.options: tuple[tuple[str, int], ...] = (
+        self.options = (
             ("grpc.max_concurrent_streams", _STREAMS),
             ("grpc.max_allowed_incoming_connections", limits.connections or 2 * limits.max_learners + 64),
             ("grpc.server_handshake_timeout_ms", round(1000 * limits.handshake_s)),
         )
-        self.interceptors: tuple[aio.ServerInterceptor, ...] = (guard,)
+        self.interceptors = (guard,)
         self.services = services
         self._plain = config.trust.plain_listen
-        self._jwt = config.trust.jwt_listen
         self._credentials = credentials  # of a server that begins to listen now
 
     def open(self, server: aio.Server, listen: str) -> int:
         """See Ports."""
-        own = self._credentials()
         # Nothing of these changes while the server listens: gRPC crashes when a reload meets a handshake.
-        pair = [(own.key, own.certificate)]
-        tls = grpc.ssl_server_credentials(pair, own.roots, require_client_auth=True)
-        anybody = grpc.ssl_server_credentials(pair)
+        tls = self._credentials().for_server()
         if self._plain:
             _bind(server.add_insecure_port, self._plain, "trust.plain_listen")
-        if self._jwt:
-            _bind(lambda address: server.add_secure_port(address, anybody), self._jwt, "trust.jwt_listen")
         return _bind(lambda address: server.add_secure_port(address, tls), listen, "--listen")
 
 

@@ -10,10 +10,12 @@ import grpc
 from grpc import aio
 from grpc_health.v1 import health, health_pb2_grpc
 
+from learner.trust.access import Access
 from learner.wire.connection import Connection
 from learner.work.worker import Worker
 from protos import leader_pb2, learner_pb2
-from utils.errors import ConfigError, FlockstepError, WireError
+from utils.errors import ConfigError, FlockstepError, ForbiddenError, WireError
+from utils.trust.credentials import Credentials
 from utils.wire import contract
 from utils.wire.rpc import server_options
 from utils.wire.status import failures_told, refuse
@@ -25,13 +27,15 @@ _SILENCE_LEASES = 4  # heartbeats missed before the leader counts as gone
 class LearnerServer:
     """Serves LearnerService at one address for as long as the learner lives."""
 
-    def __init__(self, address: str, worker: Worker) -> None:
+    def __init__(self, address: str, worker: Worker, access: Access) -> None:
         self._address = address
         self._worker = worker
+        self._access = access
+        self._credentials: Credentials | None = None
+        self._server: aio.Server | None = None
         self._connection: Connection | None = None
         self._stop: leader_pb2.Stop | None = None
         self._heard = asyncio.Event()
-        self._server = aio.server(options=server_options(), interceptors=(_Listener(self._heard),))
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The service as a handler to add to a server."""
@@ -42,18 +46,39 @@ class LearnerServer:
         }
         return contract.serve(calls, _refuse)
 
-    async def start(self) -> None:
-        """Listen; raises ConfigError if the port is taken or the address is not this machine's."""
-        self._server.add_generic_rpc_handlers((self.handler(),))
-        health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), self._server)
+    async def listen(self) -> None:
+        """Listen, with the credentials of the channel to the leader where it has any.
+
+        Raises ConfigError if the port is taken or the address is not this machine's.
+        """
+        credentials = self._access.credentials
+        if self._server is not None and credentials == self._credentials:
+            return
+        await self.close()
+        self._credentials = credentials
+        self._server = server = aio.server(options=server_options(), interceptors=(_Door(self._admit),))
+        server.add_generic_rpc_handlers((self.handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
         try:
-            self._server.add_insecure_port(self._address)
+            if credentials is None:
+                server.add_insecure_port(self._address)
+            else:
+                server.add_secure_port(self._address, credentials.for_server())
         except RuntimeError:
             raise ConfigError(
                 f"--network-addr: can't listen on {self._address}: the port is taken or the address is not "
                 "this machine's; choose another, or leave it out (the learner then dials the leader)"
             ) from None
-        await self._server.start()
+        await server.start()
+
+    async def _admit(self, answer: contract.Call, request: Any, context: contract.Context) -> Any:
+        """Answer a call, which is a sign of life from the leader, unless it is somebody else's."""
+        try:
+            self._access.admit(context)
+        except ForbiddenError as error:
+            await _refuse("", context, error)
+        self._heard.set()
+        return await answer(request, context)
 
     async def run(self, connection: Connection) -> leader_pb2.Stop | None:
         """Serve this registration; the leader's Stop, or None when it was silent for too long.
@@ -77,7 +102,8 @@ class LearnerServer:
 
     async def close(self) -> None:
         """Stop listening."""
-        await self._server.stop(0.5)
+        if self._server is not None:
+            await self._server.stop(0.5)
 
     async def _start_training(self, request: learner_pb2.Empty, context: object) -> learner_pb2.Ack:
         connection = self._connection
@@ -100,6 +126,7 @@ class LearnerServer:
     async def _sync_model_state(self, state: learner_pb2.ModelState, context: object) -> learner_pb2.Ack:
         # An order names the version that it needs, so the model is fetched when it is needed.
         self._worker.committed(state.committed_round)
+        self._access.committed(leader_pb2.Committed(round=state.committed_round))
         return learner_pb2.Ack(success=True, message="noted")
 
     async def _stop_training(self, notice: learner_pb2.StopNotice, context: object) -> learner_pb2.Ack:
@@ -112,17 +139,17 @@ async def _refuse(method: str, context: contract.Context, error: WireError) -> N
     await refuse(context, error, "learner: ")
 
 
-class _Listener(aio.ServerInterceptor):
-    """Notes every call as a sign of life from the leader."""
+class _Door(aio.ServerInterceptor):
+    """Has every call admitted before it reaches its handler."""
 
-    def __init__(self, heard: asyncio.Event) -> None:
-        self._heard = heard
+    def __init__(self, admit: Callable[[contract.Call, Any, contract.Context], Awaitable[Any]]) -> None:
+        self._admit = admit
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Pass the call on."""
-        self._heard.set()
-        return await continuation(handler_call_details)
+        """The handler behind the door; None for an unknown method."""
+        handler = await continuation(handler_call_details)
+        return None if handler is None else contract.behind(self._admit, handler)

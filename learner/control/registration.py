@@ -15,6 +15,7 @@ from learner.wire.connection import Connection
 from protos import leader_pb2
 from utils.codecs import KINDS
 from utils.errors import (
+    BusyError,
     FlockstepError,
     NameTakenError,
     NotReadyError,
@@ -31,7 +32,7 @@ _CALL_TIMEOUT_S = 10.0
 _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 5.0
 #: What a new registration can mend.
-MENDABLE = (UnknownLearnerError, NotReadyError, NameTakenError, StalledError)
+MENDABLE = (UnknownLearnerError, NotReadyError, NameTakenError, StalledError, BusyError)
 
 
 class Registration:
@@ -78,8 +79,8 @@ class Patience:
         # Learners that lost one leader must not all come back at the same moment.
         self._jitter = random.SystemRandom()
 
-    def next_wait(self, leader: str, problem: str) -> float:
-        """Seconds until the next try; raises UnreachableError when the limit is reached."""
+    def next_wait(self, leader: str, problem: str, least_s: float = 0.0) -> float:
+        """Seconds until the next try, at least those; raises UnreachableError when the limit is reached."""
         left_s = self._since + self._limit_s - time.monotonic()
         if left_s <= 0:
             raise UnreachableError(
@@ -88,7 +89,7 @@ class Patience:
         first = self._wait_s == _FIRST_WAIT_S
         text = "leader %s: %s; trying again for up to %.0f s"
         _log.log(logging.WARNING if first else logging.DEBUG, text, leader, problem, left_s)
-        wait_s = min(left_s, self._wait_s * self._jitter.uniform(0.5, 1.0))
+        wait_s = min(left_s, max(least_s, self._wait_s * self._jitter.uniform(0.5, 1.0)))
         self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
         return wait_s
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 from grpc import aio
 
+from learner.trust.access import Access
 from learner.wire.connection import Connection
 from learner.work.worker import Worker
 from protos import leader_pb2
@@ -19,9 +20,10 @@ _log = logging.getLogger(__name__)
 class Session:
     """One Session stream, from hello to its end."""
 
-    def __init__(self, connection: Connection, worker: Worker) -> None:
+    def __init__(self, connection: Connection, worker: Worker, access: Access) -> None:
         self._connection = connection
         self._worker = worker
+        self._access = access
         self._outbox: asyncio.Queue[leader_pb2.LearnerMessage | None] = asyncio.Queue()
 
     async def run(self) -> leader_pb2.Stop | None:
@@ -38,6 +40,7 @@ class Session:
                         self._worker.order(message.work)
                     case "committed":
                         self._worker.committed(message.committed.round)
+                        self._access.committed(message.committed)
                     case "stop":
                         stop: leader_pb2.Stop = message.stop
                         return stop

@@ -23,6 +23,7 @@ from model.task import Examples
 from protos import leader_pb2
 from utils import faults
 from utils.errors import (
+    BusyError,
     ChecksumError,
     DuplicateUpdateError,
     FlockstepError,
@@ -41,7 +42,7 @@ _PROGRESS_EVERY_S = 0.5
 _RESENDS = 3
 _MOST_BREAKS = 5  # gradient streams that may end one after the other before one of their steps is over
 #: What a new registration can mend.
-_MENDABLE = (UnreachableError, StalledError, UnknownLearnerError, NotReadyError)
+_MENDABLE = (UnreachableError, StalledError, UnknownLearnerError, NotReadyError, BusyError)
 
 
 Report = Callable[[leader_pb2.Progress], None]

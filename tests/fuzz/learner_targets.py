@@ -12,6 +12,8 @@ import torch
 
 from learner.control.dialled import LearnerServer
 from learner.memory import Memory
+from learner.options import LearnerOptions
+from learner.trust.access import Access
 from learner.wire.connection import Connection
 from learner.work.workbench import Tools
 from learner.work.worker import Worker
@@ -107,7 +109,7 @@ async def in_process_learner() -> AsyncIterator[tuple[LearnerServer, Worker, Ans
     arrays = safetensors.numpy.load(data_file(0))
     own = Shard(arrays["images"], arrays["labels"])
     worker = Worker(Tools(torch.device("cpu")), Memory(), "", own)
-    server = LearnerServer("127.0.0.1:0", worker)
+    server = LearnerServer("127.0.0.1:0", worker, Access(LearnerOptions(leader="127.0.0.1:1")))
     answers = Answers()
     answers.answer = [b""]  # no orders yet
     run = leader_pb2.RunDescription(run_id="r", model="resnet20", norm="batch", classes=3, heartbeat_s=3600.0)

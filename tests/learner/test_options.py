@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from learner.options import SCHEMA, LearnerOptions, parse
 from utils.errors import ConfigError
@@ -30,6 +31,7 @@ def test_every_flag_sets_its_option() -> None:
     argv = (
         "--leader [::1]:1 --data d --task my.tasks:Digits --state-dir s "
         "--device cuda:1 --threads 2 --network-addr h:2 --name 007 --tags a,b.c --compile "
+        "--join flk1_x --identity i --ca ca --server-name n --jwt-file j --jwt-leader h:3 --insecure "
         "--no-channels-last --window-bytes 70000 --connect-timeout-s 3 --reconnect-timeout-s 4.5 "
         "--log-format json --log-level debug"
     )
@@ -43,6 +45,13 @@ def test_every_flag_sets_its_option() -> None:
         network_addr="h:2",
         name="007",
         tags="a,b.c",
+        join=SecretStr("flk1_x"),
+        identity=Path("i"),
+        ca=Path("ca"),
+        server_name="n",
+        jwt_file=Path("j"),
+        jwt_leader="h:3",
+        insecure=True,
         compile=True,
         channels_last=False,
         window_bytes=70_000,
@@ -132,6 +141,35 @@ def test_wrong_variables_are_refused() -> None:
     assert refusal("--leader h:1", FLOCKSTEP_LEARNER_THREDS="1") == message
     message = "FLOCKSTEP_LEARNER_COMPILE: compile is 'maybe'; allowed: true, false"
     assert refusal("--leader h:1", FLOCKSTEP_LEARNER_COMPILE="maybe") == message
+
+
+def test_a_join_token_is_in_no_error_and_no_repr() -> None:
+    for argv, environ in (
+        ("--leader h:1 --join flk1_secret", {}),
+        ("--leader h:1", {"FLOCKSTEP_LEARNER_JOIN": "flk1_secret"}),
+    ):
+        options = parse(argv.split(), environ)
+        assert options.join.get_secret_value() == "flk1_secret"
+        assert "secret" not in repr(options)
+    assert refusal("--leader h:1 --join flk1_secret\udcff") == "--join: join is not shown; " + (
+        "allowed: text, in quotes if it looks like something else"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--certificate c --key k", "certificate, key and ca go together; give all three"),
+        ("--certificate c --ca k", "certificate, key and ca go together; give all three"),
+        (
+            "--certificate c --ca a --key k --network-addr h:2",
+            "network_addr is for learners that joined; leave it or certificate out",
+        ),
+    ],
+)
+def test_files_of_ones_own_pki_come_together(argv: str, message: str) -> None:
+    assert refusal(f"--leader h:1 {argv}").endswith(f": {message}")
+    parse(["--leader", "h:1", "--certificate", "c", "--ca", "a", "--key", "k"], {})
 
 
 @pytest.mark.parametrize("columns", [80, 120])

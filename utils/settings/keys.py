@@ -22,6 +22,7 @@ class Key:
     default: str  # for people: "required" if there is none, empty if it means "not given"
     description: str
     nullable: bool
+    secret: bool  # never shown
 
 
 def keys_of(model: type[BaseModel]) -> tuple[dict[str, Key], dict[str, str]]:
@@ -56,6 +57,7 @@ def _key(name: str, field: Mapping[str, Any]) -> Key:
         default=_default(field["default"]) if "default" in field else "required",
         description=field.get("description", ""),
         nullable=nullable,
+        secret=core.get("format") == "password",
     )
 
 

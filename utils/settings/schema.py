@@ -111,7 +111,10 @@ class Schema(Generic[Model]):
         return f"{item.origin}: {name}: unknown key; " + (f"did you mean {meant}?" if meant else "see --help")
 
     def _refusal(self, name: str, item: Given, why: str = "") -> str:
-        return f"{item.origin}: {name} is {show(item.value)}; {why or 'allowed: ' + self._allowed(name)}"
+        return f"{item.origin}: {self._said(name, item)}; {why or 'allowed: ' + self._allowed(name)}"
+
+    def _said(self, name: str, item: Given) -> str:
+        return f"{name} is {'not shown' if self.keys[name].secret else show(item.value)}"
 
     def _allowed(self, name: str) -> str:
         return self.keys[name].allowed or "text, in quotes if it looks like something else"
@@ -126,7 +129,7 @@ class Schema(Generic[Model]):
             return self._refusal(name, given[name], why)
         # A rule between several keys: name those that were given and that the rule speaks of.
         spoken_of = [
-            item.origin if f"{key} is " in why else f"{item.origin} ({key} is {show(item.value)})"
+            item.origin if f"{key} is " in why else f"{item.origin} ({self._said(key, item)})"
             for key, item in given.items()
             if key.startswith(name) and re.search(rf"\b{re.escape(key.rpartition('.')[2])}\b", why)
         ]

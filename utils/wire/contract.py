@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -107,6 +108,34 @@ def serve(calls: Mapping[Method[Any, Any], Call], refuse: Refuse) -> grpc.Generi
     (service,) = {method.service for method in calls}
     handlers = {method.name: method.handler(call, refuse) for method, call in calls.items()}
     return grpc.method_handlers_generic_handler(service, handlers)
+
+
+def behind(
+    guarded: Callable[[Call, Any, Context], Awaitable[Any]], handler: grpc.RpcMethodHandler[Any, Any]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """A handler like `handler`, whose calls go to `guarded` first, with what answers them.
+
+    One request is read only when that is called.
+    """
+    asked, told = (
+        "stream" if streams else "unary"
+        for streams in (handler.request_streaming, handler.response_streaming)
+    )
+    inner = getattr(handler, f"{asked}_{told}")
+    read = handler.request_deserializer if asked == "unary" else None
+
+    async def answer(request: Any, context: Context) -> Any:
+        message = request if read is None else checked(read)(request)
+        if not inspect.isasyncgenfunction(inner):
+            return await inner(message, context)
+        async for part in inner(message, context):
+            await context.write(part)
+        return None
+
+    make = getattr(grpc, f"{asked}_{told}_rpc_method_handler")
+    keep = handler.request_deserializer if read is None else raw
+    made: grpc.RpcMethodHandler[Any, Any] = make(partial(guarded, answer), keep, handler.response_serializer)
+    return made
 
 
 REGISTER = Method(SERVICE, "RegisterLearner", one(leader_pb2.LearnerInfo), one(leader_pb2.AckWithMetadata))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError
@@ -52,6 +53,15 @@ def server_options(
         # A second program on the same port must fail with "port taken", not share it.
         ("grpc.so_reuseport", 0),
     )
+
+
+def is_loopback(address: str) -> bool:
+    """Whether HOST:PORT is of this machine alone."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 T = TypeVar("T")

@@ -8,13 +8,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
 from cryptography import x509
 from grpc import aio
 
 from leader.config import RunConfig, TrustConfig
-from leader.trust.authority import Applicant, Authority, Credentials
-from leader.trust.bearer import Verify, none_taken
+from leader.trust.authority import Applicant, Authority
 from leader.trust.callers import Caller, Callers, Enrolled
 from leader.trust.guard import Guard
 from leader.trust.listeners import SecurePorts
@@ -22,6 +20,7 @@ from leader.trust.manager import Manager
 from protos import trust_pb2
 from utils.errors import WireError
 from utils.trust import pki
+from utils.trust.credentials import Credentials
 from utils.trust.names import TLS_NAME, Identity
 from utils.trust.token import door_credentials
 from utils.wire import contract
@@ -34,19 +33,15 @@ ALONE = (("grpc.use_local_subchannel_pool", 1), ("grpc.ssl_target_name_override"
 class Fleet:
     """The leader's folder of trust, and whoever is to call it."""
 
-    def __init__(self, folder: Path, config: TrustConfig | None = None) -> None:
-        self.authority = Authority(folder, config or TrustConfig())
+    def __init__(self, folder: Path) -> None:
+        self.authority = Authority(folder, TrustConfig())
         self.roots = pki.to_pem(self.authority.ca)
 
-    def admit(
-        self, name: str, role: str = "learner", hours: float = 1.0, *, serves: bool = False
-    ) -> Credentials:
+    def admit(self, name: str, role: str = "learner", hours: float = 1.0) -> Credentials:
         """Somebody new."""
         key = pki.new_key()
-        applicant = Applicant(
-            name, role, key.public_key(), by="a test", replace=True, hours=hours, serves=serves
-        )
-        given = self.authority.issue(applicant)
+        applicant = Applicant(name, role, key.public_key(), by="a test")
+        given = self.authority.issue(applicant, hours=hours, replace=True)
         return self._held(key, x509.load_der_x509_certificate(given.certificate))
 
     def signed(self, identity: Identity, until: float | None = None) -> Credentials:
@@ -74,30 +69,22 @@ class Fleet:
     def _held(self, key: pki.Key, certificate: x509.Certificate) -> Credentials:
         return Credentials(pki.key_to_pem(key), pki.to_pem(certificate), self.roots)
 
-    def guard(
-        self,
-        config: RunConfig,
-        refused: list[tuple[str, WireError, Caller]] | None = None,
-        verify: Verify = none_taken,
-    ) -> Guard:
+    def guard(self, config: RunConfig, refused: list[tuple[str, WireError, Caller]] | None = None) -> Guard:
         """The guard of a run with this CA, which notes what it refused."""
         noted = [] if refused is None else refused
-        callers = Callers(Enrolled(self.authority.ca, self.authority.state), self.door().certificate, verify)
+        callers = Callers(Enrolled(self.authority.ca, self.authority.state), self.door().certificate)
         return Guard(callers, config.limits, lambda *what: noted.append(what))
 
     @asynccontextmanager
     async def serving(
-        self,
-        calls: Mapping[Method[Any, Any], Call],
-        guard: Guard,
-        config: RunConfig,
-        services: Mapping[str, grpc.GenericRpcHandler] = {},
+        self, calls: Mapping[Method[Any, Any], Call], guard: Guard, config: RunConfig
     ) -> AsyncIterator[str]:
-        """A server of these methods, and of more services, behind `guard`; gives its address."""
-        ports = SecurePorts(config, guard, self.authority.server_credentials, services)
+        """A server of these methods behind `guard`; gives its address."""
+        ports = SecurePorts(config, guard, self.authority.server_credentials, {})
         server = aio.server(options=ports.options, interceptors=ports.interceptors)
-        handler = contract.serve(calls, lambda name, context, why: refuse(context, why))
-        server.add_generic_rpc_handlers((handler, *ports.services.values()))
+        server.add_generic_rpc_handlers(
+            (contract.serve(calls, lambda name, context, why: refuse(context, why)),)
+        )
         port = ports.open(server, "127.0.0.1:0")
         await server.start()
         try:
@@ -108,5 +95,4 @@ class Fleet:
 
 def connect(address: str, credentials: Credentials) -> aio.Channel:
     """A channel of its own with what somebody holds."""
-    tls = grpc.ssl_channel_credentials(credentials.roots, credentials.key, credentials.certificate)
-    return aio.secure_channel(address, tls, options=ALONE)
+    return aio.secure_channel(address, credentials.for_channel(), options=ALONE)

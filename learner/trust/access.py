@@ -1,0 +1,165 @@
+"""Access to the leader: in the clear, with files of a PKI of one's own, or by an identity that joined."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from grpc import aio
+
+from learner.options import LearnerOptions
+from learner.trust.channel import check_span, explained, mismatch, open_channel, speaks_tls
+from learner.trust.identity import Identity, in_folder, of_address, of_fleet
+from learner.trust.join import join_by_jwt, join_by_token, read_text, read_token, renew
+from learner.trust.renew import keep_renewed
+from protos import leader_pb2
+from utils.errors import ConfigError, FlockstepError, ForbiddenError, UnreachableError
+from utils.trust import pki
+from utils.trust.credentials import Credentials
+from utils.trust.names import LEADER
+from utils.trust.token import JoinToken
+from utils.wire.contract import Context
+from utils.wire.rpc import is_loopback
+
+
+class Access:
+    """In the clear, to a leader on this machine or where that is meant; it proves nothing and keeps nothing."""
+
+    credentials: Credentials | None = None  # of the last channel, for a server of this learner's too
+    renewed = False  # whether the next channel will have others
+    known_by = ""  # what tells the leader from others
+
+    def __init__(self, options: LearnerOptions) -> None:
+        self._options = options
+
+    async def open(self) -> aio.Channel:
+        """A channel on which a registration can begin.
+
+        Raises ForbiddenError or ConfigError where there can be none, UnreachableError or BusyError if there is
+        none now.
+        """
+        leader = self._options.leader
+        if not (self._options.insecure or is_loopback(leader)):
+            tls = await speaks_tls(leader)
+            raise (
+                UnreachableError(f"nothing answers at {leader}") if tls is None else mismatch(leader, tls=tls)
+            )
+        return open_channel(self._options)
+
+    async def explain(self, error: UnreachableError) -> FlockstepError:
+        """What the failure of the first call over a channel tells a person."""
+        return await explained(error, self._options.leader, self.known_by)
+
+    async def keep(self, channel: aio.Channel) -> None:
+        """Renew what the channel shows; returns when another one should take its place."""
+        await asyncio.Event().wait()
+
+    def admit(self, context: Context) -> None:
+        """Raise ForbiddenError unless a call of this learner's server may be the leader's."""
+
+    def committed(self, told: leader_pb2.Committed) -> None:
+        """A round is on the leader's disk."""
+
+    def close(self) -> None:
+        """Let go of what is held."""
+
+
+class Files(Access):
+    """With a certificate of a PKI of one's own; its files are read anew for each channel."""
+
+    known_by = "CA file"
+
+    async def open(self) -> aio.Channel:
+        """See Access."""
+        options = self._options
+        files = {"--key": options.key, "--certificate": options.certificate, "--ca": options.ca}
+        own = Credentials(*(read_text(path, flag).encode() for flag, path in files.items() if path))
+        certificate = pki.from_pem(own.certificate, f"--certificate: {options.certificate}")
+        try:
+            fits = load_pem_private_key(own.key, None).public_key() == certificate.public_key()
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"--key: {options.key} is no private key in PEM: {error}") from None
+        if not fits:
+            raise ConfigError(f"--key: {options.key} is not the key of {options.certificate}")
+        check_span(certificate, "get a new one from where it came from")
+        return open_channel(options, own.for_channel(), "")
+
+
+class Enrolled(Access):
+    """By an identity of the leader's own CA, which joins first where it has not, and is renewed."""
+
+    known_by = "identity"
+
+    def __init__(self, options: LearnerOptions, identity: Identity, token: JoinToken | None) -> None:
+        super().__init__(options)
+        self._identity = identity
+        self._token = token
+        self._committed = asyncio.Event()
+
+    async def open(self) -> aio.Channel:
+        """See Access."""
+        identity, options = self._identity, self._options
+        if identity.ends_at <= time.time():
+            await self._join()
+        assert identity.certificate
+        check_span(identity.certificate, "join again with a new token")
+        identity.remember(options.leader)
+        if options.network_addr and not identity.serves:
+            async with open_channel(options, identity.credentials.for_channel()) as channel:
+                await renew(options, identity, channel)
+        self.credentials, self.renewed = identity.credentials, False
+        return open_channel(options, self.credentials.for_channel())
+
+    async def _join(self) -> None:
+        if self._token is not None:
+            await join_by_token(self._options, self._identity, self._token)
+        elif self._options.jwt_file:
+            await join_by_jwt(self._options, self._identity)
+
+    async def keep(self, channel: aio.Channel) -> None:
+        """See Access."""
+        await keep_renewed(self._options, self._identity, channel, self._committed)
+        self.renewed = True
+
+    def admit(self, context: Context) -> None:
+        """See Access."""
+        shown = {name: b"".join(values) for name, values in context.auth_context().items()}
+        ca = pki.from_pem(self.credentials.roots if self.credentials else b"")
+        caller = pki.identity_of(pki.from_pem(shown["x509_pem_cert"]), ca)
+        if caller.role != LEADER or shown["ssl_tls_version"] != b"TLSv1.3":
+            raise ForbiddenError(
+                f"{caller.name} ({caller.role}) may not call a learner, its leader alone may"
+            )
+
+    def committed(self, told: leader_pb2.Committed) -> None:
+        """Bear witness to the leader's audit chain; a channel whose time has come ends here."""
+        self._identity.witness(told.audit_number, told.audit_head)
+        self._committed.set()
+
+    def close(self) -> None:
+        """Let other processes have the identity."""
+        self._identity.close()
+
+
+def choose(options: LearnerOptions) -> Access:
+    """The access that is asked for, or that this machine has kept; raises ConfigError or ForbiddenError."""
+    if options.insecure:
+        return Access(options)
+    if options.certificate:
+        return Files(options)
+    token = read_token(options.join.get_secret_value()) if options.join else None
+    if identity := _identity(options, token):
+        return Enrolled(options, identity, token)
+    return Access(options)
+
+
+def _identity(options: LearnerOptions, token: JoinToken | None) -> Identity | None:
+    if folder := options.identity:
+        if not (token or options.jwt_file or (folder / "cert.pem").exists()):
+            raise ConfigError(f"--identity: {folder} holds no certificate; join with --join TOKEN")
+        return in_folder(folder)
+    if token:
+        return of_fleet(pki.fleet_of(token.ca_public_key()), options.name)
+    known = of_address(options.leader, options.name)
+    return known or (of_fleet("jwt", options.name) if options.jwt_file else None)

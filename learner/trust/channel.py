@@ -1,0 +1,105 @@
+"""The channel to the leader: encrypted or in the clear; and what a person can do where it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+
+import grpc
+from cryptography import x509
+from grpc import aio
+
+from learner.options import LearnerOptions
+from utils.errors import FlockstepError, ForbiddenError, UnreachableError
+from utils.trust import pki
+from utils.trust.names import TLS_NAME
+from utils.wire.rpc import channel_options
+
+_PROBE_S = 5.0
+
+
+def open_channel(
+    options: LearnerOptions,
+    tls: grpc.ChannelCredentials | None = None,
+    name: str = TLS_NAME,
+    address: str = "",
+) -> aio.Channel:
+    """A channel to the leader, in the clear without credentials.
+
+    Args:
+        name: that the leader's certificate must have, unless options say it; "" = the host that is dialled.
+        address: HOST:PORT; "" = that of options.
+    """
+    # By a connection of its own a learner is told from others in the same process.
+    own = ("grpc.use_local_subchannel_pool", 1)
+    settings: tuple[tuple[str, int | str], ...] = (*channel_options(window_bytes=options.window_bytes), own)
+    address = address or options.leader
+    if tls is None:
+        return aio.insecure_channel(address, options=settings)
+    if name := options.server_name or name:
+        settings = (*settings, ("grpc.ssl_target_name_override", name))
+    return aio.secure_channel(address, tls, options=settings)
+
+
+async def speaks_tls(address: str) -> bool | None:
+    """Whether TLS is spoken at HOST:PORT; None where nobody answers."""
+    host, _, port = address.rpartition(":")
+    whoever = ssl.create_default_context()
+    whoever.check_hostname, whoever.verify_mode = False, ssl.CERT_NONE
+    whoever.set_alpn_protocols(["h2"])
+    try:
+        async with asyncio.timeout(_PROBE_S):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=whoever)
+    except ssl.SSLError as error:
+        return "ALERT" in (error.reason or "")
+    except OSError:
+        return None
+    writer.transport.abort()
+    return True
+
+
+def mismatch(leader: str, *, tls: bool) -> ForbiddenError:
+    """What to do where a leader, or only a leader, speaks TLS."""
+    if not tls:
+        return ForbiddenError(f"{leader} speaks without encryption; if that is meant, add --insecure")
+    return ForbiddenError(
+        f"leader {leader} asks for an identity: start this learner once with --join TOKEN "
+        "(there: python -m leader.trust token)"
+    )
+
+
+async def explained(error: UnreachableError, address: str, known_by: str) -> FlockstepError:
+    """What the failure of a channel's first call tells a person; `error` itself if that may pass.
+
+    Args:
+        known_by: what tells the leader from others, such as "token"; "" = nothing, in the clear.
+    """
+    why = str(error)
+    if "certificate is not yet valid" in why:
+        return _too_early(f"the certificate of {address}")
+    if "CERTIFICATE_VERIFY_FAILED" in why:
+        return ForbiddenError(
+            f"{address} is not the leader of this {known_by}: wrong address, or somebody is in between"
+        )
+    if "Hostname Verification Check failed" in why:
+        return ForbiddenError(f"{address} has a certificate of another name; say which with --server-name")
+    tls = await speaks_tls(address)
+    return error if tls is None or tls == bool(known_by) else mismatch(address, tls=tls)
+
+
+def check_span(certificate: x509.Certificate, otherwise: str) -> None:
+    """Raise ForbiddenError, with what to do `otherwise`, unless this learner's certificate counts now."""
+    ends_at = pki.ends_at(certificate)
+    if ends_at <= time.time():
+        raise ForbiddenError(f"this learner's certificate ended on {_clock(ends_at)}; {otherwise}")
+    if certificate.not_valid_before_utc.timestamp() > time.time():
+        raise _too_early("this learner's certificate")
+
+
+def _too_early(what: str) -> ForbiddenError:
+    return ForbiddenError(f"{what} is not valid yet: is this machine's clock right ({_clock(time.time())})?")
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
