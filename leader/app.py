@@ -24,7 +24,7 @@ from leader.events import RunFinished, RunStarted
 from leader.global_model.initial import model_title, open_origin
 from leader.initial_state import initial_state, open_folder, resumed_state
 from leader.reporting.curves import curves_title, draw_curves
-from leader.reporting.log import open_display
+from leader.reporting.log import open_display, show_invitation
 from leader.reporting.summary import summarize, write_summary
 from leader.rpc.server import serving
 from leader.runtime import Host
@@ -34,6 +34,8 @@ from leader.training.coordinator import Coordinator
 from leader.training.engine import Engine
 from leader.training.exchanges.base import ExchangeKind
 from leader.training.exchanges.kinds import choose_kind
+from leader.trust.admission import Admission, Invitation
+from leader.trust.listeners import PlainPorts
 from leader.wiring import Wiring
 from model.weights_file import model_header
 from utils.errors import INTERRUPTED, CheckpointError, FlockstepError
@@ -41,6 +43,7 @@ from utils.files import write_atomically
 from utils.vector import Vector
 
 _log = logging.getLogger(__name__)
+_INSECURE = "--insecure: whoever reaches %s can fetch the model and send updates"
 
 
 class App:
@@ -89,22 +92,38 @@ class App:
             learners=self._config.learners,
             resumed_round=self.resumed_round,
             own_data=self._wiring.data.train is None,
+            secure=self._config.secure,
         )
 
-    async def serve(self) -> str:
+    async def serve(self, invite: Callable[[RunStarted, Invitation], None] = lambda *_: None) -> str:
         """Listen, and train with the learners that come; returns why the run was stopped, or "".
 
-        Raises FlockstepError. A task that is cancelled ends as a killed process does: nobody is told.
+        `invite` tells how they join a secure run, which holds a secret. Raises FlockstepError. A task that is
+        cancelled ends as a killed process does: nobody is told.
         """
+        admission = self._wiring.admission()
+        if admission is None and self._config.beyond_loopback:
+            _log.warning(_INSECURE, self._config.listen)
+        ports = admission.ports if admission else PlainPorts()
         try:
-            async with serving(self._config, self._wiring.service()) as address:
+            async with serving(self._config, self._wiring.service(), ports) as address:
                 write_atomically(self._folder.path / "address", [address.encode()])
-                return await self.lead(address, self._train_under_leases)
+                if admission is not None:
+                    invite(self._started(address), admission.invite())
+                return await self.lead(address, partial(self._train_under_watch, admission))
         except asyncio.CancelledError:
             self._tracker.evaluations.cancel()
             for member in self.coordinator.workforce:
                 member.link.end()
             raise
+        except FlockstepError as error:
+            if admission is not None:
+                round_ = self.coordinator.state.round
+                admission.audit.record("stop", round=round_, reason=f"failed: {error}")
+            raise
+        finally:
+            if admission is not None:
+                admission.audit.close()
 
     async def lead(self, address: str, train: Callable[[], Awaitable[str]]) -> str:
         """Tell that the run begins, `train`, and write the results; returns why it was stopped, or ""."""
@@ -120,12 +139,15 @@ class App:
         self.events.publish(await self._conclude(started, began, reason))
         return reason
 
-    async def _train_under_leases(self) -> str:
-        leases = asyncio.ensure_future(self.coordinator.workforce.watch_leases())
+    async def _train_under_watch(self, admission: Admission | None) -> str:
+        watches = [asyncio.ensure_future(self.coordinator.workforce.watch_leases())]
+        if admission is not None:
+            watches.append(asyncio.ensure_future(admission.watch(self._wiring.turn_out)))
         try:
             return await self.train()
         finally:
-            leases.cancel()
+            for watch in watches:
+                watch.cancel()
 
     async def train(self) -> str:
         """Commit the rounds that are left, with learners from anywhere; returns why that was stopped, or ""."""
@@ -172,10 +194,9 @@ class App:
         write_atomically(self._folder.model, [header, vector.data.cast("B")])
         records = self._tracker.records
         digest = hashlib.sha256(np.ascontiguousarray(vector).data).hexdigest()
-        write_summary(
-            self._folder.summary,
-            summarize(records, started, finished, digest, self._wiring.refusals.counts, self._tracker.best),
-        )
+        refused, best, audit_head = self._wiring.refusals.counts, self._tracker.best, self._wiring.audit_head
+        summary = summarize(records, started, finished, digest, refused, best, audit_head)
+        write_summary(self._folder.summary, summary)
         if records:
             draw_curves(records, self._folder.curves, curves_title(started))
 
@@ -186,7 +207,7 @@ async def _lead(config: RunConfig, folder: RunFolder, data: Data, *, resume: boo
         app = App(config, folder, data, resume=resume)
         app.events.subscribe(display.on_event)
         stop_on_signals(app.coordinator)
-        return await app.serve()
+        return await app.serve(partial(show_invitation, config.log, sys.stderr))
     finally:
         display.close()
 

@@ -31,6 +31,7 @@ class RunStarted(Event):
     learners: int  # how many the run waits for
     resumed_round: int = 0
     own_data: bool = False  # learners must bring their own
+    secure: bool = False  # learners need an identity, or a token to get one
 
 
 @dataclass(frozen=True)

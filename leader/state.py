@@ -35,6 +35,7 @@ class RunState:
     history: Mapping[str, PartHistory] = field(default_factory=dict)  # by part, of committed rounds
     open_work: Mapping[str, OpenWork] = field(default_factory=dict)  # by part (asynchronous runs)
     turns: Mapping[str, int] = field(default_factory=dict)  # work given out so far, by part (the same)
+    audit_head: str = ""  # of the audit when this was written, as N:HASH; "" in a run without trust
 
     @property
     def served(self) -> NDArray[np.float32]:

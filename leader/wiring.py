@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
+from dataclasses import replace
 from pathlib import Path
 
 from leader.config import RunConfig
+from leader.config.yaml_file import dump_config
 from leader.data.dataset import Data
 from leader.events import EventStream
 from leader.global_model.initial import Origin
@@ -20,7 +22,11 @@ from leader.training.coordinator import Coordinator
 from leader.training.engine import Engine
 from leader.training.exchanges.base import ExchangeKind
 from leader.training.exchanges.kinds import choose_kind
+from leader.trust.admission import Admission
+from leader.trust.callers import Caller
+from leader.trust.run_audit import RunAudit
 from utils import faults
+from utils.errors import WireError
 
 
 class Wiring:
@@ -45,7 +51,9 @@ class Wiring:
         self.refusals = Refusals(self.events)
         self.workforce = self._open_workforce(state)
         self._engine = Engine(config, self.layout, self.workforce, state.run_id, spool=spool, host=host)
-        self.coordinator = Coordinator(self._engine, state, self.events, save, kind)
+        self._save_as_told = save
+        self._run_audit: RunAudit | None = None
+        self.coordinator = Coordinator(self._engine, state, self.events, self._save, kind)
         self.description = describe(config, origin, run_id=state.run_id, classes=data.classes)
 
     def _open_workforce(self, state: RunState) -> Workforce:
@@ -58,6 +66,39 @@ class Wiring:
             seats=state.seats,
             events=self.events,
         )
+
+    def admission(self) -> Admission | None:
+        """What lets callers in, where this run is secure; opens its folder. Raises ConfigError."""
+        if not self.config.secure:
+            return None
+        admission = Admission(self.config, self._refused)
+        self.workforce.dial = admission.dial
+        self._run_audit = RunAudit(admission.audit, dump_config(self.config))
+        self.events.subscribe(self._run_audit.on_event)
+        self.workforce.audit_head = lambda: admission.audit.head
+        traffic = self.coordinator.traffic
+        traffic.up_quota, traffic.down_quota = admission.guard.up_quota, admission.guard.down_quota
+        return admission
+
+    @property
+    def audit_head(self) -> str:
+        """The audit's newest line as N:HASH; "" in a run without trust."""
+        return str(self._run_audit.head) if self._run_audit else ""
+
+    def _save(self, state: RunState) -> object:
+        if self._run_audit is not None:
+            self._run_audit.saving(state.version, state.vector)
+            state = replace(state, audit_head=self.audit_head)
+        return self._save_as_told(state)
+
+    def _refused(self, method: str, error: WireError, caller: Caller) -> None:
+        member = self.workforce.of(caller)
+        self.refusals.note(method, error, member.learner_id if member else None)
+
+    def turn_out(self, names: Set[str]) -> None:
+        """Those of these names are admitted no more: what they had to do goes to others."""
+        for member in [member for member in self.workforce if member.caller.name in names]:
+            self.workforce.leave(member, "revoked")
 
     def uploads(self) -> Uploads:
         """What reads updates under the limits of the run."""

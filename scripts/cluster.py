@@ -25,6 +25,7 @@ from leader.initial_state import open_folder
 from leader.training.engine import Engine
 from leader.training.exchanges.base import ExchangeKind
 from leader.training.exchanges.kinds import choose_kind
+from leader.trust.admission import Invitation
 from learner.app import App as LearnerApp
 from learner.app import open_own, open_tools
 from learner.memory import alone_in
@@ -81,6 +82,7 @@ class Cluster:
     ) -> None:
         self.events: list[Event] = []  # all that happened so far, of resumed leaders too
         self.address = ""  # where the leader listens
+        self.invitation: Invitation | None = None  # of a secure run: what new learners join with
         self._settings = {"listen": "127.0.0.1:0", **settings}
         self._data = data
         self._timeout_s = timeout_s
@@ -114,8 +116,11 @@ class Cluster:
         self.run_dir = folder.path
         self.app.events.subscribe(self._on_event)
         begun = len(self.events)
-        self.leader = Node("leader", self.app.serve(), self._changed)
+        self.leader = Node("leader", self.app.serve(self._on_invitation), self._changed)
         await self.until(lambda: len(self.events) > begun, "no leader")
+
+    def _on_invitation(self, started: RunStarted, invitation: Invitation) -> None:
+        self.invitation = invitation
 
     def _on_event(self, event: Event) -> None:
         self.events.append(event)

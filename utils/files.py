@@ -73,11 +73,14 @@ def hold(path: Path) -> IO[bytes] | None:
 
 
 def write_atomically(
-    path: Path, parts: list[bytes | memoryview], half_written: Callable[[], None] = lambda: None
+    path: Path,
+    parts: list[bytes | memoryview],
+    half_written: Callable[[], None] = lambda: None,
+    mode: int = 0o666,
 ) -> None:
     """`replace_file` for what a run can't go on without: raises CheckpointError that says what to do."""
     try:
-        replace_file(path, *parts, half_written=half_written)
+        replace_file(path, *parts, mode=mode, half_written=half_written)
     except OSError as error:
         raise CheckpointError(
             f"can't write {path}: {error.strerror}; free the disk or fix the folder, then resume the run"

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from grpc import aio
 from grpc_health.v1 import health_pb2
 
+from leader.trust.callers import Caller
 from protos import leader_pb2, learner_pb2
 from utils.errors import PayloadError
 from utils.wire import contract
@@ -23,7 +24,16 @@ _OUTBOX = 1000  # messages that wait for a learner that does not read
 _HEALTH_CHECK = Method(
     "grpc.health.v1.Health", "Check", one(health_pb2.HealthCheckRequest), one(health_pb2.HealthCheckResponse)
 )
+#: Opens a channel to HOST:PORT, where this caller says that it listens; None = it is not to be dialled.
+Dial = Callable[[str, Caller], aio.Channel | None]
 _CLOSING: set[asyncio.Task[None]] = set()  # the event loop itself keeps no task alive
+
+AuditHead = Callable[[], tuple[int, bytes]]  # number and SHA-256 of the audit's newest line
+
+
+def without_audit() -> tuple[int, bytes]:
+    """A run without trust keeps none: learners are told nothing."""
+    return 0, b""
 
 
 class LearnerLink:
@@ -51,7 +61,8 @@ class LearnerLink:
 class SessionLink(LearnerLink):
     """The learner's own Session stream: messages queue here and the RPC handler sends them."""
 
-    def __init__(self) -> None:
+    def __init__(self, audit_head: AuditHead = without_audit) -> None:
+        self._audit_head = audit_head
         self._outbox: asyncio.Queue[leader_pb2.LeaderMessage | None] = asyncio.Queue()
         self._gone = asyncio.Event()
 
@@ -61,7 +72,9 @@ class SessionLink(LearnerLink):
 
     def committed(self, round_: int, version: int) -> None:
         """Queue the commit."""
-        self._put(leader_pb2.LeaderMessage(committed=leader_pb2.Committed(round=round_)))
+        number, digest = self._audit_head()
+        told = leader_pb2.Committed(round=round_, audit_number=number, audit_head=digest)
+        self._put(leader_pb2.LeaderMessage(committed=told))
 
     def stop(self, reason: str, *, finished: bool) -> None:
         """Queue the stop; nothing is sent after it."""
@@ -96,8 +109,14 @@ class SessionLink(LearnerLink):
             _log.debug("session did not close in time")
 
 
+def dial_in_plain(address: str, caller: Caller) -> aio.Channel:
+    """See Dial; anybody is dialled who asks for it."""
+    # Without the scheme gRPC would take unix:1 or xds:1 for more than a host and a port.
+    return aio.insecure_channel(f"dns:///{address}", options=channel_options())
+
+
 class DialledLink(LearnerLink):
-    """Calls LearnerService at the address that the learner gave.
+    """Calls LearnerService on a channel to the address that the learner gave.
 
     `lost` is called with a reason when a learner that was reached before can't be reached any
     more; `seen` at every answer; with `heartbeat_s` its health service is asked that often.
@@ -106,15 +125,14 @@ class DialledLink(LearnerLink):
 
     def __init__(
         self,
-        address: str,
+        channel: aio.Channel,
         *,
         work_timeout_s: float,
         heartbeat_s: float | None,
         seen: Callable[[], None],
         lost: Callable[[str], None],
     ) -> None:
-        # Without the scheme gRPC would take unix:1 or xds:1 for more than a host and a port.
-        self._channel = aio.insecure_channel(f"dns:///{address}", options=channel_options())
+        self._channel = channel
         self._work_timeout_s = work_timeout_s
         self._seen = seen
         self._lost = lost

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from leader.learners.links import LearnerLink
-from leader.trust.callers import Caller
+from leader.trust.callers import PLAIN, Caller
 from protos import leader_pb2
 from utils.errors import (
     ForbiddenError,
@@ -115,6 +115,10 @@ class Membership:
         Raises ForbiddenError, IncompatibleError, NameTakenError, LimitError or PayloadError.
         """
         _check(info)
+        if caller.role == PLAIN and info.control != leader_pb2.CONTROL_PLAIN:
+            raise ForbiddenError(
+                "without an identity a learner may speak the plain contract alone; join first"
+            )
         name = _name(info, caller)
         known = self._members.get(self._known_ids.get(name, 0))
         accept(info, self._own_examples - _own_examples(known))

@@ -17,7 +17,14 @@ from leader.data.part import Part
 from leader.events import EventStream, LearnerJoined, LearnerLeft
 from leader.learners.allocation import Allocation
 from leader.learners.eligibility import Eligibility
-from leader.learners.links import DialledLink, LearnerLink
+from leader.learners.links import (
+    AuditHead,
+    Dial,
+    DialledLink,
+    LearnerLink,
+    dial_in_plain,
+    without_audit,
+)
 from leader.learners.membership import CONTROL_NAMES, Member, Membership
 from leader.state import Seats
 from leader.trust.callers import Caller
@@ -47,6 +54,8 @@ class Workforce:
         held = None if labels is None else len(labels)
         self._eligibility = Eligibility(config, classes=classes, held=held)
         self._allocation = Allocation(config, labels=labels, groups=groups, resumed=seats)
+        self.dial: Dial = dial_in_plain
+        self.audit_head: AuditHead = without_audit  # what learners shall bear witness to
         self.changed = Signal()
         self._listeners: list[Callable[[], None]] = []
 
@@ -99,9 +108,9 @@ class Workforce:
         Raises ForbiddenError, IncompatibleError, NameTakenError, LimitError or PayloadError.
         """
         member, new = self._members.register(info, caller, time.monotonic(), self._eligibility.check)
-        if member.control != leader_pb2.CONTROL_SESSION and self._dialable(member):
+        if member.control != leader_pb2.CONTROL_SESSION and (link := self._dialled(member)):
             member.link.end()
-            member.link = self._dialled(member)
+            member.link = link
             member.connected = True
         eligible = self._eligibility.met_by(member)
         if not eligible and (new or member in self._allocation):
@@ -123,16 +132,21 @@ class Workforce:
         self._announce()
         return member
 
-    def _dialable(self, member: Member) -> bool:
-        return self._config.dial_learners and _ADDRESS.fullmatch(member.network_addr) is not None
-
-    def _dialled(self, member: Member) -> DialledLink:
-        return DialledLink(
-            member.network_addr,
-            work_timeout_s=self._config.cohort.deadline_s,
-            heartbeat_s=None if member.plain else self._config.cohort.lease_s / 2,
-            seen=lambda: self.heard(member),
-            lost=lambda reason: self.leave(member, f"can't be dialled any more: {reason}"),
+    def _dialled(self, member: Member) -> DialledLink | None:
+        address = member.network_addr
+        if not self._config.dial_learners or not _ADDRESS.fullmatch(address):
+            return None
+        channel = self.dial(address, member.caller)
+        return (
+            None
+            if channel is None
+            else DialledLink(
+                channel,
+                work_timeout_s=self._config.cohort.deadline_s,
+                heartbeat_s=None if member.plain else self._config.cohort.lease_s / 2,
+                seen=lambda: self.heard(member),
+                lost=lambda reason: self.leave(member, f"can't be dialled any more: {reason}"),
+            )
         )
 
     def attach(self, member: Member, link: LearnerLink) -> None:

@@ -8,10 +8,26 @@ from typing import Protocol, TextIO
 
 from leader.config import LogConfig
 from leader.events import Event, RunStarted
-from leader.reporting.messages import describe, learner_command, level_of
+from leader.reporting.messages import describe, invitation_lines, learner_command, level_of
+from leader.trust.admission import Invitation
 from utils.console import setup_logging
+from utils.files import write_atomically
 
 _log = logging.getLogger(__name__)
+
+
+def show_invitation(config: LogConfig, stream: TextIO, started: RunStarted, invitation: Invitation) -> None:
+    """Tell how learners join: the token itself on a terminal alone, elsewhere the file that it is put into.
+
+    Raises CheckpointError if it can't be written there.
+    """
+    if stream.isatty() and config.format != "json":
+        print("\n".join(invitation_lines(started, invitation, invitation.token)), file=stream, flush=True)
+        return
+    path = invitation.folder / "join"
+    write_atomically(path, [invitation.token.encode()], mode=0o600)
+    for line in invitation_lines(started, invitation, f"@{path}"):
+        _log.info("%s", line)
 
 
 class Display(Protocol):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from ipaddress import ip_address
 
 from leader import events, metric_names
+from leader.trust.admission import Invitation
 
 _DEBUG = (
     events.StepApplied,
@@ -25,11 +27,24 @@ def level_of(event: events.Event) -> int:
     return logging.WARNING if isinstance(event, _WARNING) else logging.INFO
 
 
-def learner_command(started: events.RunStarted) -> str:
-    """What to run on another machine to join the leader of this run."""
+def learner_command(started: events.RunStarted, join: str = "TOKEN") -> str:
+    """What to run on another machine to join the leader of this run, a secure one with the token `join`."""
     host, _, port = started.address.rpartition(":")
+    host = socket.gethostname() if _is_any(host) else host
     data = " --data DIR" if started.own_data else ""
-    return f"python -m learner --leader {socket.gethostname() if _is_any(host) else host}:{port}{data}"
+    return f"python -m learner --leader {host}:{port}{f' --join {join}' if started.secure and join else ''}{data}"
+
+
+def invitation_lines(started: events.RunStarted, invitation: Invitation, join: str) -> list[str]:
+    """How learners come into a secure run: the first time with `join`, a token or where it is, then without."""
+    until = time.strftime("%a %d %b %H:%M UTC", time.gmtime(invitation.until))
+    made = " (made now)" if invitation.made else ""
+    folder = f"{invitation.folder}/{made}"
+    return [
+        f"secure: CA {invitation.fleet} in {folder}; on each learner, once, until {until}:",
+        f"  {learner_command(started, join)}",
+        f"from then on: {learner_command(started, '')}",
+    ]
 
 
 def _is_any(host: str) -> bool:

@@ -20,6 +20,7 @@ def summarize(
     model_sha256: str,
     refused: Mapping[str, int],
     best: Best | None = None,
+    audit_head: str = "",
 ) -> dict[str, object]:
     """What the run came to; totals count all rounds, those before a resume too.
 
@@ -27,6 +28,7 @@ def summarize(
     model, from round `evaluated_round`; both are None if none was evaluated. `federated` is what
     learners scored last, of the model of `federated_round`. `best` is what best.safetensors holds.
     `refused` counts refused calls by kind, since the process began. `learners` is the most in one round.
+    `audit_head`, of a run with trust, is the newest line of its audit as N:HASH.
     """
     newest = next((record for record in reversed(records) if any(map(_of_test_split, record))), {})
     at_learners = next((record for record in reversed(records) if "federated" in record), {})
@@ -52,6 +54,7 @@ def summarize(
         "stopped": finished.reason or None,
         "stopped_early": finished.stopped_early or None,
         "model_sha256": model_sha256,
+        **({"audit_head": audit_head} if audit_head else {}),
     }
 
 

@@ -102,11 +102,13 @@ class GradientStreams:
                     await send(message)
             except TimeoutError:
                 raise StalledError("new weights were not read; open a new stream") from None
-            self._coordinator.traffic.down += len(message)
+            self._coordinator.traffic.sent(len(message))
             faults.reach("leader.downloading", self._coordinator.state.round + 1)
 
     def begin(self, member: Member, link: GradientLink, header: leader_pb2.UpdateHeader) -> _Update:
         """An update is announced: let its stream follow the exchange that it is for."""
+        self._coordinator.traffic.up_quota.check(member.identity)
+        self._coordinator.traffic.down_quota.check(member.identity)
         place = round_and_step(header.work_id)
         if place is None:
             raise LateUpdateError(f"work {header.work_id[:64]!r} was never given out; fetch new work")
@@ -175,7 +177,7 @@ class GradientStreams:
             size += len(message)
             if size > piece.total_bytes:
                 raise PayloadError(f"piece {piece.number} goes on after its {piece.total_bytes} bytes")
-            self._coordinator.traffic.up += len(message)
+            self._coordinator.traffic.came(len(message))
             pace.check(size)
             yield message
             self._uploads.at_chunk()

@@ -157,7 +157,7 @@ class LeaderService:
             for message in messages:
                 await context.write(message)
                 watchdog.progress()
-                self._coordinator.traffic.down += len(message)
+                self._coordinator.traffic.sent(len(message))
                 faults.reach("leader.downloading", self._coordinator.state.round + 1)
 
     async def _accumulate(self, messages: AsyncIterator[UploadMessage], context: Context) -> leader_pb2.Ack:

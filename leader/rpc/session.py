@@ -38,7 +38,7 @@ class Sessions:
     async def serve(self, caller: Caller, messages: Messages, send: Send) -> None:
         """Serve one stream until either side ends it; raises the WireError that it is refused with."""
         member = await self._greet(caller, messages)
-        link = SessionLink()
+        link = SessionLink(self._workforce.audit_head)
         self._workforce.attach(member, link)
         self._coordinator.desk.resend_work(member)
         listener = asyncio.ensure_future(self._listen(member, link, messages))

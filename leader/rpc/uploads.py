@@ -158,7 +158,7 @@ class Uploads:
                 if len(message):  # empty ones are no sign of progress
                     watchdog.progress()
                     size += len(message)
-                    self._traffic.up += len(message)
+                    self._traffic.came(len(message))
                     reader.feed(message)
                     pace.check(size)
                     self.at_chunk()

@@ -121,6 +121,7 @@ def _fields(state: RunState) -> dict[str, object]:
     names = ("run_id", "round", "exchanges", "version", "bytes_up", "bytes_down", "seconds", "federated")
     return {
         **{name: getattr(state, name) for name in names},
+        **({"audit_head": state.audit_head} if state.audit_head else {}),
         "holders": dict(state.seats.holders) if state.seats else {},
         "own": state.seats.own if state.seats else 0,
         "committed": asdict(state.committed) if state.committed else None,

@@ -12,6 +12,7 @@ from leader.evaluation.federated import FederatedScores
 from leader.events import RoundCommitted, Spread
 from leader.learners.selection.history import PartReport, fold
 from leader.state import PartHistory
+from leader.trust.limiter import ANY, Quota
 from protos import leader_pb2
 
 
@@ -74,3 +75,15 @@ class Traffic:
 
     up: int = 0  # learners to leader: updates
     down: int = 0  # leader to learners: model and data
+    up_quota: Quota = ANY
+    down_quota: Quota = ANY
+
+    def came(self, size: int) -> None:
+        """`size` bytes are here."""
+        self.up += size
+        self.up_quota.count(size)
+
+    def sent(self, size: int) -> None:
+        """`size` bytes are written."""
+        self.down += size
+        self.down_quota.count(size)

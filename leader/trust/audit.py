@@ -31,7 +31,7 @@ from utils.files import read_secret, replace_file
 
 FILE, KEY, PUBLIC_KEY = "audit.jsonl", "audit.key", "audit.pub"
 LINE = re.compile(rb'(\{"n":([0-9]{1,18}),.*),"sig":"([0-9a-f]{128})"\}\n')
-_SYNCED_AT_ONCE = ("enrolled", "revoked", "token made", "committed")
+_SYNCED_AT_ONCE = ("enrolled", "issued", "revoked", "forgotten", "token made", "token revoked", "committed")
 _SYNC_EVERY_S = 1.0
 _MOST_TEXT = 300
 _MOST_NAMES = 1000

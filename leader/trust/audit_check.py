@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from leader.trust.audit import BEGINNING, FILE, LINE, PUBLIC_KEY, Head
 from utils.errors import ConfigError
 
-#: A kept head in a file of JSON, or in JSON within JSON, as in a checkpoint's header.
-_KEPT = re.compile(rb"audit_head\W{1,8}([0-9]{1,18}:[0-9a-f]{64})")
+#: A kept head in a file of JSON, such as a learner's witness.json, or in JSON within JSON, as in a checkpoint.
+_KEPT = re.compile(rb"head\W{1,8}([0-9]{1,18}:[0-9a-f]{64})")
 
 
 @dataclass(frozen=True)

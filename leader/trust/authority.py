@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable
@@ -11,22 +12,24 @@ from pathlib import Path
 from secrets import token_bytes
 from typing import Any, Protocol
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from leader.config import TrustConfig
+from leader.trust.bearer import Claims
 from leader.trust.callers import Caller
-from leader.trust.state import IdentityEntry, Records, TokenEntry, TrustState
+from leader.trust.state import BY_JWT, IdentityEntry, Records, TokenEntry, TrustState
 from protos import trust_pb2
-from utils.errors import ConfigError, ForbiddenError, PayloadError
+from utils.errors import ConfigError, ForbiddenError
 from utils.files import read_secret, replace_file
 from utils.trust import pki
 from utils.trust.credentials import Credentials
-from utils.trust.names import LEADER, Identity, is_name
+from utils.trust.names import LEADER, Identity
 from utils.trust.pki import PublicKey
 from utils.trust.token import JoinToken, door_credentials, proves
 
-BY_JWT = "jwt"
+_SEALED = "FLOCKSTEP_TRUST_PASSPHRASE"  # what the CA's key is encrypted with, if it is set
 _SERVING = ("learner", "aggregator")  # roles of those that the leader may dial
 _MOST_SERIALS = 8  # certificates of one identity that are admitted
 _ADVICE = "make a new one: python -m leader.trust token"
@@ -38,15 +41,6 @@ class Record(Protocol):
     def __call__(self, what: str, *, who: str = "", role: str = "", ip: str = "", **fields: Any) -> None: ...
 
 
-class Claims(Protocol):
-    """What a JWT that was verified says."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def role(self) -> str: ...
-
-
 @dataclass(frozen=True)
 class Applicant:
     """Who is to be admitted: a key, and what it may be called."""
@@ -56,6 +50,8 @@ class Applicant:
     key: PublicKey
     by: str  # how it comes here: "token ID", "jwt", "issued by NAME"
     serves: bool = False  # whether the leader may dial it
+    replace: bool = False  # whether the name may be another key's by now
+    hours: float = 0.0  # life of its certificate; 0 = as configured
 
 
 def _unrecorded(what: str, *, who: str = "", role: str = "", ip: str = "", **fields: Any) -> None:
@@ -79,42 +75,37 @@ class Authority:
     ) -> None:
         """Open the folder, or `make` it; raises ConfigError."""
         self.folder = folder
-        self._config = config
-        self.record = record
-        self.now = now
-        passphrase = os.environ.get("FLOCKSTEP_TRUST_PASSPHRASE")
         self.state = TrustState(folder)
-        self.made = False  # whether the CA was made just now
+        self.record, self.now = record, now
+        self._config = config
         try:
-            self._open(passphrase, make)
+            self.made = self._make() if make else False  # whether there was no CA until now
+            self._open(folder / "ca.key")
         except OSError as error:
             raise ConfigError(
-                f"{error.filename}: {error.strerror}; fix the folder or choose another"
+                f"{error.filename}: {error.strerror}; is this the right folder of trust?"
             ) from error
         self.fleet = pki.fleet_of(self._key.public_key())
 
-    def _open(self, passphrase: str | None, make: bool) -> None:
-        path = self.folder / "ca.key"
-        if not make and not path.exists():
-            raise ConfigError(f"{self.folder}/ holds no CA; start the leader here first, or give --dir DIR")
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self.state.locked():
-            self.made = not path.exists()
-            if self.made:
-                self._make(path, passphrase)
-        self._key = pki.key_from_pem(read_secret(path), str(path), passphrase)
-        self.ca = pki.from_pem((self.folder / "ca.pem").read_bytes(), f"{self.folder}/ca.pem")
+    def _open(self, path: Path) -> None:
+        self._key = pki.key_from_pem(read_secret(path), str(path), os.environ.get(_SEALED))
         self._door = (self.folder / "door").read_bytes()
+        self.ca = pki.from_pem((self.folder / "ca.pem").read_bytes(), f"{self.folder}/ca.pem")
         if self.ca.public_key() != self._key.public_key():
             raise ConfigError(f"{self.folder}/ca.pem is not of the key in {path}; put back the pair")
 
-    def _make(self, path: Path, passphrase: str | None) -> None:
-        """A new CA; its key is written last, so that what was begun is not taken for whole."""
-        self.folder.chmod(0o700)
-        key = pki.new_key()
-        replace_file(self.folder / "ca.pem", pki.to_pem(pki.make_ca(key, self.now())))
-        replace_file(self.folder / "door", token_bytes(16), mode=0o600)
-        replace_file(path, pki.key_to_pem(key, passphrase), mode=0o600)
+    def _make(self) -> bool:
+        """Make a CA unless there is one. Its key is written last, so that one half made is not taken for whole."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self.state.locked():
+            if (self.folder / "ca.key").exists():
+                return False
+            self.folder.chmod(0o700)
+            key = pki.new_key()
+            replace_file(self.folder / "ca.pem", pki.to_pem(pki.make_ca(key, self.now())))
+            replace_file(self.folder / "door", token_bytes(16), mode=0o600)
+            replace_file(self.folder / "ca.key", pki.key_to_pem(key, os.environ.get(_SEALED)), mode=0o600)
+            return True
 
     def server_credentials(self) -> Credentials:
         """Of the leader's listener: a new key; the roots are the CA and the door of its join tokens.
@@ -132,8 +123,7 @@ class Authority:
 
     def door(self) -> bytes:
         """The certificate that opens TLS to whoever holds a join token; PEM."""
-        certificate, _ = door_credentials(self._door)
-        return pki.to_pem(certificate)
+        return pki.to_pem(door_credentials(self._door)[0])
 
     def client_credentials(self) -> Credentials:
         """Of the leader where it dials learners: a new key, whose certificate has the role of leaders alone."""
@@ -153,22 +143,21 @@ class Authority:
         Raises ForbiddenError, PayloadError or CheckpointError.
         """
         key = pki.key_of_csr(request.csr)
-        with self.state.edit() as records:
-            token = self._token_of(records, request)
-            digest = digest_of(key)
+
+        def applicant(records: Records) -> Applicant:
+            token, digest = self._token_of(records, request), digest_of(key)
             if digest not in token.used:
                 if token.uses and len(token.used) >= token.uses:
                     raise ForbiddenError(f"this token is used up; {_ADVICE}")
                 token.used.append(digest)
             name = request.name or token.name or _name_of(records, digest) or f"{token.role}-{digest[:8]}"
             if token.name not in ("", name):
-                raise ForbiddenError(
-                    f"this token is for the name {token.name!r} alone; drop --name, or {_ADVICE}"
-                )
-            applicant = Applicant(name, token.role, key, f"token {request.token_id}", request.serves)
-            credential = self._admit(records, applicant, token.replace)
-        self._admitted("enrolled", applicant, ip)
-        return credential
+                raise ForbiddenError(f"this token is for the name {token.name!r} alone; drop --name")
+            known, by = records.identities.get(name), f"token {request.token_id}"
+            replace = token.replace and known is not None and known.role == token.role
+            return Applicant(name, token.role, key, by, request.serves, replace)
+
+        return self._admit("enrolled", applicant, ip)
 
     def exchange(self, request: trust_pb2.EnrolRequest, claims: Claims, ip: str = "") -> trust_pb2.Credential:
         """A certificate for a JWT that was verified.
@@ -176,42 +165,40 @@ class Authority:
         Its issuer says who bears the name, so a new key takes the place of the one that came by a JWT before.
         Raises ForbiddenError, PayloadError or CheckpointError.
         """
-        if request.name not in ("", claims.name):
-            raise ForbiddenError(f"this JWT is for the name {claims.name!r}; drop --name")
-        applicant = Applicant(claims.name, claims.role, pki.key_of_csr(request.csr), BY_JWT, request.serves)
-        with self.state.edit() as records:
-            known = records.identities.get(claims.name)
-            credential = self._admit(records, applicant, known is not None and known.by == BY_JWT)
-        self._admitted("enrolled", applicant, ip)
-        return credential
+        name, key = claims.name, pki.key_of_csr(request.csr)
+        if request.name not in ("", name):
+            raise ForbiddenError(f"this JWT is for the name {name!r}; drop --name")
 
-    def renew(self, request: trust_pb2.RenewRequest, caller: Caller) -> trust_pb2.Credential:
+        def applicant(records: Records) -> Applicant:
+            known = records.identities.get(name)
+            replace = known is not None and known.by == BY_JWT
+            return Applicant(name, claims.role, key, BY_JWT, request.serves, replace)
+
+        return self._admit("enrolled", applicant, ip)
+
+    def renew(
+        self, request: trust_pb2.RenewRequest, caller: Caller, claims: Claims | None = None
+    ) -> trust_pb2.Credential:
         """A new certificate for a caller that has an identity of this CA, and for a new key if it sends one.
 
-        Raises ForbiddenError, PayloadError or CheckpointError.
+        An identity that came by a JWT needs a new one, whose `claims` these are. Raises as `exchange` does.
         """
-        key = pki.key_of_csr(request.csr)
-        with self.state.edit() as records:
-            entry = records.identities.get(caller.name)
-            if entry is None or entry.role != caller.role:
+        name, role, key = caller.name, caller.role, pki.key_of_csr(request.csr)
+
+        def applicant(records: Records) -> Applicant:
+            entry = records.identities.get(name)
+            if entry is None or entry.role != role:
                 raise ForbiddenError("only an identity of this leader's own CA can be renewed")
+            if entry.by == BY_JWT and (claims is None or (claims.name, claims.role) != (name, role)):
+                raise ForbiddenError(f"{name} came by a JWT: renew with a new one of this name and role")
             entry.key_sha256 = digest_of(key)  # certificates of the old key are admitted until they end
-            applicant = Applicant(caller.name, caller.role, key, entry.by, request.serves)
-            credential = self._admit(records, applicant)
-        self._admitted("renewed", applicant, caller.address)
-        return credential
+            return Applicant(name, role, key, entry.by, request.serves)
 
-    def issue(
-        self, applicant: Applicant, *, hours: float = 0.0, replace: bool = False
-    ) -> trust_pb2.Credential:
-        """A certificate without a token, for `hours`, else as long as any.
+        return self._admit("renewed", applicant, caller.address)
 
-        Raises ForbiddenError, PayloadError or CheckpointError.
-        """
-        with self.state.edit() as records:
-            credential = self._admit(records, applicant, replace, hours)
-        self._admitted("issued", applicant)
-        return credential
+    def issue(self, applicant: Applicant) -> trust_pb2.Credential:
+        """A certificate without a token; raises ForbiddenError, PayloadError or CheckpointError."""
+        return self._admit("issued", lambda records: applicant)
 
     def _token_of(self, records: Records, request: trust_pb2.EnrolRequest) -> TokenEntry:
         """The token that a request proves to hold."""
@@ -225,39 +212,31 @@ class Authority:
             raise ForbiddenError(f"this token has ended; {_ADVICE}")
         return token
 
-    def _admit(
-        self, records: Records, applicant: Applicant, replace: bool = False, hours: float = 0.0
-    ) -> trust_pb2.Credential:
-        """Write the applicant into `records`, if its name is free for it, and certify it."""
-        entry = _entry_for(records, applicant, replace)
-        now = self.now()
-        life_h = self._config.cert_hours
-        if applicant.by == BY_JWT:
-            life_h = min(life_h, self._config.jwt_cert_hours)
-        certificate = pki.issue(
-            self.ca,
-            self._key,
-            applicant.key,
-            Identity(self.fleet, applicant.role, applicant.name),
-            until=now + 3600 * (hours or life_h),
-            now=now,
-            serves=applicant.serves and applicant.role in _SERVING,
-        )
-        entry.serials = [*entry.serials, f"{certificate.serial_number:x}"][-_MOST_SERIALS:]
-        entry.until, entry.since, entry.by = pki.ends_at(certificate), entry.since or now, applicant.by
-        records.identities[applicant.name] = entry
+    def _admit(self, what: str, choose: Callable[[Records], Applicant], ip: str = "") -> trust_pb2.Credential:
+        """Certify the applicant that `choose` finds right, once it is written down, and record it."""
+        with self.state.edit() as records:
+            one = choose(records)
+            entry = _entry_for(records, one)
+            certificate = self._certificate(one)
+            entry.serials = [*entry.serials, f"{certificate.serial_number:x}"][-_MOST_SERIALS:]
+            entry.until, entry.since, entry.by = pki.ends_at(certificate), entry.since or self.now(), one.by
+            records.identities[one.name] = entry
+        self.record(what, who=one.name, role=one.role, ip=ip, by=one.by, key=entry.key_sha256)
         return trust_pb2.Credential(
             certificate=certificate.public_bytes(Encoding.DER),
             roots=[self.ca.public_bytes(Encoding.DER)],
-            name=applicant.name,
-            role=applicant.role,
+            name=one.name,
+            role=one.role,
             fleet=self.fleet,
-            renew_at=int((now + entry.until) / 2),
+            renew_at=int((self.now() + entry.until) / 2),
         )
 
-    def _admitted(self, what: str, applicant: Applicant, ip: str = "") -> None:
-        digest = digest_of(applicant.key)
-        self.record(what, who=applicant.name, role=applicant.role, ip=ip, by=applicant.by, key=digest)
+    def _certificate(self, one: Applicant) -> x509.Certificate:
+        now, identity = self.now(), Identity(self.fleet, one.role, one.name)
+        longest_h = self._config.jwt_cert_hours if one.by == BY_JWT else math.inf
+        until = now + 3600 * (one.hours or min(self._config.cert_hours, longest_h))
+        serves = one.serves and one.role in _SERVING
+        return pki.issue(self.ca, self._key, one.key, identity, until=until, now=now, serves=serves)
 
 
 def digest_of(key: PublicKey) -> str:
@@ -270,22 +249,19 @@ def _name_of(records: Records, digest: str) -> str:
     return next((name for name, entry in records.identities.items() if entry.key_sha256 == digest), "")
 
 
-def _entry_for(records: Records, applicant: Applicant, replace: bool) -> IdentityEntry:
+def _entry_for(records: Records, one: Applicant) -> IdentityEntry:
     """The entry of an applicant, a new one where it has none or takes the place of another key or role."""
-    name = applicant.name
-    if not is_name(name):
-        raise PayloadError(f"name {name[:64]!r} is not 1 to 64 of letters, digits, '.', '_' and '-'")
-    records.check_name(name)
-    digest = digest_of(applicant.key)
+    records.check_name(one.name)
+    digest = digest_of(one.key)
     owner = _name_of(records, digest)
-    if owner not in ("", name):
+    if owner not in ("", one.name):
         raise ForbiddenError(f"this key is that of {owner!r} already; come as {owner!r}, or with a new key")
-    known = records.identities.get(name)
-    if known is not None and (known.key_sha256, known.role) == (digest, applicant.role):
+    known = records.identities.get(one.name)
+    if known is not None and (known.key_sha256, known.role) == (digest, one.role):
         return known
-    if known is not None and not replace:
+    if known is not None and not one.replace:
         raise ForbiddenError(
-            f"the name {name!r} is another key's; choose another --name, or there: "
-            f"python -m leader.trust token --name {name} --replace"
+            f"the name {one.name!r} is another key's; choose another --name, or there: "
+            f"python -m leader.trust token --name {one.name} --replace"
         )
-    return IdentityEntry(role=applicant.role, key_sha256=digest)
+    return IdentityEntry(role=one.role, key_sha256=digest)

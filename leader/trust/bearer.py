@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,10 @@ class Claims:
     name: str
     role: str  # learner, aggregator, observer, operator or admin
     until: float  # unix seconds
+
+
+#: Who a token speaks for; raises ForbiddenError or NotReadyError.
+Verify = Callable[[str], Awaitable[Claims]]
 
 
 class JwtVerifier:
@@ -82,6 +87,16 @@ class JwtVerifier:
         if key is None:
             raise _refused(f"its issuer has no {algorithm} key of that kid")
         return key
+
+
+async def none_taken(token: str) -> Claims:
+    """What a leader that knows no issuer says of any token."""
+    raise ForbiddenError("this leader takes no JWT; join with a token")
+
+
+def open_verifier(trust: TrustConfig) -> Verify:
+    """What checks tokens in this run; raises ConfigError if the file of keys can't be used."""
+    return JwtVerifier(trust).verify if trust.jwt_issuer or trust.jwt_jwks else none_taken
 
 
 def _refused(why: str) -> ForbiddenError:

@@ -12,12 +12,13 @@ from typing import Protocol
 
 from cryptography import x509
 
+from leader.trust.bearer import Verify, none_taken
 from leader.trust.state import TrustState
-from utils.errors import ConfigError, ForbiddenError, NotReadyError
+from utils.errors import ConfigError, EndedError, ForbiddenError, NotReadyError
 from utils.trust import pki
 from utils.wire.contract import Context
 
-#: Roles of callers that have no identity: with a join token's certificate, or on `trust.plain_listen`.
+#: Roles of callers that have no identity: with a join token's certificate or none at all, or on `trust.plain_listen`.
 DOOR, PLAIN = "door", "plain"
 _CACHED = 4096  # certificates that are read once
 _TLS = b"TLSv1.3"
@@ -32,12 +33,17 @@ class Caller:
     address: str  # host that the call comes from; behind a gateway the one that the gateway saw
     place: str  # tells callers apart: the identity's name, else the connection
     until: float = math.inf  # unix seconds at which its certificate or token ends
-    serial: int = 0  # of its certificate
+    serial: int = 0  # of its certificate; 0 = it has none
 
     @property
     def known(self) -> bool:
         """Whether it has proven an identity."""
         return bool(self.name)
+
+    @property
+    def bearer(self) -> bool:
+        """Whether it has proven that by a JWT."""
+        return self.known and not self.serial
 
 
 #: Set by the guard around each call of a run with trust.
@@ -90,15 +96,25 @@ class Enrolled:
             records = self._state.read()
         except ConfigError as error:  # somebody edited it by hand: until it is mended nobody is let in
             raise NotReadyError(f"it is not known who was admitted: {error}") from None
-        records.check_certificate(caller.name, caller.role, caller.serial)
+        if caller.bearer:
+            records.check_bearer(caller.name)
+        else:
+            records.check_certificate(caller.name, caller.role, caller.serial)
 
 
 class Callers:
     """Finds out whose call it is, by what the connection has proven."""
 
-    def __init__(self, issuer: Issuer, door: bytes, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        issuer: Issuer,
+        door: bytes,
+        verify: Verify = none_taken,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._issuer = issuer
         self._door = door.strip()  # PEM of the certificate that join tokens open TLS with; b"" = none
+        self._verify = verify
         self._clock = clock
         self._read = lru_cache(_CACHED)(self._read_certificate)
 
@@ -110,22 +126,35 @@ class Callers:
         if list(auth["ssl_tls_version"]) != [_TLS]:
             raise ForbiddenError("this leader speaks TLS 1.3 alone; update gRPC there")
         certificates = auth.get("x509_pem_cert")
-        if not certificates:
-            raise ForbiddenError("this call brings no certificate and no token; join first")
+        if not certificates:  # trust.jwt_listen asks for none
+            return await self._by_jwt(context, host_of(peer))
         (pem,) = certificates
         if pem.strip() == self._door:
             return anonymous(peer, DOOR)
         caller = replace(self._read(pem), address=host_of(peer))
+        self.check(caller)
+        if caller.role == "gateway" and header_of(context, "authorization"):
+            seen = (header_of(context, "x-forwarded-for") or caller.address).rpartition(",")[2].strip()
+            return await self._by_jwt(context, seen)
+        return caller
+
+    async def _by_jwt(self, context: Context, address: str) -> Caller:
+        """Whom the JWT of a call speaks for; without one it may exchange one and nothing else."""
+        header = header_of(context, "authorization")
+        if header is None:
+            return Caller("", DOOR, address, context.peer())
+        scheme, _, token = header.partition(" ")
+        if scheme.lower() != "bearer":
+            raise ForbiddenError("authorization must be the word Bearer and a JWT")
+        claims = await self._verify(token.strip())
+        caller = Caller(claims.name, claims.role, address, claims.name, claims.until)
         self.check(caller)
         return caller
 
     def check(self, caller: Caller) -> None:
         """Raises ForbiddenError where the caller's certificate has ended, or its identity counts no more."""
         if caller.until <= self._clock():
-            ended = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(caller.until))
-            raise ForbiddenError(
-                f"the certificate of {caller.name} ended on {ended}; join again with a new token"
-            )
+            raise ended(caller)
         if caller.known:
             self._issuer.check(caller)
 
@@ -133,3 +162,19 @@ class Callers:
         certificate = pki.from_pem(pem)
         name, role = self._issuer.holder(certificate)
         return Caller(name, role, "", name, pki.ends_at(certificate), certificate.serial_number)
+
+
+def ended(caller: Caller) -> ForbiddenError:
+    """What a caller is told whose certificate or JWT has ended."""
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(caller.until))
+    if caller.bearer:
+        return EndedError(f"the JWT of {caller.name} ended on {when}; call again with a new one")
+    return ForbiddenError(f"the certificate of {caller.name} ended on {when}; join again with a new token")
+
+
+def header_of(context: Context, name: str) -> str | None:
+    """The header of a call that has this name; raises ForbiddenError where there are several."""
+    values = [value for key, value in context.invocation_metadata() or () if key == name]
+    if len(values) > 1:
+        raise ForbiddenError(f"this call has {len(values)} headers {name}; send one")
+    return str(values[0]) if values else None

@@ -14,8 +14,8 @@ from grpc import aio
 
 from leader.config import LimitsConfig
 from leader.trust import roles
-from leader.trust.callers import _CALLER, DOOR, Caller, Callers, anonymous
-from leader.trust.limiter import Limiter
+from leader.trust.callers import _CALLER, DOOR, Caller, Callers, anonymous, ended
+from leader.trust.limiter import Limiter, Quota
 from leader.trust.live import LiveCalls
 from utils.errors import ForbiddenError, WireError
 from utils.wire.contract import Context, behind
@@ -26,6 +26,8 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Answer = Callable[[Any, Context], Awaitable[Any]]
 Refused = Callable[[str, WireError, Caller], None]  # the method's name, why, and whose call it was
 _REGISTER = f"/{SERVICE}/RegisterLearner"
+_UP = {f"/{SERVICE}/{name}" for name in ("AccumulateGradients", "ExchangeGradients")}
+_DOWN = {f"/{SERVICE}/{name}" for name in ("GetModel", "GetData", "ExchangeGradients")}
 
 
 class Guard(aio.ServerInterceptor):
@@ -39,6 +41,8 @@ class Guard(aio.ServerInterceptor):
         self._calls = Limiter(calls, 1.0, 2 * calls, "calls a second (limits.calls_per_s)")
         self._registrations = _a_minute(limits.registrations_per_min, "registrations")
         self._enrolments = _a_minute(limits.enrolments_per_min, "enrolments")
+        self.up_quota = Quota(limits.upload_bytes_per_hour, "upload")
+        self.down_quota = Quota(limits.download_bytes_per_hour, "download")
         self._refusals = _a_minute(limits.refusals_per_min, "refusals")
 
     async def intercept_service(
@@ -78,6 +82,8 @@ class Guard(aio.ServerInterceptor):
     async def _admitted(self, method: str, context: Context) -> Caller:
         caller = anonymous(context.peer())
         try:
+            if not context.auth_context().get("x509_pem_cert"):
+                self._refusals.check(caller.address)  # a JWT costs more to check than to send
             caller = await self._callers.of(context)
             self._admit(method, caller)
         except WireError as error:
@@ -92,6 +98,10 @@ class Guard(aio.ServerInterceptor):
         self._calls.take(caller.place)
         if method == _REGISTER:
             self._registrations.take(caller.place)
+        if method in _UP:
+            self.up_quota.check(caller.place)
+        if method in _DOWN:
+            self.down_quota.check(caller.place)
         if caller.role == DOOR:
             self._enrolments.take(caller.address)
 
@@ -101,10 +111,11 @@ class Guard(aio.ServerInterceptor):
             self._callers.check(caller)
         except ForbiddenError as error:
             return error
-        return ForbiddenError(f"the certificate of {caller.name} ends now")  # the clocks differ by a little
+        return ended(caller)  # the clocks differ by a little
 
     async def _refuse(self, method: str, context: Context, caller: Caller, error: WireError) -> NoReturn:
         """End a call; those of nobody beyond limits.refusals_per_min leave no other trace."""
+        _CALLER.set(caller)
         if caller.known or not self._refusals.wait_s(caller.address):
             self._refused(method.rpartition("/")[2], error, caller)
         if not caller.known:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from leader.trust.callers import _CALLER
 from utils.errors import BusyError
 
 _KEPT = 8192  # callers that are remembered; who was silent for longest is forgotten first
@@ -53,3 +54,24 @@ class Limiter:
         """Count one more; raises BusyError, and counts nothing, if that would be too much."""
         self.check(key)
         self.add(key)
+
+
+class Quota:
+    """Bytes an hour of each caller, one way. What has begun may end; it counts against what comes after."""
+
+    def __init__(self, limit: int, way: str) -> None:
+        words = f"bytes an hour (limits.{way}_bytes_per_hour)"
+        self._limiter = Limiter(limit, 3600.0, limit, words) if limit else None  # 0 = any number
+
+    def check(self, place: str) -> None:
+        """Raises BusyError if this caller has had its share; see Caller.place."""
+        if self._limiter is not None:
+            self._limiter.check(place, 0.0)
+
+    def count(self, size: int) -> None:
+        """The call that is being answered has moved `size` bytes."""
+        if self._limiter is not None and (caller := _CALLER.get(None)) is not None:
+            self._limiter.add(caller.place, size)
+
+
+ANY = Quota(0, "")

@@ -42,7 +42,7 @@ class PlainPorts:
 
 
 class SecurePorts:
-    """TLS with client certificates; where asked for, a port in plain for learners of the plain contract."""
+    """TLS with client certificates; where asked for, a port without them for JWTs, and one in plain."""
 
     def __init__(
         self,
@@ -52,23 +52,27 @@ class SecurePorts:
         services: Mapping[str, grpc.GenericRpcHandler],
     ) -> None:
         limits = config.limits
-        self.options = (
+        self.options: tuple[tuple[str, int], ...] = (
             ("grpc.max_concurrent_streams", _STREAMS),
             ("grpc.max_allowed_incoming_connections", limits.connections or 2 * limits.max_learners + 64),
             ("grpc.server_handshake_timeout_ms", round(1000 * limits.handshake_s)),
         )
-        self.interceptors = (guard,)
+        self.interceptors: tuple[aio.ServerInterceptor, ...] = (guard,)
         self.services = services
         self._plain = config.trust.plain_listen
+        self._jwt = config.trust.jwt_listen
         self._credentials = credentials  # of a server that begins to listen now
 
     def open(self, server: aio.Server, listen: str) -> int:
         """See Ports."""
         # Nothing of these changes while the server listens: gRPC crashes when a reload meets a handshake.
-        tls = self._credentials().for_server()
+        own = self._credentials()
+        anybody = grpc.ssl_server_credentials([(own.key, own.certificate)])
         if self._plain:
             _bind(server.add_insecure_port, self._plain, "trust.plain_listen")
-        return _bind(lambda address: server.add_secure_port(address, tls), listen, "--listen")
+        if self._jwt:
+            _bind(lambda address: server.add_secure_port(address, anybody), self._jwt, "trust.jwt_listen")
+        return _bind(lambda address: server.add_secure_port(address, own.for_server()), listen, "--listen")
 
 
 def _bind(add: Callable[[str], int], listen: str, key: str) -> int:

@@ -12,14 +12,15 @@ from leader.trust.authority import Authority
 from leader.trust.callers import Caller
 from leader.trust.state import Records, Revocation, TokenEntry
 from protos import trust_pb2
+from utils.console import printable
 from utils.errors import ForbiddenError, PayloadError
 from utils.trust import contract
-from utils.trust.names import ROLES, is_name
+from utils.trust.names import ROLES
 from utils.wire.contract import Method
 
 TOKEN_ROLES = ("learner", "aggregator", "observer", "operator", "admin")
 _MANAGED = {"operator": ("learner", "observer"), "admin": ROLES}  # whom each may let in and turn out
-_MOST_HOURS = 87_600.0  # ten years
+MOST_HOURS = 87_600.0  # ten years
 _MOST_TEXT = 256
 _LISTED_S = 30 * 86_400.0  # how long a token that has ended is still listed
 
@@ -40,17 +41,7 @@ class Manager:
 
     def make_token(self, request: trust_pb2.TokenRequest) -> trust_pb2.Token:
         """A new join token, with its text."""
-        if request.role not in TOKEN_ROLES:
-            raise PayloadError(f"role {request.role[:64]!r} is none of {', '.join(TOKEN_ROLES)}")
-        if not 0 < request.hours <= _MOST_HOURS:
-            raise PayloadError(f"{request.hours} hours; more than 0, at most {_MOST_HOURS:.0f}")
-        if request.name and not is_name(request.name):
-            raise PayloadError(
-                f"name {request.name[:64]!r} is not 1 to 64 of letters, digits, '.', '_' and '-'"
-            )
-        if request.replace and not request.name:
-            raise PayloadError("a token that takes a name over needs that name")
-        self._check_may(request.role)
+        self._check_token(request)
         token, now = self._authority.new_token(), self._authority.now()
         point = token.key().public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
         entry = TokenEntry(
@@ -62,16 +53,24 @@ class Manager:
             replace=request.replace,
         )
         with self._state.edit() as records:
-            records.check_name(request.name)
-            if request.replace and (known := records.identities.get(request.name)):
-                self._check_may(known.role)
+            if request.name:
+                records.check_name(request.name)
             for old in [key for key, made in records.tokens.items() if made.until < now - _LISTED_S]:
                 del records.tokens[old]
             records.tokens[token.token_id] = entry
-        self._record("token_made", token=token.token_id, name=entry.name, to=entry.role, uses=entry.uses)
+        self._record("token made", token=token.token_id, name=entry.name, to=entry.role, uses=entry.uses)
         answer = _token(token.token_id, entry)
         answer.text = token.text
         return answer
+
+    def _check_token(self, request: trust_pb2.TokenRequest) -> None:
+        if request.role not in TOKEN_ROLES:
+            raise PayloadError(f"role {request.role[:64]!r} is none of {', '.join(TOKEN_ROLES)}")
+        if not 0 < request.hours <= MOST_HOURS:
+            raise PayloadError(f"{request.hours} hours; more than 0, at most {MOST_HOURS:.0f}")
+        if request.replace and not request.name:
+            raise PayloadError("a token that takes a name over needs that name")
+        self._check_may(request.role)
 
     def tokens(self, request: trust_pb2.ListRequest) -> trust_pb2.Tokens:
         """Those that were made, also some that have ended."""
@@ -84,7 +83,7 @@ class Manager:
             if entry is None:
                 raise PayloadError(f"there is no token {request.id[:64]!r}; see list")
             self._check_may(entry.role)
-        self._record("token_revoked", token=request.id)
+        self._record("token revoked", token=request.id)
         return _tokens(records)
 
     def identities(self, request: trust_pb2.ListRequest) -> trust_pb2.Identities:
@@ -93,19 +92,15 @@ class Manager:
 
     def revoke(self, request: trust_pb2.RevokeRequest) -> trust_pb2.Identity:
         """Admit this name no more, from now on, whatever it shows; an unknown name may be one of a JWT."""
-        if not is_name(request.name):
-            raise PayloadError(
-                f"name {request.name[:64]!r} is not 1 to 64 of letters, digits, '.', '_' and '-'"
-            )
-        if len(request.why) > _MOST_TEXT or not request.why.isprintable():
-            raise PayloadError(f"the reason is not at most {_MOST_TEXT} printable characters")
-        now = self._authority.now()
+        why = printable(request.why[:_MOST_TEXT]) or "no reason given"
+        revocation = Revocation(when=self._authority.now(), why=why, by=self._by.name)
         with self._state.edit() as records:
             known = records.identities.get(request.name)
             self._check_may(known.role if known else "")
-            revocation = Revocation(when=now, why=request.why or "revoked", by=self._by.name)
-            records.revoked.setdefault(request.name, revocation)
-        self._record("revoked", name=request.name, why=revocation.why)
+            if request.name not in records.revoked:
+                records.check_name(request.name)
+                records.revoked[request.name] = revocation
+        self._record("revoked", name=request.name, why=why)
         return identity_of(records, request.name)
 
     def forget(self, request: trust_pb2.ForgetRequest) -> trust_pb2.Identities:

@@ -13,22 +13,23 @@ from utils.errors import ForbiddenError
 from utils.trust import contract as trust
 from utils.wire.rpc import SERVICE
 
-_TRAINING = frozenset({"learner", "aggregator"})
+BEARER = "bearer"  # whoever has proven an identity by a JWT, whatever its role
+TRAINING = frozenset({"learner", "aggregator"})  # they are given work, and may be dialled
 _OPERATING = frozenset({"operator", "admin"})
-_ALL = _TRAINING | _OPERATING | {"observer"}
+_ALL = TRAINING | _OPERATING | {"observer"}
 _SERVICES: Mapping[str, Mapping[str, frozenset[str]]] = {
     SERVICE: {
-        "RegisterLearner": _TRAINING | {PLAIN},
-        "GetData": _TRAINING | {PLAIN},
-        "AccumulateGradients": _TRAINING | {PLAIN},
-        "GetModel": _TRAINING | _OPERATING | {PLAIN},
-        "Session": _TRAINING,
-        "GetWork": _TRAINING,
-        "GetUpload": _TRAINING,
-        "ExchangeGradients": _TRAINING,
+        "RegisterLearner": TRAINING | {PLAIN},
+        "GetData": TRAINING | {PLAIN},
+        "AccumulateGradients": TRAINING | {PLAIN},
+        "GetModel": TRAINING | _OPERATING | {PLAIN},
+        "Session": TRAINING,
+        "GetWork": TRAINING,
+        "GetUpload": TRAINING,
+        "ExchangeGradients": TRAINING,
     },
     trust.SERVICE: {
-        "Enrol": frozenset({DOOR}),
+        "Enrol": frozenset({DOOR, BEARER}),
         "Renew": _ALL,
         "WhoAmI": _ALL,
         "ListIdentities": _OPERATING,
@@ -40,7 +41,7 @@ _SERVICES: Mapping[str, Mapping[str, frozenset[str]]] = {
         "Revoke": _OPERATING,
         "Forget": _OPERATING,
     },
-    health.SERVICE_NAME: {"Check": _ALL, "Watch": _ALL},
+    health.SERVICE_NAME: {"Check": _ALL, "List": _ALL, "Watch": _ALL},
     reflection.SERVICE_NAME: {"ServerReflectionInfo": _OPERATING},
 }
 
@@ -52,6 +53,7 @@ TABLE: Mapping[str, frozenset[str]] = MappingProxyType(
 
 def check(caller: Caller, method: str) -> None:
     """Raises ForbiddenError unless the caller's role may call `method`, such as /leader.LeaderService/GetWork."""
-    if caller.role not in TABLE.get(method, ()):
+    row = TABLE.get(method, frozenset())
+    if caller.role not in row and not (caller.bearer and BEARER in row):
         who = f"{caller.name} ({caller.role})" if caller.known else f"a caller with role {caller.role!r}"
         raise ForbiddenError(f"{who} may not call {method.rpartition('/')[2]}")

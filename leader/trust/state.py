@@ -10,10 +10,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from utils.errors import CheckpointError, ConfigError, ForbiddenError
+from utils.errors import CheckpointError, ConfigError, ForbiddenError, PayloadError
 from utils.files import replace_file
+from utils.trust.names import is_name
 
 Stamp = tuple[int, int, int]  # of the file that was read: inode, mtime in ns, size in bytes
+BY_JWT = "jwt"  # how an identity came to be that a JWT was exchanged for
 _NO_FILE: Stamp = (0, 0, 0)
 
 
@@ -60,7 +62,9 @@ class Records(_Entry):
     revoked: dict[str, Revocation] = {}  # by name
 
     def check_name(self, name: str) -> None:
-        """Raise ForbiddenError for a name that was revoked."""
+        """Raise PayloadError for what is no name, ForbiddenError for one that was revoked."""
+        if not is_name(name):
+            raise PayloadError(f"name {name[:64]!r} is not 1 to 64 of letters, digits, '.', '_' and '-'")
         if name in self.revoked:
             raise ForbiddenError(f"{name} was revoked; ask the leader's operator")
 
@@ -70,7 +74,16 @@ class Records(_Entry):
         entry = self.identities.get(name)
         if entry is None or entry.role != role or f"{serial:x}" not in entry.serials:
             raise ForbiddenError(
-                f"the certificate of {name} was replaced or forgotten; join again with a new token"
+                f"the certificate of {name} was replaced or forgotten; join with a new token"
+            )
+
+    def check_bearer(self, name: str) -> None:
+        """Raise ForbiddenError unless a JWT may speak for `name`: it is free, or came by a JWT itself."""
+        self.check_name(name)
+        entry = self.identities.get(name)
+        if entry is not None and entry.by != BY_JWT:
+            raise ForbiddenError(
+                f"{name} is an identity that came by no JWT; there: python -m leader.trust list"
             )
 
 
@@ -111,13 +124,10 @@ class TrustState:
         with self.locked():
             records = self._load()
             yield records
-            text = records.model_dump_json(indent=1)
             try:
-                replace_file(self._path, text.encode(), b"\n", mode=0o600)
+                replace_file(self._path, records.model_dump_json(indent=1).encode(), b"\n", mode=0o600)
             except OSError as error:
-                raise CheckpointError(
-                    f"can't write {self._path}: {error.strerror}; free the disk or fix the folder"
-                ) from error
+                raise CheckpointError(f"can't write {self._path}: {error.strerror}; free the disk") from error
 
     def _stamp(self) -> Stamp:
         try:
@@ -134,8 +144,4 @@ class TrustState:
         except OSError as error:
             raise ConfigError(f"{self._path} can't be read: {error.strerror}") from error
         except ValidationError as error:
-            first = error.errors()[0]
-            raise ConfigError(
-                f"{self._path} is damaged ({first['msg']}); put a copy of it back: without it everybody joins "
-                "again, and nobody is revoked"
-            ) from None
+            raise ConfigError(f"{self._path} is damaged; put back a copy, else nobody is revoked") from error

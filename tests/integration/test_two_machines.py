@@ -23,7 +23,7 @@ def test_a_learner_behind_nat_whose_link_is_cut_comes_back_over_a_slow_network(
     machines: Network, cluster: Cluster, tiny: Settings, undisturbed: Leader
 ) -> None:
     machines.slow(LEADER, "100mbit")
-    settings: Settings = {**tiny, "cohort.lease_s": 3, "rounds": 7}
+    settings: Settings = {**tiny, "cohort.lease_s": 3, "rounds": 7, "trust.mode": "off"}
     leader = cluster.leader(settings, f"0.0.0.0:{_PORT}", host=machines.host(LEADER))
     address = f"{machines.address(LEADER)}:{leader.address.rpartition(':')[2]}"
     a = cluster.learner(address, "--name", "a", host=machines.host(LEARNER_A))

@@ -11,7 +11,8 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2_grpc
 
 from leader.condition import Signal
-from leader.learners.links import DialledLink, SessionLink
+from leader.learners.links import DialledLink, SessionLink, dial_in_plain
+from leader.trust.callers import anonymous
 from protos import leader_pb2, learner_pb2
 from utils.errors import WireError
 from utils.wire import contract
@@ -36,6 +37,19 @@ def test_a_session_sends_what_was_pushed_in_order_and_nothing_after_the_stop() -
     link.stop("done", finished=True)
     link.work(ORDER)
     assert messages_of(link) == ["work", "committed", "stop"]
+
+
+def test_a_commit_takes_along_the_head_of_the_audit_where_there_is_one() -> None:
+    heads = iter([(7, b"seven"), (9, b"nine")])
+    plain, secure = SessionLink(), SessionLink(lambda: next(heads))
+    for link in (plain, secure, secure):
+        link.committed(3, 5)
+    told = [asyncio.run(link.next()) for link in (plain, secure, secure)]
+    assert [message.committed for message in told if message] == [
+        leader_pb2.Committed(round=3),
+        leader_pb2.Committed(round=3, audit_number=7, audit_head=b"seven"),
+        leader_pb2.Committed(round=3, audit_number=9, audit_head=b"nine"),
+    ]
 
 
 def test_a_session_whose_learner_reads_nothing_ends_before_it_fills_the_memory() -> None:
@@ -90,7 +104,11 @@ class Dialled:
         self.lost: list[str] = []
         self.told = Signal()
         self.link = DialledLink(
-            address, work_timeout_s=20, heartbeat_s=heartbeat_s, seen=self._see, lost=self._lose
+            dial_in_plain(address, anonymous("")),
+            work_timeout_s=20,
+            heartbeat_s=heartbeat_s,
+            seen=self._see,
+            lost=self._lose,
         )
 
     def _see(self) -> None:

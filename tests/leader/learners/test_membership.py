@@ -350,3 +350,11 @@ def test_the_longest_name_and_tags_and_the_largest_data_set_are_taken() -> None:
     assert joined(members(), tagged(*most)).tags == set(most)
     assert joined(members(), full("a" * 64)).name == "a" * 64
     assert joined(members(), own((1 << 40) - 1)).own_data == OwnData((1 << 40) - 1, 10, "")
+
+
+def test_without_an_identity_in_a_secure_run_nobody_opens_a_session_or_is_dialled() -> None:
+    register = Membership(max_learners=9, lease_s=1.0)
+    for control in (SESSION, leader_pb2.CONTROL_DIALLED):
+        info = leader_pb2.LearnerInfo(control=control, network_addr="10.0.0.1:9")
+        with pytest.raises(ForbiddenError, match="the plain contract alone"):
+            register.register(info, anonymous("ipv4:9.9.9.9:9", "plain"), 0.0)

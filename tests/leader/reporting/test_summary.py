@@ -77,3 +77,9 @@ def test_a_run_that_committed_nothing_has_zero_totals() -> None:
     summary = summarize([], STARTED, RunFinished(0, 0.0, "interrupted"), "ab12", {})
     assert (summary["rounds"], summary["seconds"], summary["bytes_up"], summary["learners"]) == (0, 0, 0, 0)
     assert summary["loss"] is None
+
+
+def test_a_run_with_trust_keeps_the_head_of_its_audit() -> None:
+    finished = RunFinished(0, 0.0)
+    assert summarize([], STARTED, finished, "ab12", {}, audit_head="7:ab")["audit_head"] == "7:ab"
+    assert "audit_head" not in summarize([], STARTED, finished, "ab12", {})

@@ -23,6 +23,8 @@ from leader.storage.checkpoint import (
     load_newest,
     save_checkpoint,
 )
+from leader.trust.audit import Head
+from leader.trust.audit_check import kept_heads
 from protos import leader_pb2
 from utils.errors import CheckpointError
 from utils.files import write_atomically
@@ -124,6 +126,14 @@ def test_a_state_without_shards_or_optimizer_state_is_loaded(
 ) -> None:
     sparse = replace(state(), **changes)  # type: ignore[arg-type]
     assert_same(load_checkpoint(save_checkpoint(tmp_path, sparse, keep=1, config=CONFIG)), sparse)
+
+
+def test_a_checkpoint_keeps_the_head_of_the_audit_where_there_is_one(tmp_path: Path) -> None:
+    plain, secure = state(), replace(state(6), audit_head=f"7:{'ab' * 32}")
+    paths = [save_checkpoint(tmp_path, written, keep=3, config=CONFIG) for written in (plain, secure)]
+    assert [load_checkpoint(path).audit_head for path in paths] == ["", f"7:{'ab' * 32}"]
+    assert [b"audit" in path.read_bytes() for path in paths] == [False, True]
+    assert kept_heads(paths[1]) == [Head(7, b"\xab" * 32)]
 
 
 def test_the_order_of_parts_makes_no_difference(tmp_path: Path) -> None:

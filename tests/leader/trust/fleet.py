@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 from cryptography import x509
 from grpc import aio
 
 from leader.config import RunConfig, TrustConfig
 from leader.trust.authority import Applicant, Authority
+from leader.trust.bearer import Verify, none_taken
 from leader.trust.callers import Caller, Callers, Enrolled
 from leader.trust.guard import Guard
 from leader.trust.listeners import SecurePorts
@@ -33,15 +35,19 @@ ALONE = (("grpc.use_local_subchannel_pool", 1), ("grpc.ssl_target_name_override"
 class Fleet:
     """The leader's folder of trust, and whoever is to call it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.authority = Authority(folder, TrustConfig())
+    def __init__(self, folder: Path, config: TrustConfig | None = None) -> None:
+        self.authority = Authority(folder, config or TrustConfig())
         self.roots = pki.to_pem(self.authority.ca)
 
-    def admit(self, name: str, role: str = "learner", hours: float = 1.0) -> Credentials:
+    def admit(
+        self, name: str, role: str = "learner", hours: float = 1.0, *, serves: bool = False
+    ) -> Credentials:
         """Somebody new."""
         key = pki.new_key()
-        applicant = Applicant(name, role, key.public_key(), by="a test")
-        given = self.authority.issue(applicant, hours=hours, replace=True)
+        applicant = Applicant(
+            name, role, key.public_key(), by="a test", replace=True, hours=hours, serves=serves
+        )
+        given = self.authority.issue(applicant)
         return self._held(key, x509.load_der_x509_certificate(given.certificate))
 
     def signed(self, identity: Identity, until: float | None = None) -> Credentials:
@@ -69,22 +75,30 @@ class Fleet:
     def _held(self, key: pki.Key, certificate: x509.Certificate) -> Credentials:
         return Credentials(pki.key_to_pem(key), pki.to_pem(certificate), self.roots)
 
-    def guard(self, config: RunConfig, refused: list[tuple[str, WireError, Caller]] | None = None) -> Guard:
+    def guard(
+        self,
+        config: RunConfig,
+        refused: list[tuple[str, WireError, Caller]] | None = None,
+        verify: Verify = none_taken,
+    ) -> Guard:
         """The guard of a run with this CA, which notes what it refused."""
         noted = [] if refused is None else refused
-        callers = Callers(Enrolled(self.authority.ca, self.authority.state), self.door().certificate)
+        callers = Callers(Enrolled(self.authority.ca, self.authority.state), self.door().certificate, verify)
         return Guard(callers, config.limits, lambda *what: noted.append(what))
 
     @asynccontextmanager
     async def serving(
-        self, calls: Mapping[Method[Any, Any], Call], guard: Guard, config: RunConfig
+        self,
+        calls: Mapping[Method[Any, Any], Call],
+        guard: Guard,
+        config: RunConfig,
+        services: Mapping[str, grpc.GenericRpcHandler] = {},
     ) -> AsyncIterator[str]:
-        """A server of these methods behind `guard`; gives its address."""
-        ports = SecurePorts(config, guard, self.authority.server_credentials, {})
+        """A server of these methods, and of more services, behind `guard`; gives its address."""
+        ports = SecurePorts(config, guard, self.authority.server_credentials, services)
         server = aio.server(options=ports.options, interceptors=ports.interceptors)
-        server.add_generic_rpc_handlers(
-            (contract.serve(calls, lambda name, context, why: refuse(context, why)),)
-        )
+        handler = contract.serve(calls, lambda name, context, why: refuse(context, why))
+        server.add_generic_rpc_handlers((handler, *ports.services.values()))
         port = ports.open(server, "127.0.0.1:0")
         await server.start()
         try:

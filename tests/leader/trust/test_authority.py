@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import multiprocessing
 import stat
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from leader.config import TrustConfig
 from leader.trust.authority import Applicant, Authority
+from leader.trust.bearer import Claims
 from leader.trust.callers import Caller
 from leader.trust.manager import Manager
 from protos import trust_pb2
@@ -90,7 +92,7 @@ def test_the_ca_is_made_once_and_its_secrets_are_for_its_owner_alone(tmp_path: P
 
 
 def test_commands_that_need_a_ca_make_none(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="trust/ holds no CA; start the leader here first, or give --dir"):
+    with pytest.raises(ConfigError, match=r"trust/ca\.key: No such file .*; is this the right folder"):
         Authority(tmp_path / "trust", CONFIG, make=False)
     assert list(tmp_path.iterdir()) == []
 
@@ -249,6 +251,14 @@ def test_a_name_is_one_keys_until_a_token_replaces_it(authority: Authority) -> N
         check(authority, old)
 
 
+def test_a_token_replaces_no_identity_of_another_role(authority: Authority) -> None:
+    admin = authority.enrol(request_of(token_for(authority, role="admin"), new_key(), "ann"))
+    token = token_for(authority, name="ann", replace=True)
+    with pytest.raises(ForbiddenError, match="the name 'ann' is another key's"):
+        authority.enrol(request_of(token, new_key()))
+    check(authority, admin)
+
+
 def test_a_key_has_one_name(authority: Authority) -> None:
     key = new_key()
     authority.enrol(request_of(token_for(authority), key, "clinic-a"))
@@ -311,35 +321,44 @@ def test_who_is_not_admitted_can_renew_nothing(authority: Authority) -> None:
         authority.renew(request, caller("clinic-a"))
 
 
-class Claims:
-    """What a JWT says."""
-
-    name, role = "ann", "operator"
+def claims_of_ann(role: str = "operator") -> Claims:
+    return Claims("ann", role, math.inf)
 
 
 def test_a_jwt_is_exchanged_for_a_day_and_the_newest_key_has_the_name(
     authority: Authority, clock: Clock
 ) -> None:
-    first = authority.exchange(trust_pb2.EnrolRequest(csr=make_csr(new_key())), Claims())
+    first = authority.exchange(trust_pb2.EnrolRequest(csr=make_csr(new_key())), claims_of_ann())
     assert (first.name, first.role) == ("ann", "operator")
     assert certificate_of(first).not_valid_after_utc.timestamp() == clock.now + 86_400
-    second = authority.exchange(trust_pb2.EnrolRequest(csr=make_csr(new_key())), Claims())
+    second = authority.exchange(trust_pb2.EnrolRequest(csr=make_csr(new_key())), claims_of_ann())
     check(authority, second)
     with pytest.raises(ForbiddenError, match="replaced"):
         check(authority, first)
     with pytest.raises(ForbiddenError, match="for the name 'ann'"):
-        authority.exchange(trust_pb2.EnrolRequest(csr=make_csr(new_key()), name="bob"), Claims())
+        authority.exchange(trust_pb2.EnrolRequest(csr=make_csr(new_key()), name="bob"), claims_of_ann())
+
+
+def test_what_came_by_a_jwt_renews_by_a_new_one(authority: Authority, clock: Clock) -> None:
+    authority.exchange(trust_pb2.EnrolRequest(csr=make_csr(new_key())), claims_of_ann())
+    request, ann = trust_pb2.RenewRequest(csr=make_csr(new_key())), caller("ann", "operator")
+    for claims in (None, claims_of_ann("admin")):
+        with pytest.raises(ForbiddenError, match="ann came by a JWT"):
+            authority.renew(request, ann, claims)
+    clock.now += 43_200
+    renewed = authority.renew(request, ann, claims_of_ann())
+    assert certificate_of(renewed).not_valid_after_utc.timestamp() == clock.now + 86_400
 
 
 def test_a_jwt_takes_no_name_that_a_token_gave(authority: Authority) -> None:
     authority.enrol(request_of(token_for(authority), new_key(), "ann"))
     with pytest.raises(ForbiddenError, match="another key's"):
-        authority.exchange(trust_pb2.EnrolRequest(csr=make_csr(new_key())), Claims())
+        authority.exchange(trust_pb2.EnrolRequest(csr=make_csr(new_key())), claims_of_ann())
 
 
 def test_a_certificate_is_issued_without_a_token(authority: Authority, clock: Clock) -> None:
-    applicant = Applicant("edge", "gateway", new_key().public_key(), "issued by uid 0")
-    credential = authority.issue(applicant, hours=1)
+    applicant = Applicant("edge", "gateway", new_key().public_key(), "issued by uid 0", hours=1)
+    credential = authority.issue(applicant)
     assert certificate_of(credential).not_valid_after_utc.timestamp() == clock.now + 3600
     check(authority, credential)
 
@@ -353,7 +372,7 @@ def test_what_happens_is_recorded_without_secrets(tmp_path: Path) -> None:
     authority = Authority(tmp_path, CONFIG, record)
     token = token_for(authority, name="clinic-a")
     authority.enrol(request_of(token, new_key()), "10.0.0.7")
-    assert [what for what, _ in lines] == ["token_made", "enrolled"]
+    assert [what for what, _ in lines] == ["token made", "enrolled"]
     enrolled = lines[1][1]
     assert (enrolled["who"], enrolled["ip"], enrolled["by"]) == (
         "clinic-a",

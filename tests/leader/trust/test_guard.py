@@ -49,6 +49,10 @@ class House:
             raise TimeoutError("the handler's own")
         return leader_pb2.WorkOrders()
 
+    async def get_model(self, request: leader_pb2.Empty, context: Context) -> None:
+        await context.write(b"1" * 600)
+        self.guard.down_quota.count(600)
+
     async def session(self, messages: Any, context: Context) -> None:
         await context.write(leader_pb2.LeaderMessage())
         self.inside.set()
@@ -73,6 +77,7 @@ def play(
         calls: dict[contract.Method[Any, Any], contract.Call] = {
             contract.GET_WORK: house.get_work,
             contract.SESSION: house.session,
+            contract.GET_MODEL: house.get_model,
         }
         server = house.fleet.serving(calls, house.guard, house.config)
         async with server as house.address, asyncio.timeout(TIMEOUT_S):
@@ -273,3 +278,26 @@ def test_what_the_handler_raises_is_told_as_without_a_guard(tmp_path: Path) -> N
                 assert (await garbage.code()).name == code
 
     play(tmp_path, scenario)
+
+
+def test_a_quota_is_each_identitys_and_a_download_that_began_ends(tmp_path: Path) -> None:
+    async def fetch(channel: aio.Channel) -> None:
+        with failures_told():
+            async for _ in contract.GET_MODEL.open(channel, leader_pb2.Empty()):
+                pass
+
+    async def scenario(house: House) -> None:
+        fleet = house.fleet
+        async with (
+            connect(house.address, fleet.admit("ann")) as anns,
+            connect(house.address, fleet.admit("bob")) as bobs,
+        ):
+            for _ in range(2):
+                await fetch(anns)
+            with pytest.raises(BusyError, match=r"limits.download_bytes_per_hour") as caught:
+                await fetch(anns)
+            assert caught.value.retry_after_s == pytest.approx(200 * 3.6, abs=1)  # 1200 of 1000 bytes
+            await ask(anns)
+            await fetch(bobs)
+
+    play(tmp_path, scenario, LimitsConfig(download_bytes_per_hour=1000))

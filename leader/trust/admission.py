@@ -1,0 +1,85 @@
+"""Who is let in to one run, wired up: the folder of trust, the guard, the ports, and the watch over revocations."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Set
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from grpc import aio
+
+from leader.config import RunConfig
+from leader.trust.audit import Audit
+from leader.trust.authority import Authority
+from leader.trust.bearer import open_verifier
+from leader.trust.callers import Caller, Callers, Enrolled
+from leader.trust.guard import Guard, Refused
+from leader.trust.listeners import SecurePorts
+from leader.trust.manager import Manager
+from leader.trust.roles import TRAINING
+from leader.trust.service import TrustService
+from protos import trust_pb2
+from utils.errors import ConfigError
+from utils.trust import contract
+from utils.trust.names import learner_tls_name
+from utils.wire.rpc import channel_options
+
+_LOOK_S = 0.2  # how often the folder is looked at for revocations
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """What new learners join a run with."""
+
+    fleet: str
+    folder: Path  # of trust
+    made: bool  # whether the CA was made just now
+    token: str = field(repr=False)
+    until: float  # unix seconds
+
+
+class Admission:
+    """The trust of one run; raises ConfigError for a folder of trust that can't be used."""
+
+    def __init__(self, config: RunConfig, refused: Refused) -> None:
+        self._config = config.trust
+        self.audit = Audit(config.trust.dir)
+        self._authority = Authority(config.trust.dir, config.trust, self.audit.record)
+        self._state = self._authority.state
+        verify = open_verifier(config.trust)
+        callers = Callers(Enrolled(self._authority.ca, self._state), self._authority.door(), verify)
+        self.guard = Guard(callers, config.limits, refused)
+        services = {contract.SERVICE: TrustService(self._authority, refused, verify).handler()}
+        self.ports = SecurePorts(config, self.guard, self._authority.server_credentials, services)
+
+    def invite(self) -> Invitation:
+        """A new join token for learners."""
+        request = trust_pb2.TokenRequest(
+            role="learner", uses=self._config.token_uses, hours=self._config.token_hours
+        )
+        token = Manager(self._authority).make_token(request)
+        authority = self._authority
+        return Invitation(authority.fleet, authority.folder, authority.made, token.text, token.until)
+
+    def dial(self, address: str, caller: Caller) -> aio.Channel | None:
+        """A channel to HOST:PORT, on which both ends prove who they are; None for a caller that is no learner."""
+        if caller.role not in TRAINING:
+            return None
+        own = self._authority.client_credentials()
+        tls = own.for_channel()
+        options = (*channel_options(), ("grpc.ssl_target_name_override", learner_tls_name(caller.name)))
+        return aio.secure_channel(f"dns:///{address}", tls, options=options)
+
+    async def watch(self, turned_out: Callable[[Set[str]], None]) -> None:
+        """End the calls of whoever is admitted no more, and tell their names, for ever."""
+        seen = self._state.read()
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            with suppress(ConfigError):  # each call is refused with it
+                records = self._state.read()
+                if records is not seen:
+                    self.guard.review()
+                    turned_out(records.revoked.keys() | (seen.identities.keys() - records.identities.keys()))
+                    seen = records

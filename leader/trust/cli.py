@@ -1,0 +1,293 @@
+"""`python -m leader.trust VERB`: its flags, and each verb done here or at a leader elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from argparse import SUPPRESS, Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from grpc import aio
+
+from leader.config import TrustConfig
+from leader.trust.audit import Audit
+from leader.trust.audit_check import report
+from leader.trust.authority import Applicant, Authority
+from leader.trust.manager import LOCAL, MANAGED, MOST_HOURS, TOKEN_ROLES, Manager
+from protos import trust_pb2
+from utils.errors import ConfigError, UnreachableError, program
+from utils.files import replace_file
+from utils.settings.flags import FlagParser, number, whole
+from utils.settings.spelling import closest
+from utils.trust import contract, pki
+from utils.trust.credentials import Credentials
+from utils.trust.names import TLS_NAME
+from utils.trust.token import JoinToken, door_credentials
+from utils.wire.contract import Method
+from utils.wire.rpc import channel_options
+from utils.wire.status import failures_told
+
+_HOURS = number(lambda hours: 0 < hours <= MOST_HOURS, f"above 0, at most {MOST_HOURS:.0f}")
+_CALL_S = 30.0  # for a leader elsewhere to answer
+_ISSUE_H = 0.25  # life of the token by which a leader elsewhere issues a certificate
+_DESCRIPTION = """\
+Say who may take part in the runs of a leader: in its folder of trust, also while it runs, or from elsewhere with \
+--leader HOST:PORT --identity DIR. Each verb has flags of its own, see for example \
+python -m leader.trust token --help.
+
+"""
+#: Of each flag what stands for its value, the type of that (or the choices), the default and the description.
+_FLAGS: Mapping[str, tuple[str, Any, Any, str]] = {
+    "--name": ("NAME", str, "", "the only name that may join with it [any]"),
+    "--role": ("", TOKEN_ROLES, "learner", "what they may do [learner]"),
+    "--uses": ("N", whole(0, 2**32 - 1), 1, "how many may join with it; 0 = any number [1]"),
+    "--hours": ("H", _HOURS, None, "how long it counts [a token 72, a certificate 720]"),
+    "--replace": ("", None, False, "the name may be another key's by now"),
+    "--why": ("TEXT", str, "", "the reason, which is listed"),
+    "--out": ("DIR", Path, None, "folder to write to"),
+    "--csr": ("FILE", Path, None, "certificate request of a key that stays where it is (PEM or DER)"),
+    "--head": ("N:HASH", str, [], "a line that was kept elsewhere and must be there; may be given often"),
+    "--run": ("DIR", Path, [], "run folder that keeps such lines; may be given often"),
+    "--leader": ("HOST:PORT", str, "", "ask the leader there, in place of --dir"),
+    "--identity": ("DIR", Path, None, "with --leader: who you are there, a folder that `issue` wrote"),
+    "--dir": ("DIR", Path, Path("trust"), "the leader's folder [trust]"),
+}
+_PROG = "python -m leader.trust"
+_REQUIRED = ("--out",)
+_WHERE = ("--leader", "--identity", "--dir")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A word after `python -m leader.trust`."""
+
+    about: str
+    run: Callable[[Namespace], int | None]  # gives the exit code, None = 0
+    flags: tuple[str, ...]
+    what: str = ""  # what it takes beside flags
+
+
+def _token(options: Namespace) -> None:
+    request = trust_pb2.TokenRequest(
+        name=options.name,
+        role=options.role,
+        uses=options.uses,
+        hours=options.hours or 72,
+        replace=options.replace,
+    )
+    token = _ask(options, contract.MAKE_TOKEN, request)
+    print(token.text)
+    _say(f"token {_described(token)}; there, once: python -m learner --leader HOST:PORT --join TOKEN")
+
+
+def _list(options: Namespace) -> None:
+    for one in _ask(options, contract.LIST_IDENTITIES, trust_pb2.ListRequest()).identities:
+        state = f"revoked: {one.revoked}" if one.revoked else f"until {_day(one.until)}"
+        print(f"{one.name:<24} {one.role or '-':<10} {state}; {one.how or 'never joined'}")
+    for token in _ask(options, contract.LIST_TOKENS, trust_pb2.ListRequest()).tokens:
+        print(f"token {_described(token)}")
+
+
+def _revoke(options: Namespace) -> None:
+    tokens = _ask(options, contract.LIST_TOKENS, trust_pb2.ListRequest()).tokens
+    one = _ask(options, contract.REVOKE, trust_pb2.RevokeRequest(name=options.what, why=options.why))
+    print(f"{one.name} is revoked" + ("" if one.role else "; nobody has joined under that name yet"))
+    for token in tokens:
+        if one.how == f"token {token.id}" and token.until > time.time() and token.uses != token.used:
+            _say(f"its token lets others in: {_PROG} revoke-token {token.id} ends that")
+
+
+def _forget(options: Namespace) -> None:
+    _ask(options, contract.FORGET, trust_pb2.ForgetRequest(name=options.what))
+    print(f"{options.what} is forgotten; a new token may give the name again")
+
+
+def _revoke_token(options: Namespace) -> None:
+    _ask(options, contract.REVOKE_TOKEN, trust_pb2.TokenId(id=options.what))
+    print(f"token {options.what} lets nobody in any more; who came with it stays, see list")
+
+
+def _issue(options: Namespace) -> None:
+    key = None if options.csr else pki.new_key()
+    csr = pki.make_csr(key) if key else _read_csr(options.csr)
+    issued = _issued_there if options.leader else _issued_here
+    credential = issued(options, csr)
+    certificate = x509.load_der_x509_certificate(credential.certificate)
+    roots = [x509.load_der_x509_certificate(root) for root in credential.roots]
+    files = {"ca.pem": b"".join(map(pki.to_pem, roots)), "cert.pem": pki.to_pem(certificate)}
+    if key:
+        files["key.pem"] = pki.key_to_pem(key)
+    write_secrets(options.out, files)
+    until = _day(pki.ends_at(certificate))
+    print(f"{options.out}: {', '.join(files)} of {credential.name}, {credential.role}, until {until}")
+
+
+def _issued_here(options: Namespace, csr: bytes) -> trust_pb2.Credential:
+    key, by, hours = pki.key_of_csr(csr), f"issued by {LOCAL.name}", options.hours or 0.0
+    applicant = Applicant(options.what, options.role, key, by, True, options.replace, hours)
+    with opened(options.dir) as authority:
+        return authority.issue(applicant)
+
+
+def _issued_there(options: Namespace, csr: bytes) -> trust_pb2.Credential:
+    """Join the leader at --leader for somebody else, with a token that is made for this alone."""
+    if options.hours:
+        raise ConfigError("--hours: a leader elsewhere issues for its own trust.cert_hours; leave it out")
+    request = trust_pb2.TokenRequest(
+        name=options.what, role=options.role, uses=1, hours=_ISSUE_H, replace=options.replace
+    )
+    token = JoinToken.parse(_ask(options, contract.MAKE_TOKEN, request).text)
+    certificate, key = door_credentials(token.door)
+    root = pki.to_pem(pki.anchor(token.ca_public_key()))
+    door = Credentials(pki.key_to_pem(key), pki.to_pem(certificate), root)
+    enrol = trust_pb2.EnrolRequest(csr=csr, token_id=token.token_id, proof=token.prove(csr), serves=True)
+    credential: trust_pb2.Credential = asyncio.run(_call(options.leader, door, contract.ENROL, enrol))
+    return credential
+
+
+def _audit(options: Namespace) -> int:
+    text, code = report(options.dir, options.head, options.run)
+    print(text)
+    return code
+
+
+VERBS: Mapping[str, Verb] = {
+    "token": Verb(
+        "make a join token; its text is all that is printed to stdout",
+        _token,
+        ("--name", "--role", "--uses", "--hours", "--replace", *_WHERE),
+    ),
+    "list": Verb("who was admitted or revoked, and the tokens", _list, _WHERE),
+    "revoke": Verb(
+        "refuse a name from now on, its live connections too", _revoke, ("--why", *_WHERE), "NAME"
+    ),
+    "forget": Verb("free a name, revoked or not, for somebody new", _forget, _WHERE, "NAME"),
+    "revoke-token": Verb("let nobody join with a token any more", _revoke_token, _WHERE, "ID"),
+    "issue": Verb(
+        "a certificate for people, and learners in other languages",
+        _issue,
+        ("--role", "--hours", "--replace", "--out", "--csr", *_WHERE),
+        "NAME",
+    ),
+    "audit": Verb(
+        "check that nothing of the audit was changed", _audit, ("--head", "--run", "--dir"), "verify"
+    ),
+}
+
+
+def make_parser(word: str = "") -> FlagParser:
+    """The flags of one verb; without one, a description of the verbs, and unseen all flags, for shells to complete."""
+    verb = VERBS.get(word)
+    if verb is None:
+        words = [f"  {name + ' ' + known.what:<16} {known.about}" for name, known in VERBS.items()]
+        parser = FlagParser(_PROG, "%(prog)s VERB [flags of this verb]", _DESCRIPTION + "\n".join(words))
+    else:
+        usage = f"%(prog)s {word} {verb.what}".rstrip() + " [flags]"
+        parser = FlagParser(_PROG, usage, verb.about[0].upper() + verb.about[1:] + ".")
+        if verb.what:
+            only = [verb.what] if verb.what.islower() else None
+            parser.add_argument("what", metavar=verb.what, choices=only, help=SUPPRESS)
+    for flag in verb.flags if verb else _FLAGS:
+        value, kind, default, about = _FLAGS[flag]
+        settings: dict[str, Any] = {"default": default, "help": about if verb else SUPPRESS}
+        if kind is None:
+            settings["action"] = "store_true"
+        elif isinstance(kind, tuple):
+            settings["choices"] = kind
+        else:
+            settings |= {"type": kind, "metavar": value, "required": verb is not None and flag in _REQUIRED}
+            settings["action"] = "append" if default == [] else "store"
+        parser.add_argument(flag, **settings)
+    return parser
+
+
+@contextmanager
+def opened(folder: Path, *, make: bool = True) -> Iterator[Authority]:
+    """The CA in a folder, whose audit tells what is done; says so if the CA was made."""
+    authority = Authority(folder, TrustConfig(dir=folder), make=make)
+    if authority.made:
+        _say(f"made a new CA, {authority.fleet}, in {folder}/")
+    with closing(Audit(folder)) as audit:
+        authority.record = audit.record
+        yield authority
+
+
+def write_secrets(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files that their owner alone can read; raises ConfigError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, content in files.items():
+            replace_file(folder / name, content, mode=0o600)
+    except OSError as error:
+        raise ConfigError(f"--out {folder} can't be written: {error.strerror}") from error
+
+
+def _ask(options: Namespace, method: Method[Any, Any], request: Any) -> Any:
+    """The answer of a method that manages, here or at the leader of --leader."""
+    if options.leader:
+        return asyncio.run(_call(options.leader, _identity(options.identity), method, request))
+    with opened(options.dir, make=method is contract.MAKE_TOKEN) as authority:
+        return MANAGED[method](Manager(authority), request)
+
+
+async def _call(leader: str, shown: Credentials, method: Method[Any, Any], request: Any) -> Any:
+    tls = shown.for_channel()
+    named = ("grpc.ssl_target_name_override", TLS_NAME)
+    async with aio.secure_channel(leader, tls, [*channel_options(), named]) as channel:
+        try:
+            with failures_told():
+                return await method.ask(channel, request, _CALL_S)
+        except UnreachableError as error:
+            raise UnreachableError(f"--leader {leader}: {error}") from error
+
+
+def _identity(folder: Path | None) -> Credentials:
+    if folder is None:
+        raise ConfigError("--leader: say who you are with --identity DIR, a folder that `issue` wrote there")
+    try:
+        return Credentials(*((folder / name).read_bytes() for name in ("key.pem", "cert.pem", "ca.pem")))
+    except OSError as error:
+        raise ConfigError(f"--identity: {error.filename} can't be read: {error.strerror}") from error
+
+
+def _read_csr(path: Path) -> bytes:
+    try:
+        text = path.read_bytes()
+        load = x509.load_pem_x509_csr if text.startswith(b"-----") else x509.load_der_x509_csr
+        return load(text).public_bytes(Encoding.DER)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--csr {path} can't be read: {error}") from error
+
+
+def _described(token: trust_pb2.Token) -> str:
+    uses = f"used {token.used} of {token.uses or 'any number of'} times"
+    state = f"until {_day(token.until)}" if token.until > time.time() else "ended"
+    return f"{token.id} for {token.role} {token.name or 'of any name'}, {uses}, {state}"
+
+
+def _day(unix_s: float) -> str:
+    return time.strftime("%a %d %b %Y %H:%M UTC", time.gmtime(unix_s))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+@program
+def main(argv: Sequence[str]) -> int:
+    """Run the verb that the first argument names; returns the exit code."""
+    word = argv[0] if argv else ""
+    if word not in VERBS:
+        make_parser().parse_or_raise([text for text in argv if text.startswith("-")], {})
+        meant = closest(word, {name: [] for name in VERBS})
+        raise ConfigError(
+            f"did you mean {meant}?" if meant else f"give a verb: {', '.join(VERBS)}; see --help"
+        )
+    return VERBS[word].run(make_parser(word).parse_or_raise(argv[1:], {})) or 0

@@ -1,0 +1,153 @@
+"""A secure run: every method has a row in the table of roles, and what an identity may do ends when it is revoked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+from grpc.aio import _server
+
+from leader.events import CallRefused, LearnerJoined, LearnerLeft
+from leader.trust.callers import Caller
+from leader.trust.roles import TABLE
+from protos import leader_pb2, learner_pb2
+from scripts.cluster import Cluster
+from tests.clusters import TINY, Settings, play
+from tests.leader.trust.fleet import Fleet, connect
+from utils.errors import BusyError, ForbiddenError, UnknownLearnerError, WireError
+from utils.trust import pki
+from utils.trust.names import Identity
+from utils.wire import contract
+from utils.wire.status import failures_told
+
+INFO = leader_pb2.LearnerInfo(
+    control=leader_pb2.CONTROL_SESSION,
+    own_data=leader_pb2.OwnData(examples=24, classes=2, fingerprint="f"),
+)
+
+
+def registering(token: bytes) -> leader_pb2.LearnerInfo:
+    """The registration of a learner that comes back."""
+    info = leader_pb2.LearnerInfo(token=token)
+    info.MergeFrom(INFO)
+    return info
+
+
+async def unheard(method: str, context: contract.Context, error: WireError) -> None:
+    raise AssertionError(f"{method}: {error}")
+
+
+def secure(folder: Path) -> Settings:
+    return {**TINY, "trust.mode": "on", "trust.dir": folder / "trust"}
+
+
+def test_every_method_that_a_secure_leader_registers_has_a_row_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered: set[str] = set()
+    add = _server.Server.add_generic_rpc_handlers
+
+    def noting(server: _server.Server, handlers: Any) -> None:
+        for handler in handlers:
+            registered.update(handler._method_handlers)
+        add(server, handlers)
+
+    monkeypatch.setattr(_server.Server, "add_generic_rpc_handlers", noting)
+
+    async def scenario(cluster: Cluster) -> None:
+        assert cluster.invitation is not None
+        assert cluster.invitation.token.startswith("flk1_")
+
+    play(scenario, secure(tmp_path))
+    assert registered == set(TABLE)
+
+
+def test_revoking_ends_the_session_and_gives_the_place_to_others(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        fleet = Fleet(tmp_path / "trust")
+        async with connect(cluster.address, fleet.admit("ann")) as channel:
+            ack = await contract.REGISTER.ask(channel, INFO)
+            assert ack.name == "ann"
+            session = contract.SESSION.open(channel)
+            await session.write(leader_pb2.LearnerMessage(hello=leader_pb2.Hello(token=ack.token)))
+            await cluster.event(LearnerJoined, name="ann")
+            fleet.revoke("ann")
+            assert (await cluster.event(LearnerLeft, name="ann")).reason == "revoked"
+            assert await session.code() is grpc.StatusCode.PERMISSION_DENIED
+            with pytest.raises(ForbiddenError, match="ann was revoked"), failures_told():
+                await contract.REGISTER.ask(channel, INFO)
+        refused = await cluster.event(CallRefused, method="RegisterLearner")
+        assert refused.kind == "ForbiddenError"
+
+    play(scenario, secure(tmp_path))
+
+
+def test_a_name_is_the_certificates_and_a_session_token_of_no_use_to_another(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        fleet = Fleet(tmp_path / "trust")
+        ann, eve = fleet.admit("ann"), fleet.admit("eve")
+        async with connect(cluster.address, ann) as anns, connect(cluster.address, eve) as eves:
+            ack = await contract.REGISTER.ask(anns, INFO)
+            named = leader_pb2.LearnerInfo(name="ann")
+            named.MergeFrom(INFO)
+            with pytest.raises(ForbiddenError, match="its certificate says 'eve'"), failures_told():
+                await contract.REGISTER.ask(eves, named)
+            with pytest.raises(UnknownLearnerError), failures_told():
+                await contract.GET_WORK.ask(eves, leader_pb2.WorkRequest(token=ack.token))
+            await contract.GET_WORK.ask(anns, leader_pb2.WorkRequest(token=ack.token))
+
+    play(scenario, secure(tmp_path))
+
+
+def test_registrations_are_bounded_for_each_identity(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        fleet = Fleet(tmp_path / "trust")
+        async with connect(cluster.address, fleet.admit("ann")) as channel:
+            token = b""
+            for _ in range(3):
+                token = (await contract.REGISTER.ask(channel, registering(token))).token
+            with (
+                pytest.raises(BusyError, match=r"more than 3 registrations a minute") as caught,
+                failures_told(),
+            ):
+                await contract.REGISTER.ask(channel, registering(token))
+            assert 0 < caught.value.retry_after_s <= 20
+
+    play(scenario, {**secure(tmp_path), "limits.registrations_per_min": 3})
+
+
+def test_only_a_learner_is_dialled_and_it_must_be_the_one_that_it_says(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        fleet = Fleet(tmp_path / "trust")
+        ann = fleet.admit("ann", serves=True)
+        called: list[Identity] = []
+
+        async def answer(request: object, context: contract.Context) -> learner_pb2.Ack:
+            (pem,) = context.auth_context()["x509_pem_cert"]
+            called.append(pki.identity_of(pki.from_pem(pem), fleet.authority.ca))
+            return learner_pb2.Ack()
+
+        dial = cluster.app.coordinator.workforce.dial
+        tls = ann.for_server()
+        server = aio.server()
+        server.add_generic_rpc_handlers((contract.serve({contract.STOP_TRAINING: answer}, unheard),))
+        port = server.add_secure_port("127.0.0.1:0", tls)
+        await server.start()
+        address = f"127.0.0.1:{port}"
+        try:
+            for name, code in (("ann", grpc.StatusCode.OK), ("bob", grpc.StatusCode.UNAVAILABLE)):
+                channel = dial(address, Caller(name, "learner", "127.0.0.1", name))
+                assert channel is not None
+                async with channel:
+                    call = contract.STOP_TRAINING.open(channel, learner_pb2.StopNotice())
+                    assert await call.code() is code
+        finally:
+            await server.stop(None)
+        assert [identity.role for identity in called] == ["leader"]
+        for role in ("operator", "plain"):
+            assert dial(address, Caller("eve", role, "127.0.0.1", "eve")) is None
+
+    play(scenario, secure(tmp_path))
