@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_bytes
-from typing import Any, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -34,11 +33,8 @@ _SERVING = ("learner", "aggregator")  # roles of those that the leader may dial
 _MOST_SERIALS = 8  # certificates of one identity that are admitted
 _ADVICE = "make a new one: python -m leader.trust token"
 
-
-class Record(Protocol):
-    """Where what happens is written down."""
-
-    def __call__(self, what: str, *, who: str = "", role: str = "", ip: str = "", **fields: Any) -> None: ...
+#: Writes down what happened, and `who`, with which `role` and from which `ip`, did it.
+Record = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -54,10 +50,6 @@ class Applicant:
     hours: float = 0.0  # life of its certificate; 0 = as configured
 
 
-def _unrecorded(what: str, *, who: str = "", role: str = "", ip: str = "", **fields: Any) -> None:
-    pass
-
-
 class Authority:
     """The CA in a folder of trust, which many runs may share.
 
@@ -68,7 +60,7 @@ class Authority:
         self,
         folder: Path,
         config: TrustConfig,
-        record: Record = _unrecorded,
+        record: Record = lambda what, **more: None,
         *,
         make: bool = True,
         now: Callable[[], float] = time.time,
@@ -82,9 +74,7 @@ class Authority:
             self.made = self._make() if make else False  # whether there was no CA until now
             self._open(folder / "ca.key")
         except OSError as error:
-            raise ConfigError(
-                f"{error.filename}: {error.strerror}; is this the right folder of trust?"
-            ) from error
+            raise ConfigError(f"{error.filename}: {error.strerror}; is this the leader's folder?") from error
         self.fleet = pki.fleet_of(self._key.public_key())
 
     def _open(self, path: Path) -> None:
@@ -128,9 +118,8 @@ class Authority:
     def client_credentials(self) -> Credentials:
         """Of the leader where it dials learners: a new key, whose certificate has the role of leaders alone."""
         key, identity = pki.new_key(), Identity(self.fleet, LEADER, LEADER)
-        certificate = pki.issue(
-            self.ca, self._key, key.public_key(), identity, until=pki.ends_at(self.ca), now=self.now()
-        )
+        until = pki.ends_at(self.ca)
+        certificate = pki.issue(self.ca, self._key, key.public_key(), identity, until=until, now=self.now())
         return Credentials(pki.key_to_pem(key), pki.to_pem(certificate), pki.to_pem(self.ca))
 
     def new_token(self) -> JoinToken:
@@ -222,14 +211,10 @@ class Authority:
             entry.until, entry.since, entry.by = pki.ends_at(certificate), entry.since or self.now(), one.by
             records.identities[one.name] = entry
         self.record(what, who=one.name, role=one.role, ip=ip, by=one.by, key=entry.key_sha256)
-        return trust_pb2.Credential(
-            certificate=certificate.public_bytes(Encoding.DER),
-            roots=[self.ca.public_bytes(Encoding.DER)],
-            name=one.name,
-            role=one.role,
-            fleet=self.fleet,
-            renew_at=int((self.now() + entry.until) / 2),
-        )
+        der, root = (given.public_bytes(Encoding.DER) for given in (certificate, self.ca))
+        credential = trust_pb2.Credential(certificate=der, roots=[root], name=one.name, role=one.role)
+        credential.fleet, credential.renew_at = self.fleet, int((self.now() + entry.until) / 2)
+        return credential
 
     def _certificate(self, one: Applicant) -> x509.Certificate:
         now, identity = self.now(), Identity(self.fleet, one.role, one.name)

@@ -140,9 +140,8 @@ def _issued_there(options: Namespace, csr: bytes) -> trust_pb2.Credential:
     """Join the leader at --leader for somebody else, with a token that is made for this alone."""
     if options.hours:
         raise ConfigError("--hours: a leader elsewhere issues for its own trust.cert_hours; leave it out")
-    request = trust_pb2.TokenRequest(
-        name=options.what, role=options.role, uses=1, hours=_ISSUE_H, replace=options.replace
-    )
+    request = trust_pb2.TokenRequest(name=options.what, role=options.role, uses=1, hours=_ISSUE_H)
+    request.replace = options.replace
     token = JoinToken.parse(_ask(options, contract.MAKE_TOKEN, request).text)
     certificate, key = door_credentials(token.door)
     root = pki.to_pem(pki.anchor(token.ca_public_key()))
@@ -158,24 +157,17 @@ def _audit(options: Namespace) -> int:
     return code
 
 
+_OF_TOKEN = ("--name", "--role", "--uses", "--hours", "--replace")
+_OF_CERTIFICATE = ("--role", "--hours", "--replace", "--out", "--csr")
 VERBS: Mapping[str, Verb] = {
-    "token": Verb(
-        "make a join token; its text is all that is printed to stdout",
-        _token,
-        ("--name", "--role", "--uses", "--hours", "--replace", *_WHERE),
-    ),
+    "token": Verb("make a join token, which alone is printed to stdout", _token, (*_OF_TOKEN, *_WHERE)),
     "list": Verb("who was admitted or revoked, and the tokens", _list, _WHERE),
     "revoke": Verb(
-        "refuse a name from now on, its live connections too", _revoke, ("--why", *_WHERE), "NAME"
+        "refuse a name from now on, also where it is connected", _revoke, ("--why", *_WHERE), "NAME"
     ),
     "forget": Verb("free a name, revoked or not, for somebody new", _forget, _WHERE, "NAME"),
     "revoke-token": Verb("let nobody join with a token any more", _revoke_token, _WHERE, "ID"),
-    "issue": Verb(
-        "a certificate for people, and learners in other languages",
-        _issue,
-        ("--role", "--hours", "--replace", "--out", "--csr", *_WHERE),
-        "NAME",
-    ),
+    "issue": Verb("make files for people and foreign learners", _issue, (*_OF_CERTIFICATE, *_WHERE), "NAME"),
     "audit": Verb(
         "check that nothing of the audit was changed", _audit, ("--head", "--run", "--dir"), "verify"
     ),
@@ -238,9 +230,8 @@ def _ask(options: Namespace, method: Method[Any, Any], request: Any) -> Any:
 
 
 async def _call(leader: str, shown: Credentials, method: Method[Any, Any], request: Any) -> Any:
-    tls = shown.for_channel()
-    named = ("grpc.ssl_target_name_override", TLS_NAME)
-    async with aio.secure_channel(leader, tls, [*channel_options(), named]) as channel:
+    options = [*channel_options(), ("grpc.ssl_target_name_override", TLS_NAME)]
+    async with aio.secure_channel(leader, shown.for_channel(), options) as channel:
         try:
             with failures_told():
                 return await method.ask(channel, request, _CALL_S)
@@ -287,7 +278,5 @@ def main(argv: Sequence[str]) -> int:
     if word not in VERBS:
         make_parser().parse_or_raise([text for text in argv if text.startswith("-")], {})
         meant = closest(word, {name: [] for name in VERBS})
-        raise ConfigError(
-            f"did you mean {meant}?" if meant else f"give a verb: {', '.join(VERBS)}; see --help"
-        )
+        raise ConfigError(f"did you mean {meant}?" if meant else f"give a verb: {', '.join(VERBS)}")
     return VERBS[word].run(make_parser(word).parse_or_raise(argv[1:], {})) or 0

@@ -49,8 +49,8 @@ class Manager:
             role=request.role,
             name=request.name,
             uses=request.uses,
-            until=now + 3600 * request.hours,
             replace=request.replace,
+            until=now + 3600 * request.hours,
         )
         with self._state.edit() as records:
             if request.name:
@@ -116,9 +116,8 @@ class Manager:
     def _check_may(self, role: str) -> None:
         """Raise ForbiddenError unless the caller may manage this role; "" = one that is not known."""
         if self._by.role != "admin" and role not in _MANAGED.get(self._by.role, ()):
-            raise ForbiddenError(
-                f"{self._by.role or 'nobody'} may not do this for {role or 'unknown'}; ask an admin"
-            )
+            whom, who = role or "an unknown name", self._by.role or "nobody"
+            raise ForbiddenError(f"{who} may not do this for {whom}; ask an admin")
 
     def _record(self, what: str, **fields: Any) -> None:
         by = self._by
@@ -152,15 +151,9 @@ def _identities(records: Records) -> trust_pb2.Identities:
     return trust_pb2.Identities(identities=[identity_of(records, name) for name in names])
 
 
-def _token(token_id: str, entry: TokenEntry) -> trust_pb2.Token:
-    return trust_pb2.Token(
-        id=token_id,
-        name=entry.name,
-        role=entry.role,
-        uses=entry.uses,
-        used=len(entry.used),
-        until=int(entry.until),
-    )
+def _token(token_id: str, one: TokenEntry) -> trust_pb2.Token:
+    used, until = len(one.used), int(one.until)
+    return trust_pb2.Token(id=token_id, name=one.name, role=one.role, uses=one.uses, used=used, until=until)
 
 
 def _tokens(records: Records) -> trust_pb2.Tokens:

@@ -27,6 +27,7 @@ from utils.trust.pki import Key, from_pem, identity_of, key_from_pem, make_csr, 
 from utils.trust.token import JoinToken, door_credentials
 
 CONFIG = TrustConfig()
+CLAIMS = Claims("ann", "operator", 2_000_000_000.0)
 
 
 class Clock:
@@ -92,7 +93,7 @@ def test_the_ca_is_made_once_and_its_secrets_are_for_its_owner_alone(tmp_path: P
 
 
 def test_commands_that_need_a_ca_make_none(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"trust/ca\.key: No such file .*; is this the right folder"):
+    with pytest.raises(ConfigError, match=r"trust/ca\.key: No such file .*; is this the leader's folder"):
         Authority(tmp_path / "trust", CONFIG, make=False)
     assert list(tmp_path.iterdir()) == []
 

@@ -203,7 +203,7 @@ def test_what_is_done_is_in_the_audit_and_the_audit_is_checked(capsys: Printed) 
         (
             "list --dir nowhere",
             ConfigError,
-            "nowhere/ca.key: No such file or directory; is this the right folder",
+            "nowhere/ca.key: No such file or directory; is this the leader's folder",
         ),
         ("list --leader 127.0.0.1:1", ConfigError, "--leader: say who you are with --identity DIR"),
         ("list --leader 127.0.0.1:1 --identity no", ConfigError, "no/key.pem can't be read"),

@@ -19,6 +19,8 @@ from utils.trust.token import JoinToken
 from utils.wire.contract import Method
 from utils.wire.status import failures_told
 
+CLAIMS = Claims("ann", "operator", 2_000_000_000.0)
+
 
 def wish(role: str = "learner", **more: Any) -> trust_pb2.TokenRequest:
     return trust_pb2.TokenRequest(**{"role": role, "uses": 1, "hours": 1.0, **more})
