@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from dataclasses import replace
 from datetime import datetime
 
 from leader.config import RunConfig
@@ -43,6 +44,7 @@ def initial_state(config: RunConfig, origin: Origin) -> RunState:
         version=int.from_bytes(hashlib.sha256(vector.tobytes()).digest()[:8]) >> 1,
         vector=vector,
         optimizer=make_optimizer(config).init(origin.layout.parameter_count),
+        secret=_new_secret(),
     )
 
 
@@ -54,4 +56,8 @@ def resumed_state(folder: RunFolder, layout: Layout) -> RunState:
             f"checkpoint holds {state.vector.size} values, the model has {layout.total}; "
             "was config.yaml of the run folder changed?"
         )
-    return state
+    return state if state.secret else replace(state, secret=_new_secret())  # of a release that had none
+
+
+def _new_secret() -> str:
+    return secrets.token_hex(32)

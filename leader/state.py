@@ -36,6 +36,8 @@ class RunState:
     open_work: Mapping[str, OpenWork] = field(default_factory=dict)  # by part (asynchronous runs)
     turns: Mapping[str, int] = field(default_factory=dict)  # work given out so far, by part (the same)
     audit_head: str = ""  # of the audit when this was written, as N:HASH; "" in a run without trust
+    #: What nobody outside can compute work ids without; learners see only the ids. "" in tests alone.
+    secret: str = field(default="", repr=False)
 
     @property
     def served(self) -> NDArray[np.float32]:

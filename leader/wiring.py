@@ -50,7 +50,7 @@ class Wiring:
         self.events = EventStream()
         self.refusals = Refusals(self.events)
         self.workforce = self._open_workforce(state)
-        self._engine = Engine(config, self.layout, self.workforce, state.run_id, spool=spool, host=host)
+        self._engine = Engine(config, self.layout, self.workforce, state.secret, spool=spool, host=host)
         self._save_as_told = save
         self._run_audit: RunAudit | None = None
         self.coordinator = Coordinator(self._engine, state, self.events, self._save, kind)

@@ -121,7 +121,7 @@ class LeaderService:
         member = self._caller(context, request.token)
         if self._gradients is not None and (refusal := self._gradients.refusal(member)):
             raise refusal
-        self._desk.check_open(request.work_id)
+        self._desk.check(member, request.work_id)
         return leader_pb2.UploadStatus(received=self._uploads.received(request))
 
     async def _get_model(self, request: leader_pb2.Empty, context: Context) -> None:
@@ -168,7 +168,7 @@ class LeaderService:
             work_id = await self._desk.plain_work(member, self._config.limits.stall_s)
         else:
             work_id = header.work_id
-        self._desk.check_open(work_id)
+        self._desk.check(member, work_id)
         async with self._transfers, self._uploads.receiving(first, messages) as upload:
             await self._desk.submit(member, upload, work_id)
         return leader_pb2.Ack(success=True, message="counted")

@@ -120,7 +120,7 @@ def _digest(fields: str, config: str, tensors: list[tuple[str, str, tuple[int, .
 def _fields(state: RunState) -> dict[str, object]:
     names = ("run_id", "round", "exchanges", "version", "bytes_up", "bytes_down", "seconds", "federated")
     return {
-        **{name: getattr(state, name) for name in names},
+        **{name: getattr(state, name) for name in (*names, "secret")},
         **({"audit_head": state.audit_head} if state.audit_head else {}),
         "holders": dict(state.seats.holders) if state.seats else {},
         "own": state.seats.own if state.seats else 0,

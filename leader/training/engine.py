@@ -34,7 +34,7 @@ class Engine:
         config: RunConfig,
         layout: Layout,
         workforce: Workforce,
-        run_id: str,
+        secret: str,
         *,
         spool: Path | None = None,
         host: Host | None = None,
@@ -45,7 +45,7 @@ class Engine:
         self.optimizer = make_optimizer(config)
         self.decoder = Decoder(config.codec, layout, config.streaming.fragments)
         self.host = host or Host()
-        self.orders = WorkPlanner(config, run_id)
+        self.orders = WorkPlanner(config, secret)
         self.deadlines = Deadlines(
             ceiling_s=config.cohort.deadline_s,
             floor_s=config.cohort.deadline_floor_s,

@@ -13,7 +13,7 @@ from leader.rounds.protocol import RoundMachine
 from leader.training.exchanges.base import Admitted
 from leader.training.inbox import Upload
 from protos import leader_pb2
-from utils.errors import LateUpdateError, LimitError, UnknownLearnerError
+from utils.errors import LateUpdateError, LimitError
 
 _WORK_ID = re.compile(r"([0-9]{1,9})-([0-9]{1,9})-[0-9a-f]{32}")
 
@@ -40,6 +40,13 @@ class Orders:
         self._place = place
         self._work = {order.work_id: (part, order) for part, order in orders}
         self._by_part = {part.id: order for part, order in self._work.values()}
+        self._given: dict[str, set[int]] = {}  # learners that hold or held it, by work id
+
+    def give(self, learner_id: int, part: str) -> leader_pb2.WorkOrder:
+        """See OpenOrders."""
+        order = self.order(part)
+        self._given.setdefault(order.work_id, set()).add(learner_id)
+        return order
 
     def order(self, part: str) -> leader_pb2.WorkOrder:
         """See OpenOrders."""
@@ -64,15 +71,22 @@ class Orders:
             raise refusal
         return part
 
+    def part_of(self, learner_id: int, work_id: str) -> Part:
+        """See OpenOrders."""
+        part = self.part(work_id)
+        if learner_id not in self._given.get(work_id, ()):
+            raise LateUpdateError(
+                f"work{place_of(work_id)} was given to another learner; wait for work of your own"
+            )
+        return part
+
     def admit(self, member: Member, upload: Upload, work_id: str) -> Admitted:
         """See OpenOrders."""
-        part, header = self.part(work_id), upload.header
+        part, header = self.part_of(member.learner_id, work_id), upload.header
         order = self._work[work_id][1]
         weight = part.examples if header is None else header.examples
         if not 0 < weight <= part.examples:
             raise LimitError(f"update claims {weight} examples, its part has {part.examples}")
-        if part.shard is None and part.id != Part.own_id(member.name):
-            raise UnknownLearnerError(f"only the owner of {part.id} may send its update")
         contribution = Contribution(
             part.id,
             weight,

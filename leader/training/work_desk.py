@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from leader.condition import Signal
-from leader.data.part import Part
 from leader.global_model.versions import VersionStore
 from leader.learners.membership import Member
 from leader.learners.workforce import Workforce
@@ -38,6 +37,7 @@ class WorkDesk:
         self._over = over
         self._stop = stop
         self._failures: dict[str, set[str]] = {}  # names of learners that can't do it, by id of open work
+        self._proven: set[str] = set()  # names of learners that have done counted work
         self._given_at: dict[str, float] = {}  # clock value at which work was given out, by part
         self._counted: set[str] = set()  # identities of plain learners with an update in the open exchange
 
@@ -49,19 +49,18 @@ class WorkDesk:
         """Whether this is open work of the learner."""
         return work_id in (order.work_id for order in self.work_of(member))
 
-    def check_open(self, work_id: str) -> Part:
-        """The part that `work_id` is for; raises what an update for it would be refused with now."""
+    def check(self, member: Member, work_id: str) -> None:
+        """Raise what the learner's update for `work_id` would be refused with now."""
         if self.exchange is None:
             raise LateUpdateError("no round is open; wait for new work")
-        return self.exchange.orders.part(work_id)
+        self.exchange.orders.part_of(member.learner_id, work_id)
 
     def is_open(self, work_id: str) -> bool:
         """Whether an update for `work_id` would be taken now."""
         try:
-            self.check_open(work_id)
+            return self.exchange is not None and self.exchange.orders.part(work_id) is not None
         except WireError:
             return False
-        return True
 
     def knows(self, work_id: str) -> bool:
         """Whether this is work of the open exchange, whatever has become of it."""
@@ -76,15 +75,15 @@ class WorkDesk:
     def failed(self, member: Member, work_id: str, reason: str) -> None:
         """A learner says that it can't do its work; when a second one says so of the same work, the run stops.
 
-        One learner's machine may be broken; work that fails on two, or on the only one, is itself
-        at fault: training that diverges does so everywhere. Work that the learner does not owe
-        says nothing.
+        One learner's machine may be broken; work that fails on two that have done counted work before, or on
+        all that there are, is itself at fault: training that diverges does so everywhere. Work that the
+        learner does not owe says nothing.
         """
         if not self.owes(member, work_id):
             return
         names = self._failures.setdefault(work_id, set())
         names.add(member.name)
-        if len(names) > 1 or self._workforce.eligible() == 0:
+        if len(names & self._proven) > 1 or self._workforce.eligible() == 0:
             self._stop(f"learner {member.name} failed: {reason}")
 
     def outdated(self, member: Member, version: int) -> None:
@@ -120,10 +119,12 @@ class WorkDesk:
 
     def give(self, learner: int, part: str) -> None:
         """Push the work order of a part to a learner."""
-        member = self._workforce.get(learner)
-        if member is not None and self.exchange is not None:
+        if self.exchange is None:
+            return
+        order = self.exchange.orders.give(learner, part)
+        if (member := self._workforce.get(learner)) is not None:
             self._given_at[part] = self._clock.now()
-            member.link.work(self.exchange.orders.order(part))
+            member.link.work(order)
 
     def resend_work(self, member: Member) -> None:
         """Push the open work orders again, after the learner's session came back."""
@@ -137,6 +138,7 @@ class WorkDesk:
 
     def counted(self, member: Member) -> None:
         """The learner's update is in the sum."""
+        self._proven.add(member.name)
         if member.plain:
             self._counted.add(member.identity)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import math
 from collections.abc import Iterable
 
@@ -15,11 +16,11 @@ from utils.schedule import Schedule
 
 
 class WorkPlanner:
-    """Turns (round, step, part, model version) into work orders."""
+    """Turns (round, step, part, model version) into work orders; their ids are made with the run's secret."""
 
-    def __init__(self, config: RunConfig, run_id: str) -> None:
+    def __init__(self, config: RunConfig, secret: str) -> None:
         self._config = config
-        self._run_id = run_id
+        self._secret = secret.encode()
         train = config.train
         self.schedule = Schedule(train.schedule, train.lr, train.warmup)
 
@@ -133,9 +134,9 @@ class WorkPlanner:
         order.mix = streaming.mix
 
     def _sealed(self, order: leader_pb2.WorkOrder, part: Part) -> leader_pb2.WorkOrder:
-        """`order` with the id that all its inputs together have."""
+        """`order` with the id that all its inputs together have in this run."""
         order.ClearField("work_id")
-        digest = hashlib.sha256(f"{self._run_id}:{part.id}:".encode())
+        digest = hmac.new(self._secret, f"{part.id}:".encode(), hashlib.sha256)
         digest.update(order.SerializeToString(deterministic=True))
         order.work_id = f"{order.round}-{order.step}-{digest.hexdigest()[:32]}"
         return order

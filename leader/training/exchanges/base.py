@@ -53,6 +53,14 @@ class OpenOrders(Protocol):
         """The open work order of a part."""
         ...
 
+    def give(self, learner_id: int, part: str) -> leader_pb2.WorkOrder:
+        """The open work order of a part, which this learner may answer from now on."""
+        ...
+
+    def part_of(self, learner_id: int, work_id: str) -> Part:
+        """The part of an order that this learner was given; raises what its update must be refused with."""
+        ...
+
     def owed_by(self, learner_id: int) -> list[leader_pb2.WorkOrder]:
         """Work orders that a learner has not answered yet."""
         ...
@@ -66,7 +74,7 @@ class OpenOrders(Protocol):
         ...
 
     def admit(self, member: Member, upload: Upload, work_id: str) -> Admitted:
-        """The upload as what it would add; raises what `part` raises, LimitError or UnknownLearnerError."""
+        """The upload as what it would add; raises what `part_of` raises, or LimitError."""
         ...
 
 

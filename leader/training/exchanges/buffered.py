@@ -23,6 +23,7 @@ from leader.training.work_orders import WorkPlanner
 from protos import leader_pb2
 from utils.seeds import derive_seed
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -37,6 +38,7 @@ class Tickets(Orders):
         self._max_staleness = max_staleness
         self._work = {}  # open, or counted in this round
         self._by_part = {}
+        self._given = {}
         #: By the round whose work starts from them: model versions, and buffers of those models.
         self._versions = {work.round: work.version for work in state.open_work.values()}
         self._buffers: dict[int, NDArray[np.float32]] = {}  # none from before a restart
@@ -53,6 +55,7 @@ class Tickets(Orders):
             if tickets.get(part) == Ticket(order.round, order.step)
         }
         self._work = {order.work_id: (parts[part], order) for part, order in self._by_part.items()}
+        self._given = _only(self._work, self._given)
         needed = {ticket.round for ticket in tickets.values()}
         self._versions = _only(needed, self._versions) | {machine.plan.round: state.version}
         buffers = state.vector[self._first_buffer :].copy()
@@ -93,8 +96,8 @@ class Tickets(Orders):
         return replace(admitted, contribution=contribution)
 
 
-def _only(needed: Collection[int], by_round: Mapping[int, T]) -> dict[int, T]:
-    return {round_: value for round_, value in by_round.items() if round_ in needed}
+def _only(needed: Collection[K], values: Mapping[K, T]) -> dict[K, T]:
+    return {key: value for key, value in values.items() if key in needed}
 
 
 class BufferedExchange(WholeUpdates):

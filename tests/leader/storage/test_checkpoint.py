@@ -75,6 +75,7 @@ def state(round_: int = 5, seed: int = 0) -> RunState:
         history={"shard-00000": PartHistory(3, 5, 0.1 + 0.2, 1e-9), "own-b": PartHistory(1, 2, -7.5, 0.0)},
         open_work={"shard-00001": OpenWork(4, 17, (1 << 62) + 4), "own-b": OpenWork(5, 2, (1 << 62) + 5)},
         turns={"shard-00001": 18, "own-b": 3, "own-gone": 1},
+        secret="5ec2e7",
     )
 
 

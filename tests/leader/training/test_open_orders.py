@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from leader.training.work_orders import WorkPlanner
 from leader.trust.callers import anonymous
 from model.flat import Layout
 from protos import leader_pb2
-from utils.errors import DuplicateUpdateError, LateUpdateError, LimitError, UnknownLearnerError
+from utils.errors import DuplicateUpdateError, LateUpdateError, LimitError
 from utils.wire.payload import Payload, PayloadReader, encode_header
 
 LAYOUT = Layout.of(nn.Linear(2, 1))
@@ -35,7 +36,8 @@ def exchange(steps: int = 2) -> tuple[Orders, Round]:
 
 
 def contribution(open_: Orders, name: str, upload: Upload, part: Part) -> Contribution:
-    return open_.admit(member(name), upload, open_.order(part.id).work_id).contribution
+    work_id = open_.give(member(name).learner_id, part.id).work_id
+    return open_.admit(member(name), upload, work_id).contribution
 
 
 def payload() -> Payload:
@@ -116,8 +118,17 @@ def test_nobody_weighs_more_than_its_part_has_examples(examples: int) -> None:
     assert contribution(open_, "a", upload(10), PARTS[0]).weight == 10
 
 
-def test_own_data_is_answered_for_by_its_owner_alone() -> None:
-    open_, _ = exchange()
-    assert contribution(open_, "c", upload(30), PARTS[2]).weight == 30
-    with pytest.raises(UnknownLearnerError, match="only the owner of own-c may send its update"):
-        contribution(open_, "b", upload(30), PARTS[2])
+def test_an_order_is_answered_only_by_learners_that_it_was_given_to() -> None:
+    open_, round_ = exchange()
+    me, other = member("a"), replace(member("b"), learner_id=2)
+    for part in PARTS:
+        work_id = open_.give(other.learner_id, part.id).work_id
+        with pytest.raises(LateUpdateError, match="was given to another learner; wait for work of your own"):
+            open_.admit(me, upload(10), work_id)
+        assert open_.admit(other, upload(10), work_id).part == part
+    work_id = open_.give(me.learner_id, PARTS[1].id).work_id
+    assert open_.part_of(other.learner_id, work_id) == PARTS[1]  # it held it, and may have the update made
+    round_.handle(Accepted(PARTS[1].id, 0), 1.0)
+    for learner in (me, other):
+        with pytest.raises(DuplicateUpdateError):
+            open_.part_of(learner.learner_id, work_id)

@@ -28,7 +28,7 @@ def config(exchange: str = "delta", rounds: int = 10, **train: Any) -> RunConfig
 def order(
     settings: RunConfig | None = None,
     *,
-    run_id: str = "run",
+    secret: str = "secret",
     round_: int = 2,
     step: int = 0,
     steps: int = 1,
@@ -36,7 +36,7 @@ def order(
     version: int = 5,
     first_exchange: int = 1,
 ) -> leader_pb2.WorkOrder:
-    planner = WorkPlanner(settings or config(), run_id)
+    planner = WorkPlanner(settings or config(), secret)
     return planner.order(round_, step, steps, part, version=version, first_exchange=first_exchange)
 
 
@@ -48,7 +48,7 @@ def test_the_same_inputs_give_the_same_order() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"run_id": "other"},
+        {"secret": "other"},
         {"round_": 3},
         {"step": 1, "steps": 2},
         {"part": Part.of_shard(4, 100, run_seed=0)},

@@ -35,7 +35,7 @@ from leader.trust.callers import anonymous
 from model.flat import Layout
 from protos import leader_pb2
 from tests.leader.training.office import Office
-from utils.errors import DuplicateUpdateError, LateUpdateError, UnknownLearnerError
+from utils.errors import DuplicateUpdateError, LateUpdateError
 from utils.wire.payload import Payload, PayloadReader, encode_header
 
 LAYOUT = Layout.of(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
@@ -57,9 +57,10 @@ def config_of(*, size: int = 1, exponent: float = 0.5, weighting: str = "example
     )
 
 
-def member(name: str) -> Member:
-    info = leader_pb2.LearnerInfo(name=name, control=leader_pb2.CONTROL_SESSION)
-    return Membership(max_learners=1, lease_s=1.0).register(info, anonymous("peer"), 0.0)[0]
+def member(learner_id: int) -> Member:
+    info = leader_pb2.LearnerInfo(name="a", control=leader_pb2.CONTROL_SESSION)
+    member, _ = Membership(max_learners=1, lease_s=1.0).register(info, anonymous("peer"), 0.0)
+    return replace(member, learner_id=learner_id)
 
 
 def payload(value: float) -> Payload:
@@ -75,7 +76,7 @@ class Run:
     def __init__(self, config: RunConfig, state: RunState | None = None) -> None:
         self.config = config
         self.state = state or RunState("run", 0, 0, 100, np.zeros(TOTAL, np.float32), {})
-        planner = WorkPlanner(config, self.state.run_id)
+        planner = WorkPlanner(config, self.state.secret)
         self.tickets = Tickets(planner, self.state, SPLIT, config.buffer.max_staleness)
         tickets = {part: Ticket(work.round, work.turn) for part, work in self.state.open_work.items()}
         self.desk = Desk(tickets, self.state.turns)
@@ -98,15 +99,16 @@ class Run:
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
             if isinstance(action, Dispatch):
-                self.tickets.order(action.part)
+                self.tickets.give(action.learner, action.part)
 
-    def contribution(self, name: str, upload: Upload, part: str) -> Contribution:
-        return self.tickets.admit(member(name), upload, self.tickets.order(part).work_id).contribution
+    def contribution(self, upload: Upload, part: str, learner_id: int = 0) -> Contribution:
+        sender = member(learner_id or HOLDERS[part])
+        return self.tickets.admit(sender, upload, self.tickets.order(part).work_id).contribution
 
     def send(self, part: str, value: float, weight: int) -> None:
         header = leader_pb2.UpdateHeader(examples=weight, loss=0.5)
         turn = self.tickets.order(part).step
-        self.total.add(self.contribution("a", Upload(header, payload(value), 1), part))
+        self.total.add(self.contribution(Upload(header, payload(value), 1), part))
         self._perform(self.machine.handle(Accepted(part, turn), 0.0))
 
     def commit(self, vector: NDArray[np.float32] | None = None) -> None:
@@ -215,31 +217,38 @@ def test_an_update_sent_twice_is_told_apart_from_a_late_one() -> None:
         run.tickets.part(counted)
 
 
-def test_only_the_owner_may_send_the_update_of_own_data() -> None:
+def test_work_is_answered_only_by_the_learner_that_it_was_given_to_over_rounds_too() -> None:
     run = Run(config_of())
-    run.begin({**PARTS, OWN.id: OWN})
+    parts = {**PARTS, OWN.id: OWN}
+    run.begin(parts)
     upload = Upload(leader_pb2.UpdateHeader(examples=20), payload(1.0), 1)
-    assert run.contribution("c", upload, OWN.id).part == "own-c:0"
-    with pytest.raises(UnknownLearnerError):
-        run.contribution("a", upload, OWN.id)
+    for round_ in (1, 2):
+        assert run.contribution(upload, OWN.id).part == "own-c:0"
+        for other in (HOLDERS[QUICK], HOLDERS[SLOW]):
+            with pytest.raises(LateUpdateError, match="work of round 1, step 0 was given to another learner"):
+                run.contribution(upload, OWN.id, other)
+        if round_ == 1:
+            run.send(QUICK, 1.0, 10)
+            run.commit()
+            run.begin(parts)
 
 
 def test_an_update_knows_its_staleness_and_how_far_the_buffers_have_moved_since() -> None:
     run = started()
     upload = Upload(leader_pb2.UpdateHeader(examples=30), payload(1.0), 1)
-    fresh = run.contribution("a", upload, SLOW)
+    fresh = run.contribution(upload, SLOW)
     assert (fresh.part, fresh.staleness, fresh.buffers_shift) == (f"{SLOW}:0", 0, None)
     for round_ in (1, 2):
         run.send(QUICK, 1.0, 10)
         run.commit(np.full(TOTAL, 10.0 * round_, np.float32))
         run.begin()
-    stale = run.contribution("a", upload, SLOW)
+    stale = run.contribution(upload, SLOW)
     assert stale.staleness == 2
     assert stale.buffers_shift is not None
     assert stale.buffers_shift.tolist() == [0.0 - 20.0] * (TOTAL - SPLIT)
     resumed = Run(run.config, run.state)
     resumed.begin()
-    stale = resumed.contribution("a", upload, SLOW)
+    stale = resumed.contribution(upload, SLOW)
     assert (stale.staleness, stale.buffers_shift) == (2, None)  # that model was not kept
 
 
