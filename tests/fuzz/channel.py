@@ -37,7 +37,9 @@ class Context:
         """Take one message of the answer."""
         self.written.append(message)
 
-    async def abort(self, code: grpc.StatusCode, details: str = "") -> NoReturn:
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Sequence[tuple[str, str]] = ()
+    ) -> NoReturn:
         """End the call; the details must be fit to travel."""
         quoted = urllib.parse.quote(details)
         assert len(quoted) <= _LONGEST_DETAILS, f"{len(quoted)} bytes of details: {details[:500]}"
