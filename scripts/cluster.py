@@ -133,12 +133,19 @@ class Cluster:
     def learner(self, name: str = "", *, worker: type[Worker] = Worker, **options: Any) -> Node:
         """Start a learner on the CPU; `options` are the learner's flags, such as `data=Path("photos")`.
 
+        It joins a secure run, with an identity that is its name's as long as the cluster lives.
         Learners that draw from torch's own generator, as dropout does, share it here: two such runs differ.
         """
-        given = {"leader": self.address, "device": "cpu", "name": name, **options}
+        given = {"leader": self.address, "device": "cpu", "name": name, **self._proof(name), **options}
         program = Node(name or "learner", _learn(LearnerOptions.model_validate(given), worker), self._changed)
         self._learners.append(program)
         return program
+
+    def _proof(self, name: str) -> dict[str, Any]:
+        if self.invitation is None:
+            return {}
+        folder = Path(self._temporary.name, "identities", name or f"learner-{len(self._learners)}")
+        return {"join": self.invitation.token, "identity": folder}
 
     async def resume(self, **settings: object) -> None:
         """Kill the leader if it still runs, and start another that goes on with its run at its address.

@@ -15,7 +15,7 @@ from leader.trust.callers import Caller
 from leader.trust.roles import TABLE
 from protos import leader_pb2, learner_pb2
 from scripts.cluster import Cluster
-from tests.clusters import TINY, Settings, play
+from tests.clusters import NOISE, TINY, Settings, play
 from tests.leader.trust.fleet import Fleet, connect
 from utils.errors import BusyError, ForbiddenError, UnknownLearnerError, WireError
 from utils.trust import pki
@@ -151,3 +151,45 @@ def test_only_a_learner_is_dialled_and_it_must_be_the_one_that_it_says(tmp_path:
             assert dial(address, Caller("eve", role, "127.0.0.1", "eve")) is None
 
     play(scenario, secure(tmp_path))
+
+
+async def two_learners(cluster: Cluster) -> None:
+    for name in ("a", "b"):
+        cluster.learner(name, task=NOISE, data=name)
+    await cluster.finished()
+
+
+def test_learners_join_and_the_run_ends_in_the_bits_of_a_plain_one(tmp_path: Path) -> None:
+    plain, encrypted = play(two_learners), play(two_learners, secure(tmp_path))
+    assert encrypted.model_sha256 == plain.model_sha256
+    assert Fleet(tmp_path / "trust").authority.state.read().identities.keys() == {"a", "b"}
+
+
+def test_after_a_restart_of_the_leader_learners_come_back_by_their_certificates(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        for name in ("a", "b"):
+            cluster.learner(name, task=NOISE, data=name)
+        await cluster.committed(1)
+        await cluster.resume()
+        await cluster.finished()
+
+    undisturbed = play(two_learners)
+    assert play(scenario, secure(tmp_path)).model_sha256 == undisturbed.model_sha256
+
+
+def test_a_revoked_learner_leaves_for_good_and_the_others_go_on(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        fleet = Fleet(tmp_path / "trust")
+        a = cluster.learner("a", task=NOISE, data="a")
+        cluster.learner("b", task=NOISE, data="b")
+        await cluster.committed(1)
+        a.excused = True
+        fleet.revoke("a")
+        assert (await cluster.event(LearnerLeft, name="a")).reason == "revoked"
+        error = await cluster.failed(a)
+        assert isinstance(error, ForbiddenError)
+        assert error.exit_code == 7
+        cluster.learner("c", task=NOISE, data="c")
+        await cluster.finished()
+
+    play(scenario, {**secure(tmp_path), "rounds": 40})
