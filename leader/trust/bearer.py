@@ -25,9 +25,8 @@ _MOST_S = 24 * 3600.0  # life of a token
 _MOST_CHARACTERS = 16 << 10
 _REQUIRED = ["exp", "iat", "iss", "aud", "sub"]
 _TYPES = ("jwt", "at+jwt")
-_ROLES = tuple(
-    role for role in ROLES if role != "gateway"
-)  # a gateway speaks for others: by certificate alone
+#: A gateway speaks for others: that takes a certificate.
+_ROLES = tuple(role for role in ROLES if role != "gateway")
 _DIGEST = re.compile(r"-[0-9a-f]{16}$")
 _ENDED = "this JWT has ended; get a new one"
 _REASONS: dict[type[jwt.PyJWTError], str] = {

@@ -49,8 +49,6 @@ def parse(document: bytes) -> KeySet:
 
     The rest is left out: symmetric and private keys, RSA below 2048 bits, other algorithms, keys for encryption.
     """
-    if len(document) > _MOST_BYTES:
-        raise ValueError(f"more than {_MOST_BYTES} bytes")
     keys = _members(document).get("keys")
     if not isinstance(keys, list):
         raise ValueError("no JSON Web Key Set, which has a list of keys")
@@ -59,6 +57,8 @@ def parse(document: bytes) -> KeySet:
 
 
 def _members(document: bytes) -> dict[str, object]:
+    if len(document) > _MOST_BYTES:
+        raise ValueError(f"more than {_MOST_BYTES} bytes")
     members = json.loads(document)
     if not isinstance(members, dict):
         raise ValueError("not a JSON object")
@@ -156,7 +156,4 @@ def _get(url: str) -> bytes:
     with answer:
         if answer.status != 200:
             raise ValueError(f"{url} answers {answer.status}")
-        body: bytes = answer.read(_MOST_BYTES + 1)
-    if len(body) > _MOST_BYTES:
-        raise ValueError(f"{url} has more than {_MOST_BYTES} bytes")
-    return body
+        return bytes(answer.read(_MOST_BYTES + 1))
