@@ -17,7 +17,7 @@ from leader.trust import roles
 from leader.trust.callers import _CALLER, DOOR, Caller, Callers, anonymous, ended
 from leader.trust.limiter import Limiter, Quota
 from leader.trust.live import LiveCalls
-from utils.errors import ForbiddenError, WireError
+from utils.errors import ForbiddenError, StalledError, WireError
 from utils.wire.contract import Context, behind
 from utils.wire.rpc import SERVICE
 from utils.wire.status import refuse
@@ -36,6 +36,7 @@ class Guard(aio.ServerInterceptor):
     def __init__(self, callers: Callers, limits: LimitsConfig, refused: Refused) -> None:
         self._callers = callers
         self._refused = refused
+        self._hello_s = limits.hello_s
         self._live = LiveCalls(limits.calls_at_once)
         calls = limits.calls_per_s
         self._calls = Limiter(calls, 1.0, 2 * calls, "calls a second (limits.calls_per_s)")
@@ -64,6 +65,8 @@ class Guard(aio.ServerInterceptor):
         caller = await self._admitted(method, context)
         _CALLER.set(caller)
         left_s = None if math.isinf(caller.until) else caller.until - time.time()
+        if caller.role == DOOR:  # anybody may knock, and must not stand there for ever
+            left_s = self._hello_s
         try:
             async with asyncio.timeout(left_s) as deadline:
                 with self._live.under_way(caller, deadline):
@@ -107,6 +110,8 @@ class Guard(aio.ServerInterceptor):
 
     def _ended(self, caller: Caller) -> WireError:
         """Why a call was ended while it was under way."""
+        if caller.role == DOOR:
+            return StalledError(f"no whole request in {self._hello_s:g} s (limits.hello_s); call again")
         try:
             self._callers.check(caller)
         except ForbiddenError as error:

@@ -115,24 +115,23 @@ def behind(
 ) -> grpc.RpcMethodHandler[Any, Any]:
     """A handler like `handler`, whose calls go to `guarded` first, with what answers them.
 
-    One request is read only when that is called.
+    It is asked as soon as a call begins: gRPC calls a handler of one request only once that is there, and whoever
+    never sends it would hold a place among the calls at once without being asked for anything. So the one request
+    is read in here, as the first of a stream.
     """
-    asked, told = (
-        "stream" if streams else "unary"
-        for streams in (handler.request_streaming, handler.response_streaming)
-    )
-    inner = getattr(handler, f"{asked}_{told}")
-    read = handler.request_deserializer if asked == "unary" else None
+    told = "stream" if handler.response_streaming else "unary"
+    inner = getattr(handler, f"{'stream' if handler.request_streaming else 'unary'}_{told}")
+    read = None if handler.request_streaming else handler.request_deserializer
 
-    async def answer(request: Any, context: Context) -> Any:
-        message = request if read is None else checked(read)(request)
+    async def answer(requests: Any, context: Context) -> Any:
+        message = requests if read is None else checked(read)(await anext(requests, b""))
         if not inspect.isasyncgenfunction(inner):
             return await inner(message, context)
         async for part in inner(message, context):
             await context.write(part)
         return None
 
-    make = getattr(grpc, f"{asked}_{told}_rpc_method_handler")
+    make = getattr(grpc, f"stream_{told}_rpc_method_handler")
     keep = handler.request_deserializer if read is None else raw
     made: grpc.RpcMethodHandler[Any, Any] = make(partial(guarded, answer), keep, handler.response_serializer)
     return made

@@ -293,6 +293,29 @@ def test_whoever_sends_too_many_bad_tokens_is_refused_unread(tmp_path: Path) -> 
     assert play(tmp_path, scenario, LimitsConfig(refusals_per_min=3)).verified == 3
 
 
+def test_strangers_who_never_finish_asking_take_no_place_from_others(tmp_path: Path) -> None:
+    async def scenario(house: House) -> None:
+        channels = [house.open() for _ in range(4)]
+        # Headers, and no request after them; more than the server answers at once.
+        silent: list[Any] = [
+            channel.stream_unary("/leader.LeaderService/GetWork")() for channel in channels for _ in range(32)
+        ]
+        for call in silent:
+            assert (await call.code()).name in (
+                "PERMISSION_DENIED",
+                "RESOURCE_EXHAUSTED",
+            )  # not left standing
+        async with connect(house.address, house.fleet.admit("ann")) as channel:
+            await ask(channel)
+        knocking: Any = channels[0].stream_unary("/trust.TrustService/Enrol")()
+        assert await knocking.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert await knocking.details() == "leader: no whole request in 0.5 s (limits.hello_s); call again"
+        for channel in channels:
+            await channel.close()
+
+    play(tmp_path, scenario, LimitsConfig(hello_s=0.5, max_learners=1, refusals_per_min=1000))
+
+
 def test_an_issuer_that_is_down_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     with oidc_issuer(tmp_path) as issuer:
