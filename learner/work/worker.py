@@ -42,7 +42,7 @@ _PROGRESS_EVERY_S = 0.5
 _RESENDS = 3
 _MOST_BREAKS = 5  # gradient streams that may end one after the other before one of their steps is over
 #: What a new registration can mend.
-_MENDABLE = (UnreachableError, StalledError, UnknownLearnerError, NotReadyError, BusyError)
+_MENDABLE = (UnreachableError, StalledError, UnknownLearnerError, NotReadyError)
 
 
 Report = Callable[[leader_pb2.Progress], None]
@@ -108,7 +108,7 @@ class Worker:
 
         def failed(error: FlockstepError) -> None:
             self._breaks += 1
-            if isinstance(error, (*_MENDABLE, ChecksumError)) and self._breaks < _MOST_BREAKS:
+            if isinstance(error, (*_MENDABLE, ChecksumError, BusyError)) and self._breaks < _MOST_BREAKS:
                 _log.warning("gradient stream: %s; going on after the reconnect", error)
                 if not broken.done():
                     broken.set_result(error)
@@ -163,7 +163,7 @@ class Worker:
         while True:
             order = await self._next()
             try:
-                await self._do(order)
+                await self._do_when_let(order)
             except (CancelledError, LateUpdateError, DuplicateUpdateError) as error:
                 _log.info("round %d: %s", order.round, error)
             except _MENDABLE as error:
@@ -184,6 +184,15 @@ class Worker:
             self._woken.clear()
             await self._woken.wait()
         return order
+
+    async def _do_when_let(self, order: leader_pb2.WorkOrder) -> None:
+        """Do an order, and go on with it as often as the leader asks for a pause."""
+        while True:
+            try:
+                return await self._do(order)
+            except BusyError as error:
+                _log.debug("round %d: %s", order.round, error)
+                await asyncio.sleep(error.retry_after_s)
 
     async def _do(self, order: leader_pb2.WorkOrder) -> None:
         part = part_of(order)
