@@ -83,7 +83,8 @@ class Wiring:
     @property
     def audit_head(self) -> str:
         """The audit's newest line as N:HASH; "" in a run without trust."""
-        return str(self._run_audit.head) if self._run_audit else ""
+        head = self.workforce.audit_head()
+        return str(head) if head.number else ""
 
     def _save(self, state: RunState) -> object:
         if self._run_audit is not None:

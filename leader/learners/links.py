@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from grpc import aio
 from grpc_health.v1 import health_pb2
 
+from leader.trust.audit import BEGINNING, Head
 from leader.trust.callers import Caller
 from protos import leader_pb2, learner_pb2
 from utils.errors import PayloadError
@@ -27,13 +28,6 @@ _HEALTH_CHECK = Method(
 #: Opens a channel to HOST:PORT, where this caller says that it listens; None = it is not to be dialled.
 Dial = Callable[[str, Caller], aio.Channel | None]
 _CLOSING: set[asyncio.Task[None]] = set()  # the event loop itself keeps no task alive
-
-AuditHead = Callable[[], tuple[int, bytes]]  # number and SHA-256 of the audit's newest line
-
-
-def without_audit() -> tuple[int, bytes]:
-    """A run without trust keeps none: learners are told nothing."""
-    return 0, b""
 
 
 class LearnerLink:
@@ -61,7 +55,7 @@ class LearnerLink:
 class SessionLink(LearnerLink):
     """The learner's own Session stream: messages queue here and the RPC handler sends them."""
 
-    def __init__(self, audit_head: AuditHead = without_audit) -> None:
+    def __init__(self, audit_head: Callable[[], Head] = lambda: BEGINNING) -> None:
         self._audit_head = audit_head
         self._outbox: asyncio.Queue[leader_pb2.LeaderMessage | None] = asyncio.Queue()
         self._gone = asyncio.Event()

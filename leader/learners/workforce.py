@@ -17,16 +17,10 @@ from leader.data.part import Part
 from leader.events import EventStream, LearnerJoined, LearnerLeft
 from leader.learners.allocation import Allocation
 from leader.learners.eligibility import Eligibility
-from leader.learners.links import (
-    AuditHead,
-    Dial,
-    DialledLink,
-    LearnerLink,
-    dial_in_plain,
-    without_audit,
-)
+from leader.learners.links import Dial, DialledLink, LearnerLink, dial_in_plain
 from leader.learners.membership import CONTROL_NAMES, Member, Membership
 from leader.state import Seats
+from leader.trust.audit import BEGINNING, Head
 from leader.trust.callers import Caller
 from protos import leader_pb2
 
@@ -55,7 +49,7 @@ class Workforce:
         self._eligibility = Eligibility(config, classes=classes, held=held)
         self._allocation = Allocation(config, labels=labels, groups=groups, resumed=seats)
         self.dial: Dial = dial_in_plain
-        self.audit_head: AuditHead = without_audit  # what learners shall bear witness to
+        self.audit_head: Callable[[], Head] = lambda: BEGINNING  # what learners shall bear witness to
         self.changed = Signal()
         self._listeners: list[Callable[[], None]] = []
 

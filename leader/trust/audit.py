@@ -31,8 +31,7 @@ from utils.files import read_secret, replace_file
 
 FILE, KEY, PUBLIC_KEY = "audit.jsonl", "audit.key", "audit.pub"
 LINE = re.compile(rb'(\{"n":([0-9]{1,18}),.*),"sig":"([0-9a-f]{128})"\}\n')
-_SYNCED_AT_ONCE = ("enrolled", "issued", "revoked", "forgotten", "token made", "token revoked", "committed")
-_SYNC_EVERY_S = 1.0
+_GATHER_S = 0.1  # a sync keeps writers out, so one is made for all lines of this time
 _MOST_TEXT = 300
 _MOST_NAMES = 1000
 #: What must never stand in a line, whoever sent it: join tokens, JWTs, private keys.
@@ -60,7 +59,7 @@ class Head(NamedTuple):
         return cls(int(match[1]), bytes.fromhex(match[2]))
 
 
-BEGINNING = Head(0, bytes(32))
+BEGINNING = Head(0, b"")
 
 
 class Audit:
@@ -71,9 +70,9 @@ class Audit:
         self._path = folder / FILE
         self._clock = clock
         self._lock = threading.Lock()
-        self._left = (0, 0)  # the file as this object left it
         self._syncer = ThreadPoolExecutor(1, "audit")
-        self._due, self._urgent = threading.Event(), threading.Event()  # a sync is under way, and now
+        self._sync_due = False
+        self._closing = threading.Event()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _alone(self._path) as file:
@@ -88,10 +87,9 @@ class Audit:
         return self._head
 
     def record(self, what: str, *, who: str = "", role: str = "", ip: str = "", **fields: Value) -> None:
-        """Append a line; it outlives this process once this returns, and a power cut a second later.
+        """Append a line; it outlives this process once this returns, and a power cut 0.1 s later.
 
-        What matters most is synced at once, in another thread. Texts are cut at 300 characters, lists at 1000
-        entries, and secrets that are known by their form are left out.
+        Texts are cut at 300 characters, lists at 1000 entries, and secrets known by their form are left out.
         Raises CheckpointError where the file can't be written.
         """
         told = {"what": what, "who": who, "role": role, "ip": ip, **fields}
@@ -103,18 +101,22 @@ class Audit:
             raise CheckpointError(
                 f"can't write {self._path}: {error}; free the disk or fix the folder"
             ) from error
-        if what in _SYNCED_AT_ONCE:
-            self._urgent.set()
-        if not self._due.is_set():
-            self._due.set()
+        if not self._sync_due:
+            self._sync_due = True
             self._syncer.submit(self._sync)
 
     def _append(self, file: int, entry: Mapping[str, Value]) -> None:
-        head, mend = (self._head, b"") if _stamp(file) == self._left else self._resume(file)
+        head, torn = _end(file)
+        text = b""
+        if torn:  # by a crash: what is left of that line gives way to a note of it
+            os.ftruncate(file, os.fstat(file).st_size - len(torn))
+            digest = hashlib.sha256(torn).hexdigest()
+            head, text = self._line(head, {"what": "repaired", "bytes": len(torn), "sha256": digest})
         head, line = self._line(head, entry)
-        if os.write(file, mend + line) < len(mend + line):
+        text += line
+        if os.write(file, text) < len(text):
             raise OSError(errno.ENOSPC, "a line was cut short")
-        self._head, self._left = head, _stamp(file)
+        self._head = head
 
     def _line(self, before: Head, entry: Mapping[str, Value]) -> tuple[Head, bytes]:
         """The line after `before`."""
@@ -124,23 +126,9 @@ class Audit:
         line = text[:-1] + b',"sig":"%s"}' % self._key.sign(text).hex().encode()
         return Head(before.number + 1, hashlib.sha256(line).digest()), line + b"\n"
 
-    def _resume(self, file: int) -> tuple[Head, bytes]:
-        """The head on disk; where a crash tore the last line off, what is left of it gives way to a note of that."""
-        head, torn = _end(file)
-        if not torn:
-            return head, b""
-        os.ftruncate(file, os.fstat(file).st_size - len(torn))
-        entry: dict[str, Value] = {
-            "what": "repaired",
-            "bytes": len(torn),
-            "sha256": hashlib.sha256(torn).hexdigest(),
-        }
-        return self._line(head, entry)
-
     def _sync(self) -> None:
-        self._urgent.wait(_SYNC_EVERY_S)
-        self._urgent.clear()
-        self._due.clear()
+        self._closing.wait(_GATHER_S)
+        self._sync_due = False
         try:
             with self._path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -149,7 +137,7 @@ class Audit:
 
     def close(self) -> None:
         """Have all lines on disk; nothing is recorded after this."""
-        self._urgent.set()
+        self._closing.set()
         self._syncer.shutdown()
 
 
@@ -162,11 +150,6 @@ def _alone(path: Path) -> Iterator[int]:
         yield file
     finally:
         os.close(file)
-
-
-def _stamp(file: int) -> tuple[int, int]:
-    found = os.fstat(file)
-    return found.st_ino, found.st_size
 
 
 def _end(file: int) -> tuple[Head, bytes]:

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from leader import events
-from leader.trust.audit import Audit, Head
+from leader.trust.audit import Audit
 from leader.trust.callers import _CALLER, anonymous
 from utils.vector import Vector
 
@@ -23,11 +23,6 @@ class RunAudit:
         self._counted: set[str] = set()  # whose updates are in the open round
         self._hashing = ThreadPoolExecutor(1, "audit-hash")
         self._saved: Future[tuple[int, str]]  # version and SHA-256 of the weights that were written last
-
-    @property
-    def head(self) -> Head:
-        """The newest line."""
-        return self._audit.head
 
     def saving(self, version: int, vector: Vector) -> None:
         """A state with these weights, (total,), is being written: the next commit tells their hash."""

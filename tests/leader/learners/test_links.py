@@ -12,6 +12,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 
 from leader.condition import Signal
 from leader.learners.links import DialledLink, SessionLink, dial_in_plain
+from leader.trust.audit import Head
 from leader.trust.callers import anonymous
 from protos import leader_pb2, learner_pb2
 from utils.errors import WireError
@@ -41,7 +42,7 @@ def test_a_session_sends_what_was_pushed_in_order_and_nothing_after_the_stop() -
 
 def test_a_commit_takes_along_the_head_of_the_audit_where_there_is_one() -> None:
     heads = iter([(7, b"seven"), (9, b"nine")])
-    plain, secure = SessionLink(), SessionLink(lambda: next(heads))
+    plain, secure = SessionLink(), SessionLink(lambda: Head(*next(heads)))
     for link in (plain, secure, secure):
         link.committed(3, 5)
     told = [asyncio.run(link.next()) for link in (plain, secure, secure)]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import queue
 import signal
 import stat
 import subprocess
@@ -36,7 +37,7 @@ def test_a_line_says_who_did_what_from_where_and_is_chained_to_the_one_before(tm
     lines = (tmp_path / FILE).read_bytes().splitlines()
     assert first == {
         "n": 1, "t": 12.346, "what": "enrolled", "who": "clinic-a", "role": "learner", "ip": "10.0.0.7",
-        "token": "3f9a1c22d0", "prev": "0" * 64, "sig": first["sig"],
+        "token": "3f9a1c22d0", "prev": "", "sig": first["sig"],
     }  # fmt: skip
     assert second["n"] == 2
     assert second["prev"] == hashlib.sha256(lines[0]).hexdigest()
@@ -235,32 +236,36 @@ def test_a_key_that_others_can_read_or_that_is_damaged_is_refused(tmp_path: Path
         Audit(tmp_path)
 
 
-def test_what_matters_most_is_synced_at_once_and_in_another_thread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced, here = threading.Event(), threading.get_ident()
-    threads: list[int] = []
+def note_syncs(audit: Path, monkeypatch: pytest.MonkeyPatch) -> queue.Queue[tuple[int, int]]:
+    """Of each sync of this file from now on: the thread, and the size that it had."""
+    noted: queue.Queue[tuple[int, int]] = queue.Queue()
 
     def sync(file: int) -> None:
-        threads.append(threading.get_ident())
-        synced.set()
+        found = os.fstat(file)
+        if found.st_ino == audit.stat().st_ino:
+            noted.put((threading.get_ident(), found.st_size))
 
-    audit = Audit(tmp_path)
-    monkeypatch.setattr(audit_module, "_SYNC_EVERY_S", 3600.0)
     monkeypatch.setattr(os, "fsync", sync)
-    audit.record("left")
-    assert not synced.wait(0.05)
-    audit.record("enrolled")
-    assert synced.wait(10)
-    assert here not in threads
+    return noted
 
 
-def test_closing_leaves_nothing_unsynced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_line_is_synced_in_another_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     audit = Audit(tmp_path)
-    sizes: list[int] = []
-    monkeypatch.setattr(audit_module, "_SYNC_EVERY_S", 3600.0)
-    monkeypatch.setattr(os, "fsync", lambda file: sizes.append(os.fstat(file).st_size))
-    audit.record("left")
-    audit.record("left")
+    noted = note_syncs(tmp_path / FILE, monkeypatch)
+    for what in ("left", "enrolled"):
+        audit.record(what)
+        thread, size = noted.get(timeout=10)
+        assert thread != threading.get_ident()
+        assert size == (tmp_path / FILE).stat().st_size
+
+
+def test_lines_of_one_moment_share_a_sync_and_closing_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = Audit(tmp_path)
+    monkeypatch.setattr(audit_module, "_GATHER_S", 3600.0)
+    noted = note_syncs(tmp_path / FILE, monkeypatch)
+    for _ in range(100):
+        audit.record("left")
     audit.close()
-    assert sizes[-1] == (tmp_path / FILE).stat().st_size
+    assert [size for _, size in noted.queue] == [(tmp_path / FILE).stat().st_size]
