@@ -1,4 +1,5 @@
-"""`python -m benchmarks.crowd`: many sessions in one process, each with a connection of its own.
+"""`python -m benchmarks.crowd`: many sessions in one process, each with a connection of its own
+(and with --trust an identity).
 
 Says `open` on standard output when all are there; when its standard input closes it prints the
 wall-clock times at which work orders were heard, as one JSON list, and ends.
@@ -9,12 +10,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from grpc import aio
 
+from benchmarks.trust_folder import InTheClear, choose_way, own_channel
 from protos import leader_pb2
 from utils.version import PROTOCOL
 from utils.wire.contract import LeaderStub
@@ -27,10 +31,8 @@ _TIMEOUT_S = 60.0
 class Member:
     """One learner that only listens."""
 
-    def __init__(self, leader: str, heard: list[float]) -> None:
-        # Without its own pool gRPC would put all sessions of this process on one connection.
-        options = (*channel_options(), ("grpc.use_local_subchannel_pool", 1))
-        self._channel = aio.insecure_channel(leader, options=options)
+    def __init__(self, channel: aio.Channel, heard: list[float]) -> None:
+        self._channel = channel
         self._heard = heard
 
     async def open(self) -> asyncio.Task[None]:
@@ -56,10 +58,11 @@ class Member:
         await self._channel.close()
 
 
-async def crowd(leader: str, sessions: int) -> None:
+async def crowd(leader: str, sessions: int, way: InTheClear) -> None:
     """Open the sessions, listen until standard input closes, and tell what was heard."""
     heard: list[float] = []
-    members = [Member(leader, heard) for _ in range(sessions)]
+    identities = [way.admit(f"crowd-{os.getpid()}-{number}") for number in range(sessions)]
+    members = [Member(own_channel(leader, own, channel_options()), heard) for own in identities]
     turn = asyncio.Semaphore(_AT_ONCE)
 
     async def open_one(member: Member) -> asyncio.Task[None]:
@@ -81,8 +84,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.crowd", description=__doc__)
     parser.add_argument("--leader", required=True, metavar="HOST:PORT")
     parser.add_argument("--sessions", type=int, required=True)
+    parser.add_argument("--trust", type=Path, metavar="DIR", help="the leader's folder of trust")
     options = parser.parse_args()
-    asyncio.run(crowd(options.leader, options.sessions))
+    asyncio.run(crowd(options.leader, options.sessions, choose_way(options.trust)))
 
 
 if __name__ == "__main__":

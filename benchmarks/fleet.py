@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.probe import PROBE_FILE, WHOLE, Reading, read_probe
 from benchmarks.spread import Spread
+from benchmarks.trust_folder import choose_way
 from scripts.children import Program, run_together
 from scripts.demo import free_port
 
@@ -35,18 +36,22 @@ class FleetRun:
     checkpoint_bytes: int
 
 
-def run_fleet(model: str, *, learners: int, rounds: int, warmup: int) -> FleetRun:
-    """Train `rounds` + `warmup` rounds with no-op learners.
+def run_fleet(model: str, *, learners: int, rounds: int, warmup: int, secure: bool = False) -> FleetRun:
+    """Train `rounds` + `warmup` rounds with no-op learners, which join if the leader is to be `secure`.
 
     Raises ProgramFailedError with the end of the log of a process that failed.
     """
     with tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch:
         folder = Path(scratch)
-        settings = {"model.name": model, "rounds": rounds + warmup, "learners": learners, **TOY_DATA}
+        way = choose_way(folder / "trust" if secure else None)
+        sizes = {"model.name": model, "rounds": rounds + warmup, "learners": learners}
+        settings = {**TOY_DATA, **way.settings, **sizes}
         leader, address = probed_leader(folder, settings)
         crew = [
-            probed_program(f"learner-{number}", folder, "benchmarks.noop_learner", "--leader", address)
-            for number in range(1, learners + 1)
+            probed_program(
+                name, folder, "benchmarks.noop_learner", "--leader", address, *way.learner_flags(name)
+            )
+            for name in (f"learner-{number}" for number in range(1, learners + 1))
         ]
         run_together(leader, crew)
         first, *commits = read_probe(folder / "leader.probe")

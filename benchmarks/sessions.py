@@ -6,34 +6,22 @@ work orders going out to everybody, and then silence.
 
 from __future__ import annotations
 
-import json
-import queue
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from benchmarks import small_model
-from benchmarks.fleet import TOY_DATA, set_flags
-from benchmarks.probe import PROBE_FILE
 from benchmarks.result import Figure, Result
 from benchmarks.spread import Spread
-from scripts.demo import free_port
+from benchmarks.trust_folder import InTheClear
+from benchmarks.watched import crowds, watched_leader
 
 COUNTS, QUICK_COUNTS = (500, 2000, 5000), (250,)
-_CROWDS = 4  # processes that the sessions are spread over
 _ROUND_S = 17.0  # so that CPU is read over one period of the heartbeats, 10 s
 _ROUNDS, _QUICK_ROUNDS = 3, 1  # measured; one before them warms up
-_PATIENCE_S = 300.0
-_ENDED = "the leader ended"
 _SETTLED_S = 5.0  # after a round's start, until everybody has heard
 
 
@@ -111,108 +99,33 @@ def _slope(points: Sequence[Point], values: Sequence[float]) -> float:
 
 def measure_point(sessions: int, rounds: int) -> Point:
     """One leader with so many sessions."""
-    with tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch, ExitStack() as stack:
-        address = f"127.0.0.1:{free_port()}"
-        leader = stack.enter_context(_leader(Path(scratch), address, sessions))
-        events = _events(leader)
-        _wait(events, "RunStarted")
-        process = psutil.Process(leader.pid)
-        before = process.memory_info().rss
-        crowds = [
-            stack.enter_context(_crowd(address, sessions // _CROWDS + (rest < sessions % _CROWDS)))
-            for rest in range(_CROWDS)
-        ]
-        for crowd in crowds:
-            assert crowd.stdout is not None
-            if crowd.stdout.readline() != "open\n":
-                raise RuntimeError("a crowd could not open its sessions; see its error above")
-        _wait(events, "RoundStarted")  # sessions may still be opening in it
-        starts, idle = [], []
-        for _ in range(rounds):
-            starts.append(_wait(events, "RoundStarted"))
-            time.sleep(_SETTLED_S)
-            idle.append(process.cpu_percent(interval=_ROUND_S - _SETTLED_S - 2.0) / 100)
-        memory = process.memory_info().rss - before
-        heard = [moment for crowd in crowds for moment in json.loads(_close(crowd))]
-        return Point(
-            sessions, memory / 1024 / sessions, statistics.median(idle), tuple(_delays(starts, heard))
-        )
+    settings = {
+        "model.name": small_model.NAME,
+        "rounds": 1000,
+        "learners": sessions,
+        "limits.max_learners": sessions,
+        "cohort.deadline_s": _ROUND_S,
+        "data.train_examples": sessions,
+    }
+    way = InTheClear()
+    with (
+        tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch,
+        watched_leader(Path(scratch), way, settings) as leader,
+    ):
+        before = leader.rss
+        with crowds(leader.address, way, sessions) as crowd:
+            leader.wait("RoundStarted")  # sessions may still be opening in it
+            starts, idle = [], []
+            for _ in range(rounds):
+                starts.append(leader.wait("RoundStarted"))
+                time.sleep(_SETTLED_S)
+                idle.append(leader.process.cpu_percent(interval=_ROUND_S - _SETTLED_S - 2.0) / 100)
+            memory = leader.rss - before
+            heard = crowd.close()
+    return Point(sessions, memory / 1024 / sessions, statistics.median(idle), tuple(_delays(starts, heard)))
 
 
 def _delays(starts: Sequence[float], heard: Sequence[float]) -> Iterator[float]:
     """From the start of its round to each moment of hearing; the log's times are whole milliseconds."""
     for start in starts:
         yield from (max(moment - start, 0.0) for moment in heard if -0.001 <= moment - start < _ROUND_S - 1)
-
-
-@contextmanager
-def _leader(folder: Path, address: str, sessions: int) -> Iterator[subprocess.Popen[str]]:
-    settings = {
-        **TOY_DATA,
-        "model.name": small_model.NAME,
-        "rounds": 1000,
-        "learners": sessions,
-        "listen": address,
-        "run_dir": folder / "run",
-        "limits.max_learners": sessions,
-        "cohort.deadline_s": _ROUND_S,
-        "data.train_examples": sessions,
-        "log.format": "json",
-        "log.level": "debug",
-    }
-    command = ("env", f"{PROBE_FILE}={folder / 'probe'}", sys.executable, "-m", "benchmarks.small_leader")
-    with _running((*command, *set_flags(settings)), stderr=subprocess.PIPE) as process:
-        yield process
-
-
-@contextmanager
-def _crowd(address: str, sessions: int) -> Iterator[subprocess.Popen[str]]:
-    command = (sys.executable, "-m", "benchmarks.crowd", "--leader", address, "--sessions", str(sessions))
-    with _running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        yield process
-
-
-@contextmanager
-def _running(command: Sequence[str], **pipes: int) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _close(crowd: subprocess.Popen[str]) -> str:
-    assert crowd.stdin is not None
-    assert crowd.stdout is not None
-    crowd.stdin.close()
-    return crowd.stdout.readline()
-
-
-Events = queue.SimpleQueue[tuple[str, float]]
-
-
-def _events(leader: subprocess.Popen[str]) -> Events:
-    """(name, wall-clock time) of the leader's events; a thread reads them, so that its pipe never fills."""
-    events: Events = queue.SimpleQueue()
-
-    def read() -> None:
-        assert leader.stderr is not None
-        for line in leader.stderr:
-            if line.startswith("{"):
-                entry = json.loads(line)
-                events.put((entry["event"], entry["time"]))
-        events.put((_ENDED, 0.0))
-
-    threading.Thread(target=read, daemon=True).start()
-    return events
-
-
-def _wait(events: Events, name: str) -> float:
-    """Wall-clock time of the next event of this name."""
-    while True:
-        event, moment = events.get(timeout=_PATIENCE_S)
-        if event == name:
-            return moment
-        if event == _ENDED:
-            raise RuntimeError(f"the leader ended before {name}")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from benchmarks.result import Figure, Result, Target
 from benchmarks.spread import Spread
-from benchmarks.transport_certificate import make_certificate
 from benchmarks.transport_fleet import Cost, Fleet, open_fleet
 from benchmarks.transport_service import model_bytes
 from benchmarks.transport_wire import (
@@ -87,10 +86,11 @@ def measure(quick: bool) -> Result:
     """Every case, in turns."""
     counts, repeats = ((TYPICAL,), _QUICK_REPEATS) if quick else (COUNTS, _REPEATS)
     wanted = cases(counts)
-    with tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch:
-        make_certificate(Path(scratch))
-        with open_fleet(Path(scratch), max(counts)) as fleet:
-            return result(_in_turns(fleet, wanted, repeats))
+    with (
+        tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch,
+        open_fleet(Path(scratch), max(counts)) as fleet,
+    ):
+        return result(_in_turns(fleet, wanted, repeats))
 
 
 def _in_turns(fleet: Fleet, wanted: Sequence[Case], repeats: int) -> Rates:

@@ -72,7 +72,7 @@ class Fleet:
 
 @contextmanager
 def open_fleet(folder: Path, learners: int) -> Iterator[Fleet]:
-    """The processes, with the certificate in `folder`; none is left running."""
+    """The processes, which share a folder of trust; none is left running."""
     with ExitStack() as stack:
         leader = stack.enter_context(_running("benchmarks.transport_leader", folder))
         crew = [

@@ -1,6 +1,7 @@
 """`python -m benchmarks.transport_leader DIR`: the leader's end of every way to move a payload.
 
-Prints, as one JSON list, which way it serves at which port, with the certificate in DIR and without.
+Prints, as one JSON list, which way it serves at which port: in the clear, and as a secure leader does (TLS that
+wants certificates of the CA in DIR, before Flockstep's own service the guard; plain sockets want none).
 For each line on standard input it prints the CPU seconds of this process so far.
 """
 
@@ -10,14 +11,12 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import grpc
 from grpc import aio
 
-from benchmarks.transport_certificate import LOOPBACK, Certificate
 from benchmarks.transport_loops import LoopService
 from benchmarks.transport_service import make_service, some_values
 from benchmarks.transport_sockets import SocketLeader
@@ -32,22 +31,37 @@ from benchmarks.transport_wire import (
     Endpoint,
     whole_options,
 )
+from benchmarks.trust_folder import LOOPBACK, TrustFolder
+from leader.config import RunConfig, TrustConfig
+from leader.trust.admission import Admission
+from leader.trust.listeners import PlainPorts, Ports
 from utils.malloc import keep_freed_memory
 from utils.wire.rpc import server_options
 
+_ANY = f"{LOOPBACK}:0"
 
-async def lead(certificate: Certificate) -> None:
+
+async def lead(folder: Path) -> None:
     """Serve until standard input closes."""
+    trust = TrustFolder(folder)
     values = some_values()
     endpoints: list[Endpoint] = []
-    for secured in (None, certificate):
-        port = SocketLeader(values, secured).port
-        endpoints += [Endpoint(way, secured is not None, port) for way in (SOCKETS, RECEIVED)]
-    servers = [_server(LoopService(values).handler(), whole_options())]
-    endpoints += _listen(servers[0], (BARE, CHECKED, OBJECTS, UNARY), certificate)
+    for pair in (None, trust.server_files()):
+        port = SocketLeader(values, pair).port
+        endpoints += [Endpoint(way, pair is not None, port) for way in (SOCKETS, RECEIVED)]
+    tls = trust.authority.server_credentials().for_server()
+    loops = aio.server(options=whole_options())
+    loops.add_generic_rpc_handlers((LoopService(values).handler(),))
+    bound = {False: loops.add_insecure_port(_ANY), True: loops.add_secure_port(_ANY, tls)}
+    for way in (BARE, CHECKED, OBJECTS, UNARY):
+        endpoints += [Endpoint(way, secure, port) for secure, port in bound.items()]
+    servers = [loops]
     for way, chunk_bytes in CHUNKS.items():
-        servers.append(_server(make_service(chunk_bytes).handler(), server_options()))
-        endpoints += _listen(servers[-1], (way,), certificate)
+        handler = make_service(chunk_bytes).handler()
+        for secure, ports in enumerate((PlainPorts(), _secure(folder))):
+            server, port = _server(handler, ports)
+            servers.append(server)
+            endpoints.append(Endpoint(way, bool(secure), port))
     for server in servers:
         await server.start()
     print(json.dumps([asdict(endpoint) for endpoint in endpoints]), flush=True)
@@ -55,22 +69,19 @@ async def lead(certificate: Certificate) -> None:
         print(time.process_time(), flush=True)
 
 
-def _server(handler: grpc.GenericRpcHandler, options: Sequence[tuple[str, int]]) -> aio.Server:
-    server = aio.server(options=options)
+def _secure(folder: Path) -> Ports:
+    """The ports of a secure leader that admits whom the folder of trust knows."""
+    config = RunConfig(trust=TrustConfig(mode="on", dir=folder))
+    return Admission(config, lambda name, error, caller: None).ports
+
+
+def _server(handler: grpc.GenericRpcHandler, ports: Ports) -> tuple[aio.Server, int]:
+    """A server as the leader's, and its port."""
+    server = aio.server(options=server_options() + ports.options, interceptors=ports.interceptors)
     server.add_generic_rpc_handlers((handler,))
-    return server
-
-
-def _listen(server: aio.Server, ways: Sequence[str], certificate: Certificate) -> list[Endpoint]:
-    """Two ports, one with TLS, that all these ways are served at."""
-    credentials = grpc.ssl_server_credentials([(certificate.key, certificate.certificate)])
-    ports = {
-        False: server.add_insecure_port(f"{LOOPBACK}:0"),
-        True: server.add_secure_port(f"{LOOPBACK}:0", credentials),
-    }
-    return [Endpoint(way, tls, port) for way in ways for tls, port in ports.items()]
+    return server, ports.open(server, _ANY)
 
 
 if __name__ == "__main__":
     keep_freed_memory()
-    asyncio.run(lead(Certificate.within(Path(sys.argv[1]))))
+    asyncio.run(lead(Path(sys.argv[1])))

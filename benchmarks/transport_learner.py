@@ -1,13 +1,14 @@
 """`python -m benchmarks.transport_learner DIR`: one learner that makes the transfers that it is told to.
 
-Prints `ready`; then, for each job that it reads (a line of JSON), when the transfer began and ended and
-what CPU time it took.
+The CA in DIR admits it. Prints `ready`; then, for each job that it reads (a line of JSON), when the
+transfer began and ended and what CPU time it took.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -16,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.transport_certificate import Certificate
 from benchmarks.transport_loops import LoopLearner
 from benchmarks.transport_service import ServiceLearner, model_layout, some_values
 from benchmarks.transport_sockets import SocketLearner
 from benchmarks.transport_wire import CHUNKS, MEMCPY, RECEIVED, SOCKETS, Endpoint, Job, Taken, open_channel
+from benchmarks.trust_folder import TrustFolder
 from utils.malloc import keep_freed_memory
 
 Move = Callable[[Job], Awaitable[None]]
@@ -29,8 +30,9 @@ Move = Callable[[Job], Awaitable[None]]
 class Learner:
     """Its connections, each opened when it is first needed."""
 
-    def __init__(self, certificate: Certificate) -> None:
-        self._certificate = certificate
+    def __init__(self, trust: TrustFolder) -> None:
+        self._ca_file = trust.ca_file
+        self._own = trust.admit(f"learner-{os.getpid()}")
         self._layout = model_layout()
         self._values = some_values()
         self._copy = np.empty_like(self._values)
@@ -45,13 +47,12 @@ class Learner:
         return Taken(began, time.monotonic(), time.process_time() - cpu_s)
 
     async def _connect(self, endpoint: Endpoint) -> Move:
-        certificate = self._certificate if endpoint.tls else None
         if endpoint.way == MEMCPY:
             return self._memcpy
         if endpoint.way in (SOCKETS, RECEIVED):
-            sockets = SocketLearner(self._values, endpoint.port, certificate)
+            sockets = SocketLearner(self._values, endpoint.port, self._ca_file if endpoint.tls else None)
             return sockets.move
-        channel = open_channel(endpoint.port, certificate)
+        channel = open_channel(endpoint.port, self._own if endpoint.tls else None)
         await channel.channel_ready()
         if endpoint.way in CHUNKS:
             return (await ServiceLearner.open(self._layout, self._values, channel)).move
@@ -61,9 +62,9 @@ class Learner:
         np.copyto(self._copy, self._values)
 
 
-def run(certificate: Certificate) -> None:
+def run(trust: TrustFolder) -> None:
     """Take jobs until standard input closes."""
-    learner = Learner(certificate)
+    learner = Learner(trust)
     print("ready", flush=True)
     with asyncio.Runner() as runner:
         for line in sys.stdin:
@@ -72,4 +73,4 @@ def run(certificate: Certificate) -> None:
 
 if __name__ == "__main__":
     keep_freed_memory()
-    run(Certificate.within(Path(sys.argv[1])))
+    run(TrustFolder(Path(sys.argv[1])))

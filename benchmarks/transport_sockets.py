@@ -5,12 +5,13 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.transport_certificate import LOOPBACK, Certificate
 from benchmarks.transport_wire import CHUNK, DOWN, SOCKETS, UP, Job
+from benchmarks.trust_folder import LOOPBACK
 
 _ACK = b"k"
 _ORDERS = {DOWN: b"d", UP: b"u"}
@@ -20,15 +21,16 @@ _ADD = b"a"  # an upload that is added up
 class SocketLeader:
     """Sends the payload, or receives one; may add it to a float32 sum as it comes."""
 
-    def __init__(self, values: NDArray[np.float32], certificate: Certificate | None) -> None:
+    def __init__(self, values: NDArray[np.float32], pair: tuple[Path, Path] | None) -> None:
+        """Listen, in the clear unless there are files with certificate and key."""
         self._content = values.data.cast("B")
         self.sum = np.zeros_like(values)
         self._lock = threading.Lock()
-        self._server = socket.create_server((str(LOOPBACK), 0))
+        self._server = socket.create_server((LOOPBACK, 0))
         self._context: ssl.SSLContext | None = None
-        if certificate is not None:
+        if pair is not None:
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self._context.load_cert_chain(certificate.certificate_file, certificate.key_file)
+            self._context.load_cert_chain(*pair)
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -74,14 +76,14 @@ class SocketLeader:
 class SocketLearner:
     """The other end, with one connection that stays open."""
 
-    def __init__(self, values: NDArray[np.float32], port: int, certificate: Certificate | None) -> None:
+    def __init__(self, values: NDArray[np.float32], port: int, ca_file: Path | None) -> None:
         self._content = values.data.cast("B")
         self.received = bytearray(values.nbytes)
-        self._link = socket.create_connection((str(LOOPBACK), port))
+        self._link = socket.create_connection((LOOPBACK, port))
         self._link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if certificate is not None:
-            context = ssl.create_default_context(cafile=certificate.certificate_file)
-            self._link = context.wrap_socket(self._link, server_hostname=str(LOOPBACK))
+        if ca_file is not None:
+            context = ssl.create_default_context(cafile=ca_file)
+            self._link = context.wrap_socket(self._link, server_hostname=LOOPBACK)
 
     def close(self) -> None:
         """Hang up."""

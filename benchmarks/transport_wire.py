@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-import grpc
 from grpc import aio
 
-from benchmarks.transport_certificate import LOOPBACK, Certificate
+from benchmarks.trust_folder import LOOPBACK, own_channel
+from utils.trust.credentials import Credentials
 from utils.wire.rpc import channel_options
 
 MIB = 1 << 20
@@ -67,14 +67,9 @@ class Taken:
     cpu_s: float
 
 
-def open_channel(port: int, certificate: Certificate | None) -> aio.Channel:
+def open_channel(port: int, own: Credentials | None) -> aio.Channel:
     """A connection of its own to a leader on this machine."""
-    address = f"{LOOPBACK}:{port}"
-    options = [*channel_options(_WHOLE_BYTES), ("grpc.use_local_subchannel_pool", 1)]
-    if certificate is None:
-        return aio.insecure_channel(address, options=options)
-    credentials = grpc.ssl_channel_credentials(root_certificates=certificate.certificate)
-    return aio.secure_channel(address, credentials, options=options)
+    return own_channel(f"{LOOPBACK}:{port}", own, channel_options(_WHOLE_BYTES))
 
 
 def whole_options() -> tuple[tuple[str, int], ...]:

@@ -9,7 +9,6 @@ import pytest
 from grpc import aio
 
 from benchmarks.transport import COUNTS, TYPICAL, Case, cases, rate, result
-from benchmarks.transport_certificate import LOOPBACK, Certificate, make_certificate
 from benchmarks.transport_fleet import Cost, open_fleet
 from benchmarks.transport_loops import LoopLearner, LoopService
 from benchmarks.transport_plot import draw_transport
@@ -28,6 +27,7 @@ from benchmarks.transport_wire import (
     Endpoint,
     Job,
 )
+from benchmarks.trust_folder import LOOPBACK, TrustFolder
 
 #: More than one chunk, and not a whole number of them.
 VALUES = (np.arange(700_000) / 1024).astype(np.float32)
@@ -46,11 +46,10 @@ def test_a_job_survives_its_line() -> None:
 def test_sockets_move_the_values_both_ways_and_add_those_that_are_to_be_added(
     secured: bool, tmp_path: Path
 ) -> None:
-    make_certificate(tmp_path)
-    certificate = Certificate.within(tmp_path) if secured else None
+    trust = TrustFolder(tmp_path)
     with (
-        closing(SocketLeader(VALUES, certificate)) as leader,
-        closing(SocketLearner(2 * VALUES, leader.port, certificate)) as learner,
+        closing(SocketLeader(VALUES, trust.server_files() if secured else None)) as leader,
+        closing(SocketLearner(2 * VALUES, leader.port, trust.ca_file if secured else None)) as learner,
     ):
         for way, direction in ((SOCKETS, DOWN), (SOCKETS, UP), (RECEIVED, UP), (SOCKETS, UP)):
             asyncio.run(learner.move(job(way, direction)))
@@ -83,9 +82,10 @@ def test_every_loop_adds_each_upload_once() -> None:
 
 
 def test_a_learner_moves_a_model_through_the_leaders_own_service(tmp_path: Path) -> None:
-    make_certificate(tmp_path)
     with open_fleet(tmp_path, learners=1) as fleet:
-        costs = [fleet.measure(FLOCKSTEP, direction, False, 1) for direction in (DOWN, UP)]
+        costs = [
+            fleet.measure(FLOCKSTEP, direction, tls, 1) for direction in (DOWN, UP) for tls in (False, True)
+        ]
     assert all(cost.seconds > 0 and cost.learner_cpu_s > 0 for cost in costs)
 
 
