@@ -21,6 +21,7 @@ from benchmarks import (
     soak,
     step_time,
     transport,
+    trust,
 )
 from benchmarks.learners_plot import draw_learners
 from benchmarks.result import Result, document
@@ -68,5 +69,6 @@ ENTRIES: Mapping[str, Entry] = {
     "robust_memory": Entry(_alone(robust_memory.measure), draw_robust_memory),
     "sessions": Entry(_alone(sessions.measure), draw_sessions),
     "simulation": Entry(_alone(simulation.measure), simulation.draw_simulation),
+    "trust": Entry(_alone(trust.measure)),
     "soak": Entry(_alone(soak.measure)),
 }
