@@ -15,7 +15,6 @@ from leader.aggregation.choose import open_aggregate
 from leader.aggregation.exact_sum import Scale
 from leader.config import RunConfig
 from leader.data.dataset import Data
-from leader.data.part import Part
 from leader.global_model.initial import open_origin
 from leader.initial_state import initial_state
 from leader.learners.membership import Member
@@ -54,9 +53,8 @@ class Sink(WorkDesk):
         self._total = total
         self._host = host
 
-    def check_open(self, work_id: str) -> Part:
-        """The only part that there is."""
-        return Part(_WORK, 1, 0, 0)
+    def check(self, member: Member, work_id: str) -> None:
+        """The only work that there is is always open, and everybody's."""
 
     async def submit(
         self, member: Member, upload: Upload, work_id: str, piece: leader_pb2.Piece | None = None
