@@ -176,7 +176,7 @@ class App:
             await self._server.listen()
         try:
             return await self._registration.register(LeaderStub(channel))
-        except UnreachableError as error:
+        except (UnreachableError, ForbiddenError) as error:
             raise await self._access.explain(error) from None
 
     async def _serve(self, connection: Connection, channel: aio.Channel) -> leader_pb2.Stop | None:

@@ -14,7 +14,7 @@ from learner.trust.identity import Identity, in_folder, of_address, of_fleet
 from learner.trust.join import join_by_jwt, join_by_token, read_text, read_token, renew
 from learner.trust.renew import keep_renewed
 from protos import leader_pb2
-from utils.errors import ConfigError, FlockstepError, ForbiddenError, UnreachableError
+from utils.errors import ConfigError, FlockstepError, ForbiddenError, NotReadyError, UnreachableError
 from utils.trust import pki
 from utils.trust.credentials import Credentials
 from utils.trust.names import LEADER
@@ -47,8 +47,8 @@ class Access:
             )
         return open_channel(self._options)
 
-    async def explain(self, error: UnreachableError) -> FlockstepError:
-        """What the failure of the first call over a channel tells a person."""
+    async def explain(self, error: FlockstepError) -> FlockstepError:
+        """What the failure of a registration tells a person."""
         return await explained(error, self._options.leader, self.known_by)
 
     async def keep(self, channel: aio.Channel) -> None:
@@ -94,13 +94,14 @@ class Enrolled(Access):
     def __init__(self, options: LearnerOptions, identity: Identity, token: JoinToken | None) -> None:
         super().__init__(options)
         self._identity = identity
-        self._token = token
+        self._token = token  # that has not been used yet
+        self._refused = False  # though its certificate has not ended
         self._committed = asyncio.Event()
 
     async def open(self) -> aio.Channel:
         """See Access."""
         identity, options = self._identity, self._options
-        if identity.ends_at <= time.time():
+        if identity.ends_at <= time.time() or self._refused:
             await self._join()
         assert identity.certificate
         check_span(identity.certificate, "join again with a new token")
@@ -114,8 +115,16 @@ class Enrolled(Access):
     async def _join(self) -> None:
         if self._token is not None:
             await join_by_token(self._options, self._identity, self._token)
+            self._token, self._refused = None, False
         elif self._options.jwt_file:
             await join_by_jwt(self._options, self._identity)
+
+    async def explain(self, error: FlockstepError) -> FlockstepError:
+        """See Access; if the leader has forgotten the identity, its key may join again by a token that is left."""
+        if isinstance(error, ForbiddenError) and self._token is not None:
+            self._refused = True
+            return NotReadyError(str(error))
+        return await super().explain(error)
 
     async def keep(self, channel: aio.Channel) -> None:
         """See Access."""

@@ -11,10 +11,11 @@ from cryptography import x509
 from grpc import aio
 
 from learner.options import LearnerOptions
-from utils.errors import FlockstepError, ForbiddenError, UnreachableError
+from utils.errors import FlockstepError, ForbiddenError
 from utils.trust import pki
 from utils.trust.names import TLS_NAME
 from utils.wire.rpc import channel_options
+from utils.wire.status import ON_THE_WAY
 
 _PROBE_S = 5.0
 
@@ -69,13 +70,16 @@ def mismatch(leader: str, *, tls: bool) -> ForbiddenError:
     )
 
 
-async def explained(error: UnreachableError, address: str, known_by: str) -> FlockstepError:
-    """What the failure of a channel's first call tells a person; `error` itself if that may pass.
+async def explained(error: FlockstepError, address: str, known_by: str) -> FlockstepError:
+    """What the failure of a channel's first call tells a person; `error` itself if that says it, or may pass.
 
     Args:
         known_by: what tells the leader from others, such as "token"; "" = nothing, in the clear.
     """
     why = str(error)
+    if isinstance(error, ForbiddenError):
+        between = f"the gateway in front of {address} refuses this learner: "
+        return ForbiddenError(why.replace(ON_THE_WAY, between))
     if "certificate is not yet valid" in why:
         return _too_early(f"the certificate of {address}")
     if "CERTIFICATE_VERIFY_FAILED" in why:

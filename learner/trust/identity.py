@@ -8,6 +8,7 @@ FLOCKSTEP_HOME is another place for ~/.flockstep.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -24,6 +25,7 @@ from utils.files import hold, read_secret, replace_file
 from utils.trust import pki
 from utils.trust.credentials import Credentials
 
+_log = logging.getLogger(__name__)
 _NAMELESS = "joining-"  # begins the folder of an identity whose name the leader has not told yet
 
 
@@ -92,6 +94,8 @@ class Identity:
         if self.folder.name.startswith(_NAMELESS) and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             self.folder = self.folder.rename(place)
+        end = certificate.not_valid_after_utc
+        _log.info("identity %s (%s) until %s, in %s", identity.name, identity.role, end, self.folder)
 
     def remember(self, address: str) -> None:
         """The leader is at this address: from now on nothing more need be said than that."""

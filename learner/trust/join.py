@@ -12,7 +12,7 @@ from learner.options import LearnerOptions
 from learner.trust.channel import explained, open_channel
 from learner.trust.identity import Identity
 from protos import trust_pb2
-from utils.errors import ConfigError, UnreachableError
+from utils.errors import ConfigError, ForbiddenError, UnreachableError
 from utils.trust import pki
 from utils.trust.contract import ENROL, RENEW
 from utils.trust.credentials import Credentials
@@ -83,5 +83,5 @@ async def _enrol(
         async with channel:
             with failures_told():
                 return await ENROL.ask(channel, request, _CALL_TIMEOUT_S)
-    except UnreachableError as error:
+    except (UnreachableError, ForbiddenError) as error:
         raise await explained(error, address, known_by) from None

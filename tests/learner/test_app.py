@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from operator import methodcaller
 from pathlib import Path
@@ -24,7 +25,7 @@ from model.flat import FlatModel
 from model.image_classification import ImageClassification, Shard
 from model.registry import build_model
 from protos import leader_pb2, learner_pb2, learner_pb2_grpc
-from utils.errors import DataError
+from utils.errors import DataError, ForbiddenError
 from utils.wire.framing import unframe
 from utils.wire.rpc import SERVICE, raw
 
@@ -38,7 +39,7 @@ ORDER = leader_pb2.WorkOrder(
 ORDER.schedule.kind, ORDER.schedule.lr = "constant", 0.1
 SERIALISED = methodcaller("SerializeToString")
 Context = aio.ServicerContext[Any, Any]
-Failure = tuple[grpc.StatusCode, str]
+Failure = tuple[Any, ...]  # what ServicerContext.abort takes
 
 
 class Leader:
@@ -146,8 +147,8 @@ async def stop_dialled(leader: Leader, address: str) -> None:
         await stop(learner_pb2.StopNotice(reason="all done", finished=True))
 
 
-def learn(leader: Leader, *, dialled: bool, tools: Tools = TOOLS) -> None:
-    """Run a learner with own data against `leader` until it is told to stop."""
+def learn(leader: Leader, *, dialled: bool, tools: Tools = TOOLS, ends_itself: bool = False) -> None:
+    """Run a learner with own data against `leader` until it is told to stop, or by itself."""
     shard = Shard(np.zeros((4, 3, 32, 32), np.uint8), np.arange(4) % 3)
     own = Own(shard, leader_pb2.OwnData(examples=4, classes=3))
 
@@ -160,7 +161,9 @@ def learn(leader: Leader, *, dialled: bool, tools: Tools = TOOLS) -> None:
         app = App(LearnerOptions(leader=f"127.0.0.1:{port}", network_addr=address), tools, own)
         try:
             async with asyncio.timeout(60):
-                await asyncio.gather(app.run(), *([stop_dialled(leader, address)] if dialled else []))
+                await asyncio.gather(
+                    app.run(), *([stop_dialled(leader, address)] if dialled and not ends_itself else [])
+                )
         finally:
             await server.stop(None)
 
@@ -193,6 +196,47 @@ def test_an_upload_that_breaks_without_a_reason_goes_on_over_the_same_connection
     learn(leader, dialled=dialled)
     assert leader.tokens == [b""]
     assert [update.token for update in leader.updates] == [b"token 1"]
+
+
+@pytest.mark.parametrize("dialled", [False, True], ids=["session", "dialled"])
+@pytest.mark.parametrize("method", ["GetModel", "AccumulateGradients"])
+def test_a_transfer_that_must_wait_goes_on_over_the_same_connection(method: str, dialled: bool) -> None:
+    busy = (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "leader: more than 50 calls a second; try again in 0.1 s",
+        (("flockstep-error", "BusyError"), ("retry-after-ms", "100")),
+    )
+    leader = Leader(method, [busy, busy])
+    began = time.monotonic()
+    learn(leader, dialled=dialled)
+    assert time.monotonic() - began >= 0.2
+    assert leader.tokens == [b""]
+    assert [update.token for update in leader.updates] == [b"token 1"]
+
+
+@pytest.mark.parametrize("dialled", [False, True], ids=["session", "dialled"])
+@pytest.mark.parametrize("method", ["GetModel", "AccumulateGradients"])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        (
+            grpc.StatusCode.PERMISSION_DENIED,
+            "leader: a was revoked",
+            (("flockstep-error", "ForbiddenError"),),
+        ),
+        (grpc.StatusCode.PERMISSION_DENIED, "RBAC: access denied"),
+    ],
+    ids=["leader", "gateway"],
+)
+def test_a_learner_whose_transfer_is_forbidden_ends_and_says_nothing_more(
+    method: str, dialled: bool, refusal: Failure
+) -> None:
+    leader = Leader(method, [refusal])
+    with pytest.raises(ForbiddenError, match=r"a was revoked|RBAC: access denied") as caught:
+        learn(leader, dialled=dialled, ends_itself=True)
+    assert caught.value.exit_code == 7
+    assert leader.tokens == [b""]
+    assert leader.told == []
 
 
 class Quoting(ImageClassification):

@@ -62,6 +62,8 @@ _NOT_ADMITTED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DEN
 
 #: What the details of a status begin with when Flockstep itself refused the call.
 REFUSED = "leader: "
+#: What the error begins with where it was something in between.
+ON_THE_WAY = "refused on the way to the leader: "
 
 
 async def refuse(context: aio.ServicerContext[Any, Any], error: WireError, who: str = REFUSED) -> NoReturn:
@@ -86,7 +88,7 @@ def error_of(code: grpc.StatusCode, details: str, name: str = "") -> FlockstepEr
     """The error behind a status: that of this name, else the first one that has the code."""
     if not details.startswith(REFUSED):
         if code in _NOT_ADMITTED:
-            return ForbiddenError(f"refused on the way to the leader: {details}")
+            return ForbiddenError(f"{ON_THE_WAY}{details}")
         # gRPC's own words, such as "failed to connect to all addresses; last error: ...".
         return UnreachableError(details.rpartition("last error: ")[2] or code.name)
     kind = _BY_NAME.get(name) or _BY_STATUS.get(code)

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from cryptography import x509
 from grpc import aio
@@ -20,14 +21,14 @@ from learner.app import App
 from learner.options import LearnerOptions
 from learner.trust.access import Access, choose
 from learner.trust.channel import speaks_tls
-from protos import leader_pb2
+from protos import leader_pb2, trust_pb2
 from tests.learner.test_app import TOOLS, Leader, closed_address
 from tests.learner.trust.leaders import TIMEOUT_S, SecureLeader
-from utils.errors import ConfigError, FlockstepError, ForbiddenError, UnreachableError
+from utils.errors import ConfigError, FlockstepError, ForbiddenError, NotReadyError, UnreachableError
 from utils.trust import pki
 from utils.trust.names import Identity as Name
 from utils.trust.token import JoinToken
-from utils.wire.contract import LeaderStub
+from utils.wire.contract import Context, LeaderStub
 from utils.wire.status import failures_told
 
 ASKS = "leader {} asks for an identity: start this learner once with --join TOKEN (there: python -m leader.trust token)"
@@ -36,10 +37,16 @@ DAMAGED = "the join token is damaged: copy it whole, 97 characters that begin wi
 
 
 class Registrar(Leader):
-    """A leader that registers whoever comes."""
+    """A leader that registers whoever comes, unless something in between has words against it."""
 
-    def __init__(self) -> None:
+    def __init__(self, between: str = "") -> None:
         super().__init__("", [])
+        self._between = between
+
+    async def register(self, info: leader_pb2.LearnerInfo, context: Context) -> leader_pb2.AckWithMetadata:
+        if self._between:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, self._between)
+        return await super().register(info, context)
 
 
 @pytest.fixture
@@ -53,7 +60,7 @@ async def register(access: Access) -> str:
         try:
             with failures_told():
                 return (await LeaderStub(channel).register(leader_pb2.LearnerInfo(), 10.0)).name
-        except UnreachableError as error:
+        except (UnreachableError, ForbiddenError) as error:
             raise await access.explain(error) from None
         finally:
             access.close()
@@ -68,10 +75,10 @@ def refusal(options: LearnerOptions) -> str:
 
 
 @asynccontextmanager
-async def in_plain() -> AsyncIterator[str]:
+async def in_plain(between: str = "") -> AsyncIterator[str]:
     """The address of a leader without encryption."""
     server = aio.server()
-    server.add_generic_rpc_handlers((Registrar().handler(),))
+    server.add_generic_rpc_handlers((Registrar(between).handler(),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -251,6 +258,36 @@ def test_where_nobody_answers_there_is_nothing_to_tell_yet(monkeypatch: pytest.M
     access = choose(LearnerOptions(leader=address))
     with pytest.raises(UnreachableError, match=f"^nothing answers at {address}$"):
         asyncio.run(access.open())
+
+
+def test_what_stands_in_front_of_the_leader_is_named() -> None:
+    async def scenario() -> None:
+        async with in_plain("RBAC: access denied") as address:
+            said = await ends_with(LearnerOptions(leader=address))
+            assert said == f"the gateway in front of {address} refuses this learner: RBAC: access denied"
+
+    run(scenario())
+
+
+def test_an_identity_that_the_leader_forgot_joins_again_by_a_token(leader: SecureLeader, home: Path) -> None:
+    async def scenario() -> None:
+        async with leader.serving():
+            await register(choose(leader.options(join=leader.token(), name="clinic-a")))
+            leader.manager.forget(trust_pb2.ForgetRequest(name="clinic-a"))
+            said = await ends_with(leader.options(name="clinic-a"))
+            assert said == "the certificate of clinic-a was replaced or forgotten; join with a new token"
+            access = choose(leader.options(join=leader.token(), name="clinic-a"))
+            with pytest.raises(NotReadyError, match="was replaced or forgotten"):
+                await register(access)
+            assert await register(access) == "a"
+            assert await register(choose(leader.options())) == "a"
+            leader.fleet.revoke("clinic-a")
+            said = await ends_with(leader.options(join=leader.token(), name="clinic-a"))
+            assert said == "clinic-a was revoked; ask the leader's operator"
+
+    run(scenario())
+    assert len(leader.enrolled) == 3
+    assert [path.name for path in home.glob("*/*")] == ["clinic-a"]
 
 
 def test_a_plain_learner_on_loopback_leaves_no_file(home: Path) -> None:
