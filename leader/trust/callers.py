@@ -13,6 +13,7 @@ from typing import Protocol
 from cryptography import x509
 
 from leader.trust.bearer import Verify, none_taken
+from leader.trust.forwarded import CERTIFICATE, address_of, certificate_in, header_of
 from leader.trust.state import TrustState
 from utils.errors import ConfigError, EndedError, ForbiddenError, NotReadyError
 from utils.trust import pki
@@ -20,6 +21,7 @@ from utils.wire.contract import Context
 
 #: Roles of callers that have no identity: with a join token's certificate or none at all, or on `trust.plain_listen`.
 DOOR, PLAIN = "door", "plain"
+GATEWAY = "gateway"
 _CACHED = 4096  # certificates that are read once
 _TLS = b"TLSv1.3"
 
@@ -34,6 +36,7 @@ class Caller:
     place: str  # tells callers apart: the identity's name, else the connection
     until: float = math.inf  # unix seconds at which its certificate or token ends
     serial: int = 0  # of its certificate; 0 = it has none
+    gateway: Caller | None = None  # that carries its call
 
     @property
     def known(self) -> bool:
@@ -129,13 +132,29 @@ class Callers:
         if not certificates:  # trust.jwt_listen asks for none
             return await self._by_jwt(context, host_of(peer))
         (pem,) = certificates
+        caller = self._by_certificate(pem, host_of(peer), peer)
+        forwarded = header_of(context, CERTIFICATE)
+        if caller.role == GATEWAY:
+            return await self._carried(context, caller, forwarded)
+        if forwarded is not None:
+            raise ForbiddenError(f"{CERTIFICATE} is a gateway's word, and this caller is none; leave it out")
+        return caller
+
+    async def _carried(self, context: Context, gateway: Caller, forwarded: str | None) -> Caller:
+        """The caller for whom a gateway makes a call; it counts as long as both do."""
+        address = address_of(context) or gateway.address
+        if forwarded is None:
+            caller = await self._by_jwt(context, address)
+        else:
+            caller = self._by_certificate(certificate_in(forwarded), address, f"{gateway.name} {address}")
+        return replace(caller, until=min(caller.until, gateway.until), gateway=gateway)
+
+    def _by_certificate(self, pem: bytes, address: str, place: str) -> Caller:
+        """Whom a certificate speaks for; that of the door for nobody, who is told apart by `place`."""
         if pem.strip() == self._door:
-            return anonymous(peer, DOOR)
-        caller = replace(self._read(pem), address=host_of(peer))
+            return Caller("", DOOR, address, place)
+        caller = replace(self._read(pem), address=address)
         self.check(caller)
-        if caller.role == "gateway" and header_of(context, "authorization"):
-            seen = (header_of(context, "x-forwarded-for") or caller.address).rpartition(",")[2].strip()
-            return await self._by_jwt(context, seen)
         return caller
 
     async def _by_jwt(self, context: Context, address: str) -> Caller:
@@ -152,14 +171,27 @@ class Callers:
         return caller
 
     def check(self, caller: Caller) -> None:
-        """Raises ForbiddenError where the caller's certificate has ended, or its identity counts no more."""
-        if caller.until <= self._clock():
-            raise ended(caller)
-        if caller.known:
-            self._issuer.check(caller)
+        """Raises ForbiddenError where the caller's certificate has ended, or its identity counts no more.
+
+        NotReadyError where that is true of the gateway: another may carry the same call.
+        """
+        if caller.gateway:
+            self.check(caller.gateway)
+        try:
+            if caller.until <= self._clock():
+                raise ended(caller)
+            if caller.known:
+                self._issuer.check(caller)
+        except ForbiddenError as error:
+            if caller.role != GATEWAY:
+                raise
+            raise NotReadyError(f"the gateway on the way carries no calls now: {error}") from error
 
     def _read_certificate(self, pem: bytes) -> Caller:
-        certificate = pki.from_pem(pem)
+        try:
+            certificate = pki.from_pem(pem)
+        except ConfigError as error:
+            raise ForbiddenError(str(error)) from error
         name, role = self._issuer.holder(certificate)
         return Caller(name, role, "", name, pki.ends_at(certificate), certificate.serial_number)
 
@@ -170,11 +202,3 @@ def ended(caller: Caller) -> ForbiddenError:
     if caller.bearer:
         return EndedError(f"the JWT of {caller.name} ended on {when}; call again with a new one")
     return ForbiddenError(f"the certificate of {caller.name} ended on {when}; join again with a new token")
-
-
-def header_of(context: Context, name: str) -> str | None:
-    """The header of a call that has this name; raises ForbiddenError where there are several."""
-    values = [value for key, value in context.invocation_metadata() or () if key == name]
-    if len(values) > 1:
-        raise ForbiddenError(f"this call has {len(values)} headers {name}; send one")
-    return str(values[0]) if values else None

@@ -17,7 +17,7 @@ from leader.trust import roles
 from leader.trust.callers import _CALLER, DOOR, Caller, Callers, anonymous, ended
 from leader.trust.limiter import Limiter, Quota
 from leader.trust.live import LiveCalls
-from utils.errors import ForbiddenError, StalledError, WireError
+from utils.errors import StalledError, WireError
 from utils.wire.contract import Context, behind
 from utils.wire.rpc import SERVICE
 from utils.wire.status import refuse
@@ -114,7 +114,7 @@ class Guard(aio.ServerInterceptor):
             return StalledError(f"no whole request in {self._hello_s:g} s (limits.hello_s); call again")
         try:
             self._callers.check(caller)
-        except ForbiddenError as error:
+        except WireError as error:
             return error
         return ended(caller)  # the clocks differ by a little
 

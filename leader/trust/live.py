@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from leader.trust.callers import Caller
-from utils.errors import BusyError, ForbiddenError
+from utils.errors import BusyError, WireError
 
 
 class LiveCalls:
@@ -33,12 +33,12 @@ class LiveCalls:
                 self._calls.pop(caller.place, None)
 
     def review(self, check: Callable[[Caller], None]) -> None:
-        """End the calls of those whom `check` refuses with ForbiddenError."""
+        """End the calls of those whom `check` refuses."""
         now = asyncio.get_running_loop().time()
         for calls in self._calls.values():
             for deadline, caller in calls.items():
                 try:
                     check(caller)
-                except ForbiddenError:
+                except WireError:
                     if not deadline.expired():
                         deadline.reschedule(now)

@@ -271,7 +271,7 @@ def test_a_gateway_carries_the_jwts_of_others(tmp_path: Path) -> None:
             seen = (("x-forwarded-for", "6.6.6.6, 10.0.0.7"),)  # the first is the client's own word
             await ask(channel, bearer(sub="ann") + seen)
             error = await refusal(channel, seen)
-            assert str(error) == "edge (gateway) may not call GetWork"
+            assert str(error) == "a caller with role 'door' may not call GetWork"
             error = await refusal(channel, (("authorization", f"Bearer {signed(signing_key('EdDSA'))}"),))
             assert "its signature is not its issuer's" in str(error)
             house.fleet.revoke("edge")
