@@ -23,7 +23,12 @@ setup(
             for deep in ("", ".*")
         ]
     ),
-    package_data={"": ["py.typed"], "protos": ["*.proto", "*.pyi"], "scripts": ["completion.*sh"]},
+    package_data={
+        "": ["py.typed"],
+        "protos": ["*.proto", "*.pyi"],
+        "leader": ["trust/gateway.yaml"],
+        "scripts": ["completion.*sh"],
+    },
     entry_points={"console_scripts": ["flockstep = scripts.command:main"]},
     install_requires=[
         f"grpcio>={GENERATOR},<2",

@@ -87,6 +87,7 @@ def test_it_holds_the_product_alone(wheel: Path) -> None:
         "protos/leader.proto",
         "protos/leader_pb2.pyi",
         "leader/py.typed",
+        "leader/trust/gateway.yaml",
         "scripts/completion.bash",
     } <= set(names)
     assert not [name for name in names if "test" in name or "fuzz" in name or "chaos" in name]

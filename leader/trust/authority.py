@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_bytes
@@ -97,17 +97,23 @@ class Authority:
             replace_file(self.folder / "ca.key", pki.key_to_pem(key, os.environ.get(_SEALED)), mode=0o600)
             return True
 
-    def server_credentials(self) -> Credentials:
-        """Of the leader's listener: a new key; the roots are the CA and the door of its join tokens.
+    def server_credentials(self, names: Sequence[str] | None = None, hours: float = 0.0) -> Credentials:
+        """Of a listener: a new key; the roots are the CA and the door of its join tokens.
 
-        Raises ConfigError for a `trust.names` that no certificate can hold.
+        Args:
+            names: DNS names and addresses beside `TLS_NAME`; the leader's own are those of `trust.names`.
+            hours: life of the certificate; 0 = that of the CA, for a key that is in memory alone.
+
+        Raises ConfigError for a name that no certificate can hold.
         """
-        key = pki.new_key()
-        names = [name.strip() for name in self._config.names.split(",") if name.strip()]
+        key, until, said = pki.new_key(), self.now() + 3600 * hours if hours else math.inf, "--dns"
+        if names is None:
+            names = [name.strip() for name in self._config.names.split(",") if name.strip()]
+            said = "trust.names"
         try:
-            certificate = pki.server_certificate(self.ca, self._key, key.public_key(), names)
+            certificate = pki.server_certificate(self.ca, self._key, key.public_key(), names, until)
         except ValueError as error:
-            raise ConfigError(f"trust.names: {error}") from error
+            raise ConfigError(f"{said}: {error}") from error
         roots = pki.to_pem(self.ca) + self.door()
         return Credentials(pki.key_to_pem(key), pki.to_pem(certificate), roots)
 

@@ -17,9 +17,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from grpc import aio
 
 from leader.config import TrustConfig
+from leader.config.yaml_file import SCHEMA, read_config
 from leader.trust.audit import Audit
 from leader.trust.audit_check import report
 from leader.trust.authority import Applicant, Authority
+from leader.trust.gateway import Gateway, key_in, make_gateway
 from leader.trust.manager import LOCAL, MANAGED, MOST_HOURS, TOKEN_ROLES, Manager
 from protos import trust_pb2
 from utils.errors import ConfigError, UnreachableError, program
@@ -36,6 +38,7 @@ from utils.wire.status import failures_told
 
 _HOURS = number(lambda hours: 0 < hours <= MOST_HOURS, f"above 0, at most {MOST_HOURS:.0f}")
 _CALL_S = 30.0  # for a leader elsewhere to answer
+_GATEWAY_H = 8760.0  # nothing renews it, but it may be revoked
 _ISSUE_H = 0.25  # life of the token by which a leader elsewhere issues a certificate
 _DESCRIPTION = """\
 Say who may take part in the runs of a leader: in its folder of trust, also while it runs, or from elsewhere with \
@@ -48,14 +51,22 @@ _FLAGS: Mapping[str, tuple[str, Any, Any, str]] = {
     "--name": ("NAME", str, "", "the only name that may join with it [any]"),
     "--role": ("", TOKEN_ROLES, "learner", "what they may do [learner]"),
     "--uses": ("N", whole(0, 2**32 - 1), 1, "how many may join with it; 0 = any number [1]"),
-    "--hours": ("H", _HOURS, None, "how long it counts [a token 72, a certificate 720]"),
+    "--hours": ("H", _HOURS, None, "how long it counts [a token 72, a certificate 720, a gateway 8760]"),
     "--replace": ("", None, False, "the name may be another key's by now"),
     "--why": ("TEXT", str, "", "the reason, which is listed"),
     "--out": ("DIR", Path, None, "folder to write to"),
     "--csr": ("FILE", Path, None, "certificate request of a key that stays where it is (PEM or DER)"),
     "--head": ("N:HASH", str, [], "a line that was kept elsewhere and must be there; may be given often"),
     "--run": ("DIR", Path, [], "run folder that keeps such lines; may be given often"),
-    "--leader": ("HOST:PORT", str, "", "ask the leader there, in place of --dir"),
+    "--dns": ("NAME", str, [], "a name or address of the gateway's own; may be given often"),
+    "--listen": ("HOST:PORT", str, "0.0.0.0:443", "where the gateway listens [0.0.0.0:443]"),
+    "--config": ("FILE", Path, None, "config of the run, for its limits and JWTs [the defaults]"),
+    "--leader": (
+        "HOST:PORT",
+        str,
+        "",
+        "ask the leader there, in place of --dir; of a gateway, the one behind it",
+    ),
     "--identity": ("DIR", Path, None, "with --leader: who you are there, a folder that `issue` wrote"),
     "--dir": ("DIR", Path, Path("trust"), "the leader's folder [trust]"),
 }
@@ -151,6 +162,18 @@ def _issued_there(options: Namespace, csr: bytes) -> trust_pb2.Credential:
     return credential
 
 
+def _gateway(options: Namespace) -> None:
+    gateway = Gateway(options.what, options.listen, options.leader, options.dns)
+    config = SCHEMA.build(read_config(options.config) if options.config else {})
+    hours = options.hours or _GATEWAY_H
+    with opened(options.dir) as authority:
+        made = make_gateway(authority, config, gateway, key_in(options.out), hours, options.replace)
+    write_secrets(options.out, made)
+    until = _day(time.time() + 3600 * hours)
+    print(f"{options.out}: {', '.join(made)} of {options.what}, gateway, until {until}")
+    _say(f"to start it: cd {options.out} && envoy -c envoy.yaml")
+
+
 def _audit(options: Namespace) -> int:
     text, code = report(options.dir, options.head, options.run)
     print(text)
@@ -158,6 +181,7 @@ def _audit(options: Namespace) -> int:
 
 
 _OF_TOKEN = ("--name", "--role", "--uses", "--hours", "--replace")
+_OF_GATEWAY = ("--listen", "--leader", "--dns", "--out", "--hours", "--replace", "--config", "--dir")
 _OF_CERTIFICATE = ("--role", "--hours", "--replace", "--out", "--csr")
 VERBS: Mapping[str, Verb] = {
     "token": Verb("make a join token, which alone is printed to stdout", _token, (*_OF_TOKEN, *_WHERE)),
@@ -168,6 +192,7 @@ VERBS: Mapping[str, Verb] = {
     "forget": Verb("free a name, revoked or not, for somebody new", _forget, _WHERE, "NAME"),
     "revoke-token": Verb("let nobody join with a token any more", _revoke_token, _WHERE, "ID"),
     "issue": Verb("make files for people and foreign learners", _issue, (*_OF_CERTIFICATE, *_WHERE), "NAME"),
+    "gateway": Verb("make an Envoy's config and certificates", _gateway, _OF_GATEWAY, "NAME"),
     "audit": Verb(
         "check that nothing of the audit was changed", _audit, ("--head", "--run", "--dir"), "verify"
     ),

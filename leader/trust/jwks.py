@@ -138,11 +138,16 @@ class IssuerKeys:
 
 
 def published(issuer: str) -> KeySet:
-    """The keys that `issuer` publishes now, by OpenID Connect Discovery 1.0; OSError, HTTPException or ValueError."""
+    """The keys that `issuer` publishes now; OSError, HTTPException or ValueError."""
+    return parse(_get(jwks_uri(issuer)))
+
+
+def jwks_uri(issuer: str) -> str:
+    """Where `issuer` publishes its keys, by OpenID Connect Discovery 1.0; OSError, HTTPException or ValueError."""
     about = _members(_get(f"{issuer.removesuffix('/')}/.well-known/openid-configuration"))
     if about.get("issuer") != issuer:
         raise ValueError("what is published there is another issuer's")
-    return parse(_get(str(about.get("jwks_uri"))))
+    return str(about.get("jwks_uri"))
 
 
 def _get(url: str) -> bytes:

@@ -102,7 +102,7 @@ def oidc_issuer(folder: Path) -> Iterator[OidcIssuer]:
     ca = pki.make_ca(ca_key, time.time())
     (folder / "ca.pem").write_bytes(pki.to_pem(ca))
     pair = folder / "issuer.pem"
-    certificate = pki.server_certificate(ca, ca_key, key.public_key(), ["127.0.0.1"])
+    certificate = pki.server_certificate(ca, ca_key, key.public_key(), ["localhost"])
     pair.write_bytes(pki.key_to_pem(key) + pki.to_pem(certificate))
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(pair)
@@ -123,7 +123,7 @@ def oidc_issuer(folder: Path) -> Iterator[OidcIssuer]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that does not trust it
         server.socket = tls.wrap_socket(server.socket, server_side=True)
-        issuer = OidcIssuer(f"https://127.0.0.1:{server.server_port}")
+        issuer = OidcIssuer(f"https://localhost:{server.server_port}")
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -95,14 +96,18 @@ def issue(
 
 
 def server_certificate(
-    ca: x509.Certificate, ca_key: Key, public_key: PublicKey, names: Iterable[str] = ()
+    ca: x509.Certificate,
+    ca_key: Key,
+    public_key: PublicKey,
+    names: Iterable[str] = (),
+    until: float = math.inf,
 ) -> x509.Certificate:
-    """The certificate of the leader's own listener, as long as the CA.
+    """The certificate of a listener, the leader's own or its gateway's; at the longest as long as the CA.
 
     Args:
         names: DNS names and addresses beside `TLS_NAME`, for clients that check the one that they dialled.
     """
-    span = (ca.not_valid_before_utc.timestamp(), ends_at(ca))
+    span = (ca.not_valid_before_utc.timestamp(), min(until, ends_at(ca)))
     served = [_general_name(name) for name in (TLS_NAME, *names)]
     extensions = _leaf(ca_key, served, [Use.SERVER_AUTH])
     return _sign(LEADER, public_key, span, ca.subject, ca_key, extensions)

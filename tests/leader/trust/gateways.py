@@ -1,0 +1,27 @@
+"""A real Envoy in front of a leader's port, as `python -m leader.trust gateway` makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from leader.config import RunConfig
+from leader.trust.authority import Authority
+from leader.trust.gateway import Gateway, key_in, make_gateway
+from tests.leader.trust.test_listeners import free_port
+from tests.tools.envoy import Envoy
+
+
+@contextmanager
+def gateway_to(
+    leader: str, authority: Authority, folder: Path, config: RunConfig | None = None
+) -> Iterator[tuple[Envoy, str]]:
+    """An Envoy that runs in front of the leader at this address, and its own address."""
+    gateway = Gateway("edge", f"127.0.0.1:{free_port()}", leader)
+    folder.mkdir()
+    made = make_gateway(authority, config or RunConfig(), gateway, key_in(folder), 1.0, replace=False)
+    for name, content in made.items():
+        (folder / name).write_bytes(content)
+    with Envoy(folder) as envoy:
+        yield envoy, gateway.listen

