@@ -96,6 +96,8 @@ def test_bash_completes_words_flags_values_and_config_keys() -> None:
         "train.local_epochs=",
     ]
     assert completed("flockstep", "partition", "--kind", "d") == ["dirichlet"]
+    assert completed("flockstep", "trust", "token", "--repl") == ["--replace"]
+    assert completed("flockstep", "trust", "token", "--role", "op") == ["operator"]
     assert completed("flockstep", "completion", "") == ["bash", "zsh"]
 
 
