@@ -108,8 +108,8 @@ class App:
         try:
             async with serving(self._config, self._wiring.service(), ports) as address:
                 write_atomically(self._folder.path / "address", [address.encode()])
-                if admission is not None:
-                    invite(self._started(address), admission.invite())
+                if admission is not None and (invitation := admission.invite()):
+                    invite(self._started(address), invitation)
                 return await self.lead(address, partial(self._train_under_watch, admission))
         except asyncio.CancelledError:
             self._tracker.evaluations.cancel()

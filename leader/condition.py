@@ -33,3 +33,8 @@ class Signal:
         except TimeoutError:
             return condition()
         return True
+
+
+async def never() -> None:
+    """Wait for what does not come."""
+    await asyncio.get_running_loop().create_future()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,9 +14,12 @@ from grpc_reflection.v1alpha import reflection
 from leader.config import RunConfig
 from leader.rpc.service import LeaderService
 from leader.trust.listeners import PlainPorts, Ports
+from utils.errors import ConfigError
 from utils.wire.rpc import SERVICE, server_options
 
+_log = logging.getLogger(__name__)
 _GRACE_S = 2.0
+_CUT_S = 0.2  # that calls have to end in when another server takes over; whoever made them comes again
 _PLAIN = PlainPorts()
 
 
@@ -27,29 +31,69 @@ async def serving(config: RunConfig, service: LeaderService, ports: Ports = _PLA
 
     Raises ConfigError if the port is taken or the address is not this machine's.
     """
-    listen, limits = config.listen, config.limits
-    # Every learner holds one session and makes a call or two beside it; the rest is abuse.
-    server = aio.server(
-        options=server_options(limits.message_bytes, limits.metadata_bytes, limits.window_bytes)
-        + ports.options,
-        interceptors=ports.interceptors,
-        maximum_concurrent_rpcs=4 * limits.max_learners + 64,
-    )
-    server.add_generic_rpc_handlers((service.handler(), *ports.services.values()))
-    status = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(status, server)
-    names = (SERVICE, *ports.services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
-    port = ports.open(server, listen)
-    await server.start()
-    for name in ("", SERVICE):
-        await status.set(name, health_pb2.HealthCheckResponse.SERVING)
+    server = _Server(config, service, ports)
+    await server.start(config.listen)
+    renewing = asyncio.ensure_future(server.renew())
     grace_s: float | None = _GRACE_S
     try:
-        yield f"{listen.rpartition(':')[0]}:{port}"
+        yield server.address
     except asyncio.CancelledError:
         grace_s = None
         raise
     finally:
-        await status.enter_graceful_shutdown()
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
         await server.stop(grace_s)
+
+
+class _Server:
+    """What listens now; another takes its place where its ports want other credentials."""
+
+    def __init__(self, config: RunConfig, service: LeaderService, ports: Ports) -> None:
+        self._limits = config.limits
+        self._handlers = (service.handler(), *ports.services.values())
+        self._ports = ports
+        self.address = ""
+
+    async def start(self, listen: str) -> None:
+        """Listen on HOST:PORT; raises ConfigError."""
+        limits, ports = self._limits, self._ports
+        # Every learner holds one session and makes a call or two beside it; the rest is abuse.
+        self._server = aio.server(
+            options=server_options(limits.message_bytes, limits.metadata_bytes, limits.window_bytes)
+            + ports.options,
+            interceptors=ports.interceptors,
+            maximum_concurrent_rpcs=4 * limits.max_learners + 64,
+        )
+        self._server.add_generic_rpc_handlers(self._handlers)
+        self._status = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._status, self._server)
+        names = (SERVICE, *ports.services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        self.address = f"{listen.rpartition(':')[0]}:{ports.open(self._server, listen)}"
+        await self._server.start()
+        for name in ("", SERVICE):
+            await self._status.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, grace_s: float | None) -> None:
+        """Listen no more; calls under way have `grace_s` seconds to end, None = none."""
+        await self._status.enter_graceful_shutdown()
+        await self._server.stop(grace_s)
+
+    async def renew(self) -> None:
+        """Have another server listen at the same address whenever it must, for ever."""
+        while True:
+            await self._ports.renewed()
+            await self.stop(_CUT_S)
+            while not await self._started_again():
+                pass
+            _log.info("listening with other certificates; whoever was connected comes again")
+
+    async def _started_again(self) -> bool:
+        try:
+            await self.start(self.address)
+        except ConfigError as error:  # somebody else was faster to take the port
+            _log.warning("nobody can connect: %s", error)
+            await asyncio.sleep(_CUT_S)
+            return False
+        return True

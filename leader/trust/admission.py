@@ -18,6 +18,7 @@ from leader.trust.callers import Caller, Callers, Enrolled
 from leader.trust.guard import Guard, Refused
 from leader.trust.listeners import SecurePorts
 from leader.trust.manager import Manager
+from leader.trust.own_pki import OwnPki
 from leader.trust.roles import TRAINING
 from leader.trust.service import TrustService
 from protos import trust_pb2
@@ -49,13 +50,21 @@ class Admission:
         self._authority = Authority(config.trust.dir, config.trust, self.audit.record)
         self._state = self._authority.state
         verify = open_verifier(config.trust)
-        callers = Callers(Enrolled(self._authority.ca, self._state), self._authority.door(), verify)
-        self.guard = Guard(callers, config.limits, refused)
         services = {contract.SERVICE: TrustService(self._authority, refused, verify).handler()}
-        self.ports = SecurePorts(config, self.guard, self._authority.server_credentials, services)
+        if config.trust.certificate:
+            pki = OwnPki(config.trust, self._state)
+            callers, credentials = Callers(pki, b"", verify), pki.credentials
+        else:
+            issuer = Enrolled(self._authority.ca, self._state)
+            callers = Callers(issuer, self._authority.door(), verify)
+            credentials = self._authority.server_credentials
+        self.guard = Guard(callers, config.limits, refused)
+        self.ports = SecurePorts(config, self.guard, credentials, services, callers.renewed)
 
-    def invite(self) -> Invitation:
-        """A new join token for learners."""
+    def invite(self) -> Invitation | None:
+        """A new join token for learners; None where a PKI of one's own says who they are."""
+        if self._config.certificate:
+            return None
         request = trust_pb2.TokenRequest(
             role="learner", uses=self._config.token_uses, hours=self._config.token_hours
         )
@@ -65,7 +74,7 @@ class Admission:
 
     def dial(self, address: str, caller: Caller) -> aio.Channel | None:
         """A channel to HOST:PORT, on which both ends prove who they are; None for a caller that is no learner."""
-        if caller.role not in TRAINING:
+        if caller.role not in TRAINING or self._config.certificate:
             return None
         own = self._authority.client_credentials()
         tls = own.for_channel()

@@ -74,7 +74,8 @@ class JwtVerifier:
             raise _refused(_REASONS.get(type(error), "it is damaged, or no JWT").format(trust)) from None
         role = claims.get(trust.jwt_role_claim)
         _check(role in _ROLES, f"{trust.jwt_role_claim} is none of {', '.join(_ROLES)}")
-        return Claims(_name_of(claims["sub"]), str(role), _end_of(claims))
+        _check(bool(claims["sub"]), "sub is empty")
+        return Claims(name_of(claims["sub"]), str(role), _end_of(claims))
 
     async def _key_of(self, header: dict[str, Any]) -> jwt.PyJWK:
         """The key that the header names: by kid and alg alone, whatever jku, jwk and x5u say."""
@@ -117,8 +118,8 @@ def _end_of(claims: dict[str, Any]) -> float:
     return float(end)
 
 
-def _name_of(subject: str) -> str:
-    _check(bool(subject), "sub is empty")
+def name_of(subject: str) -> str:
+    """The name of whom another system calls `subject`; no two share one."""
     if is_name(subject) and not _DIGEST.search(subject):  # what looks like a digest must be one
         return subject
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", subject)[:47].strip("-.") or "sub"

@@ -12,9 +12,10 @@ from typing import Protocol
 
 from cryptography import x509
 
+from leader.condition import never
 from leader.trust.bearer import Verify, none_taken
 from leader.trust.forwarded import CERTIFICATE, address_of, certificate_in, header_of
-from leader.trust.state import TrustState
+from leader.trust.state import Records, TrustState
 from utils.errors import ConfigError, EndedError, ForbiddenError, NotReadyError
 from utils.trust import pki
 from utils.wire.contract import Context
@@ -80,6 +81,10 @@ class Issuer(Protocol):
         """Raises ForbiddenError where an identity was revoked or replaced; costs next to nothing."""
         ...
 
+    async def renewed(self) -> None:
+        """Returns when it vouches for others, and the leader has another certificate; all are to connect again."""
+        ...
+
 
 class Enrolled:
     """The run's own CA: those count whom `state` knows by this certificate."""
@@ -95,14 +100,23 @@ class Enrolled:
 
     def check(self, caller: Caller) -> None:
         """See Issuer; raises NotReadyError where the state can't be read."""
-        try:
-            records = self._state.read()
-        except ConfigError as error:  # somebody edited it by hand: until it is mended nobody is let in
-            raise NotReadyError(f"it is not known who was admitted: {error}") from None
+        records = read_records(self._state)
         if caller.bearer:
             records.check_bearer(caller.name)
         else:
             records.check_certificate(caller.name, caller.role, caller.serial)
+
+    async def renewed(self) -> None:
+        """See Issuer."""
+        await never()
+
+
+def read_records(state: TrustState) -> Records:
+    """Who was admitted and revoked; raises NotReadyError where that can't be read."""
+    try:
+        return state.read()
+    except ConfigError as error:  # somebody edited it by hand: until it is mended nobody is let in
+        raise NotReadyError(f"it is not known who was admitted: {error}") from None
 
 
 class Callers:
@@ -169,6 +183,11 @@ class Callers:
         caller = Caller(claims.name, claims.role, address, claims.name, claims.until)
         self.check(caller)
         return caller
+
+    async def renewed(self) -> None:
+        """See Issuer."""
+        await self._issuer.renewed()
+        self._read.cache_clear()
 
     def check(self, caller: Caller) -> None:
         """Raises ForbiddenError where the caller's certificate has ended, or its identity counts no more.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import grpc
 from grpc import aio
 
+from leader.condition import never
 from leader.config import RunConfig
 from leader.trust.guard import Guard
 from utils.errors import ConfigError
@@ -28,6 +29,10 @@ class Ports(Protocol):
         """Listen on HOST:PORT; gives the port. Raises ConfigError."""
         ...
 
+    async def renewed(self) -> None:
+        """Returns when another server must listen, with other credentials."""
+        ...
+
 
 class PlainPorts:
     """One port without encryption, whose callers are not known."""
@@ -40,6 +45,10 @@ class PlainPorts:
         """See Ports."""
         return _bind(server.add_insecure_port, listen, "--listen")
 
+    async def renewed(self) -> None:
+        """See Ports."""
+        await never()
+
 
 class SecurePorts:
     """TLS with client certificates; where asked for, a port without them for JWTs, and one in plain."""
@@ -50,6 +59,7 @@ class SecurePorts:
         guard: Guard,
         credentials: Callable[[], Credentials],
         services: Mapping[str, grpc.GenericRpcHandler],
+        renewed: Callable[[], Awaitable[None]] = never,
     ) -> None:
         limits = config.limits
         self.options: tuple[tuple[str, int], ...] = (
@@ -62,6 +72,7 @@ class SecurePorts:
         self._plain = config.trust.plain_listen
         self._jwt = config.trust.jwt_listen
         self._credentials = credentials  # of a server that begins to listen now
+        self._renewed = renewed
 
     def open(self, server: aio.Server, listen: str) -> int:
         """See Ports."""
@@ -73,6 +84,10 @@ class SecurePorts:
         if self._jwt:
             _bind(lambda address: server.add_secure_port(address, anybody), self._jwt, "trust.jwt_listen")
         return _bind(lambda address: server.add_secure_port(address, own.for_server()), listen, "--listen")
+
+    async def renewed(self) -> None:
+        """See Ports."""
+        await self._renewed()
 
 
 def _bind(add: Callable[[str], int], listen: str, key: str) -> int:

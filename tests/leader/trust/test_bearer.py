@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leader.config import TrustConfig
-from leader.trust.bearer import Claims, JwtVerifier, _name_of
+from leader.trust.bearer import Claims, JwtVerifier, name_of
 from tests.tools.oidc import claims_of, jwk_of, jwks_of, oidc_issuer, signed, signing_key
 from utils.errors import EndedError, ForbiddenError, NotReadyError
 from utils.trust.names import is_name
@@ -280,14 +280,14 @@ GOOD = token()
     ],
 )
 def test_a_subject_becomes_a_name_that_tells_it(subject: str, name: str) -> None:
-    assert _name_of(subject) == name
+    assert name_of(subject) == name
 
 
 @given(st.text(min_size=1, max_size=100))
 def test_no_two_subjects_share_a_name(subject: str) -> None:
-    name = _name_of(subject)
+    name = name_of(subject)
     assert is_name(name)
-    assert name == subject or _name_of(name) not in (
+    assert name == subject or name_of(name) not in (
         name,
         subject,
     )  # not even one that is made to look like it

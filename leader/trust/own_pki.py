@@ -1,0 +1,152 @@
+"""A PKI of one's own in place of the leader's CA: its certificates, and rules that say who their holders are."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509.oid import NameOID
+
+from leader.config import TrustConfig
+from leader.trust.bearer import name_of
+from leader.trust.callers import Caller, read_records
+from leader.trust.state import TrustState
+from utils.errors import ConfigError, ForbiddenError
+from utils.trust.credentials import Credentials
+from utils.trust.names import ROLES
+
+_log = logging.getLogger(__name__)
+_LOOK_S = 0.2  # how often the files are looked at
+Stamp = tuple[int, int, int]  # inode, mtime in ns, size in bytes
+
+
+class Rule(NamedTuple):
+    """One line of the file of rules."""
+
+    pattern: re.Pattern[str]  # of a URI, or of CN= and a common name
+    role: str
+
+
+class OwnPki:
+    """The files as they were read last; an Issuer by the rules among them."""
+
+    def __init__(self, trust: TrustConfig, state: TrustState) -> None:
+        """Raises ConfigError that says which file can't be used."""
+        self._paths = [path for path in (trust.certificate, trust.key, trust.client_ca, trust.roles) if path]
+        self._state = state
+        self._read()
+
+    def _read(self) -> None:
+        self._stamps = self._stamps_now()
+        certificate, key, roots, rules = (_contents(path) for path in self._paths)
+        certificate_path, key_path, roots_path, rules_path = self._paths
+        try:
+            leaf = x509.load_pem_x509_certificate(certificate)
+            own = load_pem_private_key(key, None).public_key() == leaf.public_key()
+            cas = x509.load_pem_x509_certificates(roots)
+        except (ValueError, TypeError) as error:
+            files = f"{certificate_path}, {key_path} or {roots_path}"
+            raise ConfigError(
+                f"{files} is not what it should be, in PEM and without a passphrase: {error}"
+            ) from None
+        if not own:
+            raise ConfigError(f"{key_path} is not the key of {certificate_path}; put back the pair")
+        self._rules = read_rules(rules.decode(errors="replace"), rules_path)
+        self._cas = cas
+        self._credentials = Credentials(key, certificate, roots)
+
+    def credentials(self) -> Credentials:
+        """Of a server that begins to listen now."""
+        return self._credentials
+
+    async def renewed(self) -> None:
+        """Returns when the files have changed and are read; the old ones count until they fit together."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if self._stamps_now() == self._stamps:
+                continue
+            try:
+                self._read()
+            except ConfigError as error:
+                _log.warning("the old certificates stay in use: %s", error)
+            else:
+                return
+
+    def _stamps_now(self) -> list[Stamp | None]:
+        return [_stamp(path) for path in self._paths]
+
+    def holder(self, certificate: x509.Certificate) -> tuple[str, str]:
+        """See Issuer; by the first rule that one of its URIs or its common name fits."""
+        if not any(_issued(certificate, ca) for ca in self._cas):
+            raise ForbiddenError("no CA of trust.client_ca has issued this certificate itself")
+        subjects = _subjects(certificate)
+        for pattern, role in self._rules:
+            for subject in subjects:
+                if pattern.fullmatch(subject):
+                    return name_of(subject.removeprefix("CN=")), role
+        raise ForbiddenError(
+            f"no rule of trust.roles fits {' or '.join(subjects) or 'a certificate of nobody'}"
+        )
+
+    def check(self, caller: Caller) -> None:
+        """See Issuer."""
+        read_records(self._state).check_name(caller.name)
+
+
+def read_rules(text: str, path: Path) -> list[Rule]:
+    """Rules from lines such as `CN=trainer-* = learner`, where * is anything but a slash; # begins a remark.
+
+    Raises ConfigError that names the line.
+    """
+    rules = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not (line := line.partition("#")[0].strip()):
+            continue
+        pattern, _, role = (part.strip() for part in line.rpartition("="))
+        if role not in ROLES or not re.match(r"CN=.|[a-z][a-z0-9+.-]*://.", pattern):
+            raise ConfigError(
+                f"{path}:{number}: {line!r} is not URI = ROLE or CN=NAME = ROLE with a role of {', '.join(ROLES)}"
+            )
+        rules.append(Rule(re.compile("[^/]*".join(map(re.escape, pattern.split("*")))), role))
+    return rules
+
+
+def _subjects(certificate: x509.Certificate) -> list[str]:
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    try:
+        san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = san.get_values_for_type(x509.UniformResourceIdentifier)
+    except (x509.ExtensionNotFound, ValueError):
+        uris = []
+    return [*uris, *(f"CN={name.value!s}" for name in names)]
+
+
+def _issued(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}; it is one of trust.certificate, key, client_ca, roles"
+        ) from None
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
