@@ -37,7 +37,8 @@ class Program:
 
     It runs `python -m` with the arguments `command`: in an interpreter of its own where it is to be `fresh`,
     else forked from one that has imported torch. The whole output goes to the file `log` too. `faults` is
-    where it is to fail, see utils/faults.py; `host` the network namespace that it runs in.
+    where it is to fail, see utils/faults.py; `host` the network namespace that it runs in; `more` are
+    variables of its environment.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Program:
         *,
         fresh: bool = False,
         host: str = "",
+        more: Mapping[str, str] = {},
     ) -> None:
         self.name = name
         self.seen: list[Entry] = []  # events taken so far
@@ -57,7 +59,7 @@ class Program:
         ours, its = os.pipe()
         start: Start = _start_fresh if fresh or not CAN_FORK else fork
         try:
-            self.process = start(command, ROOT, _environment(faults), its, host)
+            self.process = start(command, ROOT, {**_environment(faults), **more}, its, host)
         finally:
             os.close(its)
         self._reader = threading.Thread(target=self._read, args=[ours], name=f"output of {name}", daemon=True)
@@ -114,6 +116,12 @@ class Program:
         code = self.wait()
         assert code == 0, self._story(f"ended with exit code {code}")
 
+    def fail(self, code: int) -> str:
+        """Wait for this exit code; the error that it ends with, without the word."""
+        ended = self.wait()
+        assert ended == code, self._story(f"ended with exit code {ended}, not {code}")
+        return str(self.events(LINE)[-1]["message"]).removeprefix("error: ")
+
     def frozen(self) -> None:
         """Wait until it has stopped itself at a fault point; `signal` with SIGCONT lets it go on."""
         state = os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
@@ -145,12 +153,10 @@ class Leader(Program):
         log: Path,
         run_dir: Path,
         faults: str = "",
-        *,
-        fresh: bool = False,
-        host: str = "",
+        **more: Any,
     ) -> None:
         flags = ["--log-format", "json", "--set", "log.level=debug", *arguments]
-        super().__init__(name, ["leader", *flags], log, faults, fresh=fresh, host=host)
+        super().__init__(name, ["leader", *flags], log, faults, **more)
         self.run_dir = run_dir
         self._started: Entry | None = None
 
@@ -168,23 +174,35 @@ class Leader(Program):
 
 
 class Cluster:
-    """The programs of one test, with their logs in one folder; each in a `fresh` interpreter if so wished."""
+    """The programs of one test, with their logs in one folder; each in a `fresh` interpreter if so wished.
+
+    Secure leaders have their CA in `trust` there, and learners their identities in `home`.
+    """
 
     def __init__(self, folder: Path, *, fresh: bool = False) -> None:
         self.folder = folder
-        self._fresh = fresh
+        self.trust, self.home = folder / "trust", folder / "home"
+        self._more: Any = {"fresh": fresh, "more": {"FLOCKSTEP_HOME": str(self.home)}}
         self._programs: list[Program] = []
 
     def leader(
-        self, settings: Settings, listen: str = "127.0.0.1:0", faults: str = "", host: str = ""
+        self,
+        settings: Settings,
+        listen: str = "127.0.0.1:0",
+        faults: str = "",
+        host: str = "",
+        *,
+        secure: bool = False,
     ) -> Leader:
         """A leader for a new run with these config keys; it listens on a free port."""
         name, log = self._name("leader")
+        if secure:
+            settings = {"trust.mode": "on", "trust.dir": self.trust, **settings}
         given = [f"{key}={value}" for key, value in settings.items()]
         sets = [argument for text in given for argument in ("--set", text)]
         run_dir = self.folder / f"{name}-run"
         arguments = ["--listen", listen, "--run-dir", str(run_dir), *sets]
-        leader = Leader(name, arguments, log, run_dir, faults, fresh=self._fresh, host=host)
+        leader = Leader(name, arguments, log, run_dir, faults, host=host, **self._more)
         self._programs.append(leader)
         return leader
 
@@ -192,7 +210,7 @@ class Cluster:
         """A leader that goes on with the run of `leader`, which has ended, at the same address."""
         name, log = self._name("leader")
         resume = ["--resume", str(leader.run_dir), "--listen", leader.address]
-        again = Leader(name, [*resume, *flags], log, leader.run_dir, faults, fresh=self._fresh)
+        again = Leader(name, [*resume, *flags], log, leader.run_dir, faults, **self._more)
         self._programs.append(again)
         return again
 
@@ -208,21 +226,39 @@ class Cluster:
         address = leader if isinstance(leader, str) else leader.address
         name, log = self._name("learner")
         options = ["--leader", address, "--device", "cpu", "--threads", "1", "--log-format", "json", *flags]
-        learner = Program(name, [module, *options], log, faults, fresh=self._fresh, host=host)
+        learner = Program(name, [module, *options], log, faults, host=host, **self._more)
         self._programs.append(learner)
         return learner
+
+    def join(self, leader: Leader, name: str, *flags: str, at: str = "", faults: str = "") -> Program:
+        """A learner of this name that joins a secure leader as its log says; `at` another address of it."""
+        address = at or leader.address
+        join = ["--name", name, "--join", f"@{self.trust}/join"]
+        return self.learner(address, *join, *flags, faults=faults)
 
     def program(self, kind: str, command: list[str]) -> Program:
         """Any other program: a module and its arguments."""
         name, log = self._name(kind)
-        program = Program(name, command, log, fresh=self._fresh)
+        program = Program(name, command, log, **self._more)
         self._programs.append(program)
         return program
 
-    def train(self, settings: Settings, learners: int = 2) -> Leader:
+    def operate(self, *words: str) -> list[str]:
+        """What `python -m leader.trust` says to these words about the folder `trust`, line by line."""
+        program = self.program("operator", ["leader.trust", *words, "--dir", str(self.trust)])
+        program.succeed()
+        return program.output.splitlines()
+
+    def token(self, *flags: str) -> str:
+        """A new join token."""
+        (text,) = [line for line in self.operate("token", *flags) if line.startswith("flk1_")]
+        return text
+
+    def train(self, settings: Settings, learners: int = 2, *, secure: bool = False) -> Leader:
         """Run to the end with learners called a, b, ...; the leader that has ended."""
-        leader = self.leader({"learners": learners, **settings})
-        crew = [self.learner(leader, "--name", name) for name in "abcdefgh"[:learners]]
+        leader = self.leader({"learners": learners, **settings}, secure=secure)
+        names = "abcdefgh"[:learners]
+        crew = [self.join(leader, n) if secure else self.learner(leader, "--name", n) for n in names]
         for program in (leader, *crew):
             program.succeed()
         return leader
