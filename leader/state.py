@@ -38,6 +38,9 @@ class RunState:
     audit_head: str = ""  # of the audit when this was written, as N:HASH; "" in a run without trust
     #: What nobody outside can compute work ids without; learners see only the ids. "" in tests alone.
     secret: str = field(default="", repr=False)
+    claims: Mapping[str, Claim] = field(
+        default_factory=dict
+    )  # by name, of learners without a proven identity
 
     @property
     def served(self) -> NDArray[np.float32]:
@@ -55,6 +58,14 @@ class Seats:
     shards: Shards  # example indices of each shard
     holders: Mapping[str, str]  # shard number to the name of its learner
     own: int  # learners with own data when the run began
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Who may come back under a name after a restart, as a checkpoint keeps it."""
+
+    digest: str  # SHA-256 of the session token; "" of a plain learner, which has none to show
+    host: str  # that it registered from
 
 
 @dataclass(frozen=True)

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import itertools
-import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from leader.learners.links import LearnerLink
-from leader.trust.callers import PLAIN, Caller
+from leader.learners.registration import check, name_of
+from leader.state import Claim
+from leader.trust.callers import Caller
 from protos import leader_pb2
-from utils.errors import (
-    ForbiddenError,
-    IncompatibleError,
-    LimitError,
-    NameTakenError,
-    PayloadError,
-    UnknownLearnerError,
-)
-from utils.version import PROTOCOL, RELEASE
+from utils.errors import LimitError, NameTakenError, UnknownLearnerError
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_MAX_TEXT = 256
-_TAG = re.compile(r"[A-Za-z0-9._-]{1,32}")
-_MAX_TAGS = 16
-_DEVICE_KIND = re.compile(r"[a-z0-9]{0,16}")
+#: Of a lease: how long a learner whose connection broke has its name to itself, on its own host too.
+_GRACE = 1 / 4
 _REMEMBERED = 4  # names whose ids are kept, as a multiple of the learners that may be registered
-CONTROL_NAMES: dict[int, str] = {
-    leader_pb2.CONTROL_PLAIN: "plain",
-    leader_pb2.CONTROL_SESSION: "session",
-    leader_pb2.CONTROL_DIALLED: "dialled",
-}
 
 
 @dataclass(frozen=True)
@@ -61,6 +47,7 @@ class Member:
     device_kind: str = ""  # such as "cuda"; "" = not said
     memory_bytes: int = 0  # of the device; 0 = not said
     connected: bool = False  # its session is open, or it was reached by dialling
+    parted: float = 0.0  # when it registered, or its session broke
     link: LearnerLink = field(default_factory=LearnerLink, repr=False)
 
     @property
@@ -73,6 +60,11 @@ class Member:
         """What tells it apart from all others: the name that it has proven, else its connection."""
         return self.caller.place
 
+    @property
+    def claim(self) -> Claim:
+        """Who may come back under its name."""
+        return Claim("" if self.plain else _digest(self.token), self.caller.address)
+
     def may_be(self, caller: Caller) -> bool:
         """Whether this caller's token or address counts: between identities, only its own."""
         return self.identity == caller.place or not (self.caller.known or caller.known)
@@ -81,9 +73,20 @@ class Member:
 class Membership:
     """Register of learners by id, name, token and identity."""
 
-    def __init__(self, *, max_learners: int, lease_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        max_learners: int,
+        lease_s: float,
+        claims: Mapping[str, Claim] | None = None,
+        began: float = 0.0,
+        stands: Callable[[str], bool | None] = lambda peer: None,
+    ) -> None:
         self.max_learners = max_learners
         self._lease_s = lease_s
+        self._claims = dict(claims or {})  # of learners that were here before a restart, and may come back
+        self._began = began
+        self._stands = stands  # whether the connection from a peer is open, where that is known
         self._ids = itertools.count(1)
         self._known_ids: dict[str, int] = {}  # by name, also of learners that left
         self._members: dict[int, Member] = {}
@@ -114,23 +117,25 @@ class Membership:
         brought, and raises to refuse it.
         Raises ForbiddenError, IncompatibleError, NameTakenError, LimitError or PayloadError.
         """
-        _check(info)
-        if caller.role == PLAIN and info.control != leader_pb2.CONTROL_PLAIN:
-            raise ForbiddenError(
-                "without an identity a learner may speak the plain contract alone; join first"
-            )
-        name = _name(info, caller)
+        check(info, caller)
+        name = name_of(info, caller)
         known = self._members.get(self._known_ids.get(name, 0))
         accept(info, self._own_examples - _own_examples(known))
-        if known is not None and not self._may_replace(known, info, caller):
+        claim = known.claim if known is not None else self._kept(now).get(name)
+        if claim is not None and not self._may_return(known, claim, info, caller, now):
             raise NameTakenError(
                 f"a learner named {name!r} is connected already; start this one with another --name (or without)"
+                if known is not None and known.connected
+                else f"the name {name!r} is kept for a while for the learner that had it; wait, or choose another"
             )
         if known is None and len(self._members) >= self.max_learners:
             raise LimitError(
                 f"{self.max_learners} learners are registered, no more are taken (limits.max_learners)"
             )
         member = self._make(info, name, caller, now)
+        if claim is not None and _proves(info, claim):
+            member.token = info.token  # so that what a checkpoint says of it stays true
+        self._claims.pop(name, None)
         if known is not None:
             self._by_token.pop(known.token, None)
             member.link = known.link  # until there is another
@@ -139,12 +144,41 @@ class Membership:
         self._by_token[member.token] = member
         return member, known is None
 
-    def _may_replace(self, known: Member, info: leader_pb2.LearnerInfo, caller: Caller) -> bool:
-        if not known.may_be(caller):
+    def _may_return(
+        self, known: Member | None, claim: Claim, info: leader_pb2.LearnerInfo, caller: Caller, now: float
+    ) -> bool:
+        """Whether a caller may go on under a name that is kept for whom `claim` tells of.
+
+        A learner that restarted has no token: it waits until the one that it was could have come back.
+        """
+        if known is not None and not known.may_be(caller):
             return False
-        if known.plain:
-            return info.control == leader_pb2.CONTROL_PLAIN
-        return hmac.compare_digest(known.token, info.token) or not known.connected
+        if known is not None and known.plain:
+            return info.control == leader_pb2.CONTROL_PLAIN and self._is(known, caller, now)
+        if _proves(info, claim):
+            return True
+        if known is not None and known.connected:
+            return False
+        since = self._began if known is None else known.parted
+        rested = now >= since + _GRACE * self._lease_s or not claim.digest
+        return caller.known or (rested and claim.host == caller.address)
+
+    def _kept(self, now: float) -> Mapping[str, Claim]:
+        """Claims of learners that were here before a restart, for a lease."""
+        return self._claims if now < self._began + self._lease_s else {}
+
+    def claims(self, now: float) -> dict[str, Claim]:
+        """Who may come back under which name after a restart at clock value `now`."""
+        return {**self._kept(now), **{m.name: m.claim for m in self if not m.caller.known}}
+
+    def _is(self, member: Member, caller: Caller, now: float) -> bool:
+        """Whether a caller without a token is this plain learner: by its connection, or where that is gone."""
+        if member.identity == caller.place:
+            return True
+        silent = now >= member.last_seen + self._lease_s
+        stands = self._stands(member.identity)
+        gone = silent if stands is None else not stands
+        return gone and (silent or member.caller.address == caller.address)
 
     def _make(self, info: leader_pb2.LearnerInfo, name: str, caller: Caller, now: float) -> Member:
         if name not in self._known_ids:
@@ -164,6 +198,7 @@ class Membership:
             if info.HasField("own_data")
             else None,
             last_seen=now,
+            parted=now,
             tags=frozenset(info.tags),
             device_kind=info.device_kind,
             memory_bytes=info.memory_bytes,
@@ -176,19 +211,20 @@ class Membership:
             raise UnknownLearnerError("unknown session token; register again")
         return member
 
-    def by_address(self, network_addr: str, caller: Caller) -> Member:
+    def by_address(self, network_addr: str, caller: Caller, now: float) -> Member:
         """The plain member that a call with no token came from.
 
-        By its identity where it has one; else by its network address, its connection, or its host where one
-        plain learner alone registered from there. Raises UnknownLearnerError.
+        By its identity or connection; where its connection is gone, by its network address, or by its host
+        where one plain learner alone registered from there. Raises UnknownLearnerError.
         """
         plain = [member for member in self._members.values() if member.plain and member.may_be(caller)]
         for matches in (
-            [m for m in plain if network_addr and m.network_addr == network_addr],
             [m for m in plain if m.identity == caller.place],
+            [m for m in plain if network_addr and m.network_addr == network_addr],
             [m for m in plain if m.caller.address == caller.address],
         ):
-            if len(matches) == 1:
+            if len(matches) == 1 and self._is(matches[0], caller, now):
+                matches[0].caller = caller
                 return matches[0]
         raise UnknownLearnerError(
             "can't tell which learner this call is from; register first, and call on the same connection"
@@ -220,45 +256,13 @@ class Membership:
         return True
 
 
+def _digest(token: bytes) -> str:
+    return hashlib.sha256(token).hexdigest()
+
+
+def _proves(info: leader_pb2.LearnerInfo, claim: Claim) -> bool:
+    return hmac.compare_digest(claim.digest, _digest(info.token))
+
+
 def _own_examples(member: Member | None) -> int:
     return member.own_data.examples if member is not None and member.own_data is not None else 0
-
-
-def _name(info: leader_pb2.LearnerInfo, caller: Caller) -> str:
-    """The name to register under; raises ForbiddenError for one that belongs to another identity, or may."""
-    if caller.role and info.name not in ("", caller.name):
-        raise ForbiddenError(
-            f"the name {info.name!r} is not this learner's: its certificate says {caller.name!r}; leave --name out"
-            if caller.known
-            else f"nobody without an identity may choose a name in this run; leave {info.name!r} out"
-        )
-    if caller.known or info.name:
-        return caller.name or info.name
-    if info.control != leader_pb2.CONTROL_PLAIN:
-        return f"learner-{secrets.token_hex(4)}"
-    return f"plain-{info.network_addr or caller.place}"
-
-
-def _check(info: leader_pb2.LearnerInfo) -> None:
-    if info.protocol not in (0, PROTOCOL):
-        raise IncompatibleError(
-            f"learner speaks protocol {info.protocol}, this leader {PROTOCOL}; install flockstep {RELEASE} there"
-        )
-    if info.control not in CONTROL_NAMES:
-        raise PayloadError(f"control {info.control} is none of this contract's; see leader.proto")
-    if info.name and not _NAME.fullmatch(info.name):
-        raise PayloadError(f"name {info.name[:64]!r} is not 1 to 64 of letters, digits, '.', '_' and '-'")
-    for text in (info.network_addr, info.device, info.release, info.own_data.fingerprint):
-        if len(text) > _MAX_TEXT or not text.isprintable():
-            raise PayloadError(
-                f"text of {len(text)} characters in LearnerInfo; printable, at most {_MAX_TEXT}"
-            )
-    if len(info.tags) > _MAX_TAGS or not all(_TAG.fullmatch(tag) for tag in info.tags):
-        raise PayloadError(
-            f"{len(info.tags)} tags in LearnerInfo; at most {_MAX_TAGS}, each of 1 to 32 letters, digits, "
-            "'.', '_' and '-'"
-        )
-    if not _DEVICE_KIND.fullmatch(info.device_kind):
-        raise PayloadError(f"device_kind {info.device_kind[:64]!r} is no kind of device, such as cpu or cuda")
-    if info.HasField("own_data") and not 0 < info.own_data.examples < 1 << 40:
-        raise PayloadError(f"own_data.examples is {info.own_data.examples}; it must be from 1 to 2**40")

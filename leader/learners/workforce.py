@@ -16,10 +16,12 @@ from leader.config import RunConfig
 from leader.data.part import Part
 from leader.events import EventStream, LearnerJoined, LearnerLeft
 from leader.learners.allocation import Allocation
+from leader.learners.connections import stands
 from leader.learners.eligibility import Eligibility
 from leader.learners.links import Dial, DialledLink, LearnerLink, dial_in_plain
-from leader.learners.membership import CONTROL_NAMES, Member, Membership
-from leader.state import Seats
+from leader.learners.membership import Member, Membership
+from leader.learners.registration import CONTROL_NAMES
+from leader.state import Claim, Seats
 from leader.trust.audit import BEGINNING, Head
 from leader.trust.callers import Caller
 from protos import leader_pb2
@@ -40,11 +42,18 @@ class Workforce:
         labels: NDArray[np.int64] | None,
         seats: Seats | None,
         events: EventStream,
+        claims: Mapping[str, Claim] | None = None,
         groups: NDArray[np.int64] | None = None,
     ) -> None:
         self._config = config
         self._events = events
-        self._members = Membership(max_learners=config.limits.max_learners, lease_s=config.cohort.lease_s)
+        self._members = Membership(
+            max_learners=config.limits.max_learners,
+            lease_s=config.cohort.lease_s,
+            claims=claims or {},
+            began=time.monotonic(),
+            stands=stands,
+        )
         held = None if labels is None else len(labels)
         self._eligibility = Eligibility(config, classes=classes, held=held)
         self._allocation = Allocation(config, labels=labels, groups=groups, resumed=seats)
@@ -86,7 +95,7 @@ class Workforce:
         """The member that makes a call, a plain one without a token; raises UnknownLearnerError."""
         if token:
             return self.by_token(token, caller)
-        return self._alive(self._members.by_address(network_addr, caller))
+        return self._alive(self._members.by_address(network_addr, caller, time.monotonic()))
 
     def _alive(self, member: Member) -> Member:
         self.heard(member)
@@ -155,6 +164,7 @@ class Workforce:
         """The member's session broke; its lease goes on, so that it can come back."""
         if member.link is link:
             member.connected = False
+            member.parted = time.monotonic()
             self._announce()
 
     def leave(self, member: Member, reason: str) -> None:
@@ -190,6 +200,10 @@ class Workforce:
             self.leave(member, f"no sign of life for {self._config.cohort.lease_s:g} s")
 
     # --- who does what; see Allocation -----------------------------------------------------
+
+    def claims(self) -> Mapping[str, Claim]:
+        """Who may come back under which name after a restart."""
+        return self._members.claims(time.monotonic())
 
     def deal(self) -> None:
         """Before the first round: split the leader's data among the learners that bring none."""

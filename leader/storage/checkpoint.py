@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from leader.events import RoundCommitted
 from leader.rounds.buffer import OpenWork
-from leader.state import PartHistory, RunState, Seats
+from leader.state import Claim, PartHistory, RunState, Seats
 from utils import faults
 from utils.errors import CheckpointError, FlockstepError
 from utils.files import write_atomically
@@ -134,6 +134,7 @@ def _fields(state: RunState) -> dict[str, object]:
             part: [work.round, work.turn, work.version] for part, work in sorted(state.open_work.items())
         },
         "turns": dict(sorted(state.turns.items())),
+        "claims": {name: [claim.digest, claim.host] for name, claim in sorted(state.claims.items())},
     }
 
 
@@ -159,7 +160,9 @@ def _state(fields: dict[str, object], arrays: Arrays) -> RunState:
     history = fields.pop("history", {})  # checkpoints of earlier releases have none
     open_work = fields.pop("open_work", {})
     assert isinstance(history, dict)
+    claims = fields.pop("claims", {})
     assert isinstance(open_work, dict)
+    assert isinstance(claims, dict)
     shards = _shards(arrays) if count else ()
     prefix = "optimizer."
     return RunState(
@@ -174,5 +177,6 @@ def _state(fields: dict[str, object], arrays: Arrays) -> RunState:
         committed=RoundCommitted(**committed) if isinstance(committed, dict) else None,
         history={part: PartHistory(*values) for part, values in history.items()},
         open_work={part: OpenWork(*values) for part, values in open_work.items()},
+        claims={name: Claim(*values) for name, values in claims.items()},
         **fields,  # type: ignore[arg-type]
     )

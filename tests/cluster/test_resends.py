@@ -104,7 +104,7 @@ def test_of_two_learners_with_one_name_the_second_waits_until_the_first_is_dead(
         await first.kill()
         await cluster.finished()
 
-    cluster = play(scenario)
+    cluster = play(scenario, {**TINY, "cohort.lease_s": 8})
     assert len({event.learner_id for event in cluster.seen(UpdateAccepted)}) == 2
     assert cluster.seen(LearnerLeft) == []
     assert cluster.model_sha256 == play(train).model_sha256

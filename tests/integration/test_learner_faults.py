@@ -49,7 +49,7 @@ def assert_each_counted_once(leader: Leader) -> None:
 def test_a_learner_killed_at_every_point_comes_back_under_its_name(
     cluster: Cluster, tiny: Settings, undisturbed: Leader
 ) -> None:
-    leader = cluster.leader(tiny)
+    leader = cluster.leader({**tiny, "cohort.lease_s": 8})  # of which its name is kept for a quarter
     stays = cluster.learner(leader, "--name", "a")
     for round_, point in enumerate(LEARNER_POINTS, start=1):
         killed = cluster.learner(leader, "--name", "b", faults=f"kill@{point}:{round_}")

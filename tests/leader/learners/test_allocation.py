@@ -86,14 +86,16 @@ def test_whoever_comes_and_goes_every_part_has_a_holder_that_is_there_and_may_wo
     workforce = crew.workforce
     for name, move in steps:
         here = {member.name: member for member in workforce}
+        token = here[name].token if name in here else b""
         if move == "leave" and name in here:
             workforce.leave(here[name], "gone")
         elif move == "rebalance":
             workforce.rebalance()
         elif move in ("join", "own"):
-            workforce.register(info(name, 7 if move == "own" else 0, tags="fit"), anonymous("peer"))
+            own_data = 7 if move == "own" else 0
+            workforce.register(info(name, own_data, token=token, tags="fit"), anonymous("peer"))
         elif move == "spectate":
-            workforce.register(info(name, 7), anonymous("peer"))
+            workforce.register(info(name, 7, token=token), anonymous("peer"))
         here = {member.name: member for member in workforce if "fit" in member.tags}
         assert workforce.eligible() == len(here)
         takers = {member.learner_id for member in here.values() if member.own_data is None}

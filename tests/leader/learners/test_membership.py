@@ -82,24 +82,84 @@ def test_a_name_in_use_is_refused_without_its_token() -> None:
     assert register.by_token(first.token, ANYBODY) is first
 
 
-def test_a_learner_that_proves_itself_keeps_its_id_and_gets_a_new_token() -> None:
+def test_a_learner_that_proves_itself_keeps_its_id_and_its_token() -> None:
     register = members(most=1)
     first = joined(register, full())
     first.connected = True
-    again, new = register.register(full(token=first.token), anonymous("peer"), 1.0)
+    again, new = register.register(full(token=first.token), anonymous("ipv4:2.2.2.2:2"), 1.0)
     assert not new
-    assert again.learner_id == first.learner_id
+    assert (again.learner_id, again.token) == (first.learner_id, first.token)
     assert register.get(first.learner_id) is again
+    assert register.by_token(first.token, ANYBODY) is again
+
+
+def test_nobody_chooses_a_token() -> None:
+    register = members()
+    first = joined(register, full("a", token=b"x" * 16))
+    assert first.token != b"x" * 16
+    second = joined(register, full("b", token=first.token))
+    assert second.token != first.token
+    assert register.by_token(first.token, ANYBODY) is first
+
+
+def test_who_has_no_token_waits_until_the_learner_that_lost_its_connection_could_have_come_back() -> None:
+    register = members(lease_s=8.0)
+    first = joined(register, full())
+    first.parted = 3.0
+    here, elsewhere = anonymous("ipv4:1.1.1.1:2"), anonymous("ipv4:2.2.2.2:2")
+    for caller, now in ((here, 4.999), (elsewhere, 5.0), (elsewhere, 10.999)):
+        with pytest.raises(
+            NameTakenError, match="the name 'a' is kept for a while for the learner that had it"
+        ):
+            register.register(full(), caller, now)
+    again, new = register.register(full(), here, 5.0)
+    assert (new, again.learner_id, again.parted) == (False, first.learner_id, 5.0)
     assert again.token != first.token
     with pytest.raises(UnknownLearnerError):
         register.by_token(first.token, ANYBODY)
+    register.remove(again)  # as when its lease has run out
+    assert joined(register, full(), "ipv4:2.2.2.2:2").learner_id == first.learner_id
 
 
-def test_a_learner_whose_connection_is_gone_may_come_back_without_its_token() -> None:
-    register = members()
-    first = joined(register, full())
-    again, new = register.register(full(), anonymous("peer"), 1.0)
-    assert (new, again.learner_id) == (False, first.learner_id)
+def restarted(*claimed: str) -> tuple[Membership, dict[str, bytes]]:
+    """A register after a restart at 100 s, and the tokens from before it."""
+    before = members(lease_s=8.0)
+    tokens = {name: joined(before, full(name)).token for name in claimed}
+    joined(before, plain("c"))
+    before.register(full(""), known("clinic-a"), 0.0)
+    claims = before.claims(0.0)
+    assert claims.keys() == {*claimed, "plain-c"}
+    assert not [token for token in tokens.values() if token.hex() in repr(claims)]
+    return Membership(max_learners=10, lease_s=8.0, claims=claims, began=100.0), tokens
+
+
+def test_after_a_restart_a_name_is_its_owners_by_the_token_from_before() -> None:
+    register, tokens = restarted("a", "b")
+    thief = anonymous("ipv4:2.2.2.2:2")
+    for token in (b"", tokens["b"]):
+        with pytest.raises(NameTakenError, match="the name 'a' is kept for a while"):
+            register.register(full("a", token), thief, 100.1)
+    owner, new = register.register(full("a", tokens["a"]), anonymous("ipv4:3.3.3.3:3"), 100.2)
+    assert (new, owner.token) == (True, tokens["a"])
+    assert register.claims(100.2).keys() == {"a", "b", "plain-c"}
+
+
+def test_after_a_restart_a_name_is_free_to_its_host_and_then_to_all() -> None:
+    register, _ = restarted("a", "b")
+    here, elsewhere = anonymous("ipv4:1.1.1.1:2"), anonymous("ipv4:2.2.2.2:2")
+    for caller, now in ((here, 101.999), (elsewhere, 107.999)):
+        with pytest.raises(NameTakenError):
+            register.register(full("a"), caller, now)
+    assert register.register(full("a"), here, 102.0)[1]
+    assert register.register(full("b"), elsewhere, 108.0)[1]
+    assert register.claims(108.0).keys() == {"a", "b"}
+
+
+def test_after_a_restart_a_plain_learner_comes_back_from_its_host() -> None:
+    register, _ = restarted()
+    with pytest.raises(NameTakenError):
+        register.register(plain("c"), anonymous("ipv4:2.2.2.2:2"), 100.0)
+    assert register.register(plain("c"), anonymous("ipv4:1.1.1.1:2"), 100.0)[1]
 
 
 def test_a_name_keeps_its_id_after_the_learner_left() -> None:
@@ -150,18 +210,61 @@ def test_no_more_learners_than_the_limit_are_taken_until_one_leaves() -> None:
 # --- plain learners ------------------------------------------------------------------------
 
 
-def test_a_plain_learner_is_told_by_its_address_its_connection_or_its_host() -> None:
-    register = members()
+def connections(*open_: str) -> Membership:
+    """A register that knows which connections are open."""
+    return Membership(max_learners=10, lease_s=5.0, stands=lambda peer: peer in open_)
+
+
+def test_a_plain_learner_is_told_by_its_connection_and_where_that_is_gone_by_its_address_or_host() -> None:
+    register = connections("ipv4:10.0.0.1:222")
     a = joined(register, plain("10.0.0.1:9"), "ipv4:10.0.0.1:111")
     b = joined(register, plain("10.0.0.1:8"), "ipv4:10.0.0.1:222")
     c = joined(register, plain(), "ipv4:10.0.0.3:333")
-    assert register.by_address("10.0.0.1:9", anonymous("ipv4:10.0.0.1:999")) is a
-    assert register.by_address("", anonymous("ipv4:10.0.0.1:222")) is b
-    assert register.by_address("10.0.0.1:8", anonymous("ipv4:10.0.0.1:111")) is b  # what it says comes first
-    assert register.by_address("", anonymous("ipv4:10.0.0.3:444")) is c
-    for stranger in ("ipv4:10.0.0.1:999", "ipv4:10.0.0.30:333"):
+    assert register.by_address("", anonymous("ipv4:10.0.0.1:222"), 0.0) is b
+    assert register.by_address("10.0.0.1:8", anonymous("ipv4:10.0.0.1:111"), 0.0) is a  # whatever it says
+    assert register.by_address("", anonymous("ipv4:10.0.0.3:444"), 0.0) is c
+    assert register.by_address("10.0.0.1:9", anonymous("ipv4:10.0.0.1:999"), 0.0) is a
+    assert a.identity == "ipv4:10.0.0.1:999"  # its connection from now on
+    for stranger in ("ipv4:10.0.0.1:888", "ipv4:10.0.0.30:333"):
         with pytest.raises(UnknownLearnerError, match="can't tell which learner"):
-            register.by_address("", anonymous(stranger))
+            register.by_address("", anonymous(stranger), 0.0)
+
+
+def test_two_plain_learners_on_one_connection_are_told_by_their_addresses() -> None:
+    register = connections("ipv4:10.0.0.1:111")
+    a, b = (joined(register, plain(address), "ipv4:10.0.0.1:111") for address in "ab")
+    assert register.by_address("a", anonymous("ipv4:10.0.0.1:111"), 0.0) is a
+    assert register.by_address("b", anonymous("ipv4:10.0.0.1:111"), 0.0) is b
+
+
+def test_a_plain_learners_place_is_its_connections_as_long_as_that_stands() -> None:
+    register = connections("ipv4:1.1.1.1:1")
+    first = joined(register, plain("host"))
+    for stranger in ("ipv4:1.1.1.1:2", "ipv4:2.2.2.2:2"):
+        with pytest.raises(UnknownLearnerError):
+            register.by_address("host", anonymous(stranger), 1000.0)
+        with pytest.raises(NameTakenError):
+            register.register(plain("host"), anonymous(stranger), 1000.0)
+    assert (
+        register.register(plain("host"), anonymous("ipv4:1.1.1.1:1"), 1.0)[0].learner_id == first.learner_id
+    )
+
+
+def test_another_host_gets_a_plain_learners_place_once_it_was_silent_for_a_lease() -> None:
+    register = connections()
+    first = joined(register, plain("host"))
+    elsewhere = anonymous("ipv4:2.2.2.2:2")
+    with pytest.raises(NameTakenError):
+        register.register(plain("host"), elsewhere, 4.999)
+    assert register.register(plain("host"), elsewhere, 5.0)[0].learner_id == first.learner_id
+
+
+def test_where_open_connections_are_not_known_a_plain_learner_lives_for_a_lease() -> None:
+    register = members(lease_s=5.0)
+    first = joined(register, plain("host"))
+    with pytest.raises(UnknownLearnerError):
+        register.by_address("host", anonymous("ipv4:1.1.1.1:2"), 4.999)
+    assert register.by_address("host", anonymous("ipv4:1.1.1.1:2"), 5.0) is first
 
 
 def test_a_full_learner_is_never_found_without_its_token() -> None:
@@ -170,11 +273,11 @@ def test_a_full_learner_is_never_found_without_its_token() -> None:
     info.network_addr = "10.0.0.1:9"
     joined(register, info, "ipv4:10.0.0.1:111")
     with pytest.raises(UnknownLearnerError):
-        register.by_address("10.0.0.1:9", anonymous("ipv4:10.0.0.1:111"))
+        register.by_address("10.0.0.1:9", anonymous("ipv4:10.0.0.1:111"), 0.0)
 
 
 def test_a_plain_learner_that_registers_again_is_the_same_one() -> None:
-    register = members()
+    register = connections()
     first = joined(register, plain("10.0.0.1:9"))
     again, new = register.register(plain("10.0.0.1:9"), anonymous("ipv4:1.1.1.1:2"), 1.0)
     assert (new, again.learner_id) == (False, first.learner_id)
@@ -234,12 +337,12 @@ def test_plain_learners_behind_one_gateway_are_told_apart_by_their_identities() 
     a, _ = register.register(plain("same:1"), known("a"), 0.0)
     b, new = register.register(plain("same:1"), known("b"), 0.0)
     assert (a.name, b.name, new) == ("a", "b", True)
-    assert register.by_address("same:1", known("a")) is a
-    assert register.by_address("", known("b")) is b
+    assert register.by_address("same:1", known("a"), 0.0) is a
+    assert register.by_address("", known("b"), 0.0) is b
     assert (register.of(known("a")), register.of(known("b")), register.of(known("c"))) == (a, b, None)
     for stranger in (known("c"), Caller("", "learner", "1.1.1.1", "ipv4:1.1.1.1:1")):
         with pytest.raises(UnknownLearnerError, match="can't tell which learner"):
-            register.by_address("same:1", stranger)
+            register.by_address("same:1", stranger, 0.0)
 
 
 def test_where_there_are_identities_nobody_without_one_chooses_a_name() -> None:

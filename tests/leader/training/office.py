@@ -35,8 +35,9 @@ class Office:
         self.engine = Engine(config, LAYOUT, self.workforce, "run")
 
     def join(self, name: str, own: int = 0) -> None:
-        """Register a learner, with so many examples of its own."""
-        info = leader_pb2.LearnerInfo(name=name, control=leader_pb2.CONTROL_SESSION)
+        """Register a learner, perhaps again, with so many examples of its own."""
+        [token] = [member.token for member in self.workforce if member.name == name] or [b""]
+        info = leader_pb2.LearnerInfo(name=name, control=leader_pb2.CONTROL_SESSION, token=token)
         if own:
             info.own_data.CopyFrom(leader_pb2.OwnData(examples=own, classes=10, fingerprint=f"f{own}"))
         self.workforce.register(info, anonymous(f"ipv4:1.1.1.1:{name}"))
