@@ -92,8 +92,14 @@ class App:
             learners=self._config.learners,
             resumed_round=self.resumed_round,
             own_data=self._wiring.data.train is None,
-            secure=self._config.secure,
+            proof=self._proof(),
         )
+
+    def _proof(self) -> str:
+        if not self._config.secure:
+            return ""
+        own_pki = self._config.trust.certificate is not None
+        return "--ca FILE --certificate FILE --key FILE" if own_pki else "--join TOKEN"
 
     async def serve(self, invite: Callable[[RunStarted, Invitation], None] = lambda *_: None) -> str:
         """Listen, and train with the learners that come; returns why the run was stopped, or "".

@@ -31,7 +31,9 @@ class RunStarted(Event):
     learners: int  # how many the run waits for
     resumed_round: int = 0
     own_data: bool = False  # learners must bring their own
-    secure: bool = False  # learners need an identity, or a token to get one
+    proof: str = (
+        ""  # flags with which a learner proves who it is, secrets left out; "" in a run without trust
+    )
 
 
 @dataclass(frozen=True)

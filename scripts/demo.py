@@ -117,7 +117,7 @@ def result(run_dir: Path, host: str, python: str) -> str:
 
 To train across two machines, `make install` on both; then
   on this one:     {python} -m leader --listen 0.0.0.0:50051 --learners 2
-  on each worker:  {python} -m learner --leader {host}:50051"""
+  on each worker:  {python} -m learner --leader {host}:50051 --join TOKEN, as the leader prints it"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -307,6 +307,12 @@ def _trust(config: RunFields) -> Iterator[str]:
     if given and (missing := [f"trust.{name}" for name, path in pki.items() if not path]):
         yield f"{given[0]} is set, and a PKI of your own needs {', '.join(missing)} too"
     listeners = [f"trust.{name}" for name in ("jwt_listen", "plain_listen") if getattr(trust, name)]
+    jwts = [f"trust.{name}" for name in ("jwt_listen", "jwt_issuer", "jwt_jwks") if getattr(trust, name)]
+    if given and jwts:
+        yield (
+            f"{jwts[0]} is set, but JWTs are exchanged for certificates of the leader's own CA, and {given[0]} puts "
+            "another PKI in its place: leave one of them out"
+        )
     if not config.secure and (idle := listeners + given):
         yield (
             f"{idle[0]} is set, but there is no trust on {config.listen} (trust.mode is {trust.mode}): "

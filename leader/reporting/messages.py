@@ -27,12 +27,13 @@ def level_of(event: events.Event) -> int:
     return logging.WARNING if isinstance(event, _WARNING) else logging.INFO
 
 
-def learner_command(started: events.RunStarted, join: str = "TOKEN") -> str:
-    """What to run on another machine to join the leader of this run, a secure one with the token `join`."""
+def learner_command(started: events.RunStarted, proof: str | None = None) -> str:
+    """What to run on another machine to join the leader of this run; `proof` in place of the event's."""
     host, _, port = started.address.rpartition(":")
     host = socket.gethostname() if _is_any(host) else host
-    data = " --data DIR" if started.own_data else ""
-    return f"python -m learner --leader {host}:{port}{f' --join {join}' if started.secure and join else ''}{data}"
+    proof = started.proof if proof is None else proof
+    flags = (f"--leader {host}:{port}", proof, "--data DIR" if started.own_data else "")
+    return " ".join(["python -m learner", *filter(None, flags)])
 
 
 def invitation_lines(started: events.RunStarted, invitation: Invitation, join: str) -> list[str]:
@@ -42,7 +43,7 @@ def invitation_lines(started: events.RunStarted, invitation: Invitation, join: s
     folder = f"{invitation.folder}/{made}"
     return [
         f"secure: CA {invitation.fleet} in {folder}; on each learner, once, until {until}:",
-        f"  {learner_command(started, join)}",
+        f"  {learner_command(started, f'--join {join}')}",
         f"from then on: {learner_command(started, '')}",
     ]
 

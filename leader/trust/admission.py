@@ -49,6 +49,7 @@ class Admission:
         self.audit = Audit(config.trust.dir)
         self._authority = Authority(config.trust.dir, config.trust, self.audit.record)
         self._state = self._authority.state
+        self._seen = self._state.read()
         verify = open_verifier(config.trust)
         services = {contract.SERVICE: TrustService(self._authority, refused, verify).handler()}
         if config.trust.certificate:
@@ -83,12 +84,12 @@ class Admission:
 
     async def watch(self, turned_out: Callable[[Set[str]], None]) -> None:
         """End the calls of whoever is admitted no more, and tell their names, for ever."""
-        seen = self._state.read()
         while True:
             await asyncio.sleep(_LOOK_S)
             with suppress(ConfigError):  # each call is refused with it
                 records = self._state.read()
-                if records is not seen:
+                if records is not self._seen:
                     self.guard.review()
-                    turned_out(records.revoked.keys() | (seen.identities.keys() - records.identities.keys()))
-                    seen = records
+                    forgotten = self._seen.identities.keys() - records.identities.keys()
+                    turned_out(records.revoked.keys() | forgotten)
+                    self._seen = records

@@ -40,6 +40,11 @@ REFUSED = {
         "trust.mode=on trust.certificate=c.pem trust.key=k.pem",
         "trust.certificate is set, and a PKI of your own needs trust.client_ca, trust.roles too",
     ),
+    "two of them": (
+        "trust.mode=on trust.certificate=c trust.key=k trust.client_ca=a trust.roles=r trust.jwt_jwks=j",
+        "trust.jwt_jwks is set",
+        "trust.certificate puts another PKI in its place",
+    ),
     "no trust": (
         "trust.plain_listen=127.0.0.1:1",
         "trust.plain_listen is set, but there is no trust on 127.0.0.1:50051 (trust.mode is auto)",

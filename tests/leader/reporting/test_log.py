@@ -5,20 +5,23 @@ import io
 import json
 import logging
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from leader import events
 from leader.config import LogConfig
-from leader.reporting.log import EventLog, open_display
+from leader.reporting.log import EventLog, open_display, show_invitation
 from leader.reporting.messages import describe, size
 from leader.reporting.terminal import TerminalDisplay
+from leader.trust.admission import Invitation
 from tests.leader.reporting.scores import SPREAD
 
 pytestmark = pytest.mark.usefixtures("root_logger")
 
+STARTED = events.RunStarted("r1", Path("runs/r1"), "CIFAR-10", "resnet20", 272474, "delta", 10, "h:1", 2, 2)
 RUN: list[events.Event] = [
-    events.RunStarted("r1", Path("runs/r1"), "CIFAR-10", "resnet20", 272474, "delta", 10, "h:1", 2, 2),
+    STARTED,
     events.WaitingForLearners(1, 2),
     events.LearnerJoined(1, "alpha", "cpu (1 thread)", "session", 25000),
     events.RoundStarted(3, 1, 2),
@@ -124,6 +127,31 @@ def test_a_run_that_trained_enough_says_why_it_is_done() -> None:
 def test_scores_of_round_0_are_those_of_the_initial_weights() -> None:
     words = describe(events.FederatedEvaluated(0, {"accuracy": SPREAD}), 10)
     assert words == "initial weights scored by learners: accuracy 50.00%, worst 10% 25.00%"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("format_", ["plain", "auto", "json"])
+def test_a_join_token_is_shown_on_a_terminal_alone_and_else_put_into_a_file(
+    tmp_path: Path, format_: Literal["plain", "auto", "json"], terminal: bool
+) -> None:
+    stream = Terminal() if terminal else io.StringIO()
+    config = LogConfig(format=format_)
+    open_display(config, 10, stream)
+    started = dataclasses.replace(STARTED, address="10.0.0.7:50051", proof="--join TOKEN")
+    invitation = Invitation("3f9a1c22d0e47b18", tmp_path, True, "flk1_secret", 1795914720.0)
+    show_invitation(config, stream, started, invitation)
+    text, join = stream.getvalue(), tmp_path / "join"
+    assert f"secure: CA 3f9a1c22d0e47b18 in {tmp_path}/ (made now); on each learner, once" in text
+    assert "until Sun 29 Nov 01:12 UTC:" in text
+    assert "from then on: python -m learner --leader 10.0.0.7:50051" in text
+    if terminal and format_ != "json":
+        assert "\n  python -m learner --leader 10.0.0.7:50051 --join flk1_secret\n" in text
+        assert not join.exists()
+    else:
+        assert "flk1_" not in text
+        assert f"  python -m learner --leader 10.0.0.7:50051 --join @{join}" in text
+        assert join.read_text() == "flk1_secret"
+        assert join.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(

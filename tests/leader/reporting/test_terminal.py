@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -134,6 +135,12 @@ def test_while_waiting_the_exact_command_of_a_learner_is_shown(listen: str, dial
     assert "python -m learner" not in screen(
         [started(listen), events.WaitingForLearners(1, 2), events.RoundStarted(1, 1, 2)]
     )
+
+
+def test_a_secure_run_is_joined_with_a_token_that_is_not_told_again() -> None:
+    secure = dataclasses.replace(started("10.0.0.7:50051"), proof="--join TOKEN")
+    text = screen([secure, events.WaitingForLearners(1, 2)])
+    assert "python -m learner --leader 10.0.0.7:50051 --join TOKEN" in text
 
 
 def test_recent_messages_are_shown_and_often_ones_are_not() -> None:
