@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,14 +16,15 @@ from tests.tools.needs import needs
 TIMEOUT_S = 30.0
 #: There are wheels for Linux alone.
 needs_envoy = needs("envoy")
-_UP = (b"starting workers", b"starting main dispatch loop")  # in either order
+_UP = b"starting workers"  # it listens a moment later
 
 
 class Envoy:
-    """Envoy with the configuration envoy.yaml in a folder; listens once it is entered."""
+    """Envoy with the configuration envoy.yaml in a folder; listens at HOST:PORT once it is entered."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str) -> None:
         self._folder = folder
+        self.address = address
 
     def __enter__(self) -> Self:
         self.start()
@@ -49,14 +52,18 @@ class Envoy:
         self._reader = threading.Thread(target=self._read, args=[up], daemon=True)
         self._reader.start()
         assert up.wait(TIMEOUT_S), b"".join(self.said[-20:]).decode()
-        assert self._process.poll() is None, b"".join(self.said[-20:]).decode()
+        host, _, port = self.address.rpartition(":")
+        while True:
+            assert self._process.poll() is None, b"".join(self.said[-20:]).decode()
+            with suppress(ConnectionRefusedError), socket.create_connection((host, int(port)), TIMEOUT_S):
+                return
 
     def _read(self, up: threading.Event) -> None:
         assert self._process.stderr is not None
         with self._process.stderr as lines:
             for line in lines:
                 self.said.append(line)
-                if all(sign in b"".join(self.said) for sign in _UP):
+                if _UP in line:
                     up.set()
         up.set()  # it has ended
 

@@ -16,12 +16,12 @@ from tests.tools.envoy import Envoy
 @contextmanager
 def gateway_to(
     leader: str, authority: Authority, folder: Path, config: RunConfig | None = None
-) -> Iterator[tuple[Envoy, str]]:
-    """An Envoy that runs in front of the leader at this address, and its own address."""
+) -> Iterator[Envoy]:
+    """An Envoy that runs in front of the leader at this address."""
     gateway = Gateway("edge", f"127.0.0.1:{free_port()}", leader)
     folder.mkdir()
     made = make_gateway(authority, config or RunConfig(), gateway, key_in(folder), 1.0, replace=False)
     for name, content in made.items():
         (folder / name).write_bytes(content)
-    with Envoy(folder) as envoy:
-        yield envoy, gateway.listen
+    with Envoy(folder, gateway.listen) as envoy:
+        yield envoy

@@ -91,10 +91,8 @@ class Edge:
         service = TrustService(self.fleet.authority, verify=self._verify).handler()
         server = self.fleet.serving(calls, self.guard, self.config, {trust.SERVICE: service})
         async with server as self.direct, asyncio.timeout(TIMEOUT_S):
-            with gateway_to(self.direct, self.fleet.authority, folder, self.config) as (
-                self.envoy,
-                self.address,
-            ):
+            with gateway_to(self.direct, self.fleet.authority, folder, self.config) as self.envoy:
+                self.address = self.envoy.address
                 await scenario(self)
 
 
