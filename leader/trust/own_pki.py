@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 from cryptography import x509
@@ -23,7 +22,6 @@ from utils.trust.names import ROLES
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 0.2  # how often the files are looked at
-Stamp = tuple[int, int, int]  # inode, mtime in ns, size in bytes
 
 
 class Rule(NamedTuple):
@@ -40,46 +38,49 @@ class OwnPki:
         """Raises ConfigError that says which file can't be used."""
         self._paths = [path for path in (trust.certificate, trust.key, trust.client_ca, trust.roles) if path]
         self._state = state
-        self._read()
+        self._take(self._contents())
 
-    def _read(self) -> None:
-        self._stamps = self._stamps_now()
-        certificate, key, roots, rules = (_contents(path) for path in self._paths)
-        certificate_path, key_path, roots_path, rules_path = self._paths
+    def _contents(self) -> list[bytes]:
+        try:
+            return [path.read_bytes() for path in self._paths]
+        except OSError as error:
+            raise ConfigError(f"{error.filename}: {error.strerror}; a PKI of your own needs it") from None
+
+    def _take(self, files: list[bytes]) -> None:
+        certificate, key, roots, rules = files
+        names = [str(path) for path in self._paths]
         try:
             leaf = x509.load_pem_x509_certificate(certificate)
             own = load_pem_private_key(key, None).public_key() == leaf.public_key()
             cas = x509.load_pem_x509_certificates(roots)
         except (ValueError, TypeError) as error:
-            files = f"{certificate_path}, {key_path} or {roots_path}"
+            what = f"{', '.join(names[:2])} or {names[2]}"
             raise ConfigError(
-                f"{files} is not what it should be, in PEM and without a passphrase: {error}"
+                f"{what} is not what it should be, in PEM, without a passphrase: {error}"
             ) from None
         if not own:
-            raise ConfigError(f"{key_path} is not the key of {certificate_path}; put back the pair")
-        self._rules = read_rules(rules.decode(errors="replace"), rules_path)
-        self._cas = cas
-        self._credentials = Credentials(key, certificate, roots)
+            raise ConfigError(f"{names[1]} is not the key of {names[0]}; put back the pair")
+        self._rules = read_rules(rules.decode(errors="replace"), names[3])
+        self._cas, self._files = cas, files
 
     def credentials(self) -> Credentials:
         """Of a server that begins to listen now."""
-        return self._credentials
+        certificate, key, roots, _ = self._files
+        return Credentials(key, certificate, roots)
 
     async def renewed(self) -> None:
-        """Returns when the files have changed and are read; the old ones count until they fit together."""
+        """Returns when the files have changed; the old ones count until the new ones fit together."""
+        told = ""
         while True:
             await asyncio.sleep(_LOOK_S)
-            if self._stamps_now() == self._stamps:
-                continue
             try:
-                self._read()
+                if (files := self._contents()) != self._files:
+                    self._take(files)
+                    return
             except ConfigError as error:
-                _log.warning("the old certificates stay in use: %s", error)
-            else:
-                return
-
-    def _stamps_now(self) -> list[Stamp | None]:
-        return [_stamp(path) for path in self._paths]
+                if str(error) != told:
+                    told = str(error)
+                    _log.warning("the old certificates stay in use: %s", told)
 
     def holder(self, certificate: x509.Certificate) -> tuple[str, str]:
         """See Issuer; by the first rule that one of its URIs or its common name fits."""
@@ -99,7 +100,7 @@ class OwnPki:
         read_records(self._state).check_name(caller.name)
 
 
-def read_rules(text: str, path: Path) -> list[Rule]:
+def read_rules(text: str, path: str) -> list[Rule]:
     """Rules from lines such as `CN=trainer-* = learner`, where * is anything but a slash; # begins a remark.
 
     Raises ConfigError that names the line.
@@ -133,20 +134,3 @@ def _issued(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
     except (ValueError, TypeError, InvalidSignature):
         return False
     return True
-
-
-def _contents(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: {error.strerror}; it is one of trust.certificate, key, client_ca, roles"
-        ) from None
-
-
-def _stamp(path: Path) -> Stamp | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size

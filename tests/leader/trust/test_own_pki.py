@@ -91,7 +91,7 @@ def test_a_revoked_name_is_refused_whatever_certificate_it_gets(tmp_path: Path) 
 )
 def test_a_rule_that_is_none_is_told_by_its_line(line: str) -> None:
     with pytest.raises(ConfigError, match=r"^roles:3: "):
-        read_rules(f"# rules\n\n{line}\n", Path("roles"))
+        read_rules(f"# rules\n\n{line}\n", "roles")
 
 
 def test_files_that_do_not_belong_together_are_told(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_new_files_count_once_they_fit_together(tmp_path: Path) -> None:
         new_key = config.key.read_bytes()
         config.key.write_bytes(key)  # as if the new key came late
         await said("stay in use")
-        assert own.credentials() is before
+        assert own.credentials() == before
         assert not renewed.done()
         config.key.write_bytes(new_key)
         await renewed
