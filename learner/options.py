@@ -74,24 +74,18 @@ class LearnerOptions(BaseModel):
         ),
     ] = Field("", description="words that a leader may ask for (cohort.require), such as site-a,night")
     join: SecretStr = Field(
-        SecretStr(""),
-        description="the leader's join token, needed once: the token, @FILE, or - to read it from the input",
+        SecretStr(""), description="the leader's join token, @FILE or - (input); needed once"
     )
     identity: Path | None = Field(
-        None,
-        description="folder of this learner's identity; if not given, one below ~/.flockstep that is free",
+        None, description="folder of the identity; if not given, a free one at home"
     )
-    ca: Path | None = Field(
-        None, description="PEM file: whom to trust, where that is not told by a join token"
-    )
+    ca: Path | None = Field(None, description="PEM file: whom to trust, where no join token tells it")
     certificate: Path | None = Field(None, description="PEM file: certificate of a PKI of your own")
     key: Path | None = Field(None, description="PEM file: the certificate's key")
     server_name: str = Field("", description="name in the leader's certificate, if it is not the usual one")
-    jwt_file: Path | None = Field(
-        None, description="file with a JWT to join with, read each time that one is needed"
-    )
+    jwt_file: Path | None = Field(None, description="file with a JWT to join with, read anew each time")
     jwt_leader: Annotated[str, AfterValidator(_address_or_empty)] = Field(
-        "", description="where the leader takes the JWT; if not given, at --leader"
+        "", description="where the leader takes JWTs; if not given, at --leader"
     )
     insecure: bool = Field(False, description="neither encrypt nor prove who is who")
     compile: bool = Field(False, description="compile the model with torch.compile")

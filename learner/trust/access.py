@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from grpc import aio
 
 from learner.options import LearnerOptions
 from learner.trust.channel import check_span, explained, mismatch, open_channel, speaks_tls
 from learner.trust.identity import Identity, in_folder, of_address, of_fleet
-from learner.trust.join import join_by_jwt, join_by_token, read_text, read_token, renew
+from learner.trust.join import join_by_jwt, join_by_token, read_token, renew
 from learner.trust.renew import keep_renewed
 from protos import leader_pb2
 from utils.errors import ConfigError, FlockstepError, ForbiddenError, NotReadyError, UnreachableError
@@ -73,16 +73,14 @@ class Files(Access):
     async def open(self) -> aio.Channel:
         """See Access."""
         options = self._options
-        files = {"--key": options.key, "--certificate": options.certificate, "--ca": options.ca}
-        own = Credentials(*(read_text(path, flag).encode() for flag, path in files.items() if path))
-        certificate = pki.from_pem(own.certificate, f"--certificate: {options.certificate}")
         try:
-            fits = load_pem_private_key(own.key, None).public_key() == certificate.public_key()
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"--key: {options.key} is no private key in PEM: {error}") from None
-        if not fits:
-            raise ConfigError(f"--key: {options.key} is not the key of {options.certificate}")
-        check_span(certificate, "get a new one from where it came from")
+            own = Credentials(
+                *(path.read_bytes() for path in (options.key, options.certificate, options.ca) if path)
+            )
+            ssl.create_default_context().load_cert_chain(options.certificate or "", options.key, password="")
+        except OSError as error:  # those of ssl too
+            raise ConfigError(f"--certificate, --key, --ca: {error}") from None
+        check_span(pki.from_pem(own.certificate), "get a new one from where it came from")
         return open_channel(options, own.for_channel(), "")
 
 

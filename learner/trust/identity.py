@@ -32,7 +32,7 @@ _NAMELESS = "joining-"  # begins the folder of an identity whose name the leader
 class Identity:
     """An identity that this process holds: a key, and a certificate once it has joined.
 
-    Raises ConfigError where a file is damaged, or others can read the key; OSError where the disk is full.
+    Raises ConfigError where a file is damaged or can't be written, or others can read the key.
     """
 
     def __init__(self, folder: Path, lock: IO[bytes]) -> None:
@@ -86,9 +86,9 @@ class Identity:
         identity = pki.identity_of(certificate, ca)
         if certificate.public_key() != self.key.public_key() or (ca_key and ca.public_key() != ca_key):
             raise ForbiddenError("the leader's answer is for another key, or of another CA; nothing is kept")
-        replace_file(self.folder / "ca.pem", *map(pki.to_pem, roots))
+        self._write("ca.pem", *map(pki.to_pem, roots))
         self._note(renew_at=credential.renew_at)
-        replace_file(self.folder / "cert.pem", pki.to_pem(certificate))
+        self._write("cert.pem", pki.to_pem(certificate))
         self.certificate = certificate
         place = home() / identity.fleet / identity.name
         if self.folder.name.startswith(_NAMELESS) and not place.exists():
@@ -105,14 +105,20 @@ class Identity:
 
     def _note(self, **facts: Any) -> None:
         self._about |= facts
-        replace_file(self.folder / "about.json", json.dumps(self._about).encode())
+        self._write("about.json", json.dumps(self._about).encode())
+
+    def _write(self, name: str, *parts: bytes, sync: bool = True) -> None:
+        try:
+            replace_file(self.folder / name, *parts, sync=sync)
+        except OSError as error:
+            raise ConfigError(f"can't write {self.folder / name}: {error.strerror}; free the disk") from None
 
     def witness(self, number: int, head: bytes) -> None:
         """Keep the newest head of the leader's audit chain, so that it can't change what it has told."""
         if number > self._witnessed:
             self._witnessed = number
             said = {"number": number, "head": f"{number}:{head.hex()}"}
-            replace_file(self.folder / "witness.json", json.dumps(said).encode(), sync=False)
+            self._write("witness.json", json.dumps(said).encode(), sync=False)
 
     def close(self) -> None:
         """Let other processes have it."""

@@ -87,7 +87,8 @@ def test_certificates_of_three_seconds_are_renewed_over_many_rounds_and_nothing_
     assert audit["enrolled", "a"] == audit["enrolled", "b"] == 1
 
 
-def test_a_learner_that_is_revoked_ends_at_once_with_the_reason(tmp_path: Path) -> None:
+@pytest.mark.parametrize("exchange", ["delta", "gradient"])
+def test_a_learner_that_is_revoked_ends_at_once_with_the_reason(tmp_path: Path, exchange: str) -> None:
     async def scenario(cluster: Cluster) -> None:
         join_by_token(cluster, "a")
         b = join_by_token(cluster, "b")
@@ -101,7 +102,7 @@ def test_a_learner_that_is_revoked_ends_at_once_with_the_reason(tmp_path: Path) 
         assert error.exit_code == 7
         await cluster.event(LearnerLeft, name="b", reason="revoked")
 
-    play(scenario, secure(tmp_path, rounds=1000))
+    play(scenario, secure(tmp_path, rounds=1000, exchange=exchange))
 
 
 def test_a_dialled_learner_answers_its_leader_alone(tmp_path: Path) -> None:
