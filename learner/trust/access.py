@@ -12,7 +12,7 @@ from learner.options import LearnerOptions
 from learner.trust.channel import check_span, explained, mismatch, open_channel, speaks_tls
 from learner.trust.identity import Identity, in_folder, of_address, of_fleet
 from learner.trust.join import join_by_jwt, join_by_token, read_token, renew
-from learner.trust.renew import keep_renewed
+from learner.trust.renew import half_of, keep_renewed
 from protos import leader_pb2
 from utils.errors import ConfigError, FlockstepError, ForbiddenError, NotReadyError, UnreachableError
 from utils.trust import pki
@@ -32,6 +32,7 @@ class Access:
 
     def __init__(self, options: LearnerOptions) -> None:
         self._options = options
+        self._committed = asyncio.Event()
 
     async def open(self) -> aio.Channel:
         """A channel on which a registration can begin.
@@ -59,7 +60,8 @@ class Access:
         """Raise ForbiddenError unless a call of this learner's server may be the leader's."""
 
     def committed(self, told: leader_pb2.Committed) -> None:
-        """A round is on the leader's disk."""
+        """A round is on the leader's disk: a channel whose time has come may end here."""
+        self._committed.set()
 
     def close(self) -> None:
         """Let go of what is held."""
@@ -72,16 +74,29 @@ class Files(Access):
 
     async def open(self) -> aio.Channel:
         """See Access."""
+        self.renewed, self._shown = False, self._read()
+        check_span(pki.from_pem(self._shown.certificate), "get a new one from where it came from")
+        return open_channel(self._options, self._shown.for_channel(), "")
+
+    def _read(self) -> Credentials:
         options = self._options
         try:
-            own = Credentials(
-                *(path.read_bytes() for path in (options.key, options.certificate, options.ca) if path)
-            )
+            files = (path for path in (options.key, options.certificate, options.ca) if path)
+            own = Credentials(*(path.read_bytes() for path in files))
             ssl.create_default_context().load_cert_chain(options.certificate or "", options.key, password="")
         except OSError as error:  # those of ssl too
             raise ConfigError(f"--certificate, --key, --ca: {error}") from None
-        check_span(pki.from_pem(own.certificate), "get a new one from where it came from")
-        return open_channel(options, own.for_channel(), "")
+        return own
+
+    async def keep(self, channel: aio.Channel) -> None:
+        """See Access; the files have been replaced by then."""
+        certificate = pki.from_pem(self._shown.certificate)
+
+        async def renewed() -> bool:
+            return self._read() != self._shown
+
+        await keep_renewed(half_of(certificate), pki.ends_at(certificate), renewed, self._committed)
+        self.renewed = True
 
 
 class Enrolled(Access):
@@ -94,7 +109,6 @@ class Enrolled(Access):
         self._identity = identity
         self._token = token  # that has not been used yet
         self._refused = False  # though its certificate has not ended
-        self._committed = asyncio.Event()
 
     async def open(self) -> aio.Channel:
         """See Access."""
@@ -126,7 +140,13 @@ class Enrolled(Access):
 
     async def keep(self, channel: aio.Channel) -> None:
         """See Access."""
-        await keep_renewed(self._options, self._identity, channel, self._committed)
+        identity = self._identity
+
+        async def renewed() -> bool:
+            await renew(self._options, identity, channel)
+            return True
+
+        await keep_renewed(identity.renew_at, identity.ends_at, renewed, self._committed)
         self.renewed = True
 
     def admit(self, context: Context) -> None:
@@ -140,9 +160,9 @@ class Enrolled(Access):
             )
 
     def committed(self, told: leader_pb2.Committed) -> None:
-        """Bear witness to the leader's audit chain; a channel whose time has come ends here."""
+        """See Access; and bear witness to the leader's audit chain."""
+        super().committed(told)
         self._identity.witness(told.audit_number, told.audit_head)
-        self._committed.set()
 
     def close(self) -> None:
         """Let other processes have the identity."""

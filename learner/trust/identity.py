@@ -19,6 +19,7 @@ from typing import IO, Any
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from learner.trust.renew import half_of
 from protos import trust_pb2
 from utils.errors import ConfigError, ForbiddenError, PayloadError
 from utils.files import hold, read_secret, replace_file
@@ -61,8 +62,7 @@ class Identity:
     def renew_at(self) -> float:
         """Unix seconds at which half its certificate's life is over."""
         assert self.certificate
-        half = (self.certificate.not_valid_before_utc.timestamp() + self.ends_at) / 2
-        return float(self._about.get("renew_at", half))
+        return float(self._about.get("renew_at", half_of(self.certificate)))
 
     @property
     def serves(self) -> bool:

@@ -1,18 +1,17 @@
-"""Renewal: at half its life a certificate is replaced, and the channel that shows the old one ends with a round."""
+"""Renewal: from half its life on a certificate may be replaced, and the channel that shows it ends with a round."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from grpc import aio
+from cryptography import x509
 
-from learner.options import LearnerOptions
-from learner.trust.identity import Identity
-from learner.trust.join import renew
 from utils.errors import FlockstepError
+from utils.trust import pki
 
 _log = logging.getLogger(__name__)
 _LATEST = 0.8  # of the second half, after which no commit is waited for
@@ -21,14 +20,17 @@ _LEAST_S = 0.1
 
 
 async def keep_renewed(
-    options: LearnerOptions, identity: Identity, channel: aio.Channel, committed: asyncio.Event
+    half: float, end: float, renewed: Callable[[], Awaitable[bool]], committed: asyncio.Event
 ) -> None:
-    """Renew the identity in time; returns when another channel should take this one's place.
+    """Return when a channel that shows this certificate should make place for one that shows a newer one.
 
-    That is after the next commit, or shortly before the old certificate ends.
+    That is after the next commit, or shortly before the old one ends.
+
+    Args:
+        half, end: of the certificate's life; unix seconds.
+        renewed: gets a newer one, if it can by now; what it raises may pass.
     """
-    half, end = identity.renew_at, identity.ends_at
-    while (left_s := half - time.time()) > 0 or not await _renewed(options, identity, channel):
+    while (left_s := half - time.time()) > 0 or not await _succeeds(renewed):
         wait_s = left_s if left_s > 0 else max((end - time.time()) / 10, _LEAST_S)
         await asyncio.sleep(min(wait_s, _LOOK_S))
     committed.clear()
@@ -37,11 +39,14 @@ async def keep_renewed(
             await committed.wait()
 
 
-async def _renewed(options: LearnerOptions, identity: Identity, channel: aio.Channel) -> bool:
-    """Whether the leader has renewed it; what stands against that may pass, and is told at the end else."""
+def half_of(certificate: x509.Certificate) -> float:
+    """Unix seconds at which half of a certificate's life is over."""
+    return (certificate.not_valid_before_utc.timestamp() + pki.ends_at(certificate)) / 2
+
+
+async def _succeeds(renewed: Callable[[], Awaitable[bool]]) -> bool:
     try:
-        await renew(options, identity, channel)
+        return await renewed()
     except FlockstepError as error:
         _log.warning("the certificate is not renewed yet: %s", error)
         return False
-    return True

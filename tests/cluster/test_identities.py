@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections import Counter
@@ -43,7 +44,7 @@ def secure(folder: Path, **settings: object) -> Settings:
 def join_by_token(cluster: Cluster, name: str, **options: Any) -> Node:
     """A learner that joins with what the leader printed."""
     assert cluster.invitation is not None
-    return join(cluster, name, **{"join": cluster.invitation.token, **options})
+    return join(cluster, name, **{"join": cluster.invitation.token, "identity": None, **options})
 
 
 async def train_joined(cluster: Cluster, *, dialled: bool = False) -> None:
@@ -105,6 +106,19 @@ def test_a_learner_that_is_revoked_ends_at_once_with_the_reason(tmp_path: Path, 
     play(scenario, secure(tmp_path, rounds=1000, exchange=exchange))
 
 
+def test_a_learner_that_hears_of_no_commit_is_renewed_all_the_same(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        join_by_token(cluster, "a")
+        await asyncio.sleep(4.0)  # longer than a certificate lives
+        join_by_token(cluster, "b")
+        await cluster.finished()
+
+    run = play(scenario, secure(tmp_path, trust__cert_hours=3 / 3600))
+    assert told(tmp_path)["renewed", "a"] >= 2
+    assert not run.seen(LearnerLeft)
+    assert not run.seen(CallRefused)
+
+
 def test_a_dialled_learner_answers_its_leader_alone(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
 
@@ -143,7 +157,7 @@ def test_a_jwt_is_exchanged_for_an_identity_and_read_anew_when_that_is_renewed(
         (tmp_path / name).write_text(signed(key, sub=name, flockstep_role="learner"))
 
     async def scenario(cluster: Cluster) -> None:
-        given = {"ca": tmp_path / "trust" / "ca.pem", "jwt_leader": listen}
+        given = {"ca": tmp_path / "trust" / "ca.pem", "jwt_leader": listen, "join": "", "identity": None}
         for name in "ab":
             join(cluster, "", data=f"noise-{name}", jwt_file=tmp_path / name, **given)
         await cluster.finished()

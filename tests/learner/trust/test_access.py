@@ -355,9 +355,9 @@ def test_a_folder_without_a_certificate_is_no_identity(tmp_path: Path) -> None:
     assert not (tmp_path / "typo").exists()
 
 
-def files_of(leader: SecureLeader, folder: Path, name: str) -> dict[str, Any]:
+def files_of(leader: SecureLeader, folder: Path, name: str, hours: float = 1.0) -> dict[str, Any]:
     """Options with files of a PKI, which is the leader's here."""
-    given = leader.fleet.admit(name)
+    given = leader.fleet.admit(name, hours=hours)
     folder.mkdir()
     for file, text in (("ca", given.roots), ("certificate", given.certificate), ("key", given.key)):
         (folder / file).write_bytes(text)
@@ -385,6 +385,26 @@ def test_files_of_ones_own_pki_are_read_anew_for_each_channel(
 
     run(scenario())
     assert not home.exists()
+
+
+def test_a_channel_makes_place_once_the_files_are_replaced(leader: SecureLeader, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with leader.serving():
+            files = files_of(leader, tmp_path / "first", "first", hours=20 / 3600)
+            access = choose(leader.options(**files))
+            async with await access.open() as channel:
+                keeping = asyncio.ensure_future(access.keep(channel))
+                done, _ = await asyncio.wait((keeping,), timeout=0.2)
+                assert not done
+                files_of(leader, tmp_path / "second", "second")
+                for path in files.values():
+                    (tmp_path / "second" / path.name).replace(path)
+                await keeping
+                assert access.renewed
+            await (await access.open()).close()
+            assert not access.renewed
+
+    run(scenario())
 
 
 def test_files_that_do_not_fit_are_told(leader: SecureLeader, tmp_path: Path) -> None:
