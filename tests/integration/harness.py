@@ -230,11 +230,13 @@ class Cluster:
         self._programs.append(learner)
         return learner
 
-    def join(self, leader: Leader, name: str, *flags: str, at: str = "", faults: str = "") -> Program:
+    def join(
+        self, leader: Leader, name: str, *flags: str, at: str = "", faults: str = "", host: str = ""
+    ) -> Program:
         """A learner of this name that joins a secure leader as its log says; `at` another address of it."""
         address = at or leader.address
         join = ["--name", name, "--join", f"@{self.trust}/join"]
-        return self.learner(address, *join, *flags, faults=faults)
+        return self.learner(address, *join, *flags, faults=faults, host=host)
 
     def program(self, kind: str, command: list[str]) -> Program:
         """Any other program: a module and its arguments."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
 from tests.integration.harness import Cluster, Leader, Settings, assert_same_bits
-from tests.tools.network import LEADER, LEARNER_A, LEARNER_B, Network, network
+from tests.tools.network import HOME, LEADER, LEARNER_A, LEARNER_B, Network, network
 
 _PORT = 50051
 
@@ -23,11 +24,11 @@ def test_a_learner_behind_nat_whose_link_is_cut_comes_back_over_a_slow_network(
     machines: Network, cluster: Cluster, tiny: Settings, undisturbed: Leader
 ) -> None:
     machines.slow(LEADER, "100mbit")
-    settings: Settings = {**tiny, "cohort.lease_s": 3, "rounds": 7, "trust.mode": "off"}
+    settings: Settings = {**tiny, "cohort.lease_s": 3, "trust.dir": cluster.trust}  # secure by itself
     leader = cluster.leader(settings, f"0.0.0.0:{_PORT}", host=machines.host(LEADER))
-    address = f"{machines.address(LEADER)}:{leader.address.rpartition(':')[2]}"
-    a = cluster.learner(address, "--name", "a", host=machines.host(LEARNER_A))
-    b = cluster.learner(address, "--name", "b", host=machines.host(LEARNER_B))
+    address = leader.address.replace("0.0.0.0", machines.address(LEADER))
+    a = cluster.join(leader, "a", at=address, host=machines.host(LEARNER_A))
+    b = cluster.join(leader, "b", at=address, host=machines.host(LEARNER_B))
     leader.event("RoundCommitted", round=2)
     machines.cut(LEARNER_B)
     leader.event("LearnerLeft", name="b")
@@ -35,3 +36,6 @@ def test_a_learner_behind_nat_whose_link_is_cut_comes_back_over_a_slow_network(
     for program in (leader, a, b):
         program.succeed()
     assert_same_bits(leader.run_dir, undisturbed.run_dir)
+    seen = [json.loads(line) for line in (cluster.trust / "audit.jsonl").read_text().splitlines()]
+    came_from = {line["who"]: line["ip"] for line in seen if line["what"] == "registered"}
+    assert came_from == {"a": machines.address(LEARNER_A), "b": machines.address(HOME)}  # b by its router
