@@ -337,6 +337,7 @@ class LimitsConfig(Section):
     metadata_bytes: int = Field(
         16 << 10, ge=4 << 10, le=1 * MIB, description="most bytes of gRPC headers of a call"
     )
+    dialled: int = Field(64, ge=0, description="learners that the leader dials at once")
     transfers: int = Field(64, ge=1, description="model, data and update streams at once; more wait")
     hello_s: Positive = Field(10.0, description="seconds that a new session may take to say hello")
     stall_s: Positive = Field(60.0, description="seconds without progress after which a transfer is ended")
@@ -415,7 +416,13 @@ class RunFields(Section):
         "127.0.0.1:50051", description="HOST:PORT to listen on; 0.0.0.0:PORT for other machines"
     )
     run_dir: Path | None = Field(None, description="folder for results; default runs/DATE-TIME-MODEL")
-    dial_learners: bool = Field(True, description="call LearnerService at the address that a learner gives")
+    dial_learners: bool = Field(
+        True, description="call LearnerService at the address that a learner gives, on its own host"
+    )
+    dial_hosts: str = Field(
+        "",
+        description="comma-separated hosts and networks that may be dialled beside, such as 10.0.0.0/8",
+    )
     keep_checkpoints: int = Field(3, ge=1, description="newest checkpoints kept")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 
@@ -17,18 +16,19 @@ from leader.data.part import Part
 from leader.events import EventStream, LearnerJoined, LearnerLeft
 from leader.learners.allocation import Allocation
 from leader.learners.connections import stands
+from leader.learners.dialling import Dialling
 from leader.learners.eligibility import Eligibility
 from leader.learners.links import Dial, DialledLink, LearnerLink, dial_in_plain
 from leader.learners.membership import Member, Membership
-from leader.learners.registration import CONTROL_NAMES
+from leader.learners.registration import CONTROL_NAMES, name_of
 from leader.state import Claim, Seats
 from leader.trust.audit import BEGINNING, Head
 from leader.trust.callers import Caller
 from protos import leader_pb2
+from utils.errors import LimitError, WireError
 
 _log = logging.getLogger(__name__)
 _ASLEEP_S = 1.0  # a timer this late means that the process was stopped
-_ADDRESS = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
 
 
 class Workforce:
@@ -57,6 +57,7 @@ class Workforce:
         held = None if labels is None else len(labels)
         self._eligibility = Eligibility(config, classes=classes, held=held)
         self._allocation = Allocation(config, labels=labels, groups=groups, resumed=seats)
+        self.dialling = Dialling(config)
         self.dial: Dial = dial_in_plain
         self.audit_head: Callable[[], Head] = lambda: BEGINNING  # what learners shall bear witness to
         self.changed = Signal()
@@ -110,8 +111,9 @@ class Workforce:
 
         Raises ForbiddenError, IncompatibleError, NameTakenError, LimitError or PayloadError.
         """
+        target = self._target(info, caller)
         member, new = self._members.register(info, caller, time.monotonic(), self._eligibility.check)
-        if member.control != leader_pb2.CONTROL_SESSION and (link := self._dialled(member)):
+        if target and (link := self._dialled(member, target)):
             member.link.end()
             member.link = link
             member.connected = True
@@ -135,11 +137,26 @@ class Workforce:
         self._announce()
         return member
 
-    def _dialled(self, member: Member) -> DialledLink | None:
-        address = member.network_addr
-        if not self._config.dial_learners or not _ADDRESS.fullmatch(address):
-            return None
-        channel = self.dial(address, member.caller)
+    def _target(self, info: leader_pb2.LearnerInfo, caller: Caller) -> str:
+        """HOST:PORT to dial a learner at that registers; "" = nowhere, one that can work so acts by itself.
+
+        Raises IncompatibleError or LimitError.
+        """
+        if info.control == leader_pb2.CONTROL_SESSION:
+            return ""
+        name, most = name_of(info, caller), self._config.limits.dialled
+        try:
+            if sum(isinstance(m.link, DialledLink) for m in self if m.name != name) >= most:
+                raise LimitError(f"{most} learners are dialled, no more are (limits.dialled)")
+            return self.dialling.target(info.network_addr, caller)
+        except WireError as error:
+            if info.control == leader_pb2.CONTROL_DIALLED:
+                raise
+            _log.debug("%s is not dialled: %s", name, error)
+            return ""
+
+    def _dialled(self, member: Member, target: str) -> DialledLink | None:
+        channel = self.dial(target, member.caller)
         return (
             None
             if channel is None

@@ -37,6 +37,7 @@ class Caller:
     place: str  # tells callers apart: the identity's name, else the connection
     until: float = math.inf  # unix seconds at which its certificate or token ends
     serial: int = 0  # of its certificate; 0 = it has none
+    serves: bool = False  # whether its certificate is one to be dialled with
     gateway: Caller | None = None  # that carries its call
 
     @property
@@ -212,7 +213,8 @@ class Callers:
         except ConfigError as error:
             raise ForbiddenError(str(error)) from error
         name, role = self._issuer.holder(certificate)
-        return Caller(name, role, "", name, pki.ends_at(certificate), certificate.serial_number)
+        until, serial = pki.ends_at(certificate), certificate.serial_number
+        return Caller(name, role, "", name, until, serial, serves=pki.serves(certificate))
 
 
 def ended(caller: Caller) -> ForbiddenError:

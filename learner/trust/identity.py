@@ -17,7 +17,6 @@ from secrets import token_hex
 from typing import IO, Any
 
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from learner.trust.renew import half_of
 from protos import trust_pb2
@@ -68,8 +67,7 @@ class Identity:
     def serves(self) -> bool:
         """Whether the leader may dial it."""
         assert self.certificate
-        uses = self.certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        return ExtendedKeyUsageOID.SERVER_AUTH in uses
+        return pki.serves(self.certificate)
 
     def take(self, credential: trust_pb2.Credential, ca_key: pki.PublicKey | None = None) -> None:
         """Keep what the leader has issued; raises ForbiddenError or PayloadError if that is not for this key.

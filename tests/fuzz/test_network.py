@@ -248,7 +248,7 @@ def test_learners_that_are_dialled_and_come_back_again_and_again_leave_no_channe
         net.leader.members["dialled"] = reply.answers[0]
 
     async def scenario() -> None:
-        async with network(dial_learners=True) as net:
+        async with network(dial_learners=True, dial_hosts="127.0.0.1") as net:
             await assert_serves(net)
             before = Footprint()
             for number in range(200):
@@ -276,7 +276,8 @@ def test_an_address_is_a_host_and_a_port_whatever_it_looks_like(
 
         server = await asyncio.start_server(note, "127.0.0.1", 0)
         good = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        async with server, network(dial_learners=True) as net:
+        hosts = f"127.0.0.1,{address.partition(':')[0]}"
+        async with server, network(dial_learners=True, dial_hosts=hosts) as net:
             for name, target in (("odd", address), ("good", good)):
                 info = leader_pb2.LearnerInfo(
                     name=name, network_addr=target, protocol=1, control=leader_pb2.CONTROL_DIALLED

@@ -95,6 +95,12 @@ def issue(
     return _sign(identity.role, public_key, span, ca.subject, ca_key, _leaf(ca_key, names, uses))
 
 
+def serves(certificate: x509.Certificate) -> bool:
+    """Whether the leader may dial the holder of a certificate."""
+    uses = [extension.value for extension in certificate.extensions]
+    return any(isinstance(use, x509.ExtendedKeyUsage) and Use.SERVER_AUTH in use for use in uses)
+
+
 def server_certificate(
     ca: x509.Certificate,
     ca_key: Key,

@@ -1,0 +1,125 @@
+"""Whom the leader calls: a learner on its own host, not whatever address somebody names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import grpc
+import pytest
+from grpc import aio
+
+from protos import leader_pb2, learner_pb2
+from scripts.cluster import Cluster
+from tests.clusters import IMAGES, TIMEOUT_S, Settings, play
+from tests.strangers import Stranger, update_of
+from utils.errors import WireError
+from utils.wire import contract
+
+DIALLED = leader_pb2.CONTROL_DIALLED
+SHARDS: Settings = {
+    "learners": 1,
+    "rounds": 1,
+    "exchange": "delta",
+    "data.source": "synthetic",
+    "model.name": "resnet9-w8",
+    "train.local_steps": 1,
+    "evaluation.every": 0,
+}
+
+
+@asynccontextmanager
+async def listening(host: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """An address where a service listens, and whether somebody has dialled it."""
+    dialled = asyncio.Event()
+
+    def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        dialled.set()
+        writer.close()
+
+    server = await asyncio.start_server(note, host, 0)
+    async with server:
+        yield f"{host}:{server.sockets[0].getsockname()[1]}", dialled
+
+
+async def refused(stranger: Stranger, address: str) -> tuple[grpc.StatusCode, str]:
+    """How the leader refuses to dial an address."""
+    with pytest.raises(aio.AioRpcError) as refusal:
+        await stranger.register("made-up", control=DIALLED, network_addr=address)
+    return refusal.value.code(), str(refusal.value.details())
+
+
+def test_the_leader_calls_no_internal_service_that_somebody_names() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        async with AsyncExitStack() as stack:
+            service, called = await stack.enter_async_context(listening("127.0.0.2"))
+            own, dialled = await stack.enter_async_context(listening("127.0.0.1"))
+            thief, plain, honest = [
+                await stack.enter_async_context(Stranger(cluster.address)) for _ in range(3)
+            ]
+            code, details = await refused(thief, service)
+            assert code is grpc.StatusCode.FAILED_PRECONDITION
+            assert "127.0.0.2 is not where this learner registered from (127.0.0.1)" in details
+            # A plain learner, which acts by itself, may say what it likes.
+            await plain.stub.RegisterLearner(leader_pb2.LearnerInfo(network_addr=service), timeout=TIMEOUT_S)
+            await honest.register("honest", control=DIALLED, network_addr=own)
+            await asyncio.wait_for(dialled.wait(), TIMEOUT_S)
+            assert not called.is_set()
+
+    play(scenario, SHARDS, data=IMAGES)
+
+
+def test_the_leader_does_not_dial_itself() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        port = cluster.address.rpartition(":")[2]
+        async with Stranger(cluster.address) as thief:
+            for host in ("127.0.0.1", "localhost", "0.0.0.0"):
+                code, details = await refused(thief, f"{host}:{port}")
+                assert code is grpc.StatusCode.FAILED_PRECONDITION
+                assert f"{host}:{port} is the leader's own address" in details
+        assert len(cluster.app.coordinator.workforce) == 0
+
+    play(scenario, SHARDS, data=IMAGES)
+
+
+def test_no_more_learners_are_dialled_than_the_limit() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        async with AsyncExitStack() as stack:
+            own, _ = await stack.enter_async_context(listening("127.0.0.1"))
+            a, b, c = [await stack.enter_async_context(Stranger(cluster.address)) for _ in range(3)]
+            for name, stranger in (("a", a), ("b", b)):
+                await stranger.register(name, control=DIALLED, network_addr=own)
+            code, details = await refused(c, own)
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "2 learners are dialled, no more are (limits.dialled)" in details
+            await a.register("a", control=DIALLED, network_addr=own, token=a.token)
+            await c.register("c")  # one that opens a session needs no dialling
+
+    play(scenario, {**SHARDS, "learners": 4, "limits.dialled": 2}, data=IMAGES)
+
+
+def test_a_plain_learner_trains_when_it_is_dialled_on_its_own_host() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        async with Stranger(cluster.address) as plain:
+
+            async def train(request: learner_pb2.Empty, context: contract.Context) -> learner_pb2.Ack:
+                await plain.send(update_of(cluster.app.layout, 0.0))
+                return learner_pb2.Ack(success=True)
+
+            server = aio.server()
+            server.add_generic_rpc_handlers((contract.serve({contract.START_TRAINING: train}, unheard),))
+            port = server.add_insecure_port("127.0.0.1:0")
+            await server.start()
+            try:
+                info = leader_pb2.LearnerInfo(network_addr=f"localhost:{port}")
+                await plain.stub.RegisterLearner(info, timeout=TIMEOUT_S)
+                await cluster.committed(1)
+            finally:
+                await server.stop(None)
+
+    play(scenario, SHARDS, data=IMAGES)
+
+
+async def unheard(method: str, context: contract.Context, error: WireError) -> None:
+    raise AssertionError(f"{method} was refused: {error}")

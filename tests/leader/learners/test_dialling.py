@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from leader.config import RunConfig
+from leader.learners.dialling import Dialling
+from leader.trust.callers import Caller, anonymous
+from utils.errors import IncompatibleError
+
+NEAR, FAR, SIX = (
+    anonymous("ipv4:127.0.0.1:4711"),
+    anonymous("ipv4:10.0.0.7:4711"),
+    anonymous("ipv6:[2001:db8::7]:1"),
+)
+
+
+def dialling(**config: Any) -> Dialling:
+    return Dialling(RunConfig.model_validate({"listen": "127.0.0.1:50051", **config}))
+
+
+@pytest.mark.parametrize(
+    ("address", "caller", "target"),
+    [
+        ("127.0.0.1:6000", NEAR, "127.0.0.1:6000"),
+        ("10.0.0.7:6000", FAR, "10.0.0.7:6000"),
+        ("[2001:DB8:0::7]:6000", SIX, "[2001:db8::7]:6000"),
+        ("0.0.0.0:6000", FAR, "10.0.0.7:6000"),
+        ("[::]:6000", SIX, "[2001:db8::7]:6000"),
+        # A name is its own host's, whatever a resolver would say now or later.
+        ("metadata.internal:80", FAR, "10.0.0.7:80"),
+        ("localhost:50051", FAR, "10.0.0.7:50051"),
+        ("10.0.0.7:50051", FAR, "10.0.0.7:50051"),
+    ],
+)
+def test_a_learner_without_an_identity_is_dialled_at_the_host_that_it_registered_from(
+    address: str, caller: Caller, target: str
+) -> None:
+    assert dialling().target(address, caller) == target
+
+
+@pytest.mark.parametrize(
+    ("address", "caller", "why"),
+    [
+        (
+            "169.254.169.254:80",
+            FAR,
+            r"169.254.169.254 is not where this learner registered from \(10.0.0.7\)",
+        ),
+        ("127.0.0.1:6379", FAR, "list it in dial_hosts, or leave --network-addr out"),
+        ("[::1]:6379", SIX, "is not where this learner registered from"),
+        ("10.0.0.8:6000", FAR, "is not where this learner registered from"),
+        ("h:1", anonymous("unix:/tmp/socket"), r"registered from \(no host\)"),
+        ("127.0.0.1:50051", NEAR, "127.0.0.1:50051 is the leader's own address, not a learner's"),
+        ("localhost:50051", NEAR, "the leader's own address"),
+        ("0.0.0.0:7001", NEAR, "the leader's own address"),
+        ("unix:/etc/passwd", NEAR, "is no HOST:PORT"),
+        ("a-plain-client", NEAR, "is no HOST:PORT"),
+        ("", NEAR, "is no HOST:PORT"),
+    ],
+)
+def test_no_other_address_is_dialled(address: str, caller: Caller, why: str) -> None:
+    with pytest.raises(IncompatibleError, match=why):
+        dialling(trust={"mode": "on", "plain_listen": "127.0.0.1:7001"}).target(address, caller)
+
+
+def test_the_config_names_more_hosts_or_none() -> None:
+    more = dialling(dial_hosts="192.168.0.0/16, learner.example,2001:db8::/32")
+    for address in ("192.168.3.4:1", "learner.example:2", "[2001:db8::9]:3"):
+        assert more.target(address, FAR) == address
+    with pytest.raises(IncompatibleError, match="registered from"):
+        more.target("192.169.0.1:1", FAR)
+    with pytest.raises(IncompatibleError, match=r"this leader dials no learners \(dial_learners\)"):
+        dialling(dial_learners=False).target("10.0.0.7:6000", FAR)
+
+
+def test_an_identity_is_dialled_anywhere_if_its_certificate_is_made_for_that() -> None:
+    clinic = Caller("clinic-a", "learner", "10.0.0.7", "clinic-a", serves=True)
+    assert dialling().target("learner.example:6000", clinic) == "learner.example:6000"
+    with pytest.raises(IncompatibleError, match="the leader's own address"):
+        dialling().target("127.0.0.1:50051", clinic)
+    with pytest.raises(IncompatibleError, match="certificate is not one to be dialled with; join again"):
+        dialling().target("10.0.0.7:6000", Caller("clinic-b", "learner", "10.0.0.7", "clinic-b"))
