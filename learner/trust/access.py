@@ -108,12 +108,14 @@ class Enrolled(Access):
         super().__init__(options)
         self._identity = identity
         self._token = token  # that has not been used yet
-        self._refused = False  # though its certificate has not ended
+        ca = pki.from_pem(identity.credentials.roots) if identity.certificate else None
+        # Whether the identity is of no use here, though its certificate has not ended.
+        self._stale = bool(ca and token and ca.public_key() != token.ca_public_key())
 
     async def open(self) -> aio.Channel:
         """See Access."""
         identity, options = self._identity, self._options
-        if identity.ends_at <= time.time() or self._refused:
+        if identity.ends_at <= time.time() or self._stale:
             await self._join()
         assert identity.certificate
         check_span(identity.certificate, "join again with a new token")
@@ -127,14 +129,14 @@ class Enrolled(Access):
     async def _join(self) -> None:
         if self._token is not None:
             await join_by_token(self._options, self._identity, self._token)
-            self._token, self._refused = None, False
+            self._token, self._stale = None, False
         elif self._options.jwt_file:
             await join_by_jwt(self._options, self._identity)
 
     async def explain(self, error: FlockstepError) -> FlockstepError:
         """See Access; if the leader has forgotten the identity, its key may join again by a token that is left."""
         if isinstance(error, ForbiddenError) and self._token is not None:
-            self._refused = True
+            self._stale = True
             return NotReadyError(str(error))
         return await super().explain(error)
 

@@ -141,7 +141,8 @@ def in_folder(folder: Path) -> Identity:
 
 def of_fleet(fleet: str, name: str) -> Identity:
     """A free identity of this fleet, of this name if one is given; a new one where there is none."""
-    found = _free((home() / fleet).glob("*"), name)
+    # One that has no key yet is about to be held by whoever has just made it.
+    found = _free((key.parent for key in (home() / fleet).glob("*/key.pem")), name)
     return found or in_folder(home() / fleet / (name or _NAMELESS + token_hex(4)))
 
 

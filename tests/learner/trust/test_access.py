@@ -347,6 +347,22 @@ def test_an_identity_that_ended_joins_again_under_its_name_and_key(
     assert (folder / "key.pem").read_bytes() == key
 
 
+def test_a_folder_of_another_leaders_identity_joins_by_a_token_of_this_one(
+    leader: SecureLeader, tmp_path: Path
+) -> None:
+    before = SecureLeader(tmp_path / "before", Registrar().handler())
+
+    async def scenario() -> None:
+        for one in (before, leader):
+            async with one.serving():
+                for _ in range(2):
+                    options = one.options(join=one.token(), identity=tmp_path / "i")
+                    assert await register(choose(options)) == "a"
+
+    run(scenario())
+    assert (len(before.enrolled), len(leader.enrolled)) == (1, 1)
+
+
 def test_a_folder_without_a_certificate_is_no_identity(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"^--identity: .*/typo holds no certificate; join with --join TOKEN$"

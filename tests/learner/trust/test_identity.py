@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
@@ -120,6 +122,24 @@ def test_another_process_finds_an_identity_taken() -> None:
     script = f"from learner.trust.identity import of_fleet; print(of_fleet({FLEET!r}, '').folder.name)"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ended.stdout.startswith("joining-")
+
+
+def test_eight_processes_that_begin_at_once_take_eight_identities(home: Path) -> None:
+    script = (
+        "import sys; from learner.trust.identity import of_fleet; print(flush=True); sys.stdin.readline(); "
+        f"held = of_fleet({FLEET!r}, ''); print(held.folder.name, flush=True); sys.stdin.readline()"
+    )
+    command = [sys.executable, "-c", script]
+    with ExitStack() as stack:
+        eight = [stack.enter_context(Popen(command, stdin=PIPE, stdout=PIPE, text=True)) for _ in range(8)]
+        for said in ("ready", "took"):
+            told = [process.stdout.readline().strip() for process in eight if process.stdout]
+            for process in eight:
+                if process.stdin:
+                    process.stdin.write(f"{said}\n")
+                    process.stdin.flush()
+    assert len(set(told)) == 8
+    assert {path.name for path in (home / FLEET).iterdir()} == set(told)
 
 
 def test_of_the_free_identities_the_one_that_lasts_longest_is_taken_or_the_one_that_is_named() -> None:
