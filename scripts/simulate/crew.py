@@ -9,7 +9,7 @@ from leader.app import App
 from leader.data.part import Part
 from leader.learners.links import LearnerLink
 from leader.learners.membership import Member
-from leader.trust.callers import anonymous
+from leader.trust.callers import Caller
 from learner.memory import Memory
 from learner.work.workbench import Assignments
 from model.task import Examples
@@ -23,8 +23,6 @@ from utils.codecs import KINDS
 from utils.datasets import Dataset
 from utils.errors import LateUpdateError
 from utils.version import PROTOCOL, RELEASE
-
-_CALLER = anonymous("virtual")
 
 
 class VirtualLink(LearnerLink):
@@ -66,17 +64,20 @@ class Crew:
     def register(self, count: int, brought: Sequence[Brought]) -> None:
         """Let learner-00000 and so on join, with their own data if they bring any."""
         for number in range(count):
-            own = brought[number] if brought else None
+            own, name = brought[number] if brought else None, f"learner-{number:05d}"
             info = leader_pb2.LearnerInfo(
                 protocol=PROTOCOL,
                 release=RELEASE,
-                name=f"learner-{number:05d}",
+                name=name,
                 device="virtual",
                 control=leader_pb2.CONTROL_SESSION,
                 own_data=own.said if own else None,
                 codecs=(*KINDS, "zstd"),
             )
-            member = self.app.coordinator.workforce.register(info, _CALLER)
+            caller = Caller(
+                name, "learner", "", name
+            )  # known, so that a resumed run takes it for the same one
+            member = self.app.coordinator.workforce.register(info, caller)
             if own:
                 self._own[member.name] = own.examples
             self.app.coordinator.workforce.attach(member, VirtualLink(self, member))
