@@ -14,6 +14,7 @@ from pathlib import Path
 from scripts.children import Program, ProgramFailedError, StoppedError, run_together
 from utils.datasets import download_cifar10, find_cifar10
 from utils.errors import INTERRUPTED, DataError
+from utils.wire.rpc import own_host
 
 #: The recipe that the demonstration trains with, as `--set` values for the leader.
 RECIPE = (
@@ -140,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (StoppedError, KeyboardInterrupt):
         print("stopped; leader and learners have ended", file=sys.stderr)
         return INTERRUPTED
-    print(result(run_dir, socket.gethostname(), os.path.relpath(sys.executable)))
+    print(result(run_dir, own_host(), os.path.relpath(sys.executable)))
     return 0
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from ipaddress import ip_address
 
 from leader import events, metric_names
 from leader.trust.admission import Invitation
+from utils.wire.rpc import own_host
 
 _DEBUG = (
     events.StepApplied,
@@ -30,7 +30,7 @@ def level_of(event: events.Event) -> int:
 def learner_command(started: events.RunStarted, proof: str | None = None) -> str:
     """What to run on another machine to join the leader of this run; `proof` in place of the event's."""
     host, _, port = started.address.rpartition(":")
-    host = socket.gethostname() if _is_any(host) else host
+    host = own_host() if _is_any(host) else host
     proof = started.proof if proof is None else proof
     flags = (f"--leader {host}:{port}", proof, "--data DIR" if started.own_data else "")
     return " ".join(["python -m learner", *filter(None, flags)])

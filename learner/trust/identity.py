@@ -92,8 +92,14 @@ class Identity:
         if self.folder.name.startswith(_NAMELESS) and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             self.folder = self.folder.rename(place)
-        end = certificate.not_valid_after_utc
-        _log.info("identity %s (%s) until %s, in %s", identity.name, identity.role, end, self.folder)
+        end = certificate.not_valid_after_utc.strftime("%Y-%m-%d %H:%M UTC")
+        _log.info(
+            "admitted as %s (%s) until %s; what proves it is in %s",
+            identity.name,
+            identity.role,
+            end,
+            self.folder,
+        )
 
     def remember(self, address: str) -> None:
         """The leader is at this address: from now on nothing more need be said than that."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import TypeVar
@@ -62,6 +63,19 @@ def is_loopback(address: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:  # a name
         return host == "localhost"
+
+
+def own_host() -> str:
+    """This machine as others reach it: the address that it calls them from, else its name.
+
+    Not the name first: many machines know theirs as 127.0.0.1, and no other machine knows it at all.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # of no machine (RFC 5737); nothing is sent
+        except OSError:  # no route to anywhere
+            return socket.gethostname()
+        return str(probe.getsockname()[0])
 
 
 T = TypeVar("T")

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from leader import events
 from leader.reporting.terminal import TerminalDisplay
 from tests.leader.reporting.scores import SPREAD
+from utils.wire.rpc import own_host
 
 
 def started(address: str = "10.0.0.7:50051", exchange: str = "gradient") -> events.RunStarted:
@@ -122,8 +122,8 @@ def test_traffic_is_shown_a_second() -> None:
     ("listen", "dial"),
     [
         ("10.0.0.7:50051", "10.0.0.7:50051"),
-        ("0.0.0.0:50051", f"{socket.gethostname()}:50051"),
-        ("[::]:7000", f"{socket.gethostname()}:7000"),
+        ("0.0.0.0:50051", f"{own_host()}:50051"),
+        ("[::]:7000", f"{own_host()}:7000"),
         ("[::1]:7000", "[::1]:7000"),
         ("trainer.local:7000", "trainer.local:7000"),
     ],

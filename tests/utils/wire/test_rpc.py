@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import socket
+
 import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protos import leader_pb2
-from utils.wire.rpc import channel_options, parse_chunk, parse_down, parse_upload, server_options
+from utils.wire.rpc import (
+    channel_options,
+    is_loopback,
+    own_host,
+    parse_chunk,
+    parse_down,
+    parse_upload,
+    server_options,
+)
 
 HEADER = leader_pb2.UpdateHeader(token=b"t" * 16, work_id="w", examples=7)
 
@@ -100,3 +110,10 @@ def test_either_side_fixes_what_it_lets_in_of_a_stream() -> None:
         assert dict(options)["grpc.http2.lookahead_bytes"] == 70_000
         assert dict(options)["grpc.http2.bdp_probe"] == 0
         assert len(dict(options)) == len(options)
+
+
+def test_own_host_is_an_address_of_this_machine_that_is_not_for_itself_alone() -> None:
+    host = own_host()
+    with socket.create_server((host, 0)):
+        pass
+    assert host == socket.gethostname() or not is_loopback(f"{host}:1")
