@@ -10,7 +10,7 @@ import pytest
 from grpc import aio
 from grpc.aio import _server
 
-from leader.events import CallRefused, LearnerJoined, LearnerLeft
+from leader.events import CallRefused, LearnerJoined, LearnerLeft, UpdateAccepted
 from leader.trust.callers import Caller
 from leader.trust.roles import TABLE
 from protos import leader_pb2, learner_pb2
@@ -198,3 +198,15 @@ def test_a_revoked_learner_leaves_for_good_and_its_shard_goes_to_another(tmp_pat
         "data.holder": "leader",
     }
     play(scenario, {**secure(tmp_path), **shards}, data=IMAGES)
+
+
+@pytest.mark.parametrize("way", ["upload", "download"])
+def test_bytes_are_counted_where_they_travel_and_bounded_for_each_identity(tmp_path: Path, way: str) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        for name in ("a", "b"):
+            cluster.learner(name, task=NOISE, data=name)
+        refused = await cluster.event(CallRefused, kind="BusyError")
+        assert f"more than 1000 bytes an hour (limits.{way}_bytes_per_hour)" in refused.reason
+        assert cluster.seen(UpdateAccepted)  # what began below the quota was let through
+
+    play(scenario, {**secure(tmp_path), f"limits.{way}_bytes_per_hour": 1000})

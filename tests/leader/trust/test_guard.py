@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -18,7 +20,8 @@ from leader.trust.guard import Guard
 from protos import leader_pb2, trust_pb2
 from tests.leader.trust.fleet import Fleet, connect
 from utils.errors import BusyError, FlockstepError, ForbiddenError, NotReadyError, WireError
-from utils.trust.names import Identity
+from utils.trust.credentials import Credentials
+from utils.trust.names import TLS_NAME, Identity
 from utils.wire import contract
 from utils.wire.contract import Context
 from utils.wire.rpc import raw
@@ -301,3 +304,53 @@ def test_a_quota_is_each_identitys_and_a_download_that_began_ends(tmp_path: Path
             await fetch(bobs)
 
     play(tmp_path, scenario, LimitsConfig(download_bytes_per_hour=1000))
+
+
+def by_hand(address: str, credentials: Credentials, folder: Path, version: ssl.TLSVersion) -> bytes:
+    """What a call of GetWork is answered over a TLS version that gRPC's own clients would not choose."""
+    for name in ("roots", "key", "certificate"):
+        (folder / f"{name}.pem").write_bytes(getattr(credentials, name))
+    context = ssl.create_default_context(cafile=str(folder / "roots.pem"))
+    context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+    context.maximum_version = version
+    context.set_alpn_protocols(["h2"])
+    host, _, port = address.rpartition(":")
+    words = {
+        ":method": "POST",
+        ":scheme": "https",
+        ":path": GET_WORK,
+        ":authority": TLS_NAME,
+        "te": "trailers",
+    }
+    words["content-type"] = "application/grpc"
+    block = b"".join(
+        b"\0" + bytes([len(name)]) + name.encode() + bytes([len(word)]) + word.encode()
+        for name, word in words.items()
+    )
+    frames = [(4, 0, 0, b""), (1, 4, 1, block), (0, 1, 1, bytes(5))]  # SETTINGS, HEADERS, an empty message
+    text = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"".join(
+        len(body).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + body
+        for kind, flags, stream, body in frames
+    )
+    with (
+        socket.create_connection((host, int(port)), TIMEOUT_S) as plain,
+        context.wrap_socket(plain, server_hostname=TLS_NAME) as tls,
+    ):
+        tls.sendall(text)
+        answer = b""
+        while b"grpc-status" not in answer:
+            answer += tls.recv(4096)
+        return answer
+
+
+def test_a_client_of_tls_1_2_is_refused_with_words(tmp_path: Path) -> None:
+    async def scenario(house: House) -> None:
+        ann = house.fleet.admit("ann")
+        old = await asyncio.to_thread(by_hand, house.address, ann, tmp_path, ssl.TLSVersion.TLSv1_2)
+        assert b"leader: this leader speaks TLS 1.3 alone; update gRPC there" in old
+        assert house.callers == []
+        new = await asyncio.to_thread(by_hand, house.address, ann, tmp_path, ssl.TLSVersion.TLSv1_3)
+        assert b"TLS 1.3 alone" not in new
+        assert [caller.name for caller in house.callers] == ["ann"]
+
+    play(tmp_path / "trust", scenario)
