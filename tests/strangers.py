@@ -15,6 +15,8 @@ from grpc import aio
 from model.flat import Layout
 from protos import leader_pb2, leader_pb2_grpc
 from tests.clusters import TIMEOUT_S
+from tests.leader.trust.fleet import ALONE, connect
+from utils.trust.credentials import Credentials
 from utils.version import PROTOCOL
 from utils.wire.payload import encode_header
 
@@ -28,10 +30,10 @@ def update_of(layout: Layout, value: float) -> bytes:
 
 
 class Stranger:
-    """One client with a connection of its own; entered and left with `async with`."""
+    """One client with a connection of its own, encrypted if it holds anything; entered and left with `async with`."""
 
-    def __init__(self, address: str) -> None:
-        self._channel = aio.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
+    def __init__(self, address: str, held: Credentials | None = None) -> None:
+        self._channel = connect(address, held) if held else aio.insecure_channel(address, ALONE)
         self.stub = leader_pb2_grpc.LeaderServiceStub(self._channel)
         self.token = b""
         self._up: asyncio.Queue[leader_pb2.LearnerMessage | None] = asyncio.Queue()

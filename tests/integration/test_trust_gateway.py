@@ -1,0 +1,44 @@
+"""A run through a real gateway: learners join there, and it is killed in mid-run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.integration.harness import Cluster, Leader, assert_same_bits, closed_address
+from tests.tools.envoy import Envoy, needs_envoy
+
+pytestmark = needs_envoy
+
+
+@contextmanager
+def gateway_to(leader: Leader, cluster: Cluster) -> Iterator[Envoy]:
+    """The gateway of the documentation, in front of this leader."""
+    address, folder = closed_address(), cluster.folder / "edge"
+    flags = ["--leader", leader.address, "--listen", address, "--out", str(folder)]
+    cluster.operate("gateway", "edge", *flags)
+    with Envoy(folder, address) as envoy:
+        yield envoy
+
+
+@pytest.mark.parametrize(
+    ("settings", "reference"), [("tiny", "undisturbed"), ("gradient", "undisturbed_gradient")]
+)
+def test_a_gateway_that_is_killed_and_comes_back_changes_no_bit(
+    cluster: Cluster, request: pytest.FixtureRequest, settings: str, reference: str
+) -> None:
+    plain: Leader = request.getfixturevalue(reference)
+    leader = cluster.leader({"learners": 2, **request.getfixturevalue(settings)}, secure=True)
+    with gateway_to(leader, cluster) as envoy:
+        learners = [cluster.join(leader, name, at=envoy.address) for name in "ab"]
+        for round_ in (1, 2):
+            leader.event("RoundCommitted", round=round_)
+            envoy.kill()
+            envoy.start()
+        for program in (*learners, leader):
+            program.succeed()
+    assert_same_bits(leader.run_dir, plain.run_dir)
+    assert sorted(event["name"] for event in leader.events("LearnerJoined")) == ["a", "b"]
+    assert leader.events("CallRefused") == []
