@@ -210,3 +210,18 @@ def test_bytes_are_counted_where_they_travel_and_bounded_for_each_identity(tmp_p
         assert cluster.seen(UpdateAccepted)  # what began below the quota was let through
 
     play(scenario, {**secure(tmp_path), f"limits.{way}_bytes_per_hour": 1000})
+
+
+def test_a_leader_that_others_reach_without_trust_warns_and_makes_no_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        assert cluster.invitation is None
+
+    folder = tmp_path / "trust"
+    play(scenario, {**TINY, "listen": "0.0.0.0:0", "trust.mode": "off", "trust.dir": folder})
+    assert caplog.messages[0] == "--insecure: whoever reaches 0.0.0.0:0 can fetch the model and send updates"
+    caplog.clear()
+    play(scenario, {**TINY, "trust.dir": folder})
+    assert not caplog.messages
+    assert not folder.exists()
