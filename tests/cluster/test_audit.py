@@ -127,7 +127,7 @@ def test_commits_name_the_weights_and_learners_keep_what_can_not_be_changed(
     async def scenario(cluster: Cluster) -> None:
         assert cluster.invitation is not None
         for name in "ab":
-            join(cluster, name, join=cluster.invitation.token)
+            join(cluster, name, join=cluster.invitation.token, identity=None)
         await cluster.finished()
         commits = [line for line in records(tmp_path) if line["what"] == "committed"]
         assert [(line["round"], line["learners"]) for line in commits] == [
