@@ -20,7 +20,7 @@ from benchmarks.result import Figure, Result, Target
 from benchmarks.spread import Spread
 from benchmarks.transport import Case, rate
 from benchmarks.transport_fleet import open_fleet
-from benchmarks.transport_wire import DOWN, FLOCKSTEP, UP
+from benchmarks.transport_wire import BARE, DOWN, FLOCKSTEP, UP
 from benchmarks.trust_folder import InTheClear, choose_way
 from benchmarks.watched import Watched, crowds, running, watched_leader
 
@@ -56,7 +56,7 @@ class Sizes:
     calm_rounds: int  # before the flood and after it
 
 
-WHOLE = Sizes(3, 12, 100, 8, 10, 400, 2, 1500, 4000, 15)
+WHOLE = Sizes(3, 12, 100, 4, 10, 400, 2, 1500, 4000, 15)
 QUICK = Sizes(1, 4, 30, 2, 2, 200, 1, 400, 1000, 4)
 
 
@@ -165,15 +165,17 @@ def _rounds(samples: Samples, name: str, model: str, learners: int, rounds: int,
 
 
 def _transport(samples: Samples, transfers: int) -> None:
-    """CPU of both ends for a GB through the leader's own service."""
-    cases = [Case(FLOCKSTEP, direction, _LEARNERS, tls) for direction in (DOWN, UP) for tls in (False, True)]
+    """CPU of both ends for a GB through the leader's own service, and what gRPC's own TLS is of it."""
+    names = {(FLOCKSTEP, DOWN): CPU_DOWN, (FLOCKSTEP, UP): CPU_UP}
+    names |= {(BARE, direction): f"{names[FLOCKSTEP, direction]}, {BARE}" for direction in (DOWN, UP)}
+    cases = [Case(way, direction, _LEARNERS, tls) for way, direction in names for tls in (False, True)]
     with _scratch() as folder, open_fleet(folder, _LEARNERS) as fleet:
         for turn in range(transfers + 1):  # connections are opened in the first
             for case in cases:
                 cost = fleet.measure(case.way, case.direction, case.tls, case.learners)
                 if turn:
                     spent = rate(case, [cost]).cpu_s_gb.median
-                    samples.add(CPU_DOWN if case.direction == DOWN else CPU_UP, "s/GB", case.tls, spent)
+                    samples.add(names[case.way, case.direction], "s/GB", case.tls, spent)
 
 
 def _standing_leaders(samples: Samples, sizes: Sizes, turn: int) -> None:
