@@ -341,7 +341,7 @@ class LimitsConfig(Section):
     transfers: int = Field(64, ge=1, description="model, data and update streams at once; more wait")
     hello_s: Positive = Field(10.0, description="seconds that a new session may take to say hello")
     stall_s: Positive = Field(60.0, description="seconds without progress after which a transfer is ended")
-    calls_per_s: Positive = Field(50.0, description="calls a second of one identity, with a burst of 2 s")
+    calls_per_s: Positive = Field(200.0, description="calls a second of one identity, with a burst of 2 s")
     calls_at_once: int = Field(16, ge=1, description="calls of one identity under way at once")
     registrations_per_min: Positive = Field(30.0, description="registrations a minute of one identity")
     enrolments_per_min: Positive = Field(60.0, description="enrolments a minute from one address")
