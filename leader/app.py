@@ -113,7 +113,7 @@ class App:
         ports = admission.ports if admission else PlainPorts()
         try:
             async with serving(self._config, self._wiring.service(), ports) as address:
-                self.coordinator.workforce.dialling.own_ports.add(int(address.rpartition(":")[2]))
+                self.coordinator.workforce.dialling.own_port = int(address.rpartition(":")[2])
                 write_atomically(self._folder.path / "address", [address.encode()])
                 if admission is not None and (invitation := admission.invite()):
                     invite(self._started(address), invitation)

@@ -38,9 +38,6 @@ class RunState:
     audit_head: str = ""  # of the audit when this was written, as N:HASH; "" in a run without trust
     #: What nobody outside can compute work ids without; learners see only the ids. "" in tests alone.
     secret: str = field(default="", repr=False)
-    claims: Mapping[str, Claim] = field(
-        default_factory=dict
-    )  # by name, of learners without a proven identity
 
     @property
     def served(self) -> NDArray[np.float32]:
@@ -52,20 +49,21 @@ Shards = tuple[NDArray[np.int64], ...]
 
 
 @dataclass(frozen=True)
-class Seats:
-    """Which learner holds which part of the leader's data, as a checkpoint keeps it."""
-
-    shards: Shards  # example indices of each shard
-    holders: Mapping[str, str]  # shard number to the name of its learner
-    own: int  # learners with own data when the run began
-
-
-@dataclass(frozen=True)
 class Claim:
     """Who may come back under a name after a restart, as a checkpoint keeps it."""
 
     digest: str  # SHA-256 of the session token; "" of a plain learner, which has none to show
     host: str  # that it registered from
+
+
+@dataclass(frozen=True)
+class Seats:
+    """Which learner holds which part of the leader's data, and whose the names are, as a checkpoint keeps it."""
+
+    shards: Shards  # example indices of each shard
+    holders: Mapping[str, str]  # shard number to the name of its learner
+    own: int  # learners with own data when the run began
+    claims: Mapping[str, Claim] = field(default_factory=dict)  # by name; an identity needs none
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,6 @@ class Wiring:
             labels=train.labels if train else None,
             groups=train.groups if train else None,
             seats=state.seats,
-            claims=state.claims,
             events=self.events,
         )
 

@@ -32,6 +32,17 @@ TINY: Settings = {
     "train.dtype": "float32",
 }
 
+#: Two learners with a shard of IMAGES each, for clients that only say that they train.
+SHARDS: Settings = {
+    "learners": 2,
+    "rounds": 1,
+    "seed": 7,
+    "exchange": "delta",
+    "data.source": "synthetic",
+    "model.name": "resnet9-w8",
+    "train.local_steps": 1,
+    "evaluation.every": 0,
+}
 
 _RANDOM = np.random.default_rng(5)
 #: 64 images of noise, in four classes, for a leader to hand out.

@@ -421,7 +421,7 @@ class RunFields(Section):
     )
     dial_hosts: str = Field(
         "",
-        description="comma-separated hosts and networks that may be dialled beside, such as 10.0.0.0/8",
+        description="comma-separated other hosts that may be dialled, as learners write them",
     )
     keep_checkpoints: int = Field(3, ge=1, description="newest checkpoints kept")
     data: DataConfig = DataConfig()

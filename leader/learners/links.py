@@ -25,8 +25,8 @@ _OUTBOX = 1000  # messages that wait for a learner that does not read
 _HEALTH_CHECK = Method(
     "grpc.health.v1.Health", "Check", one(health_pb2.HealthCheckRequest), one(health_pb2.HealthCheckResponse)
 )
-#: Opens a channel to HOST:PORT, where this caller says that it listens; None = it is not to be dialled.
-Dial = Callable[[str, Caller], aio.Channel | None]
+#: Opens a channel to HOST:PORT, where this caller says that it listens.
+Dial = Callable[[str, Caller], aio.Channel]
 _CLOSING: set[asyncio.Task[None]] = set()  # the event loop itself keeps no task alive
 
 
@@ -104,7 +104,7 @@ class SessionLink(LearnerLink):
 
 
 def dial_in_plain(address: str, caller: Caller) -> aio.Channel:
-    """See Dial; anybody is dialled who asks for it."""
+    """See Dial; whoever answers there is taken for the learner."""
     # Without the scheme gRPC would take unix:1 or xds:1 for more than a host and a port.
     return aio.insecure_channel(f"dns:///{address}", options=channel_options())
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from leader.learners.eligibility import Eligibility
 from leader.learners.links import Dial, DialledLink, LearnerLink, dial_in_plain
 from leader.learners.membership import Member, Membership
 from leader.learners.registration import CONTROL_NAMES, name_of
-from leader.state import Claim, Seats
+from leader.state import Seats
 from leader.trust.audit import BEGINNING, Head
 from leader.trust.callers import Caller
 from protos import leader_pb2
@@ -42,7 +43,6 @@ class Workforce:
         labels: NDArray[np.int64] | None,
         seats: Seats | None,
         events: EventStream,
-        claims: Mapping[str, Claim] | None = None,
         groups: NDArray[np.int64] | None = None,
     ) -> None:
         self._config = config
@@ -50,7 +50,7 @@ class Workforce:
         self._members = Membership(
             max_learners=config.limits.max_learners,
             lease_s=config.cohort.lease_s,
-            claims=claims or {},
+            claims=seats.claims if seats else {},
             began=time.monotonic(),
             stands=stands,
         )
@@ -113,9 +113,9 @@ class Workforce:
         """
         target = self._target(info, caller)
         member, new = self._members.register(info, caller, time.monotonic(), self._eligibility.check)
-        if target and (link := self._dialled(member, target)):
+        if target:
             member.link.end()
-            member.link = link
+            member.link = self._dialled(member, target)
             member.connected = True
         eligible = self._eligibility.met_by(member)
         if not eligible and (new or member in self._allocation):
@@ -155,18 +155,13 @@ class Workforce:
             _log.debug("%s is not dialled: %s", name, error)
             return ""
 
-    def _dialled(self, member: Member, target: str) -> DialledLink | None:
-        channel = self.dial(target, member.caller)
-        return (
-            None
-            if channel is None
-            else DialledLink(
-                channel,
-                work_timeout_s=self._config.cohort.deadline_s,
-                heartbeat_s=None if member.plain else self._config.cohort.lease_s / 2,
-                seen=lambda: self.heard(member),
-                lost=lambda reason: self.leave(member, f"can't be dialled any more: {reason}"),
-            )
+    def _dialled(self, member: Member, target: str) -> DialledLink:
+        return DialledLink(
+            self.dial(target, member.caller),
+            work_timeout_s=self._config.cohort.deadline_s,
+            heartbeat_s=None if member.plain else self._config.cohort.lease_s / 2,
+            seen=lambda: self.heard(member),
+            lost=lambda reason: self.leave(member, f"can't be dialled any more: {reason}"),
         )
 
     def attach(self, member: Member, link: LearnerLink) -> None:
@@ -218,10 +213,6 @@ class Workforce:
 
     # --- who does what; see Allocation -----------------------------------------------------
 
-    def claims(self) -> Mapping[str, Claim]:
-        """Who may come back under which name after a restart."""
-        return self._members.claims(time.monotonic())
-
     def deal(self) -> None:
         """Before the first round: split the leader's data among the learners that bring none."""
         if not self.dealt:
@@ -240,7 +231,8 @@ class Workforce:
 
     def seats(self) -> Seats | None:
         """The deal as it stands, by learners' names; None before the data is dealt."""
-        return self._allocation.seats()
+        seats = self._allocation.seats()
+        return seats and replace(seats, claims=self._members.claims(time.monotonic()))
 
     def shard_of(self, member: Member, shard: int | None) -> NDArray[np.int64]:
         """Example indices of a shard that `member` may fetch; its first one where none is named."""

@@ -13,7 +13,7 @@ import logging
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from functools import partial
 from pathlib import Path
 
@@ -118,6 +118,7 @@ def _digest(fields: str, config: str, tensors: list[tuple[str, str, tuple[int, .
 
 
 def _fields(state: RunState) -> dict[str, object]:
+    claims = state.seats.claims if state.seats else {}
     names = ("run_id", "round", "exchanges", "version", "bytes_up", "bytes_down", "seconds", "federated")
     return {
         **{name: getattr(state, name) for name in (*names, "secret")},
@@ -134,7 +135,7 @@ def _fields(state: RunState) -> dict[str, object]:
             part: [work.round, work.turn, work.version] for part, work in sorted(state.open_work.items())
         },
         "turns": dict(sorted(state.turns.items())),
-        "claims": {name: [claim.digest, claim.host] for name, claim in sorted(state.claims.items())},
+        "claims": {name: astuple(claim) for name, claim in sorted(claims.items())},
     }
 
 
@@ -163,7 +164,8 @@ def _state(fields: dict[str, object], arrays: Arrays) -> RunState:
     claims = fields.pop("claims", {})
     assert isinstance(open_work, dict)
     assert isinstance(claims, dict)
-    shards = _shards(arrays) if count else ()
+    kept = {name: Claim(*values) for name, values in claims.items()}
+    seats = Seats(_shards(arrays) if count else (), holders, own, kept)  # type: ignore[arg-type]
     prefix = "optimizer."
     return RunState(
         vector=arrays["vector"].astype(np.float32, copy=False),
@@ -173,10 +175,9 @@ def _state(fields: dict[str, object], arrays: Arrays) -> RunState:
             if name.startswith(prefix)
         },
         public=arrays["public"].astype(np.float32, copy=False) if "public" in arrays else None,
-        seats=None if count is None else Seats(shards, holders, own),  # type: ignore[arg-type]
+        seats=None if count is None else seats,
         committed=RoundCommitted(**committed) if isinstance(committed, dict) else None,
         history={part: PartHistory(*values) for part, values in history.items()},
         open_work={part: OpenWork(*values) for part, values in open_work.items()},
-        claims={name: Claim(*values) for name, values in claims.items()},
         **fields,  # type: ignore[arg-type]
     )

@@ -52,7 +52,6 @@ class Commit:
             exchange.state,
             round=round_,
             seats=self._workforce.seats(),
-            claims=self._workforce.claims(),
             bytes_up=traffic.up,
             bytes_down=traffic.down,
             seconds=exchange.state.seconds + committed.seconds,

@@ -137,7 +137,7 @@ class Coordinator:
         if not self.over:
             self.workforce.deal()
             # From now on a restart must find the same shards, with the same learners.
-            self.state = replace(self.state, seats=self.workforce.seats(), claims=self.workforce.claims())
+            self.state = replace(self.state, seats=self.workforce.seats())
             await self._commit.save(self.state)
             await self._rendezvous.enough(self.state.round)
 

@@ -19,7 +19,6 @@ from leader.trust.guard import Guard, Refused
 from leader.trust.listeners import SecurePorts
 from leader.trust.manager import Manager
 from leader.trust.own_pki import OwnPki
-from leader.trust.roles import TRAINING
 from leader.trust.service import TrustService
 from protos import trust_pb2
 from utils.errors import ConfigError
@@ -73,10 +72,8 @@ class Admission:
         authority = self._authority
         return Invitation(authority.fleet, authority.folder, authority.made, token.text, token.until)
 
-    def dial(self, address: str, caller: Caller) -> aio.Channel | None:
-        """A channel to HOST:PORT, on which both ends prove who they are; None for a caller that is no learner."""
-        if caller.role not in TRAINING or self._config.certificate:
-            return None
+    def dial(self, address: str, caller: Caller) -> aio.Channel:
+        """A channel to HOST:PORT, on which both ends prove who they are."""
         own = self._authority.client_credentials()
         tls = own.for_channel()
         options = (*channel_options(), ("grpc.ssl_target_name_override", learner_tls_name(caller.name)))

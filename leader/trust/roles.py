@@ -14,19 +14,19 @@ from utils.trust import contract as trust
 from utils.wire.rpc import SERVICE
 
 BEARER = "bearer"  # whoever has proven an identity by a JWT, whatever its role
-TRAINING = frozenset({"learner", "aggregator"})  # they are given work, and may be dialled
+_TRAINING = frozenset({"learner", "aggregator"})
 _OPERATING = frozenset({"operator", "admin"})
-_ALL = TRAINING | _OPERATING | {"observer"}
+_ALL = _TRAINING | _OPERATING | {"observer"}
 _SERVICES: Mapping[str, Mapping[str, frozenset[str]]] = {
     SERVICE: {
-        "RegisterLearner": TRAINING | {PLAIN},
-        "GetData": TRAINING | {PLAIN},
-        "AccumulateGradients": TRAINING | {PLAIN},
-        "GetModel": TRAINING | _OPERATING | {PLAIN},
-        "Session": TRAINING,
-        "GetWork": TRAINING,
-        "GetUpload": TRAINING,
-        "ExchangeGradients": TRAINING,
+        "RegisterLearner": _TRAINING | {PLAIN},
+        "GetData": _TRAINING | {PLAIN},
+        "AccumulateGradients": _TRAINING | {PLAIN},
+        "GetModel": _TRAINING | _OPERATING | {PLAIN},
+        "Session": _TRAINING,
+        "GetWork": _TRAINING,
+        "GetUpload": _TRAINING,
+        "ExchangeGradients": _TRAINING,
     },
     trust.SERVICE: {
         "Enrol": frozenset({DOOR, BEARER}),

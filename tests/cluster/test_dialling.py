@@ -12,21 +12,12 @@ from grpc import aio
 
 from protos import leader_pb2, learner_pb2
 from scripts.cluster import Cluster
-from tests.clusters import IMAGES, TIMEOUT_S, Settings, play
+from tests.clusters import IMAGES, SHARDS, TIMEOUT_S, play
 from tests.strangers import Stranger, update_of
 from utils.errors import WireError
 from utils.wire import contract
 
 DIALLED = leader_pb2.CONTROL_DIALLED
-SHARDS: Settings = {
-    "learners": 1,
-    "rounds": 1,
-    "exchange": "delta",
-    "data.source": "synthetic",
-    "model.name": "resnet9-w8",
-    "train.local_steps": 1,
-    "evaluation.every": 0,
-}
 
 
 @asynccontextmanager
@@ -67,7 +58,7 @@ def test_the_leader_calls_no_internal_service_that_somebody_names() -> None:
             await asyncio.wait_for(dialled.wait(), TIMEOUT_S)
             assert not called.is_set()
 
-    play(scenario, SHARDS, data=IMAGES)
+    play(scenario, {**SHARDS, "learners": 1}, data=IMAGES)
 
 
 def test_the_leader_does_not_dial_itself() -> None:
@@ -80,7 +71,7 @@ def test_the_leader_does_not_dial_itself() -> None:
                 assert f"{host}:{port} is the leader's own address" in details
         assert len(cluster.app.coordinator.workforce) == 0
 
-    play(scenario, SHARDS, data=IMAGES)
+    play(scenario, {**SHARDS, "learners": 1}, data=IMAGES)
 
 
 def test_no_more_learners_are_dialled_than_the_limit() -> None:
@@ -118,7 +109,7 @@ def test_a_plain_learner_trains_when_it_is_dialled_on_its_own_host() -> None:
             finally:
                 await server.stop(None)
 
-    play(scenario, SHARDS, data=IMAGES)
+    play(scenario, {**SHARDS, "learners": 1}, data=IMAGES)
 
 
 async def unheard(method: str, context: contract.Context, error: WireError) -> None:

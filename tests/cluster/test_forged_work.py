@@ -17,19 +17,8 @@ from leader.events import LearnerJoined, UpdateAccepted
 from leader.storage.checkpoint import load_newest, save_checkpoint
 from protos import leader_pb2
 from scripts.cluster import Cluster
-from tests.clusters import IMAGES, TINY, Settings, join, play, train
+from tests.clusters import IMAGES, SHARDS, TINY, join, play, train
 from tests.strangers import Stranger, at_work, update_of
-
-SHARDS: Settings = {
-    "learners": 2,
-    "rounds": 1,
-    "seed": 7,
-    "exchange": "delta",
-    "data.source": "synthetic",
-    "model.name": "resnet9-w8",
-    "train.local_steps": 1,
-    "evaluation.every": 0,
-}
 
 
 def guessed(mine: leader_pb2.WorkOrder, run_id: str, shard: int) -> str:

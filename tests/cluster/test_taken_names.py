@@ -11,19 +11,8 @@ from grpc import aio
 from leader.events import UpdateAccepted
 from protos import leader_pb2
 from scripts.cluster import Cluster
-from tests.clusters import IMAGES, TIMEOUT_S, Settings, play
+from tests.clusters import IMAGES, SHARDS, TIMEOUT_S, play
 from tests.strangers import Stranger, at_work, update_of
-
-SHARDS: Settings = {
-    "learners": 2,
-    "rounds": 1,
-    "seed": 7,
-    "exchange": "delta",
-    "data.source": "synthetic",
-    "model.name": "resnet9-w8",
-    "train.local_steps": 1,
-    "evaluation.every": 0,
-}
 
 
 async def refusal_of(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:

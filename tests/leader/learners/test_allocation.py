@@ -178,7 +178,9 @@ def test_a_resumed_run_gives_each_learner_that_comes_back_what_it_had() -> None:
     seats = before.workforce.seats()
     assert seats is not None
     after = Crew(seats=seats)
-    resumed = after.dealt("c", "a", "b")
+    tokens = {member.name: member.token for member in members}
+    resumed = [after.workforce.register(info(name, token=tokens[name]), anonymous("peer")) for name in "cab"]
+    after.workforce.deal()
     assert {member.name: after.examples_of(member) for member in resumed} == expected
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from leader.config import RunConfig
 from leader.learners.dialling import Dialling
-from leader.trust.callers import Caller, anonymous
+from leader.trust.callers import PLAIN, Caller, anonymous
 from utils.errors import IncompatibleError
 
 NEAR, FAR, SIX = (
@@ -17,7 +17,9 @@ NEAR, FAR, SIX = (
 
 
 def dialling(**config: Any) -> Dialling:
-    return Dialling(RunConfig.model_validate({"listen": "127.0.0.1:50051", **config}))
+    made = Dialling(RunConfig.model_validate(config))
+    made.own_port = 50051
+    return made
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_a_learner_without_an_identity_is_dialled_at_the_host_that_it_registered
         ("h:1", anonymous("unix:/tmp/socket"), r"registered from \(no host\)"),
         ("127.0.0.1:50051", NEAR, "127.0.0.1:50051 is the leader's own address, not a learner's"),
         ("localhost:50051", NEAR, "the leader's own address"),
-        ("0.0.0.0:7001", NEAR, "the leader's own address"),
+        ("0.0.0.0:50051", NEAR, "the leader's own address"),
         ("unix:/etc/passwd", NEAR, "is no HOST:PORT"),
         ("a-plain-client", NEAR, "is no HOST:PORT"),
         ("", NEAR, "is no HOST:PORT"),
@@ -62,15 +64,16 @@ def test_a_learner_without_an_identity_is_dialled_at_the_host_that_it_registered
 )
 def test_no_other_address_is_dialled(address: str, caller: Caller, why: str) -> None:
     with pytest.raises(IncompatibleError, match=why):
-        dialling(trust={"mode": "on", "plain_listen": "127.0.0.1:7001"}).target(address, caller)
+        dialling().target(address, caller)
 
 
 def test_the_config_names_more_hosts_or_none() -> None:
-    more = dialling(dial_hosts="192.168.0.0/16, learner.example,2001:db8::/32")
+    more = dialling(dial_hosts="192.168.3.4, learner.example,[2001:db8::9]")
     for address in ("192.168.3.4:1", "learner.example:2", "[2001:db8::9]:3"):
         assert more.target(address, FAR) == address
-    with pytest.raises(IncompatibleError, match="registered from"):
-        more.target("192.169.0.1:1", FAR)
+    for address in ("192.168.3.5:1", "[2001:db8::8]:3"):
+        with pytest.raises(IncompatibleError, match="registered from"):
+            more.target(address, FAR)
     with pytest.raises(IncompatibleError, match=r"this leader dials no learners \(dial_learners\)"):
         dialling(dial_learners=False).target("10.0.0.7:6000", FAR)
 
@@ -80,5 +83,9 @@ def test_an_identity_is_dialled_anywhere_if_its_certificate_is_made_for_that() -
     assert dialling().target("learner.example:6000", clinic) == "learner.example:6000"
     with pytest.raises(IncompatibleError, match="the leader's own address"):
         dialling().target("127.0.0.1:50051", clinic)
-    with pytest.raises(IncompatibleError, match="certificate is not one to be dialled with; join again"):
-        dialling().target("10.0.0.7:6000", Caller("clinic-b", "learner", "10.0.0.7", "clinic-b"))
+    for caller in (Caller("clinic-b", "learner", "10.0.0.7", "b"), Caller("", PLAIN, "10.0.0.7", "peer")):
+        with pytest.raises(IncompatibleError, match="has no certificate to be dialled with; join again"):
+            dialling().target("10.0.0.7:6000", caller)
+    own_pki = dialling(trust={"mode": "on", "certificate": "c", "key": "k", "client_ca": "a", "roles": "r"})
+    with pytest.raises(IncompatibleError, match="this leader dials no learners"):
+        own_pki.target("learner.example:6000", clinic)

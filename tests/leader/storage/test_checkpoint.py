@@ -14,7 +14,7 @@ import safetensors.numpy
 from leader.evaluation.federated import FederatedScores
 from leader.events import RoundCommitted, Spread
 from leader.rounds.buffer import OpenWork
-from leader.state import PartHistory, RunState, Seats
+from leader.state import Claim, PartHistory, RunState, Seats
 from leader.storage.checkpoint import (
     _fields,
     _state,
@@ -66,7 +66,12 @@ def state(round_: int = 5, seed: int = 0) -> RunState:
         version=(1 << 62) + round_,
         vector=generator.normal(size=40).astype(np.float32),
         optimizer={"velocity": generator.normal(size=30).astype(np.float32)},
-        seats=Seats((np.array([1, 4, 6]), np.array([0, 2])), {"0": "plain-\N{DOG FACE}", "1": "b"}, 2),
+        seats=Seats(
+            (np.array([1, 4, 6]), np.array([0, 2])),
+            {"0": "plain-\N{DOG FACE}", "1": "b"},
+            2,
+            {"plain-\N{DOG FACE}": Claim("", "1.1.1.1"), "b": Claim("ff", "::1")},
+        ),
         bytes_up=1 << 40,
         bytes_down=7,
         seconds=12.5,
@@ -92,6 +97,7 @@ def assert_same(loaded: RunState, expected: RunState) -> None:
         ]
         assert [shard.dtype for shard in loaded.seats.shards] == [np.int64] * len(expected.seats.shards)
         assert (loaded.seats.holders, loaded.seats.own) == (expected.seats.holders, expected.seats.own)
+        assert loaded.seats.claims == expected.seats.claims
     nothing = np.zeros(0, np.float32)
     assert replace(loaded, vector=nothing, optimizer={}, seats=None) == replace(
         expected, vector=nothing, optimizer={}, seats=None
