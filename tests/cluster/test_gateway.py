@@ -10,8 +10,7 @@ from leader.events import CallRefused, LearnerJoined, LearnerLeft, UpdateAccepte
 from protos import leader_pb2
 from scripts.cluster import Cluster
 from tests.cluster.test_identities import secure
-from tests.cluster.test_taken_names import SHARDS
-from tests.clusters import IMAGES, TIMEOUT_S, join, play, train
+from tests.clusters import IMAGES, SHARDS, TIMEOUT_S, join, play, train
 from tests.leader.trust.fleet import Fleet
 from tests.leader.trust.gateways import gateway_to
 from tests.strangers import Stranger, update_of
