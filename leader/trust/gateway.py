@@ -60,9 +60,15 @@ def make_gateway(
         replace: whether the name may be another key's by now.
 
     Raises:
-        ConfigError: a DNS name can't be one, or the issuer of JWTs can't be asked for its keys.
+        ConfigError: a DNS name can't be one, the issuer of JWTs can't be asked for its keys, or the run has a
+            PKI of its own.
         ForbiddenError: the name is another key's.
     """
+    if config.trust.client_ca:
+        raise ConfigError(
+            f"trust.client_ca is {config.trust.client_ca}: that PKI must issue the gateway's certificates, see "
+            "docs/security.md; leave out --config for an example to change"
+        )
     values = _common(authority.fleet, gateway) | _limits(config.limits) | _jwt(config.trust)
     server = authority.server_credentials(gateway.dns, hours)
     by = f"issued by {LOCAL.name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
 import subprocess
 import threading
@@ -67,9 +68,9 @@ class Envoy:
                     up.set()
         up.set()  # it has ended
 
-    def kill(self) -> None:
-        """End it at once, as `kill -9` does."""
-        self._process.kill()
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """End it with this signal."""
+        self._process.send_signal(number)
         self._process.wait()
         self._reader.join()
 

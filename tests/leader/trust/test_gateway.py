@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +243,16 @@ def test_a_wrong_address_is_told(
     assert not (tmp_path / "edge").exists()
 
 
+def test_a_pki_of_ones_own_must_issue_for_its_gateway(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = "{mode: 'on', certificate: c, key: k, client_ca: corp.pem, roles: r}"
+    (tmp_path / "run.yaml").write_text(f"trust: {files}\n")
+    command = ["gateway", "edge", "--leader", "10.0.0.1:50051", "--out", str(tmp_path / "edge")]
+    assert main([*command, "--dir", str(tmp_path / "trust"), "--config", str(tmp_path / "run.yaml")]) == 2
+    assert "trust.client_ca is corp.pem: that PKI must issue" in capsys.readouterr().err
+
+
 # --- Envoy itself --------------------------------------------------------------------------
 
 FORGED: Metadata = (
@@ -351,6 +363,29 @@ def test_who_calls_too_often_is_stopped_there_and_nobody_else(tmp_path: Path) ->
 
     seen = [caller.name for caller in play(tmp_path, scenario, LimitsConfig(calls_per_s=5)).callers]
     assert seen.count("bob") == 1
+
+
+@needs_envoy
+def test_connections_are_bounded_and_those_that_say_nothing_end(tmp_path: Path) -> None:
+    async def ended(edge: Edge) -> float:
+        """Seconds until a connection that says nothing is closed."""
+        begun = time.monotonic()
+        host, _, port = edge.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        with suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        writer.close()
+        return time.monotonic() - begun
+
+    async def scenario(edge: Edge) -> None:
+        async with connect(edge.address, edge.fleet.admit("ann")) as channel:
+            await ask(channel)
+            lives = sorted(await asyncio.gather(*(ended(edge) for _ in range(6))))
+            assert max(lives[:3]) < 2.0 < min(lives[3:])  # three beyond the bound end at once
+            assert max(lives) < 15.0
+            await ask(channel)
+
+    play(tmp_path, scenario, LimitsConfig(connections=4, handshake_s=3.0))
 
 
 async def chunks(count: int) -> AsyncIterator[bytes]:
