@@ -6,8 +6,6 @@ it, so that no two of one issuer share a name.
 
 from __future__ import annotations
 
-import hashlib
-import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ import jwt
 from leader.config import TrustConfig
 from leader.trust.jwks import ALGORITHMS, FileKeys, IssuerKeys, Keys
 from utils.errors import EndedError, ForbiddenError
-from utils.trust.names import ROLES, is_name
+from utils.trust.names import ROLES, name_of
 
 _LEEWAY_S = 30.0  # by which the clocks of issuer and leader may differ
 _MOST_S = 24 * 3600.0  # life of a token
@@ -27,7 +25,6 @@ _REQUIRED = ["exp", "iat", "iss", "aud", "sub"]
 _TYPES = ("jwt", "at+jwt")
 #: A gateway speaks for others: that takes a certificate.
 _ROLES = tuple(role for role in ROLES if role != "gateway")
-_DIGEST = re.compile(r"-[0-9a-f]{16}$")
 _ENDED = "this JWT has ended; get a new one"
 _REASONS: dict[type[jwt.PyJWTError], str] = {
     jwt.ImmatureSignatureError: "it is not valid yet: are the clocks of issuer and leader right?",
@@ -116,11 +113,3 @@ def _end_of(claims: dict[str, Any]) -> float:
         raise EndedError(_ENDED)
     _check(end - born <= _MOST_S, f"it lives longer than {_MOST_S / 3600:g} hours")
     return float(end)
-
-
-def name_of(subject: str) -> str:
-    """The name of whom another system calls `subject`; no two share one."""
-    if is_name(subject) and not _DIGEST.search(subject):  # what looks like a digest must be one
-        return subject
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", subject)[:47].strip("-.") or "sub"
-    return f"{readable}-{hashlib.sha256(subject.encode()).hexdigest()[:16]}"

@@ -13,12 +13,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import NameOID
 
 from leader.config import TrustConfig
-from leader.trust.bearer import name_of
 from leader.trust.callers import Caller, read_records
 from leader.trust.state import TrustState
 from utils.errors import ConfigError, ForbiddenError
 from utils.trust.credentials import Credentials
-from utils.trust.names import ROLES
+from utils.trust.names import ROLES, name_of
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 0.2  # how often the files are looked at

@@ -11,7 +11,7 @@ from grpc import aio
 from learner.options import LearnerOptions
 from learner.trust.channel import check_span, explained, mismatch, open_channel, speaks_tls
 from learner.trust.identity import Identity, in_folder, of_address, of_fleet
-from learner.trust.join import join_by_jwt, join_by_token, read_token, renew
+from learner.trust.join import join_by_jwt, join_by_token, name_in_jwt, read_token, renew
 from learner.trust.renew import half_of, keep_renewed
 from protos import leader_pb2
 from utils.errors import ConfigError, FlockstepError, ForbiddenError, NotReadyError, UnreachableError
@@ -190,5 +190,6 @@ def _identity(options: LearnerOptions, token: JoinToken | None) -> Identity | No
         return in_folder(folder)
     if token:
         return of_fleet(pki.fleet_of(token.ca_public_key()), options.name)
-    known = of_address(options.leader, options.name)
+    name = options.name or (name_in_jwt(options) if options.jwt_file else "")
+    known = of_address(options.leader, name)
     return known or (of_fleet("jwt", options.name) if options.jwt_file else None)

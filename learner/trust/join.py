@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import grpc
+import jwt
 from grpc import aio
 
 from learner.options import LearnerOptions
@@ -16,7 +17,7 @@ from utils.errors import ConfigError, ForbiddenError, UnreachableError
 from utils.trust import pki
 from utils.trust.contract import ENROL, RENEW
 from utils.trust.credentials import Credentials
-from utils.trust.names import TLS_NAME
+from utils.trust.names import TLS_NAME, name_of
 from utils.trust.token import JoinToken, door_credentials
 from utils.version import RELEASE
 from utils.wire.status import failures_told
@@ -69,6 +70,15 @@ async def renew(options: LearnerOptions, identity: Identity, channel: aio.Channe
 
 def _jwt(options: LearnerOptions) -> str:
     return read_text(options.jwt_file, "--jwt-file") if options.jwt_file else ""
+
+
+def name_in_jwt(options: LearnerOptions) -> str:
+    """The name that the leader will know the bearer of --jwt-file by; "" = it can't be told here."""
+    try:
+        claims = jwt.decode(_jwt(options), options={"verify_signature": False})  # that is the leader's task
+        return name_of(claims["sub"])
+    except (jwt.PyJWTError, KeyError):
+        return ""
 
 
 async def _enrol(

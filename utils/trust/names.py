@@ -13,6 +13,7 @@ LEADER = "leader"  # role of the certificate with which a leader dials its learn
 TLS_NAME = "leader.flockstep.internal"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_DIGEST = re.compile(r"-[0-9a-f]{16}$")
 _URI = re.compile(rf"spiffe://([0-9a-f]{{16}})\.flockstep/({'|'.join((*ROLES, LEADER))})/({_NAME.pattern})")
 
 
@@ -40,6 +41,14 @@ class Identity:
 def is_name(text: str) -> bool:
     """Whether an identity may have this name, which is also a path segment and a folder."""
     return bool(_NAME.fullmatch(text)) and text not in {".", ".."}
+
+
+def name_of(subject: str) -> str:
+    """The name of whom another system calls `subject`; no two share one."""
+    if is_name(subject) and not _DIGEST.search(subject):  # what looks like a digest must be one
+        return subject
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", subject)[:47].strip("-.") or "sub"
+    return f"{readable}-{hashlib.sha256(subject.encode()).hexdigest()[:16]}"
 
 
 def learner_tls_name(name: str) -> str:

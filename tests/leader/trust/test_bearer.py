@@ -19,10 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leader.config import TrustConfig
-from leader.trust.bearer import Claims, JwtVerifier, name_of
+from leader.trust.bearer import Claims, JwtVerifier
 from tests.tools.oidc import claims_of, jwk_of, jwks_of, oidc_issuer, signed, signing_key
 from utils.errors import EndedError, ForbiddenError, NotReadyError
-from utils.trust.names import is_name
 
 KEYS = {algorithm: signing_key(algorithm) for algorithm in ("EdDSA", "ES256", "RS256")}
 ISSUER = "https://issuer.example"
@@ -48,10 +47,6 @@ def refusal(verify: Verify, bad: str) -> str:
     assert words.startswith("this JWT is refused: ")
     assert not [part for part in bad.split(".") if len(part) > 8 and part in words]
     return words.removeprefix("this JWT is refused: ")
-
-
-def digest(subject: str) -> str:
-    return hashlib.sha256(subject.encode()).hexdigest()[:16]
 
 
 def base64url(data: bytes) -> str:
@@ -262,35 +257,6 @@ def test_a_token_with_a_piece_put_in_is_refused_in_words(piece: str, where: int)
 
 
 GOOD = token()
-
-
-@pytest.mark.parametrize(
-    ("subject", "name"),
-    [
-        ("ann", "ann"),
-        ("Ann_2.b-c", "Ann_2.b-c"),
-        ("a" * 64, "a" * 64),
-        ("5f0c3a52-4d3c-4b1e-9a77-0123456789ab", "5f0c3a52-4d3c-4b1e-9a77-0123456789ab"),
-        ("auth0|507f1f77", "auth0-507f1f77-" + digest("auth0|507f1f77")),
-        ("repo:a/b:ref:main", "repo-a-b-ref-main-" + digest("repo:a/b:ref:main")),
-        ("..", "sub-" + digest("..")),
-        ("\u540d", "sub-" + digest("\u540d")),
-        ("a" * 65, "a" * 47 + "-" + digest("a" * 65)),
-        ("a-0123456789abcdef", "a-0123456789abcdef-" + digest("a-0123456789abcdef")),
-    ],
-)
-def test_a_subject_becomes_a_name_that_tells_it(subject: str, name: str) -> None:
-    assert name_of(subject) == name
-
-
-@given(st.text(min_size=1, max_size=100))
-def test_no_two_subjects_share_a_name(subject: str) -> None:
-    name = name_of(subject)
-    assert is_name(name)
-    assert name == subject or name_of(name) not in (
-        name,
-        subject,
-    )  # not even one that is made to look like it
 
 
 def test_keys_are_discovered_and_rotated_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

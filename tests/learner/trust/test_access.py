@@ -19,11 +19,12 @@ from grpc import aio
 
 from learner.app import App
 from learner.options import LearnerOptions
-from learner.trust.access import Access, choose
+from learner.trust.access import Access, Enrolled, choose
 from learner.trust.channel import speaks_tls
 from protos import leader_pb2, trust_pb2
 from tests.learner.test_app import TOOLS, Leader, closed_address
 from tests.learner.trust.leaders import TIMEOUT_S, SecureLeader
+from tests.tools.oidc import signed, signing_key
 from utils.errors import ConfigError, FlockstepError, ForbiddenError, NotReadyError, UnreachableError
 from utils.trust import pki
 from utils.trust.names import Identity as Name
@@ -449,3 +450,21 @@ def test_the_anchor_of_a_token_is_not_kept(leader: SecureLeader, home: Path) -> 
     [path] = home.glob("*/*/ca.pem")
     assert x509.load_pem_x509_certificate(path.read_bytes()) == leader.fleet.authority.ca
     assert JoinToken.parse(leader.token()).ca_public_key() == leader.fleet.authority.ca.public_key()
+
+
+@pytest.mark.parametrize("subject", ["ann", "bob"])
+def test_a_jwt_takes_up_the_identity_of_its_own_bearer_alone(
+    leader: SecureLeader, home: Path, tmp_path: Path, subject: str
+) -> None:
+    async def scenario() -> None:
+        async with leader.serving():
+            await register(choose(leader.options(name="ann", join=leader.token())))
+
+    run(scenario())
+    jwt = tmp_path / "jwt"
+    jwt.write_text(signed(signing_key("ES256"), sub=subject))
+    access = choose(leader.options(jwt_file=jwt))
+    assert isinstance(access, Enrolled)
+    found = access._identity
+    assert (found.folder.name == "ann", found.certificate is not None) == (subject == "ann",) * 2
+    access.close()

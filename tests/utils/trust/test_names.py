@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import hashlib
 
-from utils.trust.names import LEADER, ROLES, Identity, is_name, learner_tls_name
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utils.trust.names import LEADER, ROLES, Identity, is_name, learner_tls_name, name_of
 
 FLEET = "3f9a1c22d0e47b18"
 
@@ -50,3 +54,36 @@ def test_no_two_names_are_one_to_tls() -> None:
     assert len(set(served)) == len(names)
     assert all(label and len(label) <= 63 for name in served for label in name.lower().split("."))
     assert served[0] == "ca978112ca1bbdcafac231b39a23dc4d.learner.flockstep.internal"
+
+
+def digest(subject: str) -> str:
+    return hashlib.sha256(subject.encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("subject", "name"),
+    [
+        ("ann", "ann"),
+        ("Ann_2.b-c", "Ann_2.b-c"),
+        ("a" * 64, "a" * 64),
+        ("5f0c3a52-4d3c-4b1e-9a77-0123456789ab", "5f0c3a52-4d3c-4b1e-9a77-0123456789ab"),
+        ("auth0|507f1f77", "auth0-507f1f77-" + digest("auth0|507f1f77")),
+        ("repo:a/b:ref:main", "repo-a-b-ref-main-" + digest("repo:a/b:ref:main")),
+        ("..", "sub-" + digest("..")),
+        ("\u540d", "sub-" + digest("\u540d")),
+        ("a" * 65, "a" * 47 + "-" + digest("a" * 65)),
+        ("a-0123456789abcdef", "a-0123456789abcdef-" + digest("a-0123456789abcdef")),
+    ],
+)
+def test_a_subject_becomes_a_name_that_tells_it(subject: str, name: str) -> None:
+    assert name_of(subject) == name
+
+
+@given(st.text(min_size=1, max_size=100))
+def test_no_two_subjects_share_a_name(subject: str) -> None:
+    name = name_of(subject)
+    assert is_name(name)
+    assert name == subject or name_of(name) not in (
+        name,
+        subject,
+    )  # not even one that is made to look like it
