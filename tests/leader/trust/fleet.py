@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 from cryptography import x509
 from grpc import aio
+from grpc_health.v1 import health, health_pb2
 
 from leader.config import RunConfig, TrustConfig
 from leader.trust.authority import Applicant, Authority
@@ -114,3 +115,12 @@ class Fleet:
 def connect(address: str, credentials: Credentials) -> aio.Channel:
     """A channel of its own with what somebody holds."""
     return aio.secure_channel(address, credentials.for_channel(), options=ALONE)
+
+
+def watch(channel: aio.Channel, timeout: float, metadata: tuple[tuple[str, str], ...] = ()) -> Any:
+    """A stream of answers that stays open as long as its caller counts."""
+    path = f"/{health.SERVICE_NAME}/Watch"
+    call = channel.unary_stream(
+        path, health_pb2.HealthCheckRequest.SerializeToString, health_pb2.HealthCheckResponse.FromString
+    )
+    return call(health_pb2.HealthCheckRequest(), timeout=timeout, metadata=metadata)
