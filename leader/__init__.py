@@ -3,9 +3,8 @@
 import sys
 from pathlib import Path
 
-if sys.argv[:1] == [
-    "-m"
-]:  # while Python looks for what `python -m` names; the working directory comes first then
+# While Python looks for what `python -m` names; the working directory comes first then.
+if sys.argv[:1] == ["-m"]:
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from utils.shadowing import refuse_shadows
 

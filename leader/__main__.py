@@ -21,8 +21,6 @@ def main() -> int:
         print(dump_config(command.config), end="")
         return 0
     keep_freed_memory()
-    # Else anybody who fails to connect makes gRPC print a line; it is read when gRPC is loaded.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from leader.app import run  # here, so that --help does not wait for torch
 
     return run(command)

@@ -15,15 +15,10 @@ from utils.malloc import keep_freed_memory
 @program
 def main() -> int:
     """Run the learner; returns the exit code."""
-    os.environ.setdefault(
-        "GRPC_VERBOSITY", "ERROR"
-    )  # before gRPC is loaded: what it logs is told in an error
     options = parse(sys.argv[1:], os.environ)
     faults.arm(os.environ)
     setup_logging(options.log_format, options.log_level)
     keep_freed_memory()
-    # Else anybody who fails to connect makes gRPC print a line; it is read when gRPC is loaded.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from learner.app import run  # here, so that --help does not wait for torch
 
     return run(options)

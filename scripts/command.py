@@ -27,7 +27,7 @@ class Word:
 WORDS: Mapping[str, Word] = {
     "leader": Word("leader.__main__", "lead a training run", ("leader.cli",)),
     "learner": Word("learner.__main__", "take part in a training run", ("learner.options",)),
-    "trust": Word("leader.trust.__main__", "say who may take part in training runs", ("leader.trust.cli",)),
+    "trust": Word("leader.trust.cli", "say who may take part in training runs", ("leader.trust.cli",)),
     "simulate": Word(
         "scripts.simulate.__main__",
         "a whole run in one process, with virtual learners",

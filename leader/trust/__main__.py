@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
-
-def main() -> int:
-    """Run the command; returns the exit code."""
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read when gRPC is loaded
-    from leader.trust.cli import main as run
-
-    return run(sys.argv[1:])
-
+from leader.trust.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -297,8 +297,9 @@ def _say(text: str) -> None:
 
 
 @program
-def main(argv: Sequence[str]) -> int:
-    """Run the verb that the first argument names; returns the exit code."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb that the first argument names, else the command line's; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
     word = argv[0] if argv else ""
     if word not in VERBS:
         make_parser().parse_or_raise([text for text in argv if text.startswith("-")], {})
