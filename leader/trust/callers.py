@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
+from urllib.parse import unquote
 
 from cryptography import x509
 
 from leader.condition import never
 from leader.trust.bearer import Verify, none_taken
-from leader.trust.forwarded import CERTIFICATE, address_of, certificate_in, header_of
 from leader.trust.state import Records, TrustState
 from utils.errors import ConfigError, EndedError, ForbiddenError, NotReadyError
 from utils.trust import pki
@@ -25,6 +26,11 @@ DOOR, PLAIN = "door", "plain"
 GATEWAY = "gateway"
 _CACHED = 4096  # certificates that are read once
 _TLS = b"TLSv1.3"
+#: What a gateway says of a caller behind it: its certificate, and the address that it came from.
+CERTIFICATE = "x-forwarded-client-cert"
+_ADDRESS = "x-forwarded-for"
+#: One element of the header, with the certificate as percent-encoded PEM; a comma would begin another element.
+_ELEMENT = re.compile(r'(?:\w+=[^",;]*;)*Cert="([^",;]+)"(?:;\w+=[^",;]*)*')
 
 
 @dataclass(frozen=True)
@@ -223,3 +229,25 @@ def ended(caller: Caller) -> ForbiddenError:
     if caller.bearer:
         return EndedError(f"the JWT of {caller.name} ended on {when}; call again with a new one")
     return ForbiddenError(f"the certificate of {caller.name} ended on {when}; join again with a new token")
+
+
+def header_of(context: Context, name: str) -> str | None:
+    """The header of a call that has this name; raises ForbiddenError where there are several."""
+    values = [value for key, value in context.invocation_metadata() or () if key == name]
+    if len(values) > 1:
+        raise ForbiddenError(f"this call has {len(values)} headers {name}; send one")
+    return str(values[0]) if values else None
+
+
+def address_of(context: Context) -> str:
+    """Where the caller is, by the word of the gateway, which comes last; "" if it does not say."""
+    return (header_of(context, _ADDRESS) or "").rpartition(",")[2].strip()
+
+
+@lru_cache(4096)
+def certificate_in(header: str) -> bytes:
+    """The certificate of the one caller that the header names, PEM; raises ForbiddenError."""
+    found = _ELEMENT.fullmatch(header)
+    if not found:
+        raise ForbiddenError(f"{CERTIFICATE} is not one element with Cert; does the gateway SANITIZE_SET it?")
+    return unquote(found[1]).encode()

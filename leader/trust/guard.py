@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
@@ -16,8 +18,7 @@ from leader.config import LimitsConfig
 from leader.trust import roles
 from leader.trust.callers import _CALLER, DOOR, Caller, Callers, anonymous, ended
 from leader.trust.limiter import Limiter, Quota
-from leader.trust.live import LiveCalls
-from utils.errors import StalledError, WireError
+from utils.errors import BusyError, StalledError, WireError
 from utils.wire.contract import Context, behind
 from utils.wire.rpc import SERVICE
 from utils.wire.status import refuse
@@ -126,6 +127,39 @@ class Guard(aio.ServerInterceptor):
         if not caller.known:
             self._refusals.add(caller.address)
         await refuse(context, error)
+
+
+class LiveCalls:
+    """The calls that are being answered now; at most `at_once` of each caller."""
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._calls: defaultdict[str, dict[asyncio.Timeout, Caller]] = defaultdict(dict)
+
+    @contextmanager
+    def under_way(self, caller: Caller, deadline: asyncio.Timeout) -> Iterator[None]:
+        """A call of `caller` that ends when `deadline` is moved to now; raises BusyError if it has too many."""
+        calls = self._calls[caller.place]
+        if len(calls) >= self._at_once:
+            raise BusyError(f"{len(calls)} calls are under way already (limits.calls_at_once)", 1.0)
+        calls[deadline] = caller
+        try:
+            yield
+        finally:
+            del calls[deadline]
+            if not calls:
+                self._calls.pop(caller.place, None)
+
+    def review(self, check: Callable[[Caller], None]) -> None:
+        """End the calls of those whom `check` refuses."""
+        now = asyncio.get_running_loop().time()
+        for calls in self._calls.values():
+            for deadline, caller in calls.items():
+                try:
+                    check(caller)
+                except WireError:
+                    if not deadline.expired():
+                        deadline.reschedule(now)
 
 
 def _a_minute(limit: float, what: str) -> Limiter:

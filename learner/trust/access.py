@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 import time
+from contextlib import suppress
 
 from grpc import aio
 
@@ -12,7 +14,6 @@ from learner.options import LearnerOptions
 from learner.trust.channel import check_span, explained, mismatch, open_channel, speaks_tls
 from learner.trust.identity import Identity, in_folder, of_address, of_fleet
 from learner.trust.join import join_by_jwt, join_by_token, name_in_jwt, read_token, renew
-from learner.trust.renew import half_of, keep_renewed
 from protos import leader_pb2
 from utils.errors import ConfigError, FlockstepError, ForbiddenError, NotReadyError, UnreachableError
 from utils.trust import pki
@@ -21,6 +22,11 @@ from utils.trust.names import LEADER
 from utils.trust.token import JoinToken
 from utils.wire.contract import Context
 from utils.wire.rpc import is_loopback
+
+_log = logging.getLogger(__name__)
+_LATEST = 0.8  # of the second half of a certificate's life, after which no commit is waited for
+_LOOK_S = 60.0  # the clock may jump, and timers stand still while a machine sleeps
+_LEAST_S = 0.1
 
 
 class Access:
@@ -67,7 +73,37 @@ class Access:
         """Let go of what is held."""
 
 
-class Files(Access):
+class Certified(Access):
+    """By a certificate, which may be replaced from half its life on."""
+
+    async def _keep(self, channel: aio.Channel, half: float, end: float) -> None:
+        """See Access.keep: that is after the next commit, or shortly before the old certificate ends.
+
+        Args:
+            half, end: of the certificate's life; unix seconds.
+        """
+        while (left_s := half - time.time()) > 0 or not await self._tried(channel):
+            wait_s = left_s if left_s > 0 else max((end - time.time()) / 10, _LEAST_S)
+            await asyncio.sleep(min(wait_s, _LOOK_S))
+        self._committed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(half + _LATEST * (end - half) - time.time()):
+                await self._committed.wait()
+        self.renewed = True
+
+    async def _tried(self, channel: aio.Channel) -> bool:
+        try:
+            return await self._renew(channel)
+        except FlockstepError as error:
+            _log.warning("the certificate is not renewed yet: %s", error)
+            return False
+
+    async def _renew(self, channel: aio.Channel) -> bool:
+        """Get a newer certificate; False if there is none yet, and what it raises may pass."""
+        raise NotImplementedError
+
+
+class Files(Certified):
     """With a certificate of a PKI of one's own; its files are read anew for each channel."""
 
     known_by = "CA file"
@@ -91,15 +127,13 @@ class Files(Access):
     async def keep(self, channel: aio.Channel) -> None:
         """See Access; the files have been replaced by then."""
         certificate = pki.from_pem(self._shown.certificate)
+        await self._keep(channel, pki.half_of(certificate), pki.ends_at(certificate))
 
-        async def renewed() -> bool:
-            return self._read() != self._shown
-
-        await keep_renewed(half_of(certificate), pki.ends_at(certificate), renewed, self._committed)
-        self.renewed = True
+    async def _renew(self, channel: aio.Channel) -> bool:
+        return self._read() != self._shown
 
 
-class Enrolled(Access):
+class Enrolled(Certified):
     """By an identity of the leader's own CA, which joins first where it has not, and is renewed."""
 
     known_by = "identity"
@@ -142,14 +176,11 @@ class Enrolled(Access):
 
     async def keep(self, channel: aio.Channel) -> None:
         """See Access."""
-        identity = self._identity
+        await self._keep(channel, self._identity.renew_at, self._identity.ends_at)
 
-        async def renewed() -> bool:
-            await renew(self._options, identity, channel)
-            return True
-
-        await keep_renewed(identity.renew_at, identity.ends_at, renewed, self._committed)
-        self.renewed = True
+    async def _renew(self, channel: aio.Channel) -> bool:
+        await renew(self._options, self._identity, channel)
+        return True
 
     def admit(self, context: Context) -> None:
         """See Access."""

@@ -18,7 +18,6 @@ from typing import IO, Any
 
 from cryptography import x509
 
-from learner.trust.renew import half_of
 from protos import trust_pb2
 from utils.errors import ConfigError, ForbiddenError, PayloadError
 from utils.files import hold, read_secret, replace_file
@@ -61,7 +60,7 @@ class Identity:
     def renew_at(self) -> float:
         """Unix seconds at which half its certificate's life is over."""
         assert self.certificate
-        return float(self._about.get("renew_at", half_of(self.certificate)))
+        return float(self._about.get("renew_at", pki.half_of(self.certificate)))
 
     @property
     def serves(self) -> bool:

@@ -124,6 +124,11 @@ def ends_at(certificate: x509.Certificate) -> float:
     return certificate.not_valid_after_utc.timestamp()
 
 
+def half_of(certificate: x509.Certificate) -> float:
+    """When half of a certificate's life is over."""
+    return (certificate.not_valid_before_utc.timestamp() + ends_at(certificate)) / 2
+
+
 def identity_of(certificate: x509.Certificate, ca: x509.Certificate) -> Identity:
     """Whom a certificate speaks for; its end is not looked at.
 
