@@ -19,6 +19,7 @@ from leader.config import LimitsConfig, RunConfig, TrustConfig
 from leader.config.rules import is_address
 from leader.trust.authority import Applicant, Authority
 from leader.trust.jwks import jwks_uri
+from leader.trust.listeners import STREAMS
 from leader.trust.manager import LOCAL
 from utils.errors import ConfigError
 from utils.trust import pki
@@ -119,8 +120,8 @@ def _limits(limits: LimitsConfig) -> Values:
         "connections": connections,
         "buckets": 2 * connections,
         "calls": 4 * limits.max_learners + 64,
-        "streams": limits.calls_at_once,
-        "connection_window": 2 * limits.calls_at_once * _MIB,
+        "streams": STREAMS,
+        "connection_window": 2 * STREAMS * _MIB,
         # Twice what the leader allows: it tells callers when to come again.
         "calls_per_s": _whole(2 * limits.calls_per_s),
         "call_burst": _whole(4 * limits.calls_per_s),

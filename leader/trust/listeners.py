@@ -15,7 +15,7 @@ from utils.errors import ConfigError
 from utils.trust.credentials import Credentials
 
 #: Calls of one connection at once: a session, a stream of gradients, and transfers beside them.
-_STREAMS = 32
+STREAMS = 32
 
 
 class Ports(Protocol):
@@ -63,7 +63,7 @@ class SecurePorts:
     ) -> None:
         limits = config.limits
         self.options: tuple[tuple[str, int], ...] = (
-            ("grpc.max_concurrent_streams", _STREAMS),
+            ("grpc.max_concurrent_streams", STREAMS),
             ("grpc.max_allowed_incoming_connections", limits.connections or 2 * limits.max_learners + 64),
             ("grpc.server_handshake_timeout_ms", round(1000 * limits.handshake_s)),
         )

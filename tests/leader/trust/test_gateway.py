@@ -194,7 +194,7 @@ def test_once_more_it_is_the_same_gateway_with_new_certificates(tmp_path: Path) 
 
 def test_limits_are_those_of_the_run(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(
-        "limits: {max_learners: 10, calls_at_once: 4, calls_per_s: 0.2, handshake_s: 2.5, enrolments_per_min: 7}\n"
+        "limits: {max_learners: 10, calls_per_s: 0.2, handshake_s: 2.5, enrolments_per_min: 7}\n"
     )
     config = made(tmp_path, "--config", str(tmp_path / "run.yaml"), "--listen", "[::]:8443")
     (monitor,) = config["overload_manager"]["resource_monitors"]
@@ -204,8 +204,8 @@ def test_limits_are_those_of_the_run(tmp_path: Path) -> None:
     (chain,) = listener["filter_chains"]
     assert chain["transport_socket_connect_timeout"] == "2.500s"
     manager = chain["filters"][0]["typed_config"]
-    assert manager["http2_protocol_options"]["max_concurrent_streams"] == 4
-    assert manager["http2_protocol_options"]["initial_connection_window_size"] == 8 * MIB
+    assert manager["http2_protocol_options"]["max_concurrent_streams"] == 32
+    assert manager["http2_protocol_options"]["initial_connection_window_size"] == 64 * MIB
     buckets = [one["token_bucket"] for one in manager["http_filters"][0]["typed_config"]["descriptors"]]
     assert [(bucket["max_tokens"], bucket["fill_interval"]) for bucket in buckets] == [
         (1, "1s"),
