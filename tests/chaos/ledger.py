@@ -161,10 +161,10 @@ class Ledger:
             self.injuries[-1].refused += 1 + int(entry["suppressed"])
 
     def _note_made(self, process: str, entry: Entry) -> None:
-        work_id, place = entry["work_id"], (process, entry["shard"])
+        work_id, place = entry["work_id"], (process, entry["part"])
         if self._held.get(place) == work_id:
             raise ViolationError(
-                f"{process} trained round {entry['round']} shard {entry['shard']} again while it held the update"
+                f"{process} trained round {entry['round']} shard {entry['part']} again while it held the update"
             )
         self._held[place] = work_id
         if work_id in self._made and self.injuries:

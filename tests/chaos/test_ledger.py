@@ -45,7 +45,7 @@ def hearing() -> Hearing:
 
 
 def made(work_id: str, shard: int = 0) -> Entry:
-    return {"event": "UpdateMade", "round": 1, "step": 0, "shard": shard, "work_id": work_id}
+    return {"event": "UpdateMade", "round": 1, "step": 0, "part": f"shard-{shard}", "work_id": work_id}
 
 
 def test_an_undisturbed_run_passes(hearing: Hearing) -> None:
