@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.integration.harness import Cluster, Leader, Settings, cluster_in
+from tests.clusters import TINY
+from tests.integration.harness import Cluster, Leader, Settings, cluster_in, noise
 
 
 @pytest.fixture
@@ -97,3 +98,14 @@ def undisturbed(tiny: Settings, tmp_path_factory: pytest.TempPathFactory) -> Lea
     """A whole run of `tiny` in which nothing went wrong."""
     with cluster_in(tmp_path_factory.mktemp("tiny")) as cluster:
         return cluster.train(tiny)
+
+
+@pytest.fixture(scope="session")
+def undisturbed_noise(tmp_path_factory: pytest.TempPathFactory) -> Leader:
+    """A whole plain run of `TINY` by a and b, who bring their data."""
+    with cluster_in(tmp_path_factory.mktemp("noise-run")) as cluster:
+        leader = cluster.leader(TINY)
+        crew = [cluster.learner(leader, "--name", name, *noise(name)) for name in "ab"]
+        for program in (leader, *crew):
+            program.succeed()
+        return leader

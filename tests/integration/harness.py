@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from tests.clusters import NOISE
 from tests.tools.forked import Forked, fork
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +28,7 @@ TIMEOUT_S = 120.0  # far above what anything here takes on an idle machine
 LINE = "line"  # event name of output that is not JSON, such as an error message
 
 Entry = dict[str, Any]  # one line of a program's output
-Settings = dict[str, object]  # config keys of the leader
+Settings = Mapping[str, object]  # config keys of the leader
 Start = Callable[[Sequence[str], Path, Mapping[str, str], int, str], Forked | subprocess.Popen[bytes]]
 CAN_FORK = sys.platform == "linux"
 
@@ -283,6 +284,18 @@ def cluster_in(folder: Path, *, fresh: bool = False) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.end()
+
+
+def noise(name: str) -> list[str]:
+    """Flags of a learner in a run of `tests.clusters.TINY`, whose data depend on its name."""
+    return ["--task", NOISE, "--data", f"noise-{name}"]
+
+
+def succeed(*programs: Program) -> None:
+    """Wait until all have ended as they should, without a traceback."""
+    for program in programs:
+        program.succeed()
+        assert "Traceback" not in program.output
 
 
 def weights(run_dir: Path) -> dict[str, NDArray[np.generic]]:

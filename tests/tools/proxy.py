@@ -61,10 +61,12 @@ class Proxy:
     """Forwards TCP connections from a port of 127.0.0.1 to one target, and spoils them when told to.
 
     It lives in a thread of its own; every method may be called from any other thread and has taken
-    effect when it returns. `up` is the direction towards the target.
+    effect when it returns. `up` is the direction towards the target. All that went through it is in
+    `heard`, if that is to be kept.
     """
 
-    def __init__(self, target_host: str, target_port: int) -> None:
+    def __init__(self, target_host: str, target_port: int, *, listens: bool = False) -> None:
+        self.heard = bytearray() if listens else None
         self._target = (target_host, target_port)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -323,6 +325,8 @@ class Proxy:
                 piece = piece[: lane.fuse]
                 lane.fuse = None if last else lane.fuse - len(piece)
             lane.bytes += len(piece)
+            if self.heard is not None:
+                self.heard += piece
             try:
                 await self._loop.sock_sendall(sink, piece)
             except OSError:
