@@ -11,7 +11,7 @@ from contextlib import suppress
 from grpc import aio
 
 from learner.options import LearnerOptions
-from learner.trust.channel import check_span, explained, mismatch, open_channel, speaks_tls
+from learner.trust.channel import CA_FILE, check_span, explained, mismatch, open_channel, speaks_tls
 from learner.trust.identity import Identity, in_folder, of_address, of_fleet
 from learner.trust.join import join_by_jwt, join_by_token, name_in_jwt, read_token, renew
 from protos import leader_pb2
@@ -106,7 +106,7 @@ class Certified(Access):
 class Files(Certified):
     """With a certificate of a PKI of one's own; its files are read anew for each channel."""
 
-    known_by = "CA file"
+    known_by = CA_FILE
 
     async def open(self) -> aio.Channel:
         """See Access."""

@@ -18,6 +18,8 @@ from utils.wire.rpc import channel_options
 from utils.wire.status import ON_THE_WAY
 
 _PROBE_S = 5.0
+#: What a leader of a PKI that this learner did not join is known by; others have no name that anybody could choose.
+CA_FILE = "CA file"
 
 
 def open_channel(
@@ -82,12 +84,13 @@ async def explained(error: FlockstepError, address: str, known_by: str) -> Flock
         return ForbiddenError(why.replace(ON_THE_WAY, between))
     if "certificate is not yet valid" in why:
         return _too_early(f"the certificate of {address}")
-    if "CERTIFICATE_VERIFY_FAILED" in why:
+    other_name = "Hostname Verification Check failed" in why
+    if other_name and known_by == CA_FILE:
+        return ForbiddenError(f"{address} has a certificate of another name; say which with --server-name")
+    if other_name or "CERTIFICATE_VERIFY_FAILED" in why:
         return ForbiddenError(
             f"{address} is not the leader of this {known_by}: wrong address, or somebody is in between"
         )
-    if "Hostname Verification Check failed" in why:
-        return ForbiddenError(f"{address} has a certificate of another name; say which with --server-name")
     tls = await speaks_tls(address)
     return error if tls is None or tls == bool(known_by) else mismatch(address, tls=tls)
 

@@ -10,7 +10,7 @@ import jwt
 from grpc import aio
 
 from learner.options import LearnerOptions
-from learner.trust.channel import explained, open_channel
+from learner.trust.channel import CA_FILE, explained, open_channel
 from learner.trust.identity import Identity
 from protos import trust_pb2
 from utils.errors import ConfigError, ForbiddenError, UnreachableError
@@ -57,7 +57,7 @@ async def join_by_jwt(options: LearnerOptions, identity: Identity) -> None:
     tls = grpc.ssl_channel_credentials(roots)
     channel = open_channel(options, tls, TLS_NAME if roots else "", address)
     request = trust_pb2.EnrolRequest(csr=pki.make_csr(identity.key), jwt=_jwt(options))
-    identity.take(await _enrol(options, channel, address, request, "CA file"))
+    identity.take(await _enrol(options, channel, address, request, CA_FILE))
 
 
 async def renew(options: LearnerOptions, identity: Identity, channel: aio.Channel) -> None:

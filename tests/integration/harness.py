@@ -222,22 +222,20 @@ class Cluster:
         faults: str = "",
         module: str = "learner",
         host: str = "",
+        fresh: bool = False,
     ) -> Program:
         """A learner for this leader (or address); on the CPU with one thread."""
         address = leader if isinstance(leader, str) else leader.address
         name, log = self._name("learner")
         options = ["--leader", address, "--device", "cpu", "--threads", "1", "--log-format", "json", *flags]
-        learner = Program(name, [module, *options], log, faults, host=host, **self._more)
+        more = {**self._more, "fresh": True} if fresh else self._more
+        learner = Program(name, [module, *options], log, faults, host=host, **more)
         self._programs.append(learner)
         return learner
 
-    def join(
-        self, leader: Leader, name: str, *flags: str, at: str = "", faults: str = "", host: str = ""
-    ) -> Program:
-        """A learner of this name that joins a secure leader as its log says; `at` another address of it."""
-        address = at or leader.address
-        join = ["--name", name, "--join", f"@{self.trust}/join"]
-        return self.learner(address, *join, *flags, faults=faults, host=host)
+    def join(self, leader: str | Leader, name: str, *flags: str, **more: Any) -> Program:
+        """A learner of this name that joins a secure leader as its log says; `more` as of `learner`."""
+        return self.learner(leader, "--name", name, "--join", f"@{self.trust}/join", *flags, **more)
 
     def program(self, kind: str, command: list[str]) -> Program:
         """Any other program: a module and its arguments."""

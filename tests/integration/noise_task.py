@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,3 +75,14 @@ class Noise:
     def metrics(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Mapping[str, float]:
         """Mean squared error."""
         return {"squared_error": float(self.loss(model, batch))}
+
+
+class SlowNoise(Noise):
+    """The same, at 0.05 s a batch."""
+
+    def make_batch(
+        self, examples: Rows, indices: Indices, rng: np.random.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """See Task."""
+        time.sleep(0.05)
+        return super().make_batch(examples, indices, rng)
