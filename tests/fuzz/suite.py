@@ -24,6 +24,7 @@ from tests.fuzz.payload_targets import (
     UpdateTarget,
 )
 from tests.fuzz.runner import Tally, Target, run, run_async
+from tests.fuzz.trust_targets import EnrolTarget
 
 Run = Callable[[int, int], Tally]  # count, seed
 
@@ -52,6 +53,11 @@ def _checkpoint(count: int, seed: int) -> Tally:
         return run(target, count, seed)
 
 
+def _enrol(count: int, seed: int) -> Tally:
+    with tempfile.TemporaryDirectory() as folder:
+        return asyncio.run(run_async(EnrolTarget(Path(folder), seed), count, seed))
+
+
 def _leader_rpc(make: type[RpcTarget], count: int, seed: int) -> Tally:
     async def fuzz() -> Tally:
         async with in_process_leader(**make.changes) as leader:
@@ -71,7 +77,7 @@ def _learner_rpc(make: type[LearnerTarget], count: int, seed: int) -> Tally:
 
 
 def _suite() -> dict[str, Run]:
-    runs: dict[type[Target], Run] = {CheckpointTarget: _checkpoint}
+    runs: dict[type[Target], Run] = {CheckpointTarget: _checkpoint, EnrolTarget: _enrol}
     runs |= {kind: partial(_payload, kind) for kind in _PLAIN}
     runs |= {kind: partial(_stream, kind) for kind in (ModelTarget, DataTarget)}
     runs |= {kind: partial(_leader_rpc, kind) for kind in leader_targets.TARGETS}

@@ -66,6 +66,7 @@ OUTCOMES = {
     },
     "GetWork": {"OK", "INVALID_ARGUMENT", "UNAUTHENTICATED"},
     "GetUpload": {"held", "nothing held", "ABORTED", "INVALID_ARGUMENT", "UNAUTHENTICATED"},
+    "Enrol": {"OK", "PERMISSION_DENIED", "INVALID_ARGUMENT"},
     "StartTraining": {"done", "not done", "INVALID_ARGUMENT"},
     "SyncModelState": {"done", "INVALID_ARGUMENT"},
     "StopTraining": {"done", "INVALID_ARGUMENT"},
