@@ -34,7 +34,7 @@ from benchmarks.transport_wire import (
 from benchmarks.trust_folder import LOOPBACK, TrustFolder
 from leader.config import RunConfig, TrustConfig
 from leader.trust.admission import Admission
-from leader.trust.listeners import PlainPorts, Ports
+from leader.trust.listeners import Ports
 from utils.malloc import keep_freed_memory
 from utils.wire.rpc import server_options
 
@@ -58,7 +58,7 @@ async def lead(folder: Path) -> None:
     servers = [loops]
     for way, chunk_bytes in CHUNKS.items():
         handler = make_service(chunk_bytes).handler()
-        for secure, ports in enumerate((PlainPorts(), _secure(folder))):
+        for secure, ports in enumerate((Ports(), _secure(folder))):
             server, port = _server(handler, ports)
             servers.append(server)
             endpoints.append(Endpoint(way, bool(secure), port))

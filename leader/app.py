@@ -35,7 +35,7 @@ from leader.training.engine import Engine
 from leader.training.exchanges.base import ExchangeKind
 from leader.training.exchanges.kinds import choose_kind
 from leader.trust.admission import Admission, Invitation
-from leader.trust.listeners import PlainPorts
+from leader.trust.listeners import Ports
 from leader.wiring import Wiring
 from model.weights_file import model_header
 from utils.errors import INTERRUPTED, CheckpointError, FlockstepError
@@ -110,7 +110,7 @@ class App:
         admission = self._wiring.admission()
         if admission is None and self._config.beyond_loopback:
             _log.warning(_INSECURE, self._config.listen)
-        ports = admission.ports if admission else PlainPorts()
+        ports = admission.ports if admission else Ports()
         try:
             async with serving(self._config, self._wiring.service(), ports) as address:
                 self.coordinator.workforce.dialling.own_port = int(address.rpartition(":")[2])

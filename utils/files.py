@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -70,6 +70,17 @@ def hold(path: Path) -> IO[bytes] | None:
         lock.close()
         return None
     return lock
+
+
+@contextmanager
+def alone_at(path: Path) -> Iterator[int]:
+    """A file's descriptor, open for appending, once no other process or thread is at it; raises OSError."""
+    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+    finally:
+        os.close(file)
 
 
 def write_atomically(

@@ -13,14 +13,14 @@ from grpc_reflection.v1alpha import reflection
 
 from leader.config import RunConfig
 from leader.rpc.service import LeaderService
-from leader.trust.listeners import PlainPorts, Ports
+from leader.trust.listeners import Ports
 from utils.errors import ConfigError
 from utils.wire.rpc import SERVICE, server_options
 
 _log = logging.getLogger(__name__)
 _GRACE_S = 2.0
 _CUT_S = 0.2  # that calls have to end in when another server takes over; whoever made them comes again
-_PLAIN = PlainPorts()
+_PLAIN = Ports()
 
 
 @asynccontextmanager
@@ -85,15 +85,13 @@ class _Server:
         while True:
             await self._ports.renewed()
             await self.stop(_CUT_S)
-            while not await self._started_again():
-                pass
+            await self._start_again()
             _log.info("listening with other certificates; whoever was connected comes again")
 
-    async def _started_again(self) -> bool:
-        try:
-            await self.start(self.address)
-        except ConfigError as error:  # somebody else was faster to take the port
-            _log.warning("nobody can connect: %s", error)
-            await asyncio.sleep(_CUT_S)
-            return False
-        return True
+    async def _start_again(self) -> None:
+        while True:
+            try:
+                return await self.start(self.address)
+            except ConfigError as error:  # somebody else was faster to take the port
+                _log.warning("nobody can connect: %s", error)
+                await asyncio.sleep(_CUT_S)

@@ -8,7 +8,6 @@ reads it. Leader and command line write to one file: each line goes on from the 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -18,16 +17,15 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from utils.errors import CheckpointError, ConfigError
-from utils.files import read_secret, replace_file
+from utils.files import alone_at, read_secret, replace_file
 
 FILE, KEY, PUBLIC_KEY = "audit.jsonl", "audit.key", "audit.pub"
 LINE = re.compile(rb'(\{"n":([0-9]{1,18}),.*),"sig":"([0-9a-f]{128})"\}\n')
@@ -75,7 +73,7 @@ class Audit:
         self._closing = threading.Event()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _alone(self._path) as file:
+            with alone_at(self._path) as file:
                 self._key = _open_key(folder, begun=os.fstat(file).st_size > 0)
                 self._head, _ = _end(file)
         except OSError as error:
@@ -95,7 +93,7 @@ class Audit:
         told = {"what": what, "who": who, "role": role, "ip": ip, **fields}
         assert not told.keys() & {"n", "t", "prev", "sig"}
         try:
-            with self._lock, _alone(self._path) as file:
+            with self._lock, alone_at(self._path) as file:
                 self._append(file, {name: _told(value) for name, value in told.items()})
         except OSError as error:
             raise CheckpointError(
@@ -139,17 +137,6 @@ class Audit:
         """Have all lines on disk; nothing is recorded after this."""
         self._closing.set()
         self._syncer.shutdown()
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[int]:
-    """The file, open for appending, with no other writer at it."""
-    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
-    finally:
-        os.close(file)
 
 
 def _end(file: int) -> tuple[Head, bytes]:

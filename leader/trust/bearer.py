@@ -14,7 +14,7 @@ from typing import Any
 import jwt
 
 from leader.config import TrustConfig
-from leader.trust.jwks import ALGORITHMS, FileKeys, IssuerKeys, Keys
+from leader.trust.jwks import ALGORITHMS, FileKeys, IssuerKeys
 from utils.errors import EndedError, ForbiddenError
 from utils.trust.names import ROLES, name_of
 
@@ -53,7 +53,7 @@ class JwtVerifier:
     def __init__(self, trust: TrustConfig) -> None:
         """Raises ConfigError if the file of keys can't be used."""
         self._trust = trust
-        self._keys: Keys = FileKeys(trust.jwt_jwks) if trust.jwt_jwks else IssuerKeys(trust.jwt_issuer)
+        self._keys = FileKeys(trust.jwt_jwks) if trust.jwt_jwks else IssuerKeys(trust.jwt_issuer)
 
     async def verify(self, token: str) -> Claims:
         """Who the token speaks for. ForbiddenError tells what is wrong with it, NotReadyError that keys are missing."""

@@ -6,12 +6,10 @@ import asyncio
 import math
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
-import grpc
 from grpc import aio
 
 from leader.config import LimitsConfig
@@ -19,22 +17,21 @@ from leader.trust import roles
 from leader.trust.callers import _CALLER, DOOR, Caller, Callers, anonymous, ended
 from leader.trust.limiter import Limiter, Quota
 from utils.errors import BusyError, StalledError, WireError
-from utils.wire.contract import Context, behind
+from utils.wire.contract import Call, Context, Door
 from utils.wire.rpc import SERVICE
 from utils.wire.status import refuse
 
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Answer = Callable[[Any, Context], Awaitable[Any]]
 Refused = Callable[[str, WireError, Caller], None]  # the method's name, why, and whose call it was
 _REGISTER = f"/{SERVICE}/RegisterLearner"
 _UP = {f"/{SERVICE}/{name}" for name in ("AccumulateGradients", "ExchangeGradients")}
 _DOWN = {f"/{SERVICE}/{name}" for name in ("GetModel", "GetData", "ExchangeGradients")}
 
 
-class Guard(aio.ServerInterceptor):
+class Guard(Door):
     """Lets a call reach its handler once its caller is known, may make it and has not made too many."""
 
     def __init__(self, callers: Callers, limits: LimitsConfig, refused: Refused) -> None:
+        super().__init__(self._answer)
         self._callers = callers
         self._refused = refused
         self._hello_s = limits.hello_s
@@ -47,22 +44,11 @@ class Guard(aio.ServerInterceptor):
         self.down_quota = Quota(limits.download_bytes_per_hour, "download")
         self._refusals = _a_minute(limits.refusals_per_min, "refusals")
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """The handler of a call, behind the guard; None for an unknown method, as gRPC wants it."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        return behind(partial(self._answer, handler_call_details.method), handler)
-
     def review(self) -> None:
         """The identities have changed: end the calls of those that count no more."""
         self._live.review(self._callers.check)
 
-    async def _answer(self, method: str, answer: Answer, request: Any, context: Context) -> Any:
+    async def _answer(self, method: str, answer: Call, request: Any, context: Context) -> Any:
         caller = await self._admitted(method, context)
         _CALLER.set(caller)
         left_s = None if math.isinf(caller.until) else caller.until - time.time()

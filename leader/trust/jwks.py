@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from pathlib import Path
-from typing import Protocol
 from urllib.request import HTTPSHandler, OpenerDirector
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -33,14 +32,6 @@ _PAUSE_S = 60.0  # between two fetches for the same reason
 
 #: By key ID and algorithm; the ID is "" where a key has none.
 KeySet = Mapping[tuple[str, str], PyJWK]
-
-
-class Keys(Protocol):
-    """Where keys come from."""
-
-    async def find(self, kid: str, algorithm: str) -> PyJWK | None:
-        """The key of this ID for this algorithm; None = there is none. NotReadyError if none could be had yet."""
-        ...
 
 
 @functools.lru_cache(maxsize=1)
@@ -92,7 +83,7 @@ class FileKeys:
             raise ConfigError(f"trust.jwt_jwks is {path}, which can't be used: {error}") from None
 
     async def find(self, kid: str, algorithm: str) -> PyJWK | None:
-        """See Keys."""
+        """The key of this ID for this algorithm; None = there is none. NotReadyError if none can be had now."""
         try:
             return parse(self._path.read_bytes()).get((kid, algorithm))
         except (OSError, ValueError):
@@ -114,7 +105,7 @@ class IssuerKeys:
         self._fetch: asyncio.Task[None] | None = None
 
     async def find(self, kid: str, algorithm: str) -> PyJWK | None:
-        """See Keys."""
+        """As that of FileKeys does."""
         now = self._clock()
         known = (kid, algorithm) in (self._keys or {})
         reason = "stale" if now - self._loaded >= _FRESH_S else "" if known else "unknown"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
 
 import grpc
 from grpc import aio
@@ -18,39 +17,21 @@ from utils.trust.credentials import Credentials
 STREAMS = 32
 
 
-class Ports(Protocol):
-    """How one run listens."""
+class Ports:
+    """How a run listens: here at one port without encryption, whose callers are not known."""
 
-    options: tuple[tuple[str, int], ...]  # of the gRPC server, beside those of every run
-    interceptors: tuple[aio.ServerInterceptor, ...]
-    services: Mapping[str, grpc.GenericRpcHandler]  # beside LeaderService, by name
+    options: tuple[tuple[str, int], ...] = ()  # of the gRPC server, beside those of every run
+    interceptors: tuple[aio.ServerInterceptor, ...] = ()
+    services: Mapping[str, grpc.GenericRpcHandler] = {}  # beside LeaderService, by name
+    #: Returns when another server must listen, with other credentials.
+    renewed: Callable[[], Awaitable[None]] = staticmethod(never)
 
     def open(self, server: aio.Server, listen: str) -> int:
         """Listen on HOST:PORT; gives the port. Raises ConfigError."""
-        ...
-
-    async def renewed(self) -> None:
-        """Returns when another server must listen, with other credentials."""
-        ...
-
-
-class PlainPorts:
-    """One port without encryption, whose callers are not known."""
-
-    options: tuple[tuple[str, int], ...] = ()
-    interceptors: tuple[aio.ServerInterceptor, ...] = ()
-    services: Mapping[str, grpc.GenericRpcHandler] = {}
-
-    def open(self, server: aio.Server, listen: str) -> int:
-        """See Ports."""
         return _bind(server.add_insecure_port, listen, "--listen")
 
-    async def renewed(self) -> None:
-        """See Ports."""
-        await never()
 
-
-class SecurePorts:
+class SecurePorts(Ports):
     """TLS with client certificates; where asked for, a port without them for JWTs, and one in plain."""
 
     def __init__(
@@ -62,17 +43,17 @@ class SecurePorts:
         renewed: Callable[[], Awaitable[None]] = never,
     ) -> None:
         limits = config.limits
-        self.options: tuple[tuple[str, int], ...] = (
+        self.options = (
             ("grpc.max_concurrent_streams", STREAMS),
             ("grpc.max_allowed_incoming_connections", limits.connections or 2 * limits.max_learners + 64),
             ("grpc.server_handshake_timeout_ms", round(1000 * limits.handshake_s)),
         )
-        self.interceptors: tuple[aio.ServerInterceptor, ...] = (guard,)
+        self.interceptors = (guard,)
         self.services = services
         self._plain = config.trust.plain_listen
         self._jwt = config.trust.jwt_listen
         self._credentials = credentials  # of a server that begins to listen now
-        self._renewed = renewed
+        self.renewed = renewed
 
     def open(self, server: aio.Server, listen: str) -> int:
         """See Ports."""
@@ -84,10 +65,6 @@ class SecurePorts:
         if self._jwt:
             _bind(lambda address: server.add_secure_port(address, anybody), self._jwt, "trust.jwt_listen")
         return _bind(lambda address: server.add_secure_port(address, own.for_server()), listen, "--listen")
-
-    async def renewed(self) -> None:
-        """See Ports."""
-        await self._renewed()
 
 
 def _bind(add: Callable[[str], int], listen: str, key: str) -> int:

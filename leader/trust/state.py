@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from utils.errors import CheckpointError, ConfigError, ForbiddenError, PayloadError
-from utils.files import replace_file
+from utils.files import alone_at, replace_file
 from utils.trust.names import is_name
 
 Stamp = tuple[int, int, int]  # of the file that was read: inode, mtime in ns, size in bytes
@@ -105,15 +103,9 @@ class TrustState:
             self._seen = (stamp, self._load())
         return self._seen[1]
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[int]:
         """Keep every other process and thread from changing this folder."""
-        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+        return alone_at(self._lock)
 
     @contextmanager
     def edit(self) -> Iterator[Records]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -56,7 +55,9 @@ class LearnerServer:
             return
         await self.close()
         self._credentials = credentials
-        self._server = server = aio.server(options=server_options(), interceptors=(_Door(self._admit),))
+        self._server = server = aio.server(
+            options=server_options(), interceptors=(contract.Door(self._admit),)
+        )
         server.add_generic_rpc_handlers((self.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
         try:
@@ -71,12 +72,14 @@ class LearnerServer:
             ) from None
         await server.start()
 
-    async def _admit(self, answer: contract.Call, request: Any, context: contract.Context) -> Any:
+    async def _admit(
+        self, method: str, answer: contract.Call, request: Any, context: contract.Context
+    ) -> Any:
         """Answer a call, which is a sign of life from the leader, unless it is somebody else's."""
         try:
             self._access.admit(context)
         except ForbiddenError as error:
-            await _refuse("", context, error)
+            await _refuse(method, context, error)
         self._heard.set()
         return await answer(request, context)
 
@@ -137,19 +140,3 @@ class LearnerServer:
 
 async def _refuse(method: str, context: contract.Context, error: WireError) -> None:
     await refuse(context, error, "learner: ")
-
-
-class _Door(aio.ServerInterceptor):
-    """Has every call admitted before it reaches its handler."""
-
-    def __init__(self, admit: Callable[[contract.Call, Any, contract.Context], Awaitable[Any]]) -> None:
-        self._admit = admit
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """The handler behind the door; None for an unknown method."""
-        handler = await continuation(handler_call_details)
-        return None if handler is None else contract.behind(self._admit, handler)

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -24,6 +24,7 @@ Told = TypeVar("Told")
 Stream = AsyncIterator[Any] | Iterator[bytes]
 Context = aio.ServicerContext[Any, Any]
 Call = Callable[[Any, Context], Awaitable[Any]]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 #: Ends the call to the method of this name with the status of an error.
 Refuse = Callable[[str, Context, WireError], Awaitable[None]]
 
@@ -82,7 +83,7 @@ class Method(Generic[Asked, Told]):
         async for message in self.open(channel, request):
             yield self.told.read(message)
 
-    def handler(self, call: Call, refuse: Refuse) -> grpc.RpcMethodHandler[Any, Any]:
+    def handler(self, call: Call, refuse: Refuse) -> Handler:
         """How a server answers this method with `call`, which raises WireError to refuse.
 
         A stream is answered by `context.write`. One request is read in here: what gRPC can't read itself it
@@ -97,9 +98,7 @@ class Method(Generic[Asked, Told]):
                 await refuse(self.name, context, error)
 
         make = getattr(grpc, f"{self._kind}_rpc_method_handler")
-        handler: grpc.RpcMethodHandler[Any, Any] = make(
-            answer, self.asked.read if streams else raw, self.told.write
-        )
+        handler: Handler = make(answer, self.asked.read if streams else raw, self.told.write)
         return handler
 
 
@@ -110,9 +109,23 @@ def serve(calls: Mapping[Method[Any, Any], Call], refuse: Refuse) -> grpc.Generi
     return grpc.method_handlers_generic_handler(service, handlers)
 
 
-def behind(
-    guarded: Callable[[Call, Any, Context], Awaitable[Any]], handler: grpc.RpcMethodHandler[Any, Any]
-) -> grpc.RpcMethodHandler[Any, Any]:
+class Door(aio.ServerInterceptor):
+    """Has every call of a server answered by `guarded`, which gets its method's full name and what would answer it."""
+
+    def __init__(self, guarded: Callable[[str, Call, Any, Context], Awaitable[Any]]) -> None:
+        self._guarded = guarded
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """The handler behind the door; None for an unknown method, as gRPC wants it."""
+        handler = await continuation(handler_call_details)
+        return handler and _behind(partial(self._guarded, handler_call_details.method), handler)
+
+
+def _behind(guarded: Callable[[Call, Any, Context], Awaitable[Any]], handler: Handler) -> Handler:
     """A handler like `handler`, whose calls go to `guarded` first, with what answers them.
 
     It is asked as soon as a call begins: gRPC calls a handler of one request only once that is there, and whoever
@@ -133,7 +146,7 @@ def behind(
 
     make = getattr(grpc, f"stream_{told}_rpc_method_handler")
     keep = handler.request_deserializer if read is None else raw
-    made: grpc.RpcMethodHandler[Any, Any] = make(partial(guarded, answer), keep, handler.response_serializer)
+    made: Handler = make(partial(guarded, answer), keep, handler.response_serializer)
     return made
 
 
