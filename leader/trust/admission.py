@@ -17,9 +17,8 @@ from leader.trust.bearer import open_verifier
 from leader.trust.callers import Caller, Callers, Enrolled
 from leader.trust.guard import Guard, Refused
 from leader.trust.listeners import SecurePorts
-from leader.trust.manager import Manager
+from leader.trust.manager import Manager, TrustService
 from leader.trust.own_pki import OwnPki
-from leader.trust.service import TrustService
 from protos import trust_pb2
 from utils.errors import ConfigError
 from utils.trust import contract
@@ -50,7 +49,7 @@ class Admission:
         self._state = self._authority.state
         self._seen = self._state.read()
         verify = open_verifier(config.trust)
-        services = {contract.SERVICE: TrustService(self._authority, refused, verify).handler()}
+        services = {contract.SERVICE: TrustService(self._authority, verify).handler()}
         if config.trust.certificate:
             pki = OwnPki(config.trust, self._state)
             callers, credentials = Callers(pki, b"", verify), pki.credentials

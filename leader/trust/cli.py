@@ -86,13 +86,8 @@ class Verb:
 
 
 def _token(options: Namespace) -> None:
-    request = trust_pb2.TokenRequest(
-        name=options.name,
-        role=options.role,
-        uses=options.uses,
-        hours=options.hours or 72,
-        replace=options.replace,
-    )
+    request = trust_pb2.TokenRequest(name=options.name, role=options.role, uses=options.uses)
+    request.hours, request.replace = options.hours or 72, options.replace
     token = _ask(options, contract.MAKE_TOKEN, request)
     print(token.text)
     _say(f"token {_described(token)}; there, once: python -m learner --leader HOST:PORT --join TOKEN")

@@ -14,7 +14,7 @@ _ROUNDING_S = 1e-6
 
 
 class Limiter:
-    """At most `limit` in `period_s` seconds for each key, and `burst` at once."""
+    """At most `limit` in `period_s` seconds for each key, 0 = any number, and `burst` at once."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class Limiter:
         complaint: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._each_s = period_s / limit
+        self._each_s = period_s / limit if limit else 0.0
         self._burst_s = max(burst, 1.0) * self._each_s
         self._complaint = f"more than {limit:g} {complaint}"
         self._clock = clock
@@ -56,22 +56,20 @@ class Limiter:
         self.add(key)
 
 
-class Quota:
+class Quota(Limiter):
     """Bytes an hour of each caller, one way. What has begun may end; it counts against what comes after."""
 
     def __init__(self, limit: int, way: str) -> None:
-        words = f"bytes an hour (limits.{way}_bytes_per_hour)"
-        self._limiter = Limiter(limit, 3600.0, limit, words) if limit else None  # 0 = any number
+        super().__init__(limit, 3600.0, limit, f"bytes an hour (limits.{way}_bytes_per_hour)")
 
-    def check(self, place: str) -> None:
+    def check(self, key: str, cost: float = 0.0) -> None:
         """Raises BusyError if this caller has had its share; see Caller.place."""
-        if self._limiter is not None:
-            self._limiter.check(place, 0.0)
+        super().check(key, cost)
 
     def count(self, size: int) -> None:
         """The call that is being answered has moved `size` bytes."""
-        if self._limiter is not None and (caller := _CALLER.get(None)) is not None:
-            self._limiter.add(caller.place, size)
+        if (caller := _CALLER.get(None)) is not None:
+            self.add(caller.place, size)
 
 
 ANY = Quota(0, "")

@@ -1,27 +1,35 @@
-"""What operators and admins may do: make and revoke tokens, list, revoke and forget identities."""
+"""TrustService: how identities come to be, and how operators and admins manage them, from afar or at the folder."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from itertools import islice
+from typing import Any, NoReturn, TypeVar
 
+import grpc
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from leader.trust.authority import Authority
-from leader.trust.callers import Caller
+from leader.trust.bearer import Verify, none_taken
+from leader.trust.callers import Caller, caller_of
 from leader.trust.state import Records, Revocation, TokenEntry
 from protos import trust_pb2
 from utils.console import printable
-from utils.errors import ForbiddenError, PayloadError
+from utils.errors import CheckpointError, ForbiddenError, NotReadyError, PayloadError, WireError
 from utils.trust import contract
 from utils.trust.names import ROLES
-from utils.wire.contract import Method
+from utils.wire.contract import Call, Context, Method, serve
+
+T = TypeVar("T")
 
 TOKEN_ROLES = ("learner", "aggregator", "observer", "operator", "admin")
 _MANAGED = {"operator": ("learner", "observer"), "admin": ROLES}  # whom each may let in and turn out
 MOST_HOURS = 87_600.0  # ten years
 _MOST_TEXT = 256
+_LINES = 16  # of the audit, in one message
 _LISTED_S = 30 * 86_400.0  # how long a token that has ended is still listed
 
 #: Whoever types commands on the leader's own machine: the folder's rights are what lets them.
@@ -101,7 +109,7 @@ class Manager:
                 records.check_name(request.name)
                 records.revoked[request.name] = revocation
         self._record("revoked", name=request.name, why=why)
-        return identity_of(records, request.name)
+        return _identity(records, request.name)
 
     def forget(self, request: trust_pb2.ForgetRequest) -> trust_pb2.Identities:
         """Free a name, revoked or not: its certificate counts no more, and a token may give the name anew."""
@@ -135,7 +143,7 @@ MANAGED: Mapping[Method[Any, Any], Callable[[Manager, Any], Any]] = {
 }
 
 
-def identity_of(records: Records, name: str) -> trust_pb2.Identity:
+def _identity(records: Records, name: str) -> trust_pb2.Identity:
     """What is known of a name, which may have no entry."""
     entry, revocation = records.identities.get(name), records.revoked.get(name)
     found = trust_pb2.Identity(name=name, revoked=revocation.why if revocation else "")
@@ -148,7 +156,7 @@ def identity_of(records: Records, name: str) -> trust_pb2.Identity:
 
 def _identities(records: Records) -> trust_pb2.Identities:
     names = dict.fromkeys([*records.identities, *records.revoked])
-    return trust_pb2.Identities(identities=[identity_of(records, name) for name in names])
+    return trust_pb2.Identities(identities=[_identity(records, name) for name in names])
 
 
 def _token(token_id: str, one: TokenEntry) -> trust_pb2.Token:
@@ -158,3 +166,63 @@ def _token(token_id: str, one: TokenEntry) -> trust_pb2.Token:
 
 def _tokens(records: Records) -> trust_pb2.Tokens:
     return trust_pb2.Tokens(tokens=[_token(token_id, entry) for token_id, entry in records.tokens.items()])
+
+
+class TrustService:
+    """How identities come to be and are managed, for callers that the guard has let through, and which it refuses."""
+
+    def __init__(self, authority: Authority, verify: Verify = none_taken) -> None:
+        """`verify` checks JWTs."""
+        self._authority = authority
+        self._verify = verify
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The service as a handler to add to a server."""
+        calls: dict[Method[Any, Any], Call] = {
+            contract.ENROL: self._enrol,
+            contract.RENEW: self._renew,
+            contract.WHO_AM_I: self._who_am_i,
+            contract.READ_AUDIT: self._read_audit,
+            **{method: partial(self._manage, call) for method, call in MANAGED.items()},
+        }
+        return serve(calls, _to_guard)
+
+    async def _enrol(self, request: trust_pb2.EnrolRequest, context: Context) -> trust_pb2.Credential:
+        ip = caller_of(context).address
+        if not request.jwt:
+            return await _on_disk(self._authority.enrol, request, ip)
+        return await _on_disk(self._authority.exchange, request, await self._verify(request.jwt), ip)
+
+    async def _renew(self, request: trust_pb2.RenewRequest, context: Context) -> trust_pb2.Credential:
+        claims = await self._verify(request.jwt) if request.jwt else None
+        return await _on_disk(self._authority.renew, request, caller_of(context), claims)
+
+    async def _who_am_i(self, request: trust_pb2.WhoAmIRequest, context: Context) -> trust_pb2.Identity:
+        caller = caller_of(context)
+        known = _identity(self._authority.state.read(), caller.name)
+        return known if known.role else trust_pb2.Identity(name=caller.name, role=caller.role)
+
+    async def _manage(self, call: Callable[[Manager, Any], Any], request: Any, context: Context) -> Any:
+        return await _on_disk(call, Manager(self._authority, caller_of(context)), request)
+
+    async def _read_audit(self, request: trust_pb2.AuditRequest, context: Context) -> None:
+        first = max(getattr(request, "from"), 1)
+        path = self._authority.folder / "audit.jsonl"
+        if not path.exists():
+            raise NotReadyError("this leader keeps no audit")
+        with path.open("rb") as file:
+            lines = islice((line for line in file if line.endswith(b"\n")), first - 1, None)
+            while some := [line.removesuffix(b"\n") for line in islice(lines, _LINES)]:
+                await context.write(trust_pb2.AuditLines(lines=some))
+
+
+async def _to_guard(method: str, context: Context, error: WireError) -> NoReturn:
+    raise error
+
+
+async def _on_disk(change: Callable[..., T], *args: Any) -> T:
+    """The answer of what waits for the disk, while other calls go on."""
+    try:
+        return await asyncio.to_thread(change, *args)
+    except CheckpointError as error:
+        raise NotReadyError(f"the leader can't keep this: {error}") from error

@@ -9,8 +9,7 @@ from cryptography import x509
 
 from leader.config import TrustConfig
 from leader.trust.authority import Authority
-from leader.trust.manager import Manager
-from leader.trust.service import TrustService
+from leader.trust.manager import Manager, TrustService
 from protos import trust_pb2
 from tests.fuzz.channel import Context, RefusedError, find_method
 from tests.fuzz.leader_targets import STATUSES

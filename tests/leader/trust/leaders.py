@@ -15,7 +15,7 @@ from leader.config import RunConfig
 from leader.trust.bearer import Verify, none_taken
 from leader.trust.callers import Caller
 from leader.trust.listeners import SecurePorts
-from leader.trust.service import TrustService
+from leader.trust.manager import TrustService
 from tests.leader.trust.fleet import Fleet, connect
 from utils.errors import WireError
 from utils.wire.contract import Method
@@ -40,11 +40,13 @@ class Leader:
     def __init__(self, fleet: Fleet, address: str) -> None:
         self.fleet = fleet
         self.address = address
-        self.refused: list[tuple[str, str, str]] = []  # method, class of the error, caller's role
+        self._noted: list[tuple[str, WireError, Caller]] = []
+        self.guard = fleet.guard(RunConfig(), self._noted)
 
-    def note(self, method: str, error: WireError, caller: Caller) -> None:
-        """A refusal of the service."""
-        self.refused.append((method, type(error).__name__, caller.role))
+    @property
+    def refused(self) -> list[tuple[str, str, str]]:
+        """Method, class of the error and caller's role of each refusal."""
+        return [(method, type(error).__name__, caller.role) for method, error, caller in self._noted]
 
     async def ask(self, who: Any, method: Method[Any, Any], request: Any) -> Any:
         """The answer to whoever holds `who`."""
@@ -58,8 +60,8 @@ async def leader_in(folder: Path, verify: Verify = none_taken) -> AsyncIterator[
     """A leader whose folder of trust this is."""
     fleet, config = Fleet(folder), RunConfig()
     leader = Leader(fleet, "")
-    service = TrustService(fleet.authority, leader.note, verify)
-    ports = SecurePorts(config, fleet.guard(config), fleet.authority.server_credentials, {})
+    service = TrustService(fleet.authority, verify)
+    ports = SecurePorts(config, leader.guard, fleet.authority.server_credentials, {})
     server = aio.server(options=ports.options, interceptors=ports.interceptors)
     server.add_generic_rpc_handlers((service.handler(),))
     leader.address = f"127.0.0.1:{ports.open(server, '127.0.0.1:0')}"

@@ -16,7 +16,7 @@ from grpc import aio
 from leader.config import LimitsConfig, RunConfig, TrustConfig
 from leader.trust.bearer import Claims, Verify, open_verifier
 from leader.trust.callers import Caller, caller_of
-from leader.trust.service import TrustService
+from leader.trust.manager import TrustService
 from protos import leader_pb2, trust_pb2
 from tests.leader.trust.fleet import ALONE, Fleet, connect
 from tests.leader.trust.test_listeners import free_port

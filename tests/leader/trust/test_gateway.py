@@ -20,8 +20,7 @@ from leader.trust.authority import Authority
 from leader.trust.bearer import Verify, open_verifier
 from leader.trust.callers import Caller, caller_of
 from leader.trust.cli import main
-from leader.trust.manager import Manager
-from leader.trust.service import TrustService
+from leader.trust.manager import Manager, TrustService
 from protos import leader_pb2, trust_pb2
 from tests.leader.trust.fleet import ALONE, Fleet, connect
 from tests.leader.trust.gateways import gateway_to
