@@ -27,7 +27,8 @@ def replace_file(
     """
     partial = path.with_name(path.name + ".partial")
     try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+        partial.unlink(missing_ok=True)  # a crash's, or somebody's who would read what is written into it
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             for number, part in enumerate(parts):
                 file.write(part)
                 if number == 0:

@@ -344,7 +344,9 @@ class LimitsConfig(Section):
     calls_per_s: Positive = Field(200.0, description="calls a second of one identity, with a burst of 2 s")
     calls_at_once: int = Field(16, ge=1, description="calls of one identity under way at once")
     registrations_per_min: Positive = Field(30.0, description="registrations a minute of one identity")
-    enrolments_per_min: Positive = Field(60.0, description="enrolments a minute from one address")
+    enrolments_per_min: Positive = Field(
+        60.0, description="enrolments a minute from one address, or renewals of one identity"
+    )
     refusals_per_min: Positive = Field(
         60.0, description="refused calls a minute from one address; beyond that they are refused unread"
     )

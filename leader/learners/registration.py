@@ -26,9 +26,9 @@ def name_of(info: leader_pb2.LearnerInfo, caller: Caller) -> str:
     """The name to register under; raises ForbiddenError for one that belongs to another identity, or may."""
     if caller.role and info.name not in ("", caller.name):
         raise ForbiddenError(
-            f"the name {info.name!r} is not this learner's: its certificate says {caller.name!r}; leave --name out"
+            f"the name {info.name[:64]!r} is not this learner's: its certificate says {caller.name!r}; leave --name out"
             if caller.known
-            else f"nobody without an identity may choose a name in this run; leave {info.name!r} out"
+            else f"nobody without an identity may choose a name in this run; leave {info.name[:64]!r} out"
         )
     if caller.known or info.name:
         return caller.name or info.name

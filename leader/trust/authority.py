@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from leader.config import TrustConfig
 from leader.trust.bearer import Claims
-from leader.trust.callers import Caller
+from leader.trust.callers import Caller, check_admitted
 from leader.trust.state import BY_JWT, IdentityEntry, Records, TokenEntry, TrustState
 from protos import trust_pb2
 from utils.errors import ConfigError, ForbiddenError
@@ -141,11 +141,12 @@ class Authority:
 
         def applicant(records: Records) -> Applicant:
             token, digest = self._token_of(records, request), digest_of(key)
-            if digest not in token.used:
+            owner = _name_of(records, digest)
+            if not owner or digest not in token.used:  # a key that was renewed away or forgotten comes anew
                 if token.uses and len(token.used) >= token.uses:
                     raise ForbiddenError(f"this token is used up; {_ADVICE}")
                 token.used.append(digest)
-            name = request.name or token.name or _name_of(records, digest) or f"{token.role}-{digest[:8]}"
+            name = request.name or token.name or owner or f"{token.role}-{digest[:8]}"
             if token.name not in ("", name):
                 raise ForbiddenError(f"this token is for the name {token.name!r} alone; drop --name")
             known, by = records.identities.get(name), f"token {request.token_id}"
@@ -184,8 +185,10 @@ class Authority:
             entry = records.identities.get(name)
             if entry is None or entry.role != role:
                 raise ForbiddenError("only an identity of this leader's own CA can be renewed")
+            check_admitted(records, caller)  # another key may have got the name since the call began
             if entry.by == BY_JWT and (claims is None or (claims.name, claims.role) != (name, role)):
                 raise ForbiddenError(f"{name} came by a JWT: renew with a new one of this name and role")
+            _check_owner(records, digest_of(key), name)  # whoever saw a request of another key can send it
             entry.key_sha256 = digest_of(key)  # certificates of the old key are admitted until they end
             return Applicant(name, role, key, entry.by, request.serves)
 
@@ -240,13 +243,18 @@ def _name_of(records: Records, digest: str) -> str:
     return next((name for name, entry in records.identities.items() if entry.key_sha256 == digest), "")
 
 
+def _check_owner(records: Records, digest: str, name: str) -> None:
+    """Raise ForbiddenError if the key of this digest is another identity's than `name`."""
+    owner = _name_of(records, digest)
+    if owner not in ("", name):
+        raise ForbiddenError(f"this key is that of {owner!r} already; come as {owner!r}, or with a new key")
+
+
 def _entry_for(records: Records, one: Applicant) -> IdentityEntry:
     """The entry of an applicant, a new one where it has none or takes the place of another key or role."""
     records.check_name(one.name)
     digest = digest_of(one.key)
-    owner = _name_of(records, digest)
-    if owner not in ("", one.name):
-        raise ForbiddenError(f"this key is that of {owner!r} already; come as {owner!r}, or with a new key")
+    _check_owner(records, digest, one.name)
     known = records.identities.get(one.name)
     if known is not None and (known.key_sha256, known.role) == (digest, one.role):
         return known

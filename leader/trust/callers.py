@@ -107,15 +107,19 @@ class Enrolled:
 
     def check(self, caller: Caller) -> None:
         """See Issuer; raises NotReadyError where the state can't be read."""
-        records = read_records(self._state)
-        if caller.bearer:
-            records.check_bearer(caller.name)
-        else:
-            records.check_certificate(caller.name, caller.role, caller.serial)
+        check_admitted(read_records(self._state), caller)
 
     async def renewed(self) -> None:
         """See Issuer."""
         await never()
+
+
+def check_admitted(records: Records, caller: Caller) -> None:
+    """Raise ForbiddenError unless what this caller has shown still speaks for an identity of the run's own CA."""
+    if caller.bearer:
+        records.check_bearer(caller.name)
+    else:
+        records.check_certificate(caller.name, caller.role, caller.serial)
 
 
 def read_records(state: TrustState) -> Records:

@@ -17,11 +17,13 @@ from leader.trust import roles
 from leader.trust.callers import _CALLER, DOOR, Caller, Callers, anonymous, ended
 from leader.trust.limiter import Limiter, Quota
 from utils.errors import BusyError, StalledError, WireError
+from utils.trust import contract as trust
 from utils.wire.contract import Call, Context, Door
 from utils.wire.rpc import SERVICE
 from utils.wire.status import refuse
 
 Refused = Callable[[str, WireError, Caller], None]  # the method's name, why, and whose call it was
+_CERTIFYING = {f"/{trust.SERVICE}/{method.name}" for method in (trust.ENROL, trust.RENEW)}
 _REGISTER = f"/{SERVICE}/RegisterLearner"
 _UP = {f"/{SERVICE}/{name}" for name in ("AccumulateGradients", "ExchangeGradients")}
 _DOWN = {f"/{SERVICE}/{name}" for name in ("GetModel", "GetData", "ExchangeGradients")}
@@ -40,6 +42,7 @@ class Guard(Door):
         self._calls = Limiter(calls, 1.0, 2 * calls, "calls a second (limits.calls_per_s)")
         self._registrations = _a_minute(limits.registrations_per_min, "registrations")
         self._enrolments = _a_minute(limits.enrolments_per_min, "enrolments")
+        self._renewals = _a_minute(limits.enrolments_per_min, "enrolments")  # of each identity
         self.up_quota = Quota(limits.upload_bytes_per_hour, "upload")
         self.down_quota = Quota(limits.download_bytes_per_hour, "download")
         self._refusals = _a_minute(limits.refusals_per_min, "refusals")
@@ -94,6 +97,8 @@ class Guard(Door):
             self.down_quota.check(caller.place)
         if caller.role == DOOR:
             self._enrolments.take(caller.address)
+        elif method in _CERTIFYING:  # each writes the state, which all calls then read anew
+            self._renewals.take(caller.place)
 
     def _ended(self, caller: Caller) -> WireError:
         """Why a call was ended while it was under way."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
@@ -18,7 +19,7 @@ from leader.trust.callers import Caller, caller_of
 from leader.trust.state import Records, Revocation, TokenEntry
 from protos import trust_pb2
 from utils.console import printable
-from utils.errors import CheckpointError, ForbiddenError, NotReadyError, PayloadError, WireError
+from utils.errors import CheckpointError, ConfigError, ForbiddenError, NotReadyError, PayloadError, WireError
 from utils.trust import contract
 from utils.trust.names import ROLES
 from utils.wire.contract import Call, Context, Method, serve
@@ -59,6 +60,7 @@ class Manager:
             uses=request.uses,
             replace=request.replace,
             until=now + 3600 * request.hours,
+            by=self._by.name,
         )
         with self._state.edit() as records:
             if request.name:
@@ -108,6 +110,7 @@ class Manager:
             if request.name not in records.revoked:
                 records.check_name(request.name)
                 records.revoked[request.name] = revocation
+            _end_tokens_of(request.name, records)
         self._record("revoked", name=request.name, why=why)
         return _identity(records, request.name)
 
@@ -118,6 +121,7 @@ class Manager:
             if records.revoked.pop(request.name, None) is None and known is None:
                 raise PayloadError(f"nobody is named {request.name[:64]!r}; see list")
             self._check_may(known.role if known else "")
+            _end_tokens_of(request.name, records)
         self._record("forgotten", name=request.name)
         return _identities(records)
 
@@ -152,6 +156,12 @@ def _identity(records: Records, name: str) -> trust_pb2.Identity:
         found.since, found.until = int(entry.since), int(entry.until)
         found.key_sha256 = bytes.fromhex(entry.key_sha256)
     return found
+
+
+def _end_tokens_of(maker: str, records: Records) -> None:
+    """Who is turned out lets nobody else in either."""
+    for token in [key for key, made in records.tokens.items() if made.by == maker]:
+        del records.tokens[token]
 
 
 def _identities(records: Records) -> trust_pb2.Identities:
@@ -206,13 +216,14 @@ class TrustService:
         return await _on_disk(call, Manager(self._authority, caller_of(context)), request)
 
     async def _read_audit(self, request: trust_pb2.AuditRequest, context: Context) -> None:
-        first = max(getattr(request, "from"), 1)
+        first = min(max(getattr(request, "from"), 1), sys.maxsize)
         path = self._authority.folder / "audit.jsonl"
         if not path.exists():
             raise NotReadyError("this leader keeps no audit")
         with path.open("rb") as file:
             lines = islice((line for line in file if line.endswith(b"\n")), first - 1, None)
-            while some := [line.removesuffix(b"\n") for line in islice(lines, _LINES)]:
+            # Those before the first may be many.
+            while some := await asyncio.to_thread(lambda: [line[:-1] for line in islice(lines, _LINES)]):
                 await context.write(trust_pb2.AuditLines(lines=some))
 
 
@@ -224,5 +235,5 @@ async def _on_disk(change: Callable[..., T], *args: Any) -> T:
     """The answer of what waits for the disk, while other calls go on."""
     try:
         return await asyncio.to_thread(change, *args)
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError) as error:  # a disk that is full, a state that is damaged
         raise NotReadyError(f"the leader can't keep this: {error}") from error

@@ -124,7 +124,8 @@ def _subjects(certificate: x509.Certificate) -> list[str]:
         uris = san.get_values_for_type(x509.UniformResourceIdentifier)
     except (x509.ExtensionNotFound, ValueError):
         uris = []
-    return [*uris, *(f"CN={name.value!s}" for name in names)]
+    # What is written as a URI must not read as a common name.
+    return [*(uri for uri in uris if not uri.startswith("CN=")), *(f"CN={name.value!s}" for name in names)]
 
 
 def _issued(certificate: x509.Certificate, ca: x509.Certificate) -> bool:

@@ -31,6 +31,7 @@ class TokenEntry(_Entry):
     until: float  # unix seconds
     replace: bool  # whether the name may be another key's by now
     used: list[str] = []  # key_sha256 of those who joined with it
+    by: str = ""  # who made it
 
 
 class IdentityEntry(_Entry):
@@ -126,6 +127,8 @@ class TrustState:
             found = self._path.stat()
         except FileNotFoundError:
             return _NO_FILE
+        except OSError as error:
+            raise ConfigError(f"{self._path} can't be read: {error.strerror}") from error
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _load(self) -> Records:

@@ -70,3 +70,18 @@ def test_a_secret_is_never_readable_by_others(tmp_path: Path) -> None:
         half_written=lambda: modes.append((tmp_path / "key.partial").stat().st_mode & 0o777),
     )
     assert [*modes, path.stat().st_mode & 0o777] == [0o600, 0o600]
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_a_secret_goes_into_no_file_that_somebody_has_laid_out(tmp_path: Path, kind: str) -> None:
+    laid, theirs = tmp_path / "key.partial", tmp_path / "theirs"
+    theirs.write_bytes(b"")
+    if kind == "link":
+        laid.symlink_to(theirs)
+    else:
+        laid.hardlink_to(theirs)
+    theirs.chmod(0o644)
+    replace_file(tmp_path / "key", b"secret", mode=0o600)
+    assert (tmp_path / "key").read_bytes() == b"secret"
+    assert theirs.read_bytes() == b""
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600

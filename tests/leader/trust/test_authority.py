@@ -295,15 +295,18 @@ def test_a_request_for_a_key_of_another_kind_is_refused(authority: Authority) ->
         authority.enrol(trust_pb2.EnrolRequest(csr=b"\x30\x00"))
 
 
-def caller(name: str, role: str = "learner") -> Caller:
-    return Caller(name, role, "10.0.0.7", name)
+def caller(name: str, role: str = "learner", shown: trust_pb2.Credential | None = None) -> Caller:
+    """Whoever shows this certificate, or a JWT."""
+    serial = certificate_of(shown).serial_number if shown else 0
+    return Caller(name, role, "10.0.0.7", name, serial=serial)
 
 
 def test_renewing_gives_a_longer_certificate_and_keeps_the_old(authority: Authority, clock: Clock) -> None:
     key = new_key()
     old = authority.enrol(request_of(token_for(authority), key, "clinic-a"))
     clock.now += 15 * 86_400
-    new = authority.renew(trust_pb2.RenewRequest(csr=make_csr(new_key())), caller("clinic-a"))
+    shown = caller("clinic-a", shown=old)
+    new = authority.renew(trust_pb2.RenewRequest(csr=make_csr(new_key())), shown)
     assert certificate_of(new).not_valid_after_utc.timestamp() == clock.now + 30 * 86_400
     check(authority, old)
     check(authority, new)
@@ -320,6 +323,66 @@ def test_who_is_not_admitted_can_renew_nothing(authority: Authority) -> None:
     Manager(authority).revoke(trust_pb2.RevokeRequest(name="clinic-a"))
     with pytest.raises(ForbiddenError, match="was revoked"):
         authority.renew(request, caller("clinic-a"))
+
+
+def test_a_key_that_was_renewed_away_or_forgotten_takes_another_use_of_its_token(
+    authority: Authority,
+) -> None:
+    """Else a token for one let any number in, and let who was revoked and forgotten come back."""
+    token, key = token_for(authority), new_key()
+    eve = authority.enrol(request_of(token, key, "eve"))
+    authority.renew(trust_pb2.RenewRequest(csr=make_csr(new_key())), caller("eve", shown=eve))
+    with pytest.raises(ForbiddenError, match="this token is used up"):
+        authority.enrol(request_of(token, key, "eve-2"))
+    token, key, manager = token_for(authority), new_key(), Manager(authority)
+    authority.enrol(request_of(token, key, "bob"))
+    manager.revoke(trust_pb2.RevokeRequest(name="bob"))
+    manager.forget(trust_pb2.ForgetRequest(name="bob"))
+    with pytest.raises(ForbiddenError, match="this token is used up"):
+        authority.enrol(request_of(token, key, "bob"))
+    assert authority.state.read().identities.keys() == {"eve"}
+
+
+@pytest.mark.parametrize("by_jwt", [False, True])
+def test_a_renewal_that_began_before_the_name_was_anothers_is_refused(
+    authority: Authority, *, by_jwt: bool
+) -> None:
+    """A call may be let through, and its request come only then."""
+    if by_jwt:
+        claims, request = Claims("ann", "learner", math.inf), trust_pb2.EnrolRequest(csr=make_csr(new_key()))
+        authority.exchange(request, claims)
+        Manager(authority).forget(trust_pb2.ForgetRequest(name="ann"))
+        old = None
+    else:
+        claims, old = None, authority.enrol(request_of(token_for(authority), new_key(), "ann"))
+    key = new_key()
+    authority.enrol(request_of(token_for(authority, name="ann", replace=True), key))
+    with pytest.raises(ForbiddenError, match=r"was replaced|came by no JWT"):
+        authority.renew(trust_pb2.RenewRequest(csr=make_csr(new_key())), caller("ann", shown=old), claims)
+    assert authority.enrol(request_of(token_for(authority), key)).name == "ann"  # whose key it still is
+
+
+def test_who_saw_anothers_request_can_not_take_its_key(authority: Authority) -> None:
+    """Requests are no secret; the owner of the key could renew no more."""
+    eve = authority.enrol(request_of(token_for(authority), new_key(), "eve"))
+    seen = make_csr(key := new_key())
+    ann = authority.enrol(request_of(token_for(authority), key, "ann"))
+    with pytest.raises(ForbiddenError, match="this key is that of 'ann' already"):
+        authority.renew(trust_pb2.RenewRequest(csr=seen), caller("eve", shown=eve))
+    authority.renew(trust_pb2.RenewRequest(csr=make_csr(key)), caller("ann", shown=ann))
+
+
+@pytest.mark.parametrize("turn_out", [Manager.revoke, Manager.forget])
+def test_tokens_end_with_the_operator_who_made_them(
+    authority: Authority, turn_out: Callable[[Manager, Any], Any]
+) -> None:
+    authority.enrol(request_of(token_for(authority, role="operator"), new_key(), "eve"))
+    request = trust_pb2.TokenRequest(role="learner", hours=24)
+    kept, eves = token_for(authority), Manager(authority, caller("eve", "operator")).make_token(request)
+    turn_out(Manager(authority), trust_pb2.RevokeRequest(name="eve"))
+    with pytest.raises(ForbiddenError, match="no such token, or it was revoked"):
+        authority.enrol(request_of(JoinToken.parse(eves.text), new_key()))
+    authority.enrol(request_of(kept, new_key()))
 
 
 def claims_of_ann(role: str = "operator") -> Claims:

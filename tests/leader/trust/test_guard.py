@@ -20,12 +20,13 @@ from leader.trust.guard import Guard
 from protos import leader_pb2, trust_pb2
 from tests.leader.trust.fleet import Fleet, connect
 from utils.errors import BusyError, FlockstepError, ForbiddenError, NotReadyError, WireError
+from utils.trust import contract as trust
 from utils.trust.credentials import Credentials
 from utils.trust.names import TLS_NAME, Identity
 from utils.wire import contract
 from utils.wire.contract import Context
 from utils.wire.rpc import raw
-from utils.wire.status import failures_told
+from utils.wire.status import failures_told, refuse
 
 TIMEOUT_S = 20.0
 GET_WORK = "/leader.LeaderService/GetWork"
@@ -71,6 +72,9 @@ class House:
             raise ForbiddenError("no such token")
         return trust_pb2.Credential()
 
+    async def renew(self, request: trust_pb2.RenewRequest, context: Context) -> trust_pb2.Credential:
+        return trust_pb2.Credential()
+
 
 def play(
     folder: Path, scenario: Callable[[House], Coroutine[Any, Any, None]], limits: LimitsConfig | None = None
@@ -82,7 +86,12 @@ def play(
             contract.SESSION: house.session,
             contract.GET_MODEL: house.get_model,
         }
-        server = house.fleet.serving(calls, house.guard, house.config)
+        certifying: dict[contract.Method[Any, Any], contract.Call] = {
+            trust.ENROL: house.enrol,
+            trust.RENEW: house.renew,
+        }
+        handler = contract.serve(certifying, lambda name, context, why: refuse(context, why))
+        server = house.fleet.serving(calls, house.guard, house.config, {trust.SERVICE: handler})
         async with server as house.address, asyncio.timeout(TIMEOUT_S):
             await scenario(house)
         return house
@@ -238,6 +247,32 @@ def test_too_many_calls_are_told_when_to_try_again_and_others_go_on(tmp_path: Pa
             await ask(bobs)
 
     play(tmp_path, scenario, LimitsConfig(calls_per_s=1))
+
+
+def test_certificates_are_bounded_for_each_identity(tmp_path: Path) -> None:
+    """Each is written to the state, which all calls read anew then."""
+
+    async def renew(channel: aio.Channel) -> None:
+        with failures_told():
+            await trust.RENEW.ask(channel, trust_pb2.RenewRequest(), TIMEOUT_S)
+
+    async def scenario(house: House) -> None:
+        fleet = house.fleet
+        async with (
+            connect(house.address, fleet.admit("ann")) as anns,
+            connect(house.address, fleet.admit("127.0.0.1")) as others,
+        ):
+            for _ in range(2):
+                await renew(anns)
+            with pytest.raises(BusyError, match=r"more than 2 enrolments a minute"):
+                await renew(anns)
+            await ask(anns)
+            for _ in range(2):
+                await renew(others)
+        async with connect(house.address, fleet.door()) as channel:
+            await trust.ENROL.ask(channel, trust_pb2.EnrolRequest(), TIMEOUT_S)  # whose name is no address
+
+    play(tmp_path, scenario, LimitsConfig(enrolments_per_min=2))
 
 
 def test_calls_at_once_are_bounded_for_each_identity(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def opened(corporation: Corporation, folder: Path) -> OwnPki:
         ("hospital-7", (), ("hospital-7", "learner")),
         ("x", ("spiffe://corp/ns/fl/sa/trainer-1",), ("spiffe-corp-ns-fl-sa-trainer-1-", "learner")),
         ("x", ("spiffe://corp/ns/fl/sa/trainer-1/admin",), ("x", "observer")),
+        ("x", ("CN=ann@corp",), ("x", "observer")),
         ("x", ("spiffe://corpxns/fl/sa/trainer-1",), ("x", "observer")),
     ],
 )

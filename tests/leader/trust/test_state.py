@@ -70,6 +70,20 @@ def test_a_damaged_file_is_named(text: str, tmp_path: Path) -> None:
         TrustState(tmp_path).read()
 
 
+def test_a_folder_that_can_not_be_looked_into_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the watch over revocations ended with it, and nobody noticed."""
+
+    def stale(path: Path) -> None:
+        raise OSError(116, os.strerror(116))
+
+    state = TrustState(tmp_path)
+    monkeypatch.setattr(Path, "stat", stale)
+    with pytest.raises(ConfigError, match=r"state\.json can't be read: Stale file handle"):
+        state.read()
+
+
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, os.strerror(28))
