@@ -14,7 +14,7 @@ from leader.config import RunConfig
 from leader.trust.audit import Audit
 from leader.trust.authority import Authority
 from leader.trust.bearer import open_verifier
-from leader.trust.callers import Caller, Callers, Enrolled
+from leader.trust.callers import Caller, Callers, Issuer
 from leader.trust.guard import Guard, Refused
 from leader.trust.listeners import SecurePorts
 from leader.trust.manager import Manager, TrustService
@@ -50,15 +50,10 @@ class Admission:
         self._seen = self._state.read()
         verify = open_verifier(config.trust)
         services = {contract.SERVICE: TrustService(self._authority, verify).handler()}
-        if config.trust.certificate:
-            pki = OwnPki(config.trust, self._state)
-            callers, credentials = Callers(pki, b"", verify), pki.credentials
-        else:
-            issuer = Enrolled(self._authority.ca, self._state)
-            callers = Callers(issuer, self._authority.door(), verify)
-            credentials = self._authority.server_credentials
+        issuer: Issuer = OwnPki(config.trust, self._state) if config.trust.certificate else self._authority
+        callers = Callers(issuer, verify)
         self.guard = Guard(callers, config.limits, refused)
-        self.ports = SecurePorts(config, self.guard, credentials, services, callers.renewed)
+        self.ports = SecurePorts(config, self.guard, issuer.server_credentials, services, callers.renewed)
 
     def invite(self) -> Invitation | None:
         """A new join token for learners; None where a PKI of one's own says who they are."""

@@ -15,9 +15,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from leader.condition import never
 from leader.config import TrustConfig
 from leader.trust.bearer import Claims
-from leader.trust.callers import Caller, check_admitted
+from leader.trust.callers import Caller, read_records
 from leader.trust.state import BY_JWT, IdentityEntry, Records, TokenEntry, TrustState
 from protos import trust_pb2
 from utils.errors import ConfigError, ForbiddenError
@@ -51,10 +52,12 @@ class Applicant:
 
 
 class Authority:
-    """The CA in a folder of trust, which many runs may share.
+    """The CA in a folder of trust, which many runs may share; an Issuer, of those whom `state` knows.
 
     Its methods may be called from any thread; those that change state wait for the disk.
     """
+
+    renewed = staticmethod(never)  # its own certificate lasts
 
     def __init__(
         self,
@@ -80,6 +83,7 @@ class Authority:
     def _open(self, path: Path) -> None:
         self._key = pki.key_from_pem(read_secret(path), str(path), os.environ.get(_SEALED))
         self._door = (self.folder / "door").read_bytes()
+        self.door = pki.to_pem(door_credentials(self._door)[0])
         self.ca = pki.from_pem((self.folder / "ca.pem").read_bytes(), f"{self.folder}/ca.pem")
         if self.ca.public_key() != self._key.public_key():
             raise ConfigError(f"{self.folder}/ca.pem is not of the key in {path}; put back the pair")
@@ -114,12 +118,17 @@ class Authority:
             certificate = pki.server_certificate(self.ca, self._key, key.public_key(), names, until)
         except ValueError as error:
             raise ConfigError(f"{said}: {error}") from error
-        roots = pki.to_pem(self.ca) + self.door()
+        roots = pki.to_pem(self.ca) + self.door
         return Credentials(pki.key_to_pem(key), pki.to_pem(certificate), roots)
 
-    def door(self) -> bytes:
-        """The certificate that opens TLS to whoever holds a join token; PEM."""
-        return pki.to_pem(door_credentials(self._door)[0])
+    def holder(self, certificate: x509.Certificate) -> tuple[str, str]:
+        """See Issuer."""
+        identity = pki.identity_of(certificate, self.ca)
+        return identity.name, identity.role
+
+    def check(self, caller: Caller) -> None:
+        """See Issuer; raises NotReadyError where the state can't be read."""
+        _check_admitted(read_records(self.state), caller)
 
     def client_credentials(self) -> Credentials:
         """Of the leader where it dials learners: a new key, whose certificate has the role of leaders alone."""
@@ -185,7 +194,7 @@ class Authority:
             entry = records.identities.get(name)
             if entry is None or entry.role != role:
                 raise ForbiddenError("only an identity of this leader's own CA can be renewed")
-            check_admitted(records, caller)  # another key may have got the name since the call began
+            _check_admitted(records, caller)  # another key may have got the name since the call began
             if entry.by == BY_JWT and (claims is None or (claims.name, claims.role) != (name, role)):
                 raise ForbiddenError(f"{name} came by a JWT: renew with a new one of this name and role")
             _check_owner(records, digest_of(key), name)  # whoever saw a request of another key can send it
@@ -231,6 +240,14 @@ class Authority:
         until = now + 3600 * (one.hours or min(self._config.cert_hours, longest_h))
         serves = one.serves and one.role in _SERVING
         return pki.issue(self.ca, self._key, one.key, identity, until=until, now=now, serves=serves)
+
+
+def _check_admitted(records: Records, caller: Caller) -> None:
+    """Raise ForbiddenError unless what this caller has shown still speaks for an identity of this CA."""
+    if caller.bearer:
+        records.check_bearer(caller.name)
+    else:
+        records.check_certificate(caller.name, caller.role, caller.serial)
 
 
 def digest_of(key: PublicKey) -> str:

@@ -14,11 +14,11 @@ from urllib.parse import unquote
 
 from cryptography import x509
 
-from leader.condition import never
 from leader.trust.bearer import Verify, none_taken
 from leader.trust.state import Records, TrustState
 from utils.errors import ConfigError, EndedError, ForbiddenError, NotReadyError
 from utils.trust import pki
+from utils.trust.credentials import Credentials
 from utils.wire.contract import Context
 
 #: Roles of callers that have no identity: with a join token's certificate or none at all, or on `trust.plain_listen`.
@@ -80,6 +80,12 @@ def host_of(peer: str) -> str:
 class Issuer(Protocol):
     """What vouches for certificates: the run's own CA, or rules about those of another PKI."""
 
+    door: bytes  # PEM of the certificate that join tokens open TLS with; b"" = none
+
+    def server_credentials(self) -> Credentials:
+        """Of a server that begins to listen now."""
+        ...
+
     def holder(self, certificate: x509.Certificate) -> tuple[str, str]:
         """Name and role of whom a certificate is of; raises ForbiddenError."""
         ...
@@ -91,35 +97,6 @@ class Issuer(Protocol):
     async def renewed(self) -> None:
         """Returns when it vouches for others, and the leader has another certificate; all are to connect again."""
         ...
-
-
-class Enrolled:
-    """The run's own CA: those count whom `state` knows by this certificate."""
-
-    def __init__(self, ca: x509.Certificate, state: TrustState) -> None:
-        self._ca = ca
-        self._state = state
-
-    def holder(self, certificate: x509.Certificate) -> tuple[str, str]:
-        """See Issuer."""
-        identity = pki.identity_of(certificate, self._ca)
-        return identity.name, identity.role
-
-    def check(self, caller: Caller) -> None:
-        """See Issuer; raises NotReadyError where the state can't be read."""
-        check_admitted(read_records(self._state), caller)
-
-    async def renewed(self) -> None:
-        """See Issuer."""
-        await never()
-
-
-def check_admitted(records: Records, caller: Caller) -> None:
-    """Raise ForbiddenError unless what this caller has shown still speaks for an identity of the run's own CA."""
-    if caller.bearer:
-        records.check_bearer(caller.name)
-    else:
-        records.check_certificate(caller.name, caller.role, caller.serial)
 
 
 def read_records(state: TrustState) -> Records:
@@ -136,12 +113,11 @@ class Callers:
     def __init__(
         self,
         issuer: Issuer,
-        door: bytes,
         verify: Verify = none_taken,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._issuer = issuer
-        self._door = door.strip()  # PEM of the certificate that join tokens open TLS with; b"" = none
+        self._door = issuer.door.strip()
         self._verify = verify
         self._clock = clock
         self._read = lru_cache(_CACHED)(self._read_certificate)

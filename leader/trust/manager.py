@@ -84,7 +84,8 @@ class Manager:
 
     def tokens(self, request: trust_pb2.ListRequest) -> trust_pb2.Tokens:
         """Those that were made, also some that have ended."""
-        return _tokens(self._state.read())
+        tokens = self._state.read().tokens
+        return trust_pb2.Tokens(tokens=[_token(token_id, entry) for token_id, entry in tokens.items()])
 
     def revoke_token(self, request: trust_pb2.TokenId) -> trust_pb2.Tokens:
         """Let nobody join with a token any more; those who have stay. Gives the tokens that are left."""
@@ -94,11 +95,13 @@ class Manager:
                 raise PayloadError(f"there is no token {request.id[:64]!r}; see list")
             self._check_may(entry.role)
         self._record("token revoked", token=request.id)
-        return _tokens(records)
+        return self.tokens(trust_pb2.ListRequest())
 
     def identities(self, request: trust_pb2.ListRequest) -> trust_pb2.Identities:
         """Those that were admitted, and names that were revoked."""
-        return _identities(self._state.read())
+        records = self._state.read()
+        names = dict.fromkeys([*records.identities, *records.revoked])
+        return trust_pb2.Identities(identities=[_identity(records, name) for name in names])
 
     def revoke(self, request: trust_pb2.RevokeRequest) -> trust_pb2.Identity:
         """Admit this name no more, from now on, whatever it shows; an unknown name may be one of a JWT."""
@@ -123,7 +126,7 @@ class Manager:
             self._check_may(known.role if known else "")
             _end_tokens_of(request.name, records)
         self._record("forgotten", name=request.name)
-        return _identities(records)
+        return self.identities(trust_pb2.ListRequest())
 
     def _check_may(self, role: str) -> None:
         """Raise ForbiddenError unless the caller may manage this role; "" = one that is not known."""
@@ -164,18 +167,9 @@ def _end_tokens_of(maker: str, records: Records) -> None:
         del records.tokens[token]
 
 
-def _identities(records: Records) -> trust_pb2.Identities:
-    names = dict.fromkeys([*records.identities, *records.revoked])
-    return trust_pb2.Identities(identities=[_identity(records, name) for name in names])
-
-
 def _token(token_id: str, one: TokenEntry) -> trust_pb2.Token:
     used, until = len(one.used), int(one.until)
     return trust_pb2.Token(id=token_id, name=one.name, role=one.role, uses=one.uses, used=used, until=until)
-
-
-def _tokens(records: Records) -> trust_pb2.Tokens:
-    return trust_pb2.Tokens(tokens=[_token(token_id, entry) for token_id, entry in records.tokens.items()])
 
 
 class TrustService:

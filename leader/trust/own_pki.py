@@ -33,6 +33,8 @@ class Rule(NamedTuple):
 class OwnPki:
     """The files as they were read last; an Issuer by the rules among them."""
 
+    door = b""
+
     def __init__(self, trust: TrustConfig, state: TrustState) -> None:
         """Raises ConfigError that says which file can't be used."""
         self._paths = [path for path in (trust.certificate, trust.key, trust.client_ca, trust.roles) if path]
@@ -62,13 +64,13 @@ class OwnPki:
         self._rules = read_rules(rules.decode(errors="replace"), names[3])
         self._cas, self._files = cas, files
 
-    def credentials(self) -> Credentials:
-        """Of a server that begins to listen now."""
+    def server_credentials(self) -> Credentials:
+        """See Issuer."""
         certificate, key, roots, _ = self._files
         return Credentials(key, certificate, roots)
 
     async def renewed(self) -> None:
-        """Returns when the files have changed; the old ones count until the new ones fit together."""
+        """See Issuer: when the files have changed; the old ones count until the new ones fit together."""
         told = ""
         while True:
             await asyncio.sleep(_LOOK_S)

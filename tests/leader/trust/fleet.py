@@ -16,7 +16,7 @@ from grpc_health.v1 import health, health_pb2
 from leader.config import RunConfig, TrustConfig
 from leader.trust.authority import Applicant, Authority
 from leader.trust.bearer import Verify, none_taken
-from leader.trust.callers import Caller, Callers, Enrolled
+from leader.trust.callers import Caller, Callers
 from leader.trust.guard import Guard
 from leader.trust.listeners import SecurePorts
 from leader.trust.manager import Manager
@@ -84,7 +84,7 @@ class Fleet:
     ) -> Guard:
         """The guard of a run with this CA, which notes what it refused."""
         noted = [] if refused is None else refused
-        callers = Callers(Enrolled(self.authority.ca, self.authority.state), self.door().certificate, verify)
+        callers = Callers(self.authority, verify)
         return Guard(callers, config.limits, lambda *what: noted.append(what))
 
     @asynccontextmanager

@@ -129,7 +129,7 @@ def test_new_files_count_once_they_fit_together(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         own = OwnPki(config, TrustState(tmp_path))
-        before = own.credentials()
+        before = own.server_credentials()
         renewed = asyncio.ensure_future(own.renewed())
         assert config.key is not None
         assert config.certificate is not None
@@ -138,11 +138,11 @@ def test_new_files_count_once_they_fit_together(tmp_path: Path) -> None:
         new_key = config.key.read_bytes()
         config.key.write_bytes(key)  # as if the new key came late
         await said("stay in use")
-        assert own.credentials() == before
+        assert own.server_credentials() == before
         assert not renewed.done()
         config.key.write_bytes(new_key)
         await renewed
-        assert own.credentials().key == new_key
+        assert own.server_credentials().key == new_key
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
 
