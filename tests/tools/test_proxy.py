@@ -90,6 +90,18 @@ def is_turned_away(proxy: Proxy, clients: list[socket.socket]) -> bool:
         return True
 
 
+def test_what_went_through_is_kept_where_somebody_listens(
+    target: Target, clients: list[socket.socket]
+) -> None:
+    with Proxy(target.host, target.port, listens=True) as proxy:
+        client, end = dial(proxy, clients), target.accept()
+        client.sendall(b"question")
+        assert read(end, 8) == b"question"
+        end.sendall(b"answer")
+        assert read(client, 6) == b"answer"
+        assert proxy.heard == b"questionanswer"
+
+
 def test_bytes_go_both_ways_and_are_counted(
     proxy: Proxy, target: Target, clients: list[socket.socket]
 ) -> None:
