@@ -124,6 +124,7 @@ class LearnerServer:
             orders = (await connection.stub.get_work(request, _CALL_TIMEOUT_S)).orders
         for order in orders:
             self._worker.order(order)
+            self._access.ordered()
         return len(orders)
 
     async def _sync_model_state(self, state: learner_pb2.ModelState, context: object) -> learner_pb2.Ack:

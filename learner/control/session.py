@@ -38,6 +38,7 @@ class Session:
                 match message.WhichOneof("kind"):
                     case "work":
                         self._worker.order(message.work)
+                        self._access.ordered()
                     case "committed":
                         self._worker.committed(message.committed.round)
                         self._access.committed(message.committed)

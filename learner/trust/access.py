@@ -24,7 +24,7 @@ from utils.wire.contract import Context
 from utils.wire.rpc import is_loopback
 
 _log = logging.getLogger(__name__)
-_LATEST = 0.8  # of the second half of a certificate's life, after which no commit is waited for
+_LATEST = 0.8  # of the second half of a certificate's life, after which no order is waited for
 _LOOK_S = 60.0  # the clock may jump, and timers stand still while a machine sleeps
 _LEAST_S = 0.1
 
@@ -38,7 +38,7 @@ class Access:
 
     def __init__(self, options: LearnerOptions) -> None:
         self._options = options
-        self._committed = asyncio.Event()
+        self._ordered = asyncio.Event()
 
     async def open(self) -> aio.Channel:
         """A channel on which a registration can begin.
@@ -66,8 +66,11 @@ class Access:
         """Raise ForbiddenError unless a call of this learner's server may be the leader's."""
 
     def committed(self, told: leader_pb2.Committed) -> None:
-        """A round is on the leader's disk: a channel whose time has come may end here."""
-        self._committed.set()
+        """A round is on the leader's disk."""
+
+    def ordered(self) -> None:
+        """The leader has given work: the run goes on, and a channel whose time has come may end here."""
+        self._ordered.set()
 
     def close(self) -> None:
         """Let go of what is held."""
@@ -77,7 +80,7 @@ class Certified(Access):
     """By a certificate, which may be replaced from half its life on."""
 
     async def _keep(self, channel: aio.Channel, half: float, end: float) -> None:
-        """See Access.keep: that is after the next commit, or shortly before the old certificate ends.
+        """See Access.keep: that is with the next order, or shortly before the old certificate ends.
 
         Args:
             half, end: of the certificate's life; unix seconds.
@@ -85,10 +88,10 @@ class Certified(Access):
         while (left_s := half - time.time()) > 0 or not await self._tried(channel):
             wait_s = left_s if left_s > 0 else max((end - time.time()) / 10, _LEAST_S)
             await asyncio.sleep(min(wait_s, _LOOK_S))
-        self._committed.clear()
+        self._ordered.clear()  # no commit is waited for: after the last one there is nobody to come back to
         with suppress(TimeoutError):
             async with asyncio.timeout(half + _LATEST * (end - half) - time.time()):
-                await self._committed.wait()
+                await self._ordered.wait()
         self.renewed = True
 
     async def _tried(self, channel: aio.Channel) -> bool:
@@ -193,8 +196,7 @@ class Enrolled(Certified):
             )
 
     def committed(self, told: leader_pb2.Committed) -> None:
-        """See Access; and bear witness to the leader's audit chain."""
-        super().committed(told)
+        """Bear witness to the leader's audit chain."""
         self._identity.witness(told.audit_number, told.audit_head)
 
     def close(self) -> None:

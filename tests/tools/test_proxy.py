@@ -99,7 +99,7 @@ def test_what_went_through_is_kept_where_somebody_listens(
         assert read(end, 8) == b"question"
         end.sendall(b"answer")
         assert read(client, 6) == b"answer"
-        assert proxy.heard == b"questionanswer"
+        assert bytes(proxy.heard or b"") == b"questionanswer"
 
 
 def test_bytes_go_both_ways_and_are_counted(
