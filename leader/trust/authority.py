@@ -128,7 +128,7 @@ class Authority:
 
     def check(self, caller: Caller) -> None:
         """See Issuer; raises NotReadyError where the state can't be read."""
-        _check_admitted(read_records(self.state), caller)
+        read_records(self.state).check_shown(caller.name, caller.role, caller.serial)
 
     def client_credentials(self) -> Credentials:
         """Of the leader where it dials learners: a new key, whose certificate has the role of leaders alone."""
@@ -194,7 +194,8 @@ class Authority:
             entry = records.identities.get(name)
             if entry is None or entry.role != role:
                 raise ForbiddenError("only an identity of this leader's own CA can be renewed")
-            _check_admitted(records, caller)  # another key may have got the name since the call began
+            # Another key may have got the name since the call began.
+            records.check_shown(name, role, caller.serial)
             if entry.by == BY_JWT and (claims is None or (claims.name, claims.role) != (name, role)):
                 raise ForbiddenError(f"{name} came by a JWT: renew with a new one of this name and role")
             _check_owner(records, digest_of(key), name)  # whoever saw a request of another key can send it
@@ -240,14 +241,6 @@ class Authority:
         until = now + 3600 * (one.hours or min(self._config.cert_hours, longest_h))
         serves = one.serves and one.role in _SERVING
         return pki.issue(self.ca, self._key, one.key, identity, until=until, now=now, serves=serves)
-
-
-def _check_admitted(records: Records, caller: Caller) -> None:
-    """Raise ForbiddenError unless what this caller has shown still speaks for an identity of this CA."""
-    if caller.bearer:
-        records.check_bearer(caller.name)
-    else:
-        records.check_certificate(caller.name, caller.role, caller.serial)
 
 
 def digest_of(key: PublicKey) -> str:

@@ -16,15 +16,13 @@ import jwt
 from leader.config import TrustConfig
 from leader.trust.jwks import ALGORITHMS, FileKeys, IssuerKeys
 from utils.errors import EndedError, ForbiddenError
-from utils.trust.names import ROLES, name_of
+from utils.trust.names import TOKEN_ROLES, name_of
 
 _LEEWAY_S = 30.0  # by which the clocks of issuer and leader may differ
 _MOST_S = 24 * 3600.0  # life of a token
 _MOST_CHARACTERS = 16 << 10
 _REQUIRED = ["exp", "iat", "iss", "aud", "sub"]
 _TYPES = ("jwt", "at+jwt")
-#: A gateway speaks for others: that takes a certificate.
-_ROLES = tuple(role for role in ROLES if role != "gateway")
 _ENDED = "this JWT has ended; get a new one"
 _REASONS: dict[type[jwt.PyJWTError], str] = {
     jwt.ImmatureSignatureError: "it is not valid yet: are the clocks of issuer and leader right?",
@@ -70,7 +68,7 @@ class JwtVerifier:
         except jwt.PyJWTError as error:  # its own words may quote the token
             raise _refused(_REASONS.get(type(error), "it is damaged, or no JWT").format(trust)) from None
         role = claims.get(trust.jwt_role_claim)
-        _check(role in _ROLES, f"{trust.jwt_role_claim} is none of {', '.join(_ROLES)}")
+        _check(role in TOKEN_ROLES, f"{trust.jwt_role_claim} is none of {', '.join(TOKEN_ROLES)}")
         _check(bool(claims["sub"]), "sub is empty")
         return Claims(name_of(claims["sub"]), str(role), _end_of(claims))
 

@@ -143,7 +143,8 @@ class Callers:
 
     async def _carried(self, context: Context, gateway: Caller, forwarded: str | None) -> Caller:
         """The caller for whom a gateway makes a call; it counts as long as both do."""
-        address = address_of(context) or gateway.address
+        # The gateway's word, which comes last.
+        address = (header_of(context, _ADDRESS) or "").rpartition(",")[2].strip() or gateway.address
         if forwarded is None:
             caller = await self._by_jwt(context, address)
         else:
@@ -217,11 +218,6 @@ def header_of(context: Context, name: str) -> str | None:
     if len(values) > 1:
         raise ForbiddenError(f"this call has {len(values)} headers {name}; send one")
     return str(values[0]) if values else None
-
-
-def address_of(context: Context) -> str:
-    """Where the caller is, by the word of the gateway, which comes last; "" if it does not say."""
-    return (header_of(context, _ADDRESS) or "").rpartition(",")[2].strip()
 
 
 @lru_cache(4096)

@@ -22,7 +22,7 @@ from leader.trust.audit import Audit
 from leader.trust.audit_check import report
 from leader.trust.authority import Applicant, Authority
 from leader.trust.gateway import Gateway, key_in, make_gateway
-from leader.trust.manager import LOCAL, MANAGED, MOST_HOURS, TOKEN_ROLES, Manager
+from leader.trust.manager import LOCAL, MANAGED, MOST_HOURS, Manager
 from protos import trust_pb2
 from utils.errors import ConfigError, UnreachableError, program
 from utils.files import replace_file
@@ -30,7 +30,7 @@ from utils.settings.flags import FlagParser, number, whole
 from utils.settings.spelling import closest
 from utils.trust import contract, pki
 from utils.trust.credentials import Credentials
-from utils.trust.names import TLS_NAME
+from utils.trust.names import TLS_NAME, TOKEN_ROLES
 from utils.trust.token import JoinToken, door_credentials
 from utils.wire.contract import Method
 from utils.wire.rpc import channel_options

@@ -23,11 +23,10 @@ from leader.trust.listeners import STREAMS
 from leader.trust.manager import LOCAL
 from utils.errors import ConfigError
 from utils.trust import pki
-from utils.trust.names import ROLES, TLS_NAME
+from utils.trust.names import TLS_NAME, TOKEN_ROLES
 
 _CLIENT = "client.pem"
 _MIB = 1 << 20
-_CARRIED = tuple(role for role in ROLES if role != "gateway")
 _ROOTS = "/etc/ssl/certs/ca-certificates.crt"  # where most systems have those of public CAs
 Values = dict[str, object]  # of the template, by name
 
@@ -70,7 +69,7 @@ def make_gateway(
             f"trust.client_ca is {config.trust.client_ca}: that PKI must issue the gateway's certificates, see "
             "docs/security.md; leave out --config for an example to change"
         )
-    values = _common(authority.fleet, gateway) | _limits(config.limits) | _jwt(config.trust)
+    values = _values(authority.fleet, gateway, config.limits) | _jwt(config.trust)
     server = authority.server_credentials(gateway.dns, hours)
     by = f"issued by {LOCAL.name}"
     one = Applicant(gateway.name, "gateway", key.public_key(), by, replace=replace, hours=hours)
@@ -100,7 +99,8 @@ def _filled(values: Values) -> str:
     return Template(template).substitute({name: json.dumps(value) for name, value in values.items()})
 
 
-def _common(fleet: str, gateway: Gateway) -> Values:
+def _values(fleet: str, gateway: Gateway, limits: LimitsConfig) -> Values:
+    connections = limits.connections or 2 * limits.max_learners + 64
     listen, leader = (address.rpartition(":") for address in (gateway.listen, gateway.leader))
     return {
         "name": gateway.name,
@@ -109,13 +109,7 @@ def _common(fleet: str, gateway: Gateway) -> Values:
         "leader_host": leader[0].strip("[]"),
         "leader_port": int(leader[2]),
         "tls_name": TLS_NAME,
-        "members": rf"spiffe://{fleet}\.flockstep/({'|'.join(_CARRIED)})/.+",
-    }
-
-
-def _limits(limits: LimitsConfig) -> Values:
-    connections = limits.connections or 2 * limits.max_learners + 64
-    return {
+        "members": rf"spiffe://{fleet}\.flockstep/({'|'.join(TOKEN_ROLES)})/.+",
         "handshake_s": f"{limits.handshake_s:.3f}s",
         "connections": connections,
         "buckets": 2 * connections,

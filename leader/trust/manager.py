@@ -21,12 +21,11 @@ from protos import trust_pb2
 from utils.console import printable
 from utils.errors import CheckpointError, ConfigError, ForbiddenError, NotReadyError, PayloadError, WireError
 from utils.trust import contract
-from utils.trust.names import ROLES
+from utils.trust.names import ROLES, TOKEN_ROLES
 from utils.wire.contract import Call, Context, Method, serve
 
 T = TypeVar("T")
 
-TOKEN_ROLES = ("learner", "aggregator", "observer", "operator", "admin")
 _MANAGED = {"operator": ("learner", "observer"), "admin": ROLES}  # whom each may let in and turn out
 MOST_HOURS = 87_600.0  # ten years
 _MOST_TEXT = 256

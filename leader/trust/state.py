@@ -67,22 +67,20 @@ class Records(_Entry):
         if name in self.revoked:
             raise ForbiddenError(f"{name} was revoked; ask the leader's operator")
 
-    def check_certificate(self, name: str, role: str, serial: int) -> None:
-        """Raise ForbiddenError unless this certificate of our CA is one that `name` may use now."""
-        self.check_name(name)
-        entry = self.identities.get(name)
-        if entry is None or entry.role != role or f"{serial:x}" not in entry.serials:
-            raise ForbiddenError(
-                f"the certificate of {name} was replaced or forgotten; join with a new token"
-            )
+    def check_shown(self, name: str, role: str, serial: int) -> None:
+        """Raise ForbiddenError unless `name` may use what it has shown: a certificate of our CA, or, serial 0, a JWT.
 
-    def check_bearer(self, name: str) -> None:
-        """Raise ForbiddenError unless a JWT may speak for `name`: it is free, or came by a JWT itself."""
+        A JWT may speak for a name that is free or came by one itself.
+        """
         self.check_name(name)
         entry = self.identities.get(name)
-        if entry is not None and entry.by != BY_JWT:
+        if not serial and entry and entry.by != BY_JWT:
             raise ForbiddenError(
                 f"{name} is an identity that came by no JWT; there: python -m leader.trust list"
+            )
+        if serial and (entry is None or entry.role != role or f"{serial:x}" not in entry.serials):
+            raise ForbiddenError(
+                f"the certificate of {name} was replaced or forgotten; join with a new token"
             )
 
 

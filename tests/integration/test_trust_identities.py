@@ -19,7 +19,6 @@ import psutil
 import pytest
 from grpc import aio
 
-from leader.trust.manager import TOKEN_ROLES
 from leader.trust.roles import TABLE
 from protos import leader_pb2
 from tests.clusters import TINY
@@ -28,6 +27,7 @@ from tests.leader.trust.fleet import Fleet, connect
 from utils.errors import UnknownLearnerError
 from utils.trust import pki
 from utils.trust.credentials import Credentials
+from utils.trust.names import TOKEN_ROLES
 from utils.trust.token import JoinToken, door_credentials
 from utils.wire.contract import GET_WORK, REGISTER, Method
 from utils.wire.status import failures_told

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 
 ROLES = ("learner", "aggregator", "observer", "operator", "admin", "gateway")
+#: Those that a token or a JWT may give; a gateway speaks for others, which takes a certificate.
+TOKEN_ROLES = tuple(role for role in ROLES if role != "gateway")
 LEADER = "leader"  # role of the certificate with which a leader dials its learners
 
 #: The server name that every leader's certificate bears, so that it may be reached at any address.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from leader.learners import connections
-from leader.learners.connections import stands
+from leader.learners import workforce
+from leader.learners.workforce import stands
 
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's table of connections")
 
@@ -41,5 +41,5 @@ def test_a_connection_stands_until_its_peer_closes_it(
 def test_where_it_can_not_be_known_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     for peer in ("peer", "unix:/tmp/socket", "ipv4:nobody:1"):
         assert stands(peer) is None
-    monkeypatch.setattr(connections, "_TABLES", (Path("/nowhere/tcp"),))
+    monkeypatch.setattr(workforce, "_TABLES", (Path("/nowhere/tcp"),))
     assert stands("ipv4:127.0.0.1:1") is None

@@ -79,7 +79,7 @@ def check(authority: Authority, credential: trust_pb2.Credential) -> None:
     """Raise ForbiddenError unless this certificate is admitted now."""
     certificate = certificate_of(credential)
     identity = identity_of(certificate, authority.ca)
-    authority.state.read().check_certificate(identity.name, identity.role, certificate.serial_number)
+    authority.state.read().check_shown(identity.name, identity.role, certificate.serial_number)
 
 
 def test_the_ca_is_made_once_and_its_secrets_are_for_its_owner_alone(tmp_path: Path) -> None:

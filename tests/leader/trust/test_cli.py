@@ -130,7 +130,7 @@ def test_issue_writes_what_a_learner_in_another_language_needs(tmp_path: Path, c
     identity = identity_of(certificate, ca)
     assert (identity.name, identity.role) == ("clinic-a", "learner")
     assert certificate.public_key() == key_from_pem((folder / "key.pem").read_bytes()).public_key()
-    authority().state.read().check_certificate("clinic-a", "learner", certificate.serial_number)
+    authority().state.read().check_shown("clinic-a", "learner", certificate.serial_number)
     assert authority().state.read().identities["clinic-a"].by == f"issued by uid {os.getuid()}"
     assert capsys.readouterr().out.startswith(
         "files/clinic-a: ca.pem, cert.pem, key.pem of clinic-a, learner,"

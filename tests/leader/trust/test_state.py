@@ -40,7 +40,7 @@ def test_an_edit_that_fails_changes_nothing(tmp_path: Path) -> None:
     def refused() -> None:
         with state.edit() as records:
             del records.identities["ann"]
-            records.check_certificate("ann", "learner", 0x1F)
+            records.check_shown("ann", "learner", 0x1F)
 
     with pytest.raises(ForbiddenError):
         refused()
@@ -100,14 +100,14 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_certificate_counts_while_its_name_role_and_serial_are_on_record() -> None:
     records = Records(identities={"ann": entry()})
-    records.check_certificate("ann", "learner", 0x1F)
+    records.check_shown("ann", "learner", 0x1F)
     for name, role, serial in [
         ("ann", "admin", 0x1F),
         ("ann", "learner", 0x1E),
         ("bob", "learner", 0x1F),
     ]:
         with pytest.raises(ForbiddenError, match="replaced or forgotten; join with a new token"):
-            records.check_certificate(name, role, serial)
+            records.check_shown(name, role, serial)
     records.revoked["ann"] = Revocation(when=1.0, why="left", by="uid 0")
     with pytest.raises(ForbiddenError, match=r"^ann was revoked; ask the leader's operator$"):
-        records.check_certificate("ann", "learner", 0x1F)
+        records.check_shown("ann", "learner", 0x1F)
