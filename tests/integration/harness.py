@@ -233,9 +233,18 @@ class Cluster:
         self._programs.append(learner)
         return learner
 
-    def join(self, leader: str | Leader, name: str, *flags: str, **more: Any) -> Program:
-        """A learner of this name that joins a secure leader as its log says; `more` as of `learner`."""
-        return self.learner(leader, "--name", name, "--join", f"@{self.trust}/join", *flags, **more)
+    def join(
+        self,
+        leader: str | Leader,
+        name: str,
+        *flags: str,
+        faults: str = "",
+        host: str = "",
+        fresh: bool = False,
+    ) -> Program:
+        """A learner of this name that joins a secure leader (or the one at this address) as its log says."""
+        join = ["--name", name, "--join", f"@{self.trust}/join"]
+        return self.learner(leader, *join, *flags, faults=faults, host=host, fresh=fresh)
 
     def program(self, kind: str, command: list[str]) -> Program:
         """Any other program: a module and its arguments."""

@@ -32,7 +32,7 @@ def test_a_gateway_that_is_killed_and_comes_back_changes_no_bit(
     plain: Leader = request.getfixturevalue(reference)
     leader = cluster.leader({"learners": 2, **request.getfixturevalue(settings)}, secure=True)
     with gateway_to(leader, cluster) as envoy:
-        learners = [cluster.join(leader, name, at=envoy.address) for name in "ab"]
+        learners = [cluster.join(envoy.address, name) for name in "ab"]
         for round_ in (1, 2):
             leader.event("RoundCommitted", round=round_)
             envoy.kill()

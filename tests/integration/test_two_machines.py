@@ -27,8 +27,8 @@ def test_a_learner_behind_nat_whose_link_is_cut_comes_back_over_a_slow_network(
     settings: Settings = {**tiny, "cohort.lease_s": 3, "trust.dir": cluster.trust}  # secure by itself
     leader = cluster.leader(settings, f"0.0.0.0:{_PORT}", host=machines.host(LEADER))
     address = leader.address.replace("0.0.0.0", machines.address(LEADER))
-    a = cluster.join(leader, "a", at=address, host=machines.host(LEARNER_A))
-    b = cluster.join(leader, "b", at=address, host=machines.host(LEARNER_B))
+    a = cluster.join(address, "a", host=machines.host(LEARNER_A))
+    b = cluster.join(address, "b", host=machines.host(LEARNER_B))
     leader.event("RoundCommitted", round=2)
     machines.cut(LEARNER_B)
     leader.event("LearnerLeft", name="b")
