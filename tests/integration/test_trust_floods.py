@@ -22,7 +22,7 @@ from utils.trust.credentials import Credentials
 from utils.wire.status import failures_told
 
 SILENT = 500  # connections at once that say nothing
-HANDSHAKES = 2000  # in all, by whom the leader does not know
+HANDSHAKES = 2000  # by whom the leader does not know, before the first round; they go on then
 AT_ONCE = 8
 
 
@@ -129,14 +129,14 @@ def test_neither_strangers_nor_a_learner_that_floods_keep_others_from_training(
         await asyncio.wait_for(refused.wait(), TIMEOUT_S)
         attack = Attack(leader.address, cluster.folder / "stranger.pem")
         await attack.until("silent", SILENT)
-        await attack.until("handshakes", HANDSHAKES // 2)
+        await attack.until("handshakes", HANDSHAKES)
         crew = [
             cluster.join(leader, "a", faults="stop@learner.training:6"),
             cluster.join(leader, "b"),
         ]
         await asyncio.to_thread(leader.event, "RoundCommitted", round=5)
-        await attack.until("handshakes", HANDSHAKES)
-        await attack.until("silent", 2 * SILENT)
+        assert attack.seen["handshakes"] > HANDSHAKES
+        assert attack.seen["silent"] > SILENT
         enough.set()
         await attack.call_off()
         assert attack.seen["silent"] == attack.seen["closed"]

@@ -39,11 +39,11 @@ async def ask(channel: aio.Channel, method: Method[Any, Any], request: Any, toke
 async def operate(address: str, ca: bytes, issuer: OidcIssuer, old: str, new: str) -> None:
     """An operator looks on by a token that ends; one of a key that was withdrawn counts no more."""
     async with aio.secure_channel(address, grpc.ssl_channel_credentials(ca), ALONE) as channel:
-        end = time.time() + 1.5
-        call = watch(channel, TIMEOUT_S, bearer(issuer.token("second", sub="olga", exp=end)))
         lasting = watch(channel, TIMEOUT_S, bearer(new))
-        await call.read()
         await lasting.read()
+        end = time.time() + 2
+        call = watch(channel, TIMEOUT_S, bearer(issuer.token("second", sub="olga", exp=end)))
+        await call.read()
         assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
         assert time.time() >= end - 0.1
         assert (await call.details()).startswith("leader: the JWT of olga ended on ")
