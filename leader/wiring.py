@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from leader.trust.admission import Admission
 from leader.trust.callers import Caller
 from leader.trust.run_audit import RunAudit
 from utils import faults
-from utils.errors import WireError
+from utils.errors import ForbiddenError, WireError
 
 
 class Wiring:
@@ -96,10 +96,13 @@ class Wiring:
         member = self.workforce.of(caller)
         self.refusals.note(method, error, member.learner_id if member else None)
 
-    def turn_out(self, names: Set[str]) -> None:
-        """Those of these names are admitted no more: what they had to do goes to others."""
-        for member in [member for member in self.workforce if member.caller.name in names]:
-            self.workforce.leave(member, "revoked")
+    def turn_out(self, check: Callable[[Caller], None]) -> None:
+        """What those had to do whom `check` refuses goes to others: another may go by their name by now."""
+        for member in [member for member in self.workforce if member.caller.known]:
+            try:
+                check(member.caller)
+            except ForbiddenError:
+                self.workforce.leave(member, "revoked")
 
     def uploads(self) -> Uploads:
         """What reads updates under the limits of the run."""

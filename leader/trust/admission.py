@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from leader.trust.listeners import SecurePorts
 from leader.trust.manager import Manager, TrustService
 from leader.trust.own_pki import OwnPki
 from protos import trust_pb2
-from utils.errors import ConfigError
+from utils.errors import ConfigError, NotReadyError
 from utils.trust import contract
 from utils.trust.names import learner_tls_name
 from utils.wire.rpc import channel_options
@@ -51,6 +51,7 @@ class Admission:
         verify = open_verifier(config.trust)
         services = {contract.SERVICE: TrustService(self._authority, verify).handler()}
         issuer: Issuer = OwnPki(config.trust, self._state) if config.trust.certificate else self._authority
+        self._check = issuer.check
         callers = Callers(issuer, verify)
         self.guard = Guard(callers, config.limits, refused)
         self.ports = SecurePorts(config, self.guard, issuer.server_credentials, services, callers.renewed)
@@ -73,14 +74,13 @@ class Admission:
         options = (*channel_options(), ("grpc.ssl_target_name_override", learner_tls_name(caller.name)))
         return aio.secure_channel(f"dns:///{address}", tls, options=options)
 
-    async def watch(self, turned_out: Callable[[Set[str]], None]) -> None:
-        """End the calls of whoever is admitted no more, and tell their names, for ever."""
+    async def watch(self, turn_out: Callable[[Callable[[Caller], None]], None]) -> None:
+        """End the calls of whoever is admitted no more, and have `turn_out` ask who that is, for ever."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            with suppress(ConfigError):  # each call is refused with it
+            with suppress(ConfigError, NotReadyError):  # each call is refused with it
                 records = self._state.read()
                 if records is not self._seen:
                     self.guard.review()
-                    forgotten = self._seen.identities.keys() - records.identities.keys()
-                    turned_out(records.revoked.keys() | forgotten)
+                    turn_out(self._check)
                     self._seen = records

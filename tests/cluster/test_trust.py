@@ -9,11 +9,13 @@ import grpc
 import pytest
 from grpc import aio
 from grpc.aio import _server
+from grpc_health.v1 import health, health_pb2_grpc
 
 from leader.events import CallRefused, LearnerJoined, LearnerLeft, UpdateAccepted
 from leader.trust.callers import Caller
+from leader.trust.manager import Manager
 from leader.trust.roles import TABLE
-from protos import leader_pb2, learner_pb2
+from protos import leader_pb2, learner_pb2, trust_pb2
 from scripts.cluster import Cluster
 from tests.clusters import IMAGES, NOISE, TINY, Settings, play
 from tests.leader.trust.fleet import Fleet, connect
@@ -81,6 +83,36 @@ def test_revoking_ends_the_session_and_gives_the_place_to_others(tmp_path: Path)
                 await contract.REGISTER.ask(channel, INFO)
         refused = await cluster.event(CallRefused, method="RegisterLearner")
         assert refused.kind == "ForbiddenError"
+
+    play(scenario, secure(tmp_path))
+
+
+@pytest.mark.parametrize("forget", [False, True])
+def test_a_learner_that_is_dialled_leaves_when_its_name_is_anothers(tmp_path: Path, *, forget: bool) -> None:
+    """It has no call that could be ended, and answers each heartbeat: its lease would never run out."""
+
+    async def scenario(cluster: Cluster) -> None:
+        fleet = Fleet(tmp_path / "trust")
+        ann = fleet.admit("ann", serves=True)
+        server = aio.server()
+        health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
+        port = server.add_secure_port("127.0.0.1:0", ann.for_server())
+        await server.start()
+        try:
+            dialled = leader_pb2.LearnerInfo(
+                control=leader_pb2.CONTROL_DIALLED, network_addr=f"127.0.0.1:{port}", own_data=INFO.own_data
+            )
+            async with connect(cluster.address, ann) as channel:
+                await contract.REGISTER.ask(channel, dialled)
+            if forget:  # and given anew before the leader looks
+                Manager(fleet.authority).forget(trust_pb2.ForgetRequest(name="ann"))
+            another = fleet.admit("ann", "observer" if forget else "learner")
+            assert (await cluster.event(LearnerLeft, name="ann")).reason == "revoked"
+            if not forget:
+                async with connect(cluster.address, another) as channel:
+                    assert (await contract.REGISTER.ask(channel, INFO)).name == "ann"
+        finally:
+            await server.stop(None)
 
     play(scenario, secure(tmp_path))
 

@@ -50,7 +50,7 @@ def name_of(subject: str) -> str:
     if is_name(subject) and not _DIGEST.search(subject):  # what looks like a digest must be one
         return subject
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", subject)[:47].strip("-.") or "sub"
-    return f"{readable}-{hashlib.sha256(subject.encode()).hexdigest()[:16]}"
+    return f"{readable}-{hashlib.sha256(subject.encode(errors='surrogatepass')).hexdigest()[:16]}"
 
 
 def learner_tls_name(name: str) -> str:

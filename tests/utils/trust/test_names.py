@@ -79,6 +79,11 @@ def test_a_subject_becomes_a_name_that_tells_it(subject: str, name: str) -> None
     assert name_of(subject) == name
 
 
+def test_half_a_character_is_one_too() -> None:
+    """JSON lets it through."""
+    assert name_of("ann\ud800") not in (name_of("ann\ud801"), "ann")
+
+
 @given(st.text(min_size=1, max_size=100))
 def test_no_two_subjects_share_a_name(subject: str) -> None:
     name = name_of(subject)
