@@ -69,8 +69,7 @@ class Admission:
 
     def dial(self, address: str, caller: Caller) -> aio.Channel:
         """A channel to HOST:PORT, on which both ends prove who they are."""
-        own = self._authority.client_credentials()
-        tls = own.for_channel()
+        tls = self._authority.client_credentials().for_channel()
         options = (*channel_options(), ("grpc.ssl_target_name_override", learner_tls_name(caller.name)))
         return aio.secure_channel(f"dns:///{address}", tls, options=options)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -110,16 +109,10 @@ def read_records(state: TrustState) -> Records:
 class Callers:
     """Finds out whose call it is, by what the connection has proven."""
 
-    def __init__(
-        self,
-        issuer: Issuer,
-        verify: Verify = none_taken,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, issuer: Issuer, verify: Verify = none_taken) -> None:
         self._issuer = issuer
         self._door = issuer.door.strip()
         self._verify = verify
-        self._clock = clock
         self._read = lru_cache(_CACHED)(self._read_certificate)
 
     async def of(self, context: Context) -> Caller:
@@ -185,7 +178,7 @@ class Callers:
         if caller.gateway:
             self.check(caller.gateway)
         try:
-            if caller.until <= self._clock():
+            if caller.until <= time.time():
                 raise ended(caller)
             if caller.known:
                 self._issuer.check(caller)

@@ -37,7 +37,10 @@ class Guard(Door):
         self._callers = callers
         self._refused = refused
         self._hello_s = limits.hello_s
-        self._live = LiveCalls(limits.calls_at_once)
+        self._at_once = limits.calls_at_once
+        self._live: defaultdict[str, dict[asyncio.Timeout, Caller]] = defaultdict(
+            dict
+        )  # calls, by Caller.place
         calls = limits.calls_per_s
         self._calls = Limiter(calls, 1.0, 2 * calls, "calls a second (limits.calls_per_s)")
         self._registrations = _a_minute(limits.registrations_per_min, "registrations")
@@ -49,7 +52,14 @@ class Guard(Door):
 
     def review(self) -> None:
         """The identities have changed: end the calls of those that count no more."""
-        self._live.review(self._callers.check)
+        now = asyncio.get_running_loop().time()
+        for calls in self._live.values():
+            for deadline, caller in calls.items():
+                try:
+                    self._callers.check(caller)
+                except WireError:
+                    if not deadline.expired():
+                        deadline.reschedule(now)
 
     async def _answer(self, method: str, answer: Call, request: Any, context: Context) -> Any:
         caller = await self._admitted(method, context)
@@ -59,7 +69,7 @@ class Guard(Door):
             left_s = self._hello_s
         try:
             async with asyncio.timeout(left_s) as deadline:
-                with self._live.under_way(caller, deadline):
+                with self._under_way(caller, deadline):
                     return await answer(request, context)
         except TimeoutError:
             if not deadline.expired():
@@ -71,6 +81,20 @@ class Guard(Door):
             if not caller.known:
                 self._refusals.add(caller.address)
             raise
+
+    @contextmanager
+    def _under_way(self, caller: Caller, deadline: asyncio.Timeout) -> Iterator[None]:
+        """A call that ends when `deadline` is moved to now; raises BusyError if its caller has too many."""
+        calls = self._live[caller.place]
+        if len(calls) >= self._at_once:
+            raise BusyError(f"{len(calls)} calls are under way already (limits.calls_at_once)", 1.0)
+        calls[deadline] = caller
+        try:
+            yield
+        finally:
+            del calls[deadline]
+            if not calls:
+                self._live.pop(caller.place, None)
 
     async def _admitted(self, method: str, context: Context) -> Caller:
         caller = anonymous(context.peer())
@@ -118,39 +142,6 @@ class Guard(Door):
         if not caller.known:
             self._refusals.add(caller.address)
         await refuse(context, error)
-
-
-class LiveCalls:
-    """The calls that are being answered now; at most `at_once` of each caller."""
-
-    def __init__(self, at_once: int) -> None:
-        self._at_once = at_once
-        self._calls: defaultdict[str, dict[asyncio.Timeout, Caller]] = defaultdict(dict)
-
-    @contextmanager
-    def under_way(self, caller: Caller, deadline: asyncio.Timeout) -> Iterator[None]:
-        """A call of `caller` that ends when `deadline` is moved to now; raises BusyError if it has too many."""
-        calls = self._calls[caller.place]
-        if len(calls) >= self._at_once:
-            raise BusyError(f"{len(calls)} calls are under way already (limits.calls_at_once)", 1.0)
-        calls[deadline] = caller
-        try:
-            yield
-        finally:
-            del calls[deadline]
-            if not calls:
-                self._calls.pop(caller.place, None)
-
-    def review(self, check: Callable[[Caller], None]) -> None:
-        """End the calls of those whom `check` refuses."""
-        now = asyncio.get_running_loop().time()
-        for calls in self._calls.values():
-            for deadline, caller in calls.items():
-                try:
-                    check(caller)
-                except WireError:
-                    if not deadline.expired():
-                        deadline.reschedule(now)
 
 
 def _a_minute(limit: float, what: str) -> Limiter:

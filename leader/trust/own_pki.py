@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -23,11 +22,8 @@ _log = logging.getLogger(__name__)
 _LOOK_S = 0.2  # how often the files are looked at
 
 
-class Rule(NamedTuple):
-    """One line of the file of rules."""
-
-    pattern: re.Pattern[str]  # of a URI, or of CN= and a common name
-    role: str
+#: Of a URI, or of CN= and a common name; and the role of whom it fits.
+Rule = tuple[re.Pattern[str], str]
 
 
 class OwnPki:
@@ -115,7 +111,7 @@ def read_rules(text: str, path: str) -> list[Rule]:
             raise ConfigError(
                 f"{path}:{number}: {line!r} is not URI = ROLE or CN=NAME = ROLE with a role of {', '.join(ROLES)}"
             )
-        rules.append(Rule(re.compile("[^/]*".join(map(re.escape, pattern.split("*")))), role))
+        rules.append((re.compile("[^/]*".join(map(re.escape, pattern.split("*")))), role))
     return rules
 
 

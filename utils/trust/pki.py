@@ -184,9 +184,7 @@ def from_pem(pem: bytes, where: str = "certificate") -> x509.Certificate:
 
 def key_to_pem(key: Key, passphrase: str | None = None) -> bytes:
     """A private key as PKCS#8, encrypted if there is a passphrase."""
-    sealed: forms.KeySerializationEncryption = forms.NoEncryption()
-    if passphrase:
-        sealed = forms.BestAvailableEncryption(passphrase.encode())
+    sealed = forms.BestAvailableEncryption(passphrase.encode()) if passphrase else forms.NoEncryption()
     return key.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, sealed)
 
 
