@@ -39,8 +39,7 @@ def learner_command(started: events.RunStarted, proof: str | None = None) -> str
 def invitation_lines(started: events.RunStarted, invitation: Invitation, join: str) -> list[str]:
     """How learners come into a secure run: the first time with `join`, a token or where it is, then without."""
     until = time.strftime("%a %d %b %H:%M UTC", time.gmtime(invitation.until))
-    made = " (made now)" if invitation.made else ""
-    folder = f"{invitation.folder}/{made}"
+    folder = f"{invitation.folder}/{' (made now)' if invitation.made else ''}"
     return [
         f"secure: CA {invitation.fleet} in {folder}; on each learner, once, until {until}:",
         f"  {learner_command(started, f'--join {join}')}",

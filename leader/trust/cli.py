@@ -61,12 +61,7 @@ _FLAGS: Mapping[str, tuple[str, Any, Any, str]] = {
     "--dns": ("NAME", str, [], "a name or address of the gateway's own; may be given often"),
     "--listen": ("HOST:PORT", str, "0.0.0.0:443", "where the gateway listens [0.0.0.0:443]"),
     "--config": ("FILE", Path, None, "config of the run, for its limits and JWTs [the defaults]"),
-    "--leader": (
-        "HOST:PORT",
-        str,
-        "",
-        "ask the leader there, in place of --dir; of a gateway, the one behind it",
-    ),
+    "--leader": ("HOST:PORT", str, "", "ask the leader there, not --dir; of a gateway, the one behind it"),
     "--identity": ("DIR", Path, None, "with --leader: who you are there, a folder that `issue` wrote"),
     "--dir": ("DIR", Path, Path("trust"), "the leader's folder [trust]"),
 }
@@ -181,9 +176,7 @@ _OF_CERTIFICATE = ("--role", "--hours", "--replace", "--out", "--csr")
 VERBS: Mapping[str, Verb] = {
     "token": Verb("make a join token, which alone is printed to stdout", _token, (*_OF_TOKEN, *_WHERE)),
     "list": Verb("who was admitted or revoked, and the tokens", _list, _WHERE),
-    "revoke": Verb(
-        "refuse a name from now on, also where it is connected", _revoke, ("--why", *_WHERE), "NAME"
-    ),
+    "revoke": Verb("refuse a name at once, also where it is connected", _revoke, ("--why", *_WHERE), "NAME"),
     "forget": Verb("free a name, revoked or not, for somebody new", _forget, _WHERE, "NAME"),
     "revoke-token": Verb("let nobody join with a token any more", _revoke_token, _WHERE, "ID"),
     "issue": Verb("make files for people and foreign learners", _issue, (*_OF_CERTIFICATE, *_WHERE), "NAME"),

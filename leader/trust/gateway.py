@@ -18,7 +18,7 @@ from cryptography import x509
 from leader.config import LimitsConfig, RunConfig, TrustConfig
 from leader.config.rules import is_address
 from leader.trust.authority import Applicant, Authority
-from leader.trust.jwks import jwks_uri
+from leader.trust.jwks import FileKeys, jwks_uri
 from leader.trust.listeners import STREAMS
 from leader.trust.manager import LOCAL
 from utils.errors import ConfigError
@@ -139,10 +139,8 @@ def _jwt(trust: TrustConfig) -> Values:
     }
     if not trust.jwt_jwks:
         return values | _issuer(trust.jwt_issuer)
-    try:
-        keys = trust.jwt_jwks.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"trust.jwt_jwks is {trust.jwt_jwks}, which can't be read: {error}") from error
+    FileKeys(trust.jwt_jwks)  # raises ConfigError unless there are keys in it
+    keys = trust.jwt_jwks.read_text(encoding="utf-8")
     return values | {"jwt_source": "local_jwks", "jwt_keys": {"inline_string": keys}}
 
 
