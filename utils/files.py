@@ -64,7 +64,7 @@ def read_secret(path: Path) -> bytes:
 
 def hold(path: Path) -> IO[bytes] | None:
     """A lock file that is this process's own until it is closed; None if another one holds it. Raises OSError."""
-    lock = path.open("wb")
+    lock = path.open("ab")  # what is in it stays: it may be a link that somebody laid out
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

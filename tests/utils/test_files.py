@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import CheckpointError
-from utils.files import replace_file, sync_folder, write_atomically
+from utils.files import hold, replace_file, sync_folder, write_atomically
 
 
 @pytest.fixture
@@ -85,3 +85,14 @@ def test_a_secret_goes_into_no_file_that_somebody_has_laid_out(tmp_path: Path, k
     assert (tmp_path / "key").read_bytes() == b"secret"
     assert theirs.read_bytes() == b""
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_holding_a_lock_leaves_alone_what_is_in_it(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.write_bytes(b"kept")
+    (tmp_path / "lock").symlink_to(theirs)
+    lock = hold(tmp_path / "lock")
+    assert lock is not None
+    assert hold(tmp_path / "lock") is None
+    lock.close()
+    assert theirs.read_bytes() == b"kept"
