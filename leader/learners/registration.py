@@ -34,7 +34,8 @@ def name_of(info: leader_pb2.LearnerInfo, caller: Caller) -> str:
         return caller.name or info.name
     if info.control != leader_pb2.CONTROL_PLAIN:
         return f"learner-{secrets.token_hex(4)}"
-    return f"plain-{info.network_addr or caller.place}"
+    # No identity has a slash in its name: where there are any, none can be kept out.
+    return f"plain{'/' if caller.role else '-'}{info.network_addr or caller.place}"
 
 
 def check(info: leader_pb2.LearnerInfo, caller: Caller) -> None:

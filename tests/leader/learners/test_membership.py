@@ -352,14 +352,15 @@ def test_where_there_are_identities_nobody_without_one_chooses_a_name() -> None:
     info.name = "clinic-a"
     with pytest.raises(ForbiddenError, match="nobody without an identity may choose a name in this run"):
         register.register(info, outsider, 0.0)
-    assert register.register(plain(), outsider, 0.0)[0].name == "plain-ipv4:1.1.1.1:1"
+    assert register.register(plain(), outsider, 0.0)[0].name == "plain/ipv4:1.1.1.1:1"
 
 
 def test_a_name_of_an_identity_is_not_taken_by_another_caller() -> None:
+    """Plain ones have no lease: who came first would keep it for ever."""
     register = members()
-    register.register(full(""), known("plain-host"), 0.0)
-    with pytest.raises(NameTakenError):
-        register.register(plain("host"), Caller("", "learner", "1.1.1.1", "ipv4:1.1.1.1:1"), 1.0)
+    outsider, _ = register.register(plain("host"), Caller("", "plain", "1.1.1.1", "ipv4:1.1.1.1:1"), 0.0)
+    owner, new = register.register(full(""), known("plain-host"), 1.0)
+    assert (outsider.name, owner.name, new) == ("plain/host", "plain-host", True)
 
 
 # --- leases --------------------------------------------------------------------------------
