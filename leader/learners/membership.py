@@ -16,8 +16,9 @@ from leader.trust.callers import Caller
 from protos import leader_pb2
 from utils.errors import LimitError, NameTakenError, UnknownLearnerError
 
-#: Of a lease: how long a learner whose connection broke has its name to itself, on its own host too.
-_GRACE = 1 / 4
+#: How long a learner whose connection broke has its name to itself, on its own host too: a part of a lease, and at
+#: most seconds. A learner that was not killed is back by then, as it never waits longer than half of that.
+_GRACE, _GRACE_S = 1 / 4, 10.0
 _REMEMBERED = 4  # names whose ids are kept, as a multiple of the learners that may be registered
 
 
@@ -160,7 +161,7 @@ class Membership:
         if known is not None and known.connected:
             return False
         since = self._began if known is None else known.parted
-        rested = now >= since + _GRACE * self._lease_s or not claim.digest
+        rested = now >= since + min(_GRACE * self._lease_s, _GRACE_S) or not claim.digest
         return caller.known or (rested and claim.host == caller.address)
 
     def _kept(self, now: float) -> Mapping[str, Claim]:
