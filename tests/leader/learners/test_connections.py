@@ -16,9 +16,10 @@ only_linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's ta
 @pytest.mark.parametrize(
     ("family", "host", "scheme"),
     [
-        (socket.AF_INET, "127.0.0.1", "ipv4:127.0.0.1"),
+        # Addresses that nobody else here calls from: ports are given out once for each address.
+        (socket.AF_INET, "127.83.12.7", "ipv4:127.83.12.7"),
         (socket.AF_INET6, "::1", "ipv6:%5B::1%5D"),
-        (socket.AF_INET6, "::ffff:127.0.0.1", "ipv4:127.0.0.1"),
+        (socket.AF_INET6, "::ffff:127.83.12.9", "ipv4:127.83.12.9"),
     ],
 )
 def test_a_connection_stands_until_its_peer_closes_it(
@@ -27,6 +28,7 @@ def test_a_connection_stands_until_its_peer_closes_it(
     with socket.socket(family) as listener, socket.socket(family) as client:
         listener.bind((host, 0))
         listener.listen()
+        client.bind((host, 0))
         client.connect(listener.getsockname())
         served, _ = listener.accept()
         peer = f"{scheme}:{client.getsockname()[1]}"
