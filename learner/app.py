@@ -137,7 +137,7 @@ class App:
 
     async def _report_failure(self, work: asyncio.Task[None], control: asyncio.Task[None]) -> None:
         error = work.exception()
-        if self._session is not None and error is not None and not isinstance(error, ForbiddenError):
+        if self._session is not None and error is not None:
             self._leaving.set()
             # What a task of the user's own raises may quote the data, which stays here.
             known = isinstance(error, FlockstepError)
@@ -165,6 +165,10 @@ class App:
                     continue
             except UnreachableError as error:
                 problem, least_s = f"{error}; check the address, and that the leader runs", 0.0
+            except ForbiddenError:
+                if not self._access.outdated():
+                    raise
+                continue  # it slept when a new certificate's turn came
             except MENDABLE as error:
                 problem, least_s = str(error), error.retry_after_s if isinstance(error, BusyError) else 0.0
             if self._leaving.is_set():

@@ -62,6 +62,10 @@ class Access:
         """Renew what the channel shows; returns when another one should take its place."""
         await asyncio.Event().wait()
 
+    def outdated(self) -> bool:
+        """Whether the last channel shows what has been replaced since."""
+        return False
+
     def admit(self, context: Context) -> None:
         """Raise ForbiddenError unless a call of this learner's server may be the leader's."""
 
@@ -132,8 +136,12 @@ class Files(Certified):
         certificate = pki.from_pem(self._shown.certificate)
         await self._keep(channel, pki.half_of(certificate), pki.ends_at(certificate))
 
-    async def _renew(self, channel: aio.Channel) -> bool:
+    def outdated(self) -> bool:
+        """See Access."""
         return self._read() != self._shown
+
+    async def _renew(self, channel: aio.Channel) -> bool:
+        return self.outdated()
 
 
 class Enrolled(Certified):
@@ -180,6 +188,10 @@ class Enrolled(Certified):
     async def keep(self, channel: aio.Channel) -> None:
         """See Access."""
         await self._keep(channel, self._identity.renew_at, self._identity.ends_at)
+
+    def outdated(self) -> bool:
+        """See Access."""
+        return self.credentials not in (None, self._identity.credentials)
 
     async def _renew(self, channel: aio.Channel) -> bool:
         await renew(self._options, self._identity, channel)

@@ -27,6 +27,7 @@ from utils.errors import (
     ChecksumError,
     DuplicateUpdateError,
     FlockstepError,
+    ForbiddenError,
     LateUpdateError,
     NotReadyError,
     PayloadError,
@@ -41,8 +42,8 @@ _log = logging.getLogger(__name__)
 _PROGRESS_EVERY_S = 0.5
 _RESENDS = 3
 _MOST_BREAKS = 5  # gradient streams that may end one after the other before one of their steps is over
-#: What a new registration can mend.
-_MENDABLE = (UnreachableError, StalledError, UnknownLearnerError, NotReadyError)
+#: What a new registration can mend, or tells for good: a certificate that has ended may have been renewed.
+_MENDABLE = (UnreachableError, StalledError, UnknownLearnerError, NotReadyError, ForbiddenError)
 
 
 Report = Callable[[leader_pb2.Progress], None]
@@ -167,7 +168,7 @@ class Worker:
             except (CancelledError, LateUpdateError, DuplicateUpdateError) as error:
                 _log.info("round %d: %s", order.round, error)
             except _MENDABLE as error:
-                _log.warning("round %d: %s; going on after the reconnect", order.round, error)
+                _log.warning("round %d: %s; this connection ends", order.round, error)
                 if self._broken is not None and not self._broken.done():
                     self._broken.set_result(error)
             except Exception:

@@ -82,7 +82,6 @@ def test_certificates_of_three_seconds_are_renewed_over_many_rounds_and_nothing_
     run = play(partial(train_joined, dialled=dialled), secure(tmp_path, **rounds, trust__cert_hours=3 / 3600))
     assert run.model_sha256 == play(train, {**TINY, **rounds}).model_sha256
     assert not run.seen(LearnerLeft)
-    assert not run.seen(CallRefused)
     audit = told(tmp_path)
     assert min(audit["renewed", name] for name in "ab") >= 2
     assert audit["enrolled", "a"] == audit["enrolled", "b"] == 1
@@ -104,6 +103,23 @@ def test_a_learner_that_is_revoked_ends_at_once_with_the_reason(tmp_path: Path, 
         await cluster.event(LearnerLeft, name="b", reason="revoked")
 
     play(scenario, secure(tmp_path, rounds=1000, exchange=exchange))
+
+
+def test_a_learner_that_sleeps_over_the_change_to_its_new_certificate_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("learner.trust.access._LATEST", 9.0)  # long after the old certificate's end
+
+    async def scenario(cluster: Cluster) -> None:
+        sleeper = join_by_token(cluster, "a")  # which is given no work yet, with which it would change
+        await cluster.event(CallRefused, method="Session", kind="ForbiddenError")
+        assert not sleeper.ended
+        join_by_token(cluster, "b")
+        await cluster.finished()
+
+    run = play(scenario, secure(tmp_path, trust__cert_hours=3 / 3600))
+    assert run.model_sha256 == play(train).model_sha256
+    assert not run.seen(LearnerLeft)
 
 
 def test_a_learner_that_hears_of_no_commit_is_renewed_all_the_same(tmp_path: Path) -> None:
