@@ -11,12 +11,14 @@ from leader.config import TrustConfig
 from leader.trust.authority import Authority
 from leader.trust.manager import Manager, TrustService
 from protos import trust_pb2
-from tests.fuzz.channel import Context, RefusedError, find_method
+from tests.fuzz.channel import Context, find_method
 from tests.fuzz.leader_targets import STATUSES
 from tests.fuzz.mutator import Mutator
 from tests.fuzz.runner import AsyncTarget
+from utils.errors import WireError
 from utils.trust import contract, pki
 from utils.trust.token import JoinToken
+from utils.wire.status import STATUS
 
 _KEYS = 4
 
@@ -52,8 +54,8 @@ class EnrolTarget(AsyncTarget):
         self.last = message = self.mutator.message(request)
         try:
             given = await self._method.unary_unary(message, Context("ipv4:10.0.0.2:7"))
-        except RefusedError as refused:
-            code = refused.code
+        except WireError as refused:  # which the guard tells
+            code = STATUS[type(refused)]
         else:
             code = grpc.StatusCode.OK
             self._check(trust_pb2.EnrolRequest.FromString(message), given)
