@@ -160,16 +160,24 @@ class Enrolled(Certified):
     async def open(self) -> aio.Channel:
         """See Access."""
         identity, options = self._identity, self._options
+        self._show()
         if identity.ends_at <= time.time() or self._stale:
             await self._join()
+            self._show()
         assert identity.certificate
         check_span(identity.certificate, "join again with a new token")
         identity.remember(options.leader)
         if options.network_addr and not identity.serves:
             async with open_channel(options, identity.credentials.for_channel()) as channel:
                 await renew(options, identity, channel)
-        self.credentials, self.renewed = identity.credentials, False
+            self._show()
+        assert self.credentials
         return open_channel(options, self.credentials.for_channel())
+
+    def _show(self) -> None:
+        """The newest that the identity has counts from now on, or the lack of it."""
+        self.credentials = self._identity.credentials if self._identity.certificate else None
+        self.renewed = False
 
     async def _join(self) -> None:
         if self._token is not None:
@@ -191,7 +199,7 @@ class Enrolled(Certified):
 
     def outdated(self) -> bool:
         """See Access."""
-        return self.credentials not in (None, self._identity.credentials)
+        return self.credentials is not None and self.credentials != self._identity.credentials
 
     async def _renew(self, channel: aio.Channel) -> bool:
         await renew(self._options, self._identity, channel)

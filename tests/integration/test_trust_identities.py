@@ -177,7 +177,7 @@ def test_short_certificates_are_renewed_and_that_of_a_frozen_learner_ends(
     cluster: Cluster, tiny: Settings, undisturbed: Leader
 ) -> None:
     brief = {"trust.cert_hours": 6 / 3600}
-    other = cluster.leader({**tiny, "data.shards": 2, "cohort.lease_s": 10}, secure=True)
+    other = cluster.leader({**tiny, **brief, "data.shards": 2, "cohort.lease_s": 10}, secure=True)
     helper = cluster.join(other, "c", faults="stop@learner.training:5")
     mine = issued(cluster, "d", "--hours", str(brief["trust.cert_hours"]))
     frozen = cluster.learner(other, "--identity", str(mine), faults="stop@learner.training:2")
