@@ -65,7 +65,9 @@ def play(scenario: Scenario, settings: Settings = TINY, **more: Any) -> Cluster:
             await scenario(cluster)
         left = asyncio.all_tasks() - mine
         if left:
-            await asyncio.wait(left, timeout=1.0)  # channels close a moment after their calls
+            await asyncio.wait(
+                left, timeout=10.0
+            )  # channels close after their calls, which have five seconds
         assert not [task for task in left if not task.done()]
         return cluster
 
