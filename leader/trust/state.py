@@ -24,7 +24,7 @@ class _Entry(BaseModel):
 class TokenEntry(_Entry):
     """A join token that was made; its secret is not kept."""
 
-    key: str  # SubjectPublicKeyInfo of the token's key, hex
+    key: str  # public key of the token, a compressed point, hex
     role: str
     name: str  # the only name that may join with it; "" = any
     uses: int  # 0 = any number
