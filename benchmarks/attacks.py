@@ -142,7 +142,7 @@ def markdown(size: Size, accuracies: Accuracies, machine: Mapping[str, object]) 
         "turned round and ten times as large (scaled), noise of deviation 1 (gaussian), the mean of the colluders' "
         "updates shifted by as much as hides in their spread (a little is enough), or an honest update from labels "
         "y -> 9 - y (label flip). They change the parameters; statistics of batch norm are sent as they are. "
-        "The attacks are in `tests/attacks.py`, with their papers.",
+        "The attacks are in `tests/poison.py`, with their papers.",
         "",
         "| " + " | ".join(heads(size)) + " |",
         "|" + " --- |" * len(heads(size)),

@@ -1,5 +1,6 @@
 """The configuration of a run: frozen, typed sections, checked before anything starts."""
 
+from leader.config.limits import LimitsConfig
 from leader.config.run import RunConfig
 from leader.config.sections import (
     AggregateConfig,
@@ -7,13 +8,12 @@ from leader.config.sections import (
     CohortConfig,
     DataConfig,
     EvaluationConfig,
-    LimitsConfig,
     LogConfig,
     ServerConfig,
     StreamingConfig,
     TrainConfig,
-    TrustConfig,
 )
+from leader.config.trust import TrustConfig
 
 __all__ = [
     "AggregateConfig",

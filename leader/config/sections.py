@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from leader.config.limits import LimitsConfig
 from leader.config.requirement import Requirement
+from leader.config.section import MIB, Fraction, Positive, Section
+from leader.config.trust import TrustConfig
 from utils.wire.rpc import is_loopback
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-Positive = Annotated[float, Field(gt=0)]
-
-MIB = 1 << 20
-
-
-class Section(BaseModel):
-    """Base of all sections: immutable, unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -314,83 +305,6 @@ class AggregateConfig(Section):
     reject_norm: float = Field(0.0, ge=0, description="updates of a larger L2 norm are refused; 0 = off")
     spool_bytes: int = Field(
         16 * MIB, ge=1 * MIB, description="memory in which a rule combines the updates that it keeps on disk"
-    )
-
-
-class LimitsConfig(Section):
-    """Bounds on everything from outside."""
-
-    max_learners: int = Field(1000, ge=1, description="learners that may be registered at once")
-    chunk_bytes: int = Field(1 * MIB, ge=1024, le=2 * MIB - 64, description="bytes of payload a message")
-    upload_bytes: int = Field(128 * MIB, ge=1 * MIB, description="bytes of unfinished uploads held in memory")
-    window_bytes: int = Field(
-        2 * MIB,
-        ge=64 << 10,
-        le=1 << 30,
-        description="bytes of each stream that arrive before the leader reads them; "
-        "a learner's upload takes no more in one round trip",
-    )
-    header_bytes: int = Field(1 * MIB, ge=1024, description="largest safetensors header")
-    tensors: int = Field(16_384, ge=1, description="tensors in a payload")
-    name_length: int = Field(256, ge=16, description="characters in the name of a tensor")
-    message_bytes: int = Field(8 * MIB, ge=3 * MIB, le=64 * MIB, description="largest gRPC message taken")
-    metadata_bytes: int = Field(
-        16 << 10, ge=4 << 10, le=1 * MIB, description="most bytes of gRPC headers of a call"
-    )
-    dialled: int = Field(64, ge=0, description="learners that the leader dials at once")
-    transfers: int = Field(64, ge=1, description="model, data and update streams at once; more wait")
-    hello_s: Positive = Field(10.0, description="seconds that a new session may take to say hello")
-    stall_s: Positive = Field(60.0, description="seconds without progress after which a transfer is ended")
-    calls_per_s: Positive = Field(200.0, description="calls a second of one identity, with a burst of 2 s")
-    calls_at_once: int = Field(16, ge=1, description="calls of one identity under way at once")
-    registrations_per_min: Positive = Field(30.0, description="registrations a minute of one identity")
-    enrolments_per_min: Positive = Field(
-        60.0, description="enrolments a minute from one address, or renewals of one identity"
-    )
-    refusals_per_min: Positive = Field(
-        60.0, description="refused calls a minute from one address; beyond that they are refused unread"
-    )
-    upload_bytes_per_hour: int = Field(
-        0, ge=0, description="bytes an hour up of one identity; 0 = any number"
-    )
-    download_bytes_per_hour: int = Field(
-        0, ge=0, description="bytes an hour down to one identity; 0 = any number"
-    )
-    connections: int = Field(0, ge=0, description="connections at once; 0 = 2 x limits.max_learners + 64")
-    handshake_s: Positive = Field(10.0, description="seconds that a new connection may take to say who it is")
-
-
-class TrustConfig(Section):
-    """Who may take part: identities, roles, tokens."""
-
-    mode: Literal["auto", "on", "off"] = Field(
-        "auto", description="encrypt and authenticate; auto = as soon as listen is not this machine alone"
-    )
-    dir: Path = Field(Path("trust"), description="folder of the CA and of who was admitted; serves many runs")
-    names: str = Field(
-        "",
-        description="more DNS names and IPs for the leader's certificate, comma-separated, for foreign clients",
-    )
-    cert_hours: Positive = Field(
-        720.0, description="life of an identity's certificate; renewed at half of it"
-    )
-    token_hours: Positive = Field(24.0, description="life of the join token that is printed at the start")
-    token_uses: int = Field(0, ge=0, description="uses of that token; 0 = any number")
-    certificate: Path | None = Field(None, description="own PKI: the leader's certificate and chain (PEM)")
-    key: Path | None = Field(None, description="own PKI: its key (PEM)")
-    client_ca: Path | None = Field(None, description="own PKI: CAs of the clients (PEM)")
-    roles: Path | None = Field(
-        None, description="own PKI: rules, a line each, such as CN=ann@corp = operator"
-    )
-    jwt_listen: str = Field("", description="HOST:PORT for callers with a JWT and no certificate")
-    jwt_issuer: str = Field("", description="https issuer of JWTs, with OpenID discovery")
-    jwt_jwks: Path | None = Field(None, description="file with the issuer's keys, in place of discovery")
-    jwt_audience: str = Field("flockstep", description="audience that a JWT must name")
-    jwt_role_claim: str = Field("flockstep_role", description="claim of a JWT that names the role")
-    jwt_cert_hours: Positive = Field(24.0, description="life of a certificate that a JWT was exchanged for")
-    plain_listen: str = Field(
-        "",
-        description="HOST:PORT without encryption for clients of the plain contract; whoever reaches it may learn",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.attacks import ALittleIsEnough, Gaussian, Scaled, SignFlip, flip_labels
+from tests.poison import ALittleIsEnough, Gaussian, Scaled, SignFlip, flip_labels
 
 HONEST = np.array([[1, 0], [3, 0], [2, 6]], np.float32)
 
