@@ -87,19 +87,13 @@ class Stranger:
             while await self._session.read() is not aio.EOF:
                 pass
 
-    async def send(self, file: bytes, work_id: str = "", examples: int = 1) -> leader_pb2.Ack:
-        """Send an update; without a work id as a plain learner does."""
+    async def send(self, file: bytes, work_id: str = "", examples: int = 1, **said: Any) -> leader_pb2.Ack:
+        """Send an update; without a work id as a plain learner does. `said` is what its header says beside that."""
 
         def messages() -> list[leader_pb2.GradientData]:
             chunks = [file[at : at + CHUNK_BYTES] for at in range(0, len(file), CHUNK_BYTES)]
-            first = leader_pb2.UpdateHeader(
-                token=self.token,
-                work_id=work_id,
-                examples=examples,
-                total_bytes=len(file),
-                crc32=zlib.crc32(file),
-                loss=0.5,
-            )
+            fields = {"total_bytes": len(file), "crc32": zlib.crc32(file), "loss": 0.5, **said}
+            first = leader_pb2.UpdateHeader(token=self.token, work_id=work_id, examples=examples, **fields)
             head = [leader_pb2.GradientData(header=first)] if work_id else []
             return [*head, *(leader_pb2.GradientData(chunk=chunk) for chunk in chunks)]
 

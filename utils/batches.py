@@ -101,6 +101,15 @@ def held_out(examples: int, fraction: float) -> int:
     return max(0, min(examples - 1, math.floor(examples * fraction)))
 
 
+def most_held_out(trained: int, fraction: float) -> int:
+    """The most that `held_out` can be of a part of which so many examples are trained on.
+
+    >>> most_held_out(45, 0.1), most_held_out(9, 0.1), most_held_out(1, 0.9)
+    (5, 1, 9)
+    """
+    return math.floor(trained * fraction / (1 - fraction) + 1e-6)
+
+
 def holdout_split(examples: int, fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(trained, held out): ascending positions in a part; `seed` is the part's, so every round has the same ones."""
     trained = examples - held_out(examples, fraction)

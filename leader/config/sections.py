@@ -39,6 +39,9 @@ class DataConfig(Section):
     classes_per_shard: int = Field(
         2, ge=1, le=100_000, description="label-sorted pieces that make up a shard (classes)"
     )
+    max_examples: int = Field(
+        1_000_000, ge=1, lt=1 << 40, description="most examples of its own that one learner may bring"
+    )
     train_examples: int = Field(0, ge=0, description="use only the first N training examples; 0 = all")
     test_examples: int = Field(0, ge=0, description="use only the first N test examples; 0 = all")
 

@@ -8,16 +8,18 @@ import re
 from leader.events import Spread
 from leader.metric_names import lower_is_better
 from protos import leader_pb2
-from utils.errors import PayloadError
+from utils.errors import LimitError, PayloadError
 
 _MAX_METRICS = 32
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,64}")
 _MAX_ABS = 2.0**128  # a square of less, times any number of examples, is finite
-_MAX_EXAMPLES = 1 << 40
 
 
-def check_metrics(header: leader_pb2.UpdateHeader | None) -> tuple[leader_pb2.Metric, ...]:
-    """The scores that a learner sent (a plain one: none); raises PayloadError for any that can't be meant."""
+def check_metrics(header: leader_pb2.UpdateHeader | None, most: int) -> tuple[leader_pb2.Metric, ...]:
+    """The scores that a learner sent (a plain one: none), each on at most so many examples; 0: none was asked for.
+
+    Raises PayloadError for any that can't be meant, asked for or not, and LimitError for too many examples.
+    """
     metrics = () if header is None else tuple(header.metrics)
     if len(metrics) > _MAX_METRICS:
         raise PayloadError(f"update brings {len(metrics)} metrics; at most {_MAX_METRICS} are taken")
@@ -28,13 +30,17 @@ def check_metrics(header: leader_pb2.UpdateHeader | None) -> tuple[leader_pb2.Me
             )
         if not abs(metric.value) < _MAX_ABS:
             raise PayloadError(f"metric {metric.name} is {metric.value}; it must be finite and below 2**128")
-        if not 1 <= metric.examples <= _MAX_EXAMPLES:
-            raise PayloadError(f"metric {metric.name} has {metric.examples} examples; 1 to 2**40 are taken")
+        if not metric.examples:
+            raise PayloadError(f"metric {metric.name} has no examples; leave it out")
+        if metric.examples > most > 0:
+            raise LimitError(
+                f"metric {metric.name} claims {metric.examples} held-out examples, its part has {most} at most"
+            )
     names = [metric.name for metric in metrics]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise PayloadError(f"metric {twice} is there twice; send each name once")
-    return metrics
+    return metrics if most else ()
 
 
 class FederatedScores:

@@ -38,7 +38,13 @@ class Eligibility:
                 f"your data has {own.classes} classes, this run's model {self._classes}; "
                 "use the same classes everywhere (leader: model.classes)"
             )
-        Scale.of(self._config.aggregate.max_abs, (self._held or 0) + others + own.examples)
+        if own.examples > (most := self._config.data.max_examples):
+            raise LimitError(
+                f"you bring {own.examples} examples, at most {most} of one learner are taken (data.max_examples)"
+            )
+        together = (self._held or 0) + others + own.examples
+        # A buffer may be full of its updates alone.
+        Scale.of(self._config.aggregate.max_abs, max(together, self._config.buffer.size * own.examples))
         if train.local_epochs * math.ceil(own.examples / train.batch_size) >= 1 << 32:
             raise LimitError(f"{own.examples} examples are more batches than one work order can ask for")
 

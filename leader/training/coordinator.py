@@ -36,6 +36,7 @@ from leader.training.round_metrics import Tally, Traffic
 from leader.training.work_desk import WorkDesk
 from protos import leader_pb2
 from utils import faults
+from utils.batches import most_held_out
 from utils.errors import WireError
 
 _CLOSED = (Phase.COMMITTED, Phase.ABANDONED)
@@ -243,7 +244,8 @@ class Coordinator:
             return None
         try:
             admitted = exchange.orders.admit(submission.member, submission.upload, submission.work_id)
-            metrics = check_metrics(submission.upload.header)
+            held = most_held_out(admitted.part.examples, self._config.evaluation.holdout)
+            metrics = check_metrics(submission.upload.header, held if admitted.order.evaluate else 0)
             seconds = self.desk.seconds_at_work(admitted.part.id)
             counted = partial(self._count, exchange, submission, admitted, metrics, seconds)
             event = await exchange.add(admitted, submission, counted)
@@ -265,8 +267,7 @@ class Coordinator:
     ) -> None:
         """An update counts, `seconds` after its work was given out: what that says of its learner."""
         member, order, contribution = submission.member, admitted.order, admitted.contribution
-        scores = metrics if order.evaluate else ()
-        self._tally.counted(member.learner_id, admitted.part, contribution, scores, seconds)
+        self._tally.counted(member.learner_id, admitted.part, contribution, metrics, seconds)
         self._engine.deadlines.note(member.name, seconds)
         self.desk.counted(member)
         header = submission.upload.header

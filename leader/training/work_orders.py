@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
+import statistics
 from collections.abc import Iterable
 
 from leader.aggregation.weighting import Facts, make_weighting
@@ -13,6 +14,8 @@ from leader.data.part import Part
 from leader.rounds.buffer import OpenWork
 from protos import leader_pb2
 from utils.schedule import Schedule
+
+_LONGEST = 4  # passes through the median part in a round
 
 
 class WorkPlanner:
@@ -25,10 +28,17 @@ class WorkPlanner:
         self.schedule = Schedule(train.schedule, train.lr, train.warmup)
 
     def steps(self, parts: Iterable[Part]) -> int:
-        """Exchanges in a round with these parts."""
+        """Exchanges in a round with these parts: without train.local_steps, as many as the largest needs.
+
+        Learners say themselves how large their own data is: no more than four times the median counts of that.
+        """
         if self._config.exchange == "delta":
             return 1
-        return self._config.train.local_steps or max(self._epoch_batches(part) for part in parts)
+        if self._config.train.local_steps:
+            return self._config.train.local_steps
+        batches = [(self._epoch_batches(part), part.shard is None) for part in parts]
+        most = _LONGEST * statistics.median_low(count for count, _ in batches)
+        return max(min(count, most) if own else count for count, own in batches)
 
     def local_steps(self, part: Part) -> int:
         """Batches that a learner trains on for one update of this part."""

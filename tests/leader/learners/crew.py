@@ -32,9 +32,11 @@ class Crew:
     """A workforce, what it published, and how often it called."""
 
     def __init__(
-        self, *, learners: int = 2, seats: Seats | None = None, holder: str = "leader", **cohort: Any
+        self, *, learners: int = 2, seats: Seats | None = None, holder: str = "leader", **settings: Any
     ) -> None:
-        values = {"learners": learners, "data": {"holder": holder}, "cohort": cohort}
+        sections = {name: settings.pop(name) for name in list(settings) if isinstance(settings[name], dict)}
+        data = {"holder": holder, **sections.pop("data", {})}
+        values = {"learners": learners, "data": data, "cohort": settings, **sections}
         config = RunConfig.model_validate(values)
         events = EventStream()
         self.events: list[Event] = []

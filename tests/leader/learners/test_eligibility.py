@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 
 from leader.trust.callers import anonymous
 from tests.leader.learners.crew import Crew, info
-from utils.errors import IncompatibleError, NotReadyError
+from utils.errors import IncompatibleError, LimitError, NotReadyError
 
 
 def test_learners_whose_data_does_not_fit_the_run_are_refused() -> None:
@@ -16,6 +17,25 @@ def test_learners_whose_data_does_not_fit_the_run_are_refused() -> None:
     with pytest.raises(IncompatibleError, match="your data has 3 classes, this run's model 10"):
         crew.workforce.register(info("a", own=5, classes=3), anonymous("peer"))
     assert len(crew.workforce) == 0
+
+
+def test_a_learner_brings_no_more_examples_than_the_config_lets_it() -> None:
+    crew = Crew(data={"max_examples": 100})
+    with pytest.raises(LimitError, match=r"you bring 101 examples, at most 100 .* \(data.max_examples\)"):
+        crew.join("a", own=101)
+    crew.join("a", own=100)
+    assert len(crew.workforce) == 1
+    with pytest.raises(LimitError, match=r"you bring 1000001 examples, at most 1000000 of one learner"):
+        Crew().join("a", own=1_000_001)
+
+
+def test_a_claim_that_no_exact_sum_could_hold_is_refused_before_it_can_end_a_run() -> None:
+    wide: dict[str, Any] = {"data": {"max_examples": 1 << 36}, "aggregate": {"max_abs": 1.0}}
+    crew = Crew(buffer={"size": 1024}, **wide)
+    with pytest.raises(LimitError, match=r"a total weight of 70368744177664 .* leaves 15 fraction bits"):
+        crew.join("a", own=1 << 36)
+    crew.join("b", own=1 << 34)
+    Crew(**wide).join("a", own=1 << 36)  # that counts once a round
 
 
 def test_learners_that_do_not_meet_the_requirement_are_registered_and_hold_nothing() -> None:

@@ -121,6 +121,25 @@ def test_exchanges_a_round_and_local_steps_an_order(
     assert order(settings, steps=steps).local_steps == local_steps
 
 
+@pytest.mark.parametrize(
+    ("shards", "own", "steps"),
+    [
+        ((), (100, 90, 400), 13),  # batches of 32: as always where learners are of like size
+        ((), (100, 90, 1_000_000), 16),  # 4 x the median's 4 batches
+        ((), (100, 1_000_000), 16),
+        ((), (1_000_000,), 31250),
+        ((100, 3200), (100, 1_000_000), 100),  # what the leader deals out is no claim
+        ((100, 100), (1_000_000,), 16),
+    ],
+)
+def test_no_single_claim_makes_a_round_of_gradients_long(
+    shards: tuple[int, ...], own: tuple[int, ...], steps: int
+) -> None:
+    parts = [Part.of_shard(number, examples, 0) for number, examples in enumerate(shards)]
+    parts += [Part.of_own(str(number), examples, "", 0) for number, examples in enumerate(own)]
+    assert WorkPlanner(config("gradient"), "run").steps(parts) == steps
+
+
 @given(rounds=st.integers(1, 20), local_steps=st.integers(0, 5), examples=st.integers(1, 200))
 def test_local_batches_follow_one_another_through_the_run(
     rounds: int, local_steps: int, examples: int

@@ -1,0 +1,36 @@
+"""Learners that claim more than is theirs: examples, scores, a share of the rounds, an address."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+from grpc import aio
+
+from protos import leader_pb2
+from tests.strangers import Stranger
+
+
+async def refusal_of(call: Awaitable[object]) -> str:
+    """What the leader refuses a call with; "" if it does not."""
+    try:
+        await call
+    except aio.AioRpcError as error:
+        return str(error.details())
+    return ""
+
+
+def own(examples: int, classes: int = 0) -> leader_pb2.OwnData:
+    """A claim of so many examples of one's own."""
+    return leader_pb2.OwnData(examples=examples, classes=classes, fingerprint="ff")
+
+
+async def claim(address: str, examples: int, **said: Any) -> str:
+    """Register with so many examples of one's own; what the leader refuses that with."""
+    async with Stranger(address) as thief:
+        return await refusal_of(thief.register("thief", own_data=own(examples), **said))
+
+
+def accuracy(value: float, examples: int) -> list[leader_pb2.Metric]:
+    """A score on so many held-out examples."""
+    return [leader_pb2.Metric(name="accuracy", value=value, examples=examples)]

@@ -1,0 +1,62 @@
+"""What a learner says of itself is bounded: no claim makes it the mean, or a round long, or the run's end."""
+
+from __future__ import annotations
+
+import pytest
+
+from leader.events import FederatedEvaluated, RoundStarted
+from scripts.cluster import Cluster
+from tests.attacks.claims import accuracy, claim, own, refusal_of
+from tests.clusters import IMAGES, SHARDS, TINY, Settings, join, play, train
+from tests.strangers import at_work, update_of
+
+STEPPED = {**TINY, "exchange": "gradient", "train.local_steps": 0}
+
+
+@pytest.mark.parametrize("kind", [{}, {"buffer.size": 2}, STEPPED], ids=["delta", "buffered", "gradient"])
+def test_a_claim_beyond_what_one_learner_may_bring_leaves_the_run_as_it_is(kind: Settings) -> None:
+    async def attacked(cluster: Cluster) -> None:
+        for examples in (1 << 35, 1_000_001):
+            refusal = await claim(cluster.address, examples)
+            assert f"you bring {examples} examples, at most 1000000 of one learner" in refusal
+        await train(cluster)
+
+    settings = {**TINY, **kind}
+    cluster = play(attacked, settings)
+    if "buffer.size" not in kind:  # where the order of arrival counts
+        assert cluster.model_sha256 == play(train, settings).model_sha256
+
+
+def test_a_round_of_gradients_is_no_longer_for_a_claim_that_is_taken() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        join(cluster, "a")
+        join(cluster, "b")
+        async with at_work(cluster.address, "thief", own_data=own(1_000_000)) as thief:
+            await thief.work()
+            [began] = cluster.seen(RoundStarted)
+            assert began.steps == 4 * 3  # 24 points in batches of 8
+
+    play(scenario, {**STEPPED, "learners": 3})
+
+
+def test_scores_on_more_than_a_learner_holds_out_are_refused() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        async with at_work(cluster.address, "honest") as honest, at_work(cluster.address, "thief") as thief:
+            file = update_of(cluster.app.layout, 0.0)
+            orders = await honest.work(), await thief.work()
+            for examples in (1 << 40, 9):
+                refusal = await refusal_of(
+                    thief.send(file, orders[1].work_id, metrics=accuracy(1.0, examples))
+                )
+                assert f"accuracy claims {examples} held-out examples, its part has 8 at most" in refusal
+            await honest.send(file, orders[0].work_id, metrics=accuracy(0.25, 8))
+            await thief.send(file, orders[1].work_id, metrics=accuracy(1.0, 8))
+            await cluster.committed(1)
+        [told] = cluster.seen(FederatedEvaluated)
+        assert (told.scores["accuracy"]["mean"], told.scores["accuracy"]["examples"]) == (0.625, 16)
+
+    play(
+        scenario,
+        {**SHARDS, "rounds": 2, "evaluation.holdout": 0.25, "evaluation.federated_every": 1},
+        data=IMAGES,
+    )
