@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install proto check test fuzz demo bench federated attacks clean
+.PHONY: help install proto check test fuzz demo bench federated attacks attack clean
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,8 +53,11 @@ bench: $(INSTALLED) ## measure, into runs/bench; DATA=DIR holds CIFAR-10; QUICK=
 federated: $(INSTALLED) ## the table of federated algorithms on CIFAR-10 (DATA=DIR), 2 hours; QUICK=1 takes 10 minutes
 	$(BIN)/python -m benchmarks.federated $(STUDY)
 
-attacks: $(INSTALLED) ## the table of attacks against robust rules on CIFAR-10 (DATA=DIR); QUICK=1 takes some minutes
+attacks: $(INSTALLED) ## false updates against robust rules: accuracy on CIFAR-10 (DATA=DIR); QUICK=1 takes some minutes
 	$(BIN)/python -m benchmarks.attacks $(STUDY)
+
+attack: $(INSTALLED) ## hostile callers against a running leader, a minute each, an hour in all; ARGS="--only NAME" runs one
+	$(BIN)/python -m tests.attacks $(ARGS)
 
 clean: ## remove what make has built; runs/ and data/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -239,12 +239,13 @@ class Cluster:
         name: str,
         *flags: str,
         faults: str = "",
+        module: str = "learner",
         host: str = "",
         fresh: bool = False,
     ) -> Program:
         """A learner of this name that joins a secure leader (or the one at this address) as its log says."""
         join = ["--name", name, "--join", f"@{self.trust}/join"]
-        return self.learner(leader, *join, *flags, faults=faults, host=host, fresh=fresh)
+        return self.learner(leader, *join, *flags, faults=faults, module=module, host=host, fresh=fresh)
 
     def program(self, kind: str, command: list[str]) -> Program:
         """Any other program: a module and its arguments."""

@@ -1,0 +1,76 @@
+"""What a leader has withstood from the beginning, still does, and its run ends in the same bits.
+
+More of the same: mutated messages of every RPC, garbage and abandoned sessions in tests/fuzz, updates sent again and
+forged tokens in tests/cluster/test_resends.py, floods of secure leaders in tests/integration/test_trust_floods.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import psutil
+import pytest
+
+from scripts.cluster import Cluster
+from tests.attacks import held
+from tests.attacks.siege import Victim, again
+from tests.clusters import TINY, play, train
+from tests.integration.harness import CAN_FORK, cluster_in
+
+_FEW_BYTES = 64 << 20
+_INVALID, _UNAUTHENTICATED, _EXHAUSTED, _DEADLINE = 3, 16, 8, 4  # gRPC status codes
+
+
+def test_every_attack_that_held_before_leaves_the_runs_bits_alone() -> None:
+    attacks = (held.malformed, held.guessed, held.garbage, held.silent_sessions, held.replays)
+
+    async def scenario(cluster: Cluster) -> None:
+        victim = Victim(cluster.address)
+        storm = [asyncio.create_task(again(attack)(victim)) for attack in attacks]
+        await asyncio.sleep(0.3)  # they are at it when the learners come
+        await train(cluster)
+        for task in storm:
+            task.cancel()
+        await asyncio.wait(storm)
+
+    assert play(scenario).model_sha256 == play(train).model_sha256
+
+
+def test_noise_and_guesses_are_answered_with_what_is_wrong() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        victim = Victim(cluster.address)
+        assert {reply.status for reply in await held.malformed(victim)} == {_INVALID}
+        assert {reply.status for reply in await held.guessed(victim)} == {_UNAUTHENTICATED}
+        await train(cluster)
+
+    play(scenario)
+
+
+def test_a_session_that_says_nothing_is_ended() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        assert set(await held.silent_sessions(Victim(cluster.address), 5)) == {_DEADLINE}
+        await train(cluster)
+
+    play(scenario, {**TINY, "limits.hello_s": 0.3})
+
+
+@pytest.mark.skipif(not CAN_FORK, reason="the memory of a leader process is read in /proc")
+def test_a_message_that_grpc_inflates_is_refused_before_it_is_large(tmp_path: Path) -> None:
+    with cluster_in(tmp_path) as cluster:
+        leader = cluster.leader(TINY)
+        victim = Victim(leader.address)
+        process = psutil.Process(leader.process.pid)
+        before = process.memory_info().rss
+
+        async def scenario() -> int:
+            peak = 0
+            for _ in range(2):
+                asked = asyncio.create_task(held.bomb(victim, inflated=2 * _FEW_BYTES))
+                while not asked.done():
+                    await asyncio.sleep(0.005)
+                    peak = max(peak, process.memory_info().rss)
+                assert (await asked).status == _EXHAUSTED
+            return peak
+
+        assert asyncio.run(scenario()) - before < _FEW_BYTES
