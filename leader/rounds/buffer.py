@@ -6,6 +6,10 @@ round. Whoever's update comes in gets a new ticket at once, so a slow learner ho
 that has become too old is given out anew. (Nguyen et al. 2022, "Federated Learning with Buffered
 Asynchronous Aggregation", algorithm 1.)
 
+Beside others a learner has no more than its share of a buffer, whatever its speed: four times an even one, at
+most all but one update. A ticket beyond that waits until the buffer is applied, or until others that hold work
+have let half of the deadline pass; these are then waited for no more until they answer.
+
     SELECTING --Begin--> TRAINING --target; quorum at the deadline--> APPLYING --Applied--> COMMITTED
     COMMITTED --Begin--> TRAINING (next round)
     TRAINING --deadline without quorum, or no learner left--> ABANDONED
@@ -13,6 +17,9 @@ Asynchronous Aggregation", algorithm 1.)
 
 from __future__ import annotations
 
+import math
+import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -34,6 +41,8 @@ from leader.rounds.protocol import (
     Tick,
 )
 from utils.errors import DuplicateUpdateError, LateUpdateError, WireError
+
+_SHARE = 4  # times an even share of a buffer, for each learner
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class Desk:
     tickets: Mapping[str, Ticket]  # open ones, by part
     turns: Mapping[str, int]  # tickets given out so far, by part
     given: Mapping[str, int] = field(default_factory=dict)  # learner that each open ticket was given to
+    late: frozenset[int | None] = frozenset()  # learners that were waited for in vain
 
 
 #: Of the idle parts, which ones work next: (idle parts sorted, how many, number of tickets given out so far).
@@ -83,12 +93,15 @@ class Buffer:
         self._given = dict(desk.given)
         self._inside: set[tuple[str, int]] = set()  # (part, turn) of the updates in the buffer
         self._target = plan.target or len(plan.parts)
+        self._late = set(desk.late)
+        self._by: Counter[int | None] = Counter()  # updates in the buffer, by learner
+        self._ends = self._since = 0.0  # clock values: of the round's deadline, of the last update
 
     @property
     def desk(self) -> Desk:
         """Open tickets, for the next round or a checkpoint."""
         given = {part: self._given[part] for part in self._tickets if part in self._given}
-        return Desk(dict(self._tickets), dict(self._turns), given)
+        return Desk(dict(self._tickets), dict(self._turns), given, frozenset(self._late))
 
     def ticket(self, part: str) -> Ticket | None:
         """The open ticket of a part."""
@@ -133,6 +146,7 @@ class Buffer:
                 self._holders.update({part: holders.get(part) for part in self.plan.parts})
                 return self._open(now)
             case Accepted(part, step) if self._open_ticket(part, step):
+                self._since = now
                 return self._accept(part, step)
             case Assigned(part, learner) if part in self._holders:
                 return self._assign(part, learner)
@@ -145,7 +159,7 @@ class Buffer:
             case Tick() if (
                 self.phase is Phase.TRAINING and self.deadline is not None and now >= self.deadline
             ):
-                return self._expire()
+                return self._expire() if now >= self._ends else self._go_on(now)
             case Deserted() if self.phase is Phase.TRAINING:
                 return self._abandon("no learner is left")
             case _:
@@ -157,7 +171,7 @@ class Buffer:
 
     def _open(self, now: float) -> list[Action]:
         self.phase = Phase.TRAINING
-        self.deadline = now + self.plan.deadline_s
+        self._since, self._ends = now, now + self.plan.deadline_s
         for part, ticket in list(self._tickets.items()):
             if self.plan.round - ticket.round > self._max_staleness:
                 del self._tickets[part]
@@ -177,26 +191,63 @@ class Buffer:
 
         Should such a part get a learner again, it goes on, and so many more are at work for a while.
         """
-        working = sum(self._holders[part] is not None for part in self._tickets)
-        idle = sorted(
+        actions: list[Action] = []
+        shares = self._shares()
+        while idle := self._idle():
+            free = [part for part in idle if shares[self._holders[part]] > 0]
+            working = sum(self._holders[part] is not None for part in self._tickets)
+            count = min(self._at_work - working, len(free))
+            if count <= 0:
+                break
+            for part in self._pick(free, count, sum(self._turns.values())):
+                if shares[self._holders[part]] > 0:
+                    shares[self._holders[part]] -= 1
+                    actions += self._ticket(part)
+        waits = any(shares[self._holders[part]] <= 0 for part in idle)
+        self.deadline = min(self._ends, self._since + self.plan.deadline_s / 2) if waits else self._ends
+        return actions
+
+    def _idle(self) -> list[str]:
+        """Parts that somebody holds, and nobody works on."""
+        return sorted(
             part
             for part, learner in self._holders.items()
             if learner is not None and part not in self._tickets
         )
-        count = min(self._at_work - working, len(idle))
-        if count <= 0:
-            return []
-        actions: list[Action] = []
-        for part in self._pick(idle, count, sum(self._turns.values())):
-            turn = self._turns.get(part, 0)
-            self._turns[part] = turn + 1
-            self._tickets[part] = Ticket(self.plan.round, turn)
-            actions += self._give(part)
-        return actions
+
+    def _shares(self) -> Counter[int | None]:
+        """How many more tickets each learner may be given, as its share of this buffer."""
+        learners = set(self._holders.values())
+        awaited = learners - self._late - {None}
+        shares = Counter({one: self._bound(len(awaited) + (one in self._late)) for one in learners})
+        shares.subtract(self._by)
+        shares.subtract(self._holders[part] for part in self._tickets)
+        return shares
+
+    def _bound(self, learners: int) -> int:
+        """Most updates of each of so many learners; of one alone, or where all are alone in their buffers, any."""
+        if learners < 2 or self._target < 2:
+            return sys.maxsize
+        return min(max(2, math.ceil(_SHARE * self._target / learners)), self._target - 1)
+
+    def _ticket(self, part: str) -> list[Action]:
+        turn = self._turns.get(part, 0)
+        self._turns[part] = turn + 1
+        self._tickets[part] = Ticket(self.plan.round, turn)
+        return self._give(part)
+
+    def _go_on(self, now: float) -> list[Action]:
+        """Wait no longer for those that hold work."""
+        self._late |= self.owing()
+        self._since = now
+        return self._fill()
 
     def _accept(self, part: str, turn: int) -> list[Action]:
         del self._tickets[part]
         self._inside.add((part, turn))
+        learner = self._given.get(part)
+        self._by[learner] += 1
+        self._late.discard(learner)
         if len(self._inside) >= self._target:
             return self._close()
         return self._fill()

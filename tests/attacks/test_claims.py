@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
+from contextlib import suppress
+
 import pytest
 
-from leader.events import FederatedEvaluated, RoundStarted
+from leader.events import FederatedEvaluated, RoundStarted, UpdateAccepted
 from scripts.cluster import Cluster
-from tests.attacks.claims import accuracy, claim, own, refusal_of
+from tests.attacks.claims import accuracy, answer_at_once, claim, own, refusal_of
 from tests.clusters import IMAGES, SHARDS, TINY, Settings, join, play, train
 from tests.strangers import at_work, update_of
 
@@ -16,7 +20,7 @@ STEPPED = {**TINY, "exchange": "gradient", "train.local_steps": 0}
 @pytest.mark.parametrize("kind", [{}, {"buffer.size": 2}, STEPPED], ids=["delta", "buffered", "gradient"])
 def test_a_claim_beyond_what_one_learner_may_bring_leaves_the_run_as_it_is(kind: Settings) -> None:
     async def attacked(cluster: Cluster) -> None:
-        for examples in (1 << 35, 1_000_001):
+        for examples in (1 << 34, 1_000_001):
             refusal = await claim(cluster.address, examples)
             assert f"you bring {examples} examples, at most 1000000 of one learner" in refusal
         await train(cluster)
@@ -60,3 +64,27 @@ def test_scores_on_more_than_a_learner_holds_out_are_refused() -> None:
         {**SHARDS, "rounds": 2, "evaluation.holdout": 0.25, "evaluation.federated_every": 1},
         data=IMAGES,
     )
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_learner_that_answers_at_once_has_no_buffer_to_itself(size: int) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        file = update_of(cluster.app.layout, 0.0)
+        async with at_work(cluster.address, "honest") as honest, at_work(cluster.address, "thief") as thief:
+            attack = asyncio.ensure_future(answer_at_once(thief, file))
+            for round_ in range(1, 5):
+                order = await honest.work()
+                await cluster.until(
+                    lambda: len(cluster.seen(UpdateAccepted)) >= size * round_ - 1,  # noqa: B023
+                    "the thief is slow",
+                )
+                await honest.send(file, order.work_id)
+                await cluster.committed(round_)
+            attack.cancel()
+            with suppress(asyncio.CancelledError):
+                await attack
+        of_round = Counter((event.round, event.learner_id) for event in cluster.seen(UpdateAccepted))
+        assert [of_round[round_, 2] for round_ in range(1, 5)] == [size - 1] * 4
+        assert [of_round[round_, 1] for round_ in range(1, 5)] == [1] * 4
+
+    play(scenario, {**SHARDS, "rounds": 30, "buffer.size": size}, data=IMAGES)

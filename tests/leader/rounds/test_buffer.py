@@ -73,7 +73,12 @@ class Watched:
         self.sent: dict[str, int | None] = dict(desk.given)  # whom the open ticket was last given to
         self.holders: dict[str, int | None] = dict.fromkeys(self.parts)
         self.inside: set[tuple[str, int]] = set()
-        self.opened = 0.0
+        self.by: Counter[int | None] = Counter()
+        self.givers: dict[str, int | None] = dict(
+            desk.given
+        )  # whose update it is, whoever holds the part now
+        self.late = set(desk.late)
+        self.opened = self.since = 0.0
 
     def next_round(self) -> None:
         """As the coordinator does: on from the commit, or from the last one where the round was given up."""
@@ -93,6 +98,14 @@ class Watched:
     @property
     def room(self) -> int:
         return (self.at_work or len(self.parts)) - self.working
+
+    def share(self, learner: int | None) -> int:
+        """How many more tickets the learner may have, as the module's docstring says."""
+        beside = {held for held in self.holders.values() if held is not None} - self.late - {learner}
+        if not beside or self.target == 1:
+            return 1
+        most = min(self.target - 1, max(2, -(-4 * self.target // (len(beside) + 1))))
+        return most - self.by[learner] - sum(self.holders[part] == learner for part in self.tickets)
 
     def feed(self, event: RoundEvent) -> list[Action]:
         """Hand the event over, then compare actions and phase with what they must be."""
@@ -117,13 +130,20 @@ class Watched:
         match event:
             case Begin(holders) if before is Phase.SELECTING:
                 self.holders = {part: holders.get(part) for part in self.parts}
-                self.opened = self.now
+                self.opened = self.since = self.now
                 for part, ticket in list(self.tickets.items()):
                     if self.buffer.plan.round - ticket.round > self.max_staleness:
                         del self.tickets[part]
             case Accepted(part, turn) if training and self._is_open(part, turn):
                 del self.tickets[part]
                 self.inside.add((part, turn))
+                self.by[self.givers.get(part)] += 1
+                self.late.discard(self.givers.get(part))
+                self.since = self.now
+            case Tick() if training and self.buffer.deadline is not None and self.buffer.deadline <= self.now:
+                if self.now < self.opened + 10.0:
+                    self.late |= {self.holders[part] for part in self.tickets} - {None}
+                    self.since = self.now
             case Outdated(part, turn) if training and self._is_open(part, turn):
                 del self.tickets[part]
             case Assigned(part, learner) if part in self.holders:
@@ -144,9 +164,10 @@ class Watched:
                     assert self.sent.get(part) != learner  # only to a new holder
                 else:
                     assert turn == self.turns.get(part, 0)
+                    assert self.share(learner) > 0
                     self.turns[part] = turn + 1
                     self.tickets[part] = Ticket(self.buffer.plan.round, turn)
-                self.sent[part] = learner
+                self.sent[part] = self.givers[part] = learner
             case CloseStep(step, parts):
                 assert step == 0
                 assert parts == tuple(sorted({part for part, _ in self.inside}))
@@ -190,7 +211,11 @@ class Watched:
             return
         assert len(self.inside) < self.target
         idle = [part for part in self.parts if self.holders[part] is not None and part not in self.tickets]
-        assert self.room <= 0 or not idle  # nobody waits while there is room
+        free = [part for part in idle if self.share(self.holders[part]) > 0]
+        assert self.room <= 0 or not free  # nobody waits while there is room
+        assert len(self.by) <= 1 or self.target == 1 or max(self.by.values()) < self.target or self.late
+        wakes = self.opened + 10.0 if free == idle else min(self.since + 5.0, self.opened + 10.0)
+        assert buffer.deadline == wakes
         for part, ticket in self.tickets.items():
             assert 0 <= buffer.plan.round - ticket.round <= self.max_staleness
             assert self.holders[part] in (None, self.sent.get(part))
@@ -343,18 +368,75 @@ def filled(buffer: Buffer, *parts: str) -> Buffer:
 
 
 def test_a_slow_learner_holds_nobody_up() -> None:
-    buffer = begun(buffer_of(plan_of(round_=1, target=3), max_staleness=9))
+    buffer = begun(buffer_of(plan_of(parts=3, round_=1, target=3), max_staleness=9))
     for round_ in range(1, 10):
-        for turn in range(3 * round_ - 3, 3 * round_ - 1):
-            assert buffer.handle(Accepted("a", turn), 1.0) == [Dispatch(1, "a", turn + 1)]
-        assert buffer.handle(Accepted("a", 3 * round_ - 1), 1.0) == [CloseStep(0, ("a",))]
+        a, b = 2 * round_ - 2, round_ - 1
+        assert buffer.handle(Accepted("a", a), 1.0) == [Dispatch(1, "a", a + 1)]
+        assert buffer.handle(Accepted("b", b), 1.0) == [Dispatch(2, "b", b + 1)]
+        assert buffer.handle(Accepted("a", a + 1), 1.0) == [CloseStep(0, ("a", "b"))]
         assert buffer.handle(Applied(), 1.0) == [Commit()]
-        buffer = buffer_of(plan_of(round_=round_ + 1, target=3), buffer.desk, max_staleness=9)
-        assert buffer.handle(Begin(ONE_EACH), 1.0) == [Dispatch(1, "a", 3 * round_)]
-        assert buffer.ticket("b") == Ticket(1, 0)
-    assert buffer.refusal(1, 0, "b") is None
-    assert buffer.handle(Accepted("b", 0), 2.0) == [Dispatch(2, "b", 1)]
-    assert buffer.ticket("b") == Ticket(10, 1)
+        buffer = buffer_of(plan_of(parts=3, round_=round_ + 1, target=3), buffer.desk, max_staleness=9)
+        assert buffer.handle(Begin(ONE_EACH), 1.0) == [Dispatch(1, "a", a + 2)]
+        assert buffer.ticket("c") == Ticket(1, 0)
+    assert buffer.refusal(1, 0, "c") is None
+    assert buffer.handle(Accepted("c", 0), 2.0) == [Dispatch(3, "c", 1)]
+    assert buffer.ticket("c") == Ticket(10, 1)
+
+
+@pytest.mark.parametrize(
+    ("learners", "target", "share"), [(1, 4, 4), (2, 2, 1), (2, 8, 7), (3, 3, 2), (4, 2, 1), (4, 8, 7)]
+)
+def test_a_learner_that_answers_at_once_has_no_more_than_its_share(
+    learners: int, target: int, share: int
+) -> None:
+    buffer = begun(buffer_of(plan_of(parts=learners, target=target)))
+    for turn in range(share - 1):
+        assert buffer.handle(Accepted("a", turn), 0.0) == [Dispatch(1, "a", turn + 1)]
+    (closes,) = buffer.handle(Accepted("a", share - 1), 0.0) or (None,)
+    if share == target:
+        assert closes == CloseStep(0, ("a",))
+        return
+    assert (closes, buffer.ticket("a")) == (None, None)
+    actions = buffer.handle(Accepted("b", 0), 1.0)
+    assert actions == [CloseStep(0, ("a", "b"))] if share == target - 1 else [Dispatch(2, "b", 1)]
+    buffer.handle(Applied(), 1.0)
+    after = buffer_of(plan_of(round_=8, parts=learners, target=target), buffer.desk)
+    assert Dispatch(1, "a", share) in after.handle(Begin(ONE_EACH), 1.0)
+
+
+def test_in_a_large_crew_a_share_is_four_times_an_even_one() -> None:
+    parts = tuple(f"{number:02}" for number in range(20))
+    plan = RoundPlan(1, 1, parts, quorum=1, deadline_s=10.0, target=20)
+    buffer = begun(buffer_of(plan), {part: number for number, part in enumerate(parts)})
+    for turn in range(3):
+        assert buffer.handle(Accepted("00", turn), 0.0) == [Dispatch(0, "00", turn + 1)]
+    assert buffer.handle(Accepted("00", 3), 0.0) == []
+
+
+def test_the_parts_of_one_learner_have_its_share_together() -> None:
+    buffer = buffer_of(plan_of(parts=4, target=3))
+    given = buffer.handle(Begin({"a": 1, "b": 1, "c": 1, "d": 2}), 0.0)
+    assert [action.learner for action in given if isinstance(action, Dispatch)] == [1, 1, 2]
+    assert buffer.handle(Accepted("a", 0), 0.0) == []
+    assert buffer.handle(Accepted("b", 0), 0.0) == []
+    assert buffer.handle(Accepted("d", 0), 0.0) == [CloseStep(0, ("a", "b", "d"))]
+
+
+def test_who_holds_work_and_sends_nothing_is_waited_for_half_the_deadline_and_then_no_more() -> None:
+    buffer = begun(buffer_of(plan_of(quorum=2)))
+    assert buffer.deadline == 10.0
+    assert buffer.handle(Accepted("a", 0), 1.0) == []
+    assert buffer.deadline == 6.0
+    assert buffer.handle(Tick(), 6.0) == [Dispatch(1, "a", 1)]
+    assert buffer.deadline == 10.0
+    assert buffer.handle(Accepted("a", 1), 6.5) == [CloseStep(0, ("a",))]
+    buffer.handle(Applied(), 7.0)
+    after = begun(buffer_of(plan_of(round_=8), buffer.desk))
+    assert after.handle(Accepted("a", 2), 7.0) == [Dispatch(1, "a", 3)]
+    assert after.handle(Accepted("b", 0), 8.0) == [CloseStep(0, ("a", "b"))]  # it is back
+    after.handle(Applied(), 8.0)
+    third = begun(buffer_of(plan_of(round_=9), after.desk))
+    assert third.handle(Accepted("a", 3), 9.0) == []
 
 
 def test_work_that_has_become_too_old_is_given_out_anew() -> None:
@@ -371,9 +453,11 @@ def test_work_that_has_become_too_old_is_given_out_anew() -> None:
 
 
 def test_the_next_buffer_does_not_give_out_again_what_learners_have() -> None:
-    buffer = filled(begun(buffer_of(plan_of(parts=4))), "a", "b")
-    after = buffer_of(plan_of(round_=8, parts=4), buffer.desk)
-    assert after.handle(Begin(ONE_EACH), 0.0) == [Dispatch(2, "b", 1)]  # a's next was given out at once
+    buffer = filled(begun(buffer_of(plan_of(parts=4, target=3))), "a", "b", "c")
+    after = buffer_of(plan_of(round_=8, parts=4, target=3), buffer.desk)
+    assert after.handle(Begin(ONE_EACH), 0.0) == [
+        Dispatch(3, "c", 1)
+    ]  # those of a and b were given out at once
 
 
 def test_open_work_goes_to_whoever_holds_the_part_when_the_next_buffer_opens() -> None:
@@ -402,7 +486,7 @@ def test_work_of_a_part_that_is_gone_is_forgotten_and_its_number_is_not() -> Non
 
 
 def test_a_part_that_moves_is_dispatched_once_to_its_new_holder() -> None:
-    buffer = begun(buffer_of(plan_of(parts=2)))
+    buffer = begun(buffer_of(plan_of(parts=2, target=4)))
     assert buffer.handle(Assigned("b", 1), 1.0) == [Dispatch(1, "b", 0)]
     assert buffer.handle(Assigned("b", 1), 1.0) == []
     assert buffer.handle(Assigned("b", None), 1.0) == []
@@ -463,7 +547,7 @@ def test_a_round_that_was_given_up_leaves_no_trace() -> None:
     told = lost.refusal(8, 1, "b")
     assert isinstance(told, LateUpdateError)
     assert str(told) == "round 8 was given up; wait for work"
-    again = begun(buffer_of(plan_of(round_=8), Desk(before.tickets, before.turns)))
+    again = begun(buffer_of(plan_of(round_=8, target=3), Desk(before.tickets, before.turns)))
     assert again.refusal(7, 0, "b") is None
     assert again.handle(Accepted("b", 0), 0.0) == [Dispatch(2, "b", 1)]
 

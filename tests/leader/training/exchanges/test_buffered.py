@@ -73,8 +73,11 @@ def payload(value: float) -> Payload:
 class Run:
     """An asynchronous run without learners or network: what the coordinator does with the exchange."""
 
-    def __init__(self, config: RunConfig, state: RunState | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, state: RunState | None = None, holders: Mapping[str, int] = HOLDERS
+    ) -> None:
         self.config = config
+        self.holders = holders
         self.state = state or RunState("run", 0, 0, 100, np.zeros(TOTAL, np.float32), {})
         planner = WorkPlanner(config, self.state.secret)
         self.tickets = Tickets(planner, self.state, SPLIT, config.buffer.max_staleness)
@@ -93,7 +96,7 @@ class Run:
         )
         self.total = open_aggregate(self.config, LAYOUT, Scale.of(1024.0, 1000), None)
         self.tickets.begin(self.state, self.machine, parts)
-        self._perform(self.machine.handle(Begin(HOLDERS), 0.0))
+        self._perform(self.machine.handle(Begin(self.holders), 0.0))
         return self.machine
 
     def _perform(self, actions: list[Action]) -> None:
@@ -102,7 +105,7 @@ class Run:
                 self.tickets.give(action.learner, action.part)
 
     def contribution(self, upload: Upload, part: str, learner_id: int = 0) -> Contribution:
-        sender = member(learner_id or HOLDERS[part])
+        sender = member(learner_id or self.holders[part])
         return self.tickets.admit(sender, upload, self.tickets.order(part).work_id).contribution
 
     def send(self, part: str, value: float, weight: int) -> None:
@@ -131,8 +134,8 @@ class Run:
             self.begin()
 
 
-def started(config: RunConfig | None = None) -> Run:
-    run = Run(config or config_of())
+def started(config: RunConfig | None = None, *, learners: int = 2) -> Run:
+    run = Run(config or config_of(), holders=HOLDERS if learners == 2 else dict.fromkeys(HOLDERS, 1))
     run.begin()
     return run
 
@@ -149,7 +152,7 @@ def test_an_order_stays_the_same_over_rounds_and_starts_from_its_own_model() -> 
 
 
 def test_later_work_on_a_part_goes_on_in_its_batches() -> None:
-    run = started(config_of(size=2))
+    run = started(config_of(size=2), learners=1)
     batches: list[int] = []
     for _ in range(3):
         for _ in range(2):
@@ -199,7 +202,7 @@ def test_work_that_nobody_was_told_of_is_from_its_own_round_all_the_same() -> No
 
 
 def test_an_update_sent_twice_is_told_apart_from_a_late_one() -> None:
-    run = started(config_of(size=2))
+    run = started(config_of(size=2), learners=1)
     counted, slow = run.tickets.order(QUICK).work_id, run.tickets.order(SLOW).work_id
     run.send(QUICK, 1.0, 10)
     with pytest.raises(DuplicateUpdateError, match="is already counted in round 1"):
@@ -264,7 +267,7 @@ def test_an_update_knows_its_staleness_and_how_far_the_buffers_have_moved_since(
 def test_a_stale_update_counts_less_and_divides_as_a_fresh_one(
     weighting: str, exponent: float, mean: float
 ) -> None:
-    run = started(config_of(size=2, exponent=exponent, weighting=weighting))
+    run = started(config_of(size=2, exponent=exponent, weighting=weighting), learners=1)
     for _ in range(3):
         for _ in range(2):
             run.send(QUICK, 1.0, 10)
@@ -278,7 +281,7 @@ def test_a_stale_update_counts_less_and_divides_as_a_fresh_one(
 
 
 def test_one_part_twice_in_a_buffer_counts_twice() -> None:
-    run = started(config_of(size=2, weighting="uniform"))
+    run = started(config_of(size=2, weighting="uniform"), learners=1)
     run.send(QUICK, 1.0, 10)
     run.send(QUICK, 4.0, 10)
     assert run.total.finish().mean[:SPLIT].tolist() == [2.5] * SPLIT
