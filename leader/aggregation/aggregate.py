@@ -139,7 +139,8 @@ class Aggregate:
             contribution.staleness,
             norm,
         )
-        return _Update(contribution.part, facts, self._weighting.weight(facts), self._weighting.factor(facts))
+        weight = min(self._weighting.weight(facts), self._scale.heaviest)
+        return _Update(contribution.part, facts, weight, self._weighting.factor(facts))
 
     def _fold(self, sums: Sequence[ExactSum], update: _Update, runs: Sequence[_Run]) -> None:
         # Buffers are averages that each learner has taken of what it saw, not steps that add up: they

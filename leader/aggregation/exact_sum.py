@@ -7,6 +7,7 @@ of arrival and however many partial sums were merged; the mean is taken once, at
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,9 +35,10 @@ class Scale:
     fraction_bits: int
     max_abs: float
     max_weight: int
+    heaviest: int = sys.maxsize  # an update counts no more than that
 
     @classmethod
-    def of(cls, max_abs: float, max_weight: int) -> Scale:
+    def of(cls, max_abs: float, max_weight: int, heaviest: int = sys.maxsize) -> Scale:
         """The finest scale for these bounds; max_weight is rounded up to a power of two.
 
         Raises LimitError where fewer than 16 fraction bits would be left.
@@ -49,7 +51,7 @@ class Scale:
                 f"a total weight of {max_weight} with values up to {max_abs:g} leaves {fraction_bits} fraction bits "
                 "in the exact sum, at least 16 are needed; lower aggregate.max_abs"
             )
-        return cls(fraction_bits, max_abs, 1 << weight_bits)
+        return cls(fraction_bits, max_abs, 1 << weight_bits, heaviest)
 
 
 class ExactSum:

@@ -8,8 +8,10 @@ is sum(weight * factor * values) / sum(weight), and `finish` may rescale it as a
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+import sys
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import ClassVar
 
 from leader.aggregation.norms import check_norm, clip_factor
@@ -192,6 +194,24 @@ class Bounded(_Around):
         """The inner factor; raises ValueRangeError for too large a norm."""
         check_norm(facts.squared_norm, self.reject_norm)
         return self.inner.factor(facts)
+
+
+def heaviest(others: Iterable[int], share: float) -> int:
+    """The largest weight that is no more than `share` of a sum of itself and `others`, all capped at it.
+
+    The least of the others where there is none, as too few of them are there: then all count the same.
+
+    >>> heaviest([30, 20, 50], 0.5), heaviest([1000, 30, 30], 0.4), heaviest([7, 5], 0.1)
+    (100, 120, 5)
+    """
+    weights, limit = sorted(others, reverse=True), Fraction(share)
+    for count, next_heaviest in enumerate(weights, 1):  # of those that are capped
+        if count * limit >= 1:
+            break
+        most = limit * sum(weights[count - 1 :]) / (1 - count * limit)
+        if most >= next_heaviest:
+            return math.floor(most)
+    return weights[-1] if weights else sys.maxsize
 
 
 def make_weighting(config: RunConfig) -> Weighting:

@@ -47,7 +47,7 @@ def is_address(text: str) -> bool:
 
 def problems(config: RunFields) -> list[str]:
     """One line for each combination of settings that can't work: the reason, and what to set instead."""
-    on_rounds = (_robust, _norms, _weighting, _gradient, _scaffold, _codec, _streaming, _buffer)
+    on_rounds = (_robust, _norms, _weighting, _max_share, _gradient, _scaffold, _codec, _streaming, _buffer)
     on_the_rest = (_cohort, _data, _model, _evaluation, _trust, _jwt)
     return [problem for check in on_rounds + on_the_rest for problem in check(config)]
 
@@ -110,6 +110,24 @@ def _weighting(config: RunFields) -> Iterator[str]:
         yield (
             "aggregate.weighting is qfedavg, which compares losses of one and the same model, but buffer.size is "
             f"{config.buffer.size}, so that updates start from several: set buffer.size=0"
+        )
+
+
+def _max_share(config: RunFields) -> Iterator[str]:
+    aggregate, size = config.aggregate, config.buffer.size
+    if aggregate.max_share in (0, 1):
+        return
+    begins = f"aggregate.max_share is {aggregate.max_share:g}, which caps what examples count in a mean, but "
+    if aggregate.rule != "mean":
+        yield f"{begins}aggregate.rule is {aggregate.rule}, under which all count the same: leave it 0"
+    if aggregate.weighting != "examples":
+        yield f"{begins}aggregate.weighting is {aggregate.weighting}: set aggregate.weighting=examples"
+    if size:
+        yield f"{begins}buffer.size is {size}, so that nobody knows whose updates meet: set aggregate.weighting=uniform"
+    elif aggregate.max_share * (updates := updates_a_round(config)) < 0.999:
+        yield (
+            f"{begins}a round may close on {updates} updates, of which one is at least {1 / updates:.4g}: raise it to "
+            "that, or let more updates in (learners, cohort.size, cohort.quorum)"
         )
 
 

@@ -304,6 +304,10 @@ class AggregateConfig(Section):
         le=100_000,
         description="malicious updates that the rule must withstand (trimmed on each side)",
     )
+    max_share: Fraction = Field(
+        0.0,
+        description="most of a mean that one shard, or one learner's own data, may make up; 0 or 1 = off",
+    )
     clip_norm: float = Field(0.0, ge=0, description="updates are scaled down to this L2 norm; 0 = off")
     reject_norm: float = Field(0.0, ge=0, description="updates of a larger L2 norm are refused; 0 = off")
     spool_bytes: int = Field(

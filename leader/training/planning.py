@@ -77,7 +77,8 @@ class RoundPlanner:
             deadline_s=self._deadlines.of(names),
             target=target,
         )
-        scale = Scale.of(self._config.aggregate.max_abs, self._work.weight_bound(parts.values()))
+        bounds = self._work.weight_bound(parts.values()), self._work.heaviest(parts.values(), plan.quorum)
+        scale = Scale.of(self._config.aggregate.max_abs, *bounds)
         return Opening(plan, parts, scale, len(busy))
 
     def _least(self) -> int:

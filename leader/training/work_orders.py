@@ -6,9 +6,10 @@ import hashlib
 import hmac
 import math
 import statistics
+import sys
 from collections.abc import Iterable
 
-from leader.aggregation.weighting import Facts, make_weighting
+from leader.aggregation.weighting import Facts, heaviest, make_weighting
 from leader.config import RunConfig
 from leader.data.part import Part
 from leader.rounds.buffer import OpenWork
@@ -73,6 +74,12 @@ class WorkPlanner:
         """Whether learners score the model of `round_` (0: the initial weights), at the start of the next one."""
         every = self._config.evaluation.federated_every
         return every > 0 and round_ % every == 0
+
+    def heaviest(self, parts: Iterable[Part], quorum: int) -> int:
+        """Most that an update counts by aggregate.max_share, whichever `quorum` of these parts a round closes on."""
+        share = self._config.aggregate.max_share
+        lightest = sorted(part.examples for part in parts)[: quorum - 1]
+        return heaviest(lightest, share) if 0 < share < 1 else sys.maxsize
 
     def weight_bound(self, parts: Iterable[Part]) -> int:
         """Largest total weight of a round's updates: one of each part, or a buffer full of any."""

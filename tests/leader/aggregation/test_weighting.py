@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from leader.aggregation.weighting import (
     Stale,
     Uniform,
     Weighting,
+    heaviest,
     make_weighting,
 )
 from leader.config import RunConfig
@@ -142,3 +144,22 @@ def test_wrappers_work_together() -> None:
 )
 def test_the_config_says_what_counts(settings: dict[str, object], expected: Weighting) -> None:
     assert make_weighting(RunConfig.model_validate(settings)) == expected
+
+
+@given(
+    others=st.lists(st.integers(1, 1_000_000), min_size=1, max_size=8),
+    share=st.floats(0.01, 0.99),
+)
+def test_the_heaviest_update_is_the_largest_that_makes_up_no_more_than_its_share(
+    others: list[int], share: float
+) -> None:
+    def fits(weight: int) -> bool:
+        return weight <= Fraction(share) * (weight + sum(min(other, weight) for other in others))
+
+    most = heaviest(others, share)
+    assert heaviest(reversed(others), share) == most
+    if (len(others) + 1) * Fraction(share) < 1:  # no weights are so even
+        assert most == min(others)
+    else:
+        assert fits(most)
+        assert not fits(most + 1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -52,3 +53,11 @@ def test_a_buffer_closes_at_its_size_whoever_is_there(size: int, quorum: float, 
 def test_the_sum_of_a_buffer_has_room_for_its_heaviest_updates() -> None:
     values: dict[str, Any] = {"own": True, "learners": 3, "aggregate": {"max_abs": 1.0}}
     assert Office(**values).open().scale != Office(**values, buffer={"size": 1000}).open().scale
+
+
+def test_no_update_counts_more_than_the_share_that_the_config_gives_it() -> None:
+    values: dict[str, Any] = {"own": True, "aggregate": {"max_share": 0.4}}
+    assert Office(**values).open().scale.heaviest == 40  # of 10, 20, 30 and 40: 0.4 of the sum
+    assert Office(own=True).open().scale.heaviest == sys.maxsize
+    # Whoever is left out of the sum, the heaviest has 0.4 of what the others and it are worth.
+    assert Office(**values, cohort={"quorum": 0.7}).open().scale.heaviest == 20
