@@ -23,14 +23,19 @@ class LimitsConfig(Section):
     header_bytes: int = Field(1 * MIB, ge=1024, description="largest safetensors header")
     tensors: int = Field(16_384, ge=1, description="tensors in a payload")
     name_length: int = Field(256, ge=16, description="characters in the name of a tensor")
-    message_bytes: int = Field(8 * MIB, ge=3 * MIB, le=64 * MIB, description="largest gRPC message taken")
+    message_bytes: int = Field(4 * MIB, ge=3 * MIB, le=64 * MIB, description="largest gRPC message taken")
     metadata_bytes: int = Field(
         16 << 10, ge=4 << 10, le=1 * MIB, description="most bytes of gRPC headers of a call"
     )
     dialled: int = Field(64, ge=0, description="learners that the leader dials at once")
-    transfers: int = Field(64, ge=1, description="model, data and update streams at once; more wait")
+    transfers: int = Field(64, ge=1, description="model and data streams at once; more wait")
     hello_s: Positive = Field(10.0, description="seconds that a new session may take to say hello")
     stall_s: Positive = Field(60.0, description="seconds without progress after which a transfer is ended")
+    slow_bytes_per_s: Positive = Field(
+        32 << 10,
+        description="bytes a second of a transfer below which its place may go to others that wait; "
+        "such transfers keep half of limits.transfers and limits.upload_bytes at most",
+    )
     calls_per_s: Positive = Field(200.0, description="calls a second of one identity, with a burst of 2 s")
     calls_at_once: int = Field(16, ge=1, description="calls of one identity under way at once")
     registrations_per_min: Positive = Field(30.0, description="registrations a minute of one identity")

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from leader.config import LimitsConfig
 from leader.learners.membership import Member
-from leader.rpc.uploads import Pace, Uploads
+from leader.rpc.places import Place
+from leader.rpc.uploads import Uploads
 from leader.training.coordinator import Coordinator
 from leader.training.exchanges.gradient_link import GradientLink
 from leader.training.exchanges.pipeline import PieceStreams, not_open
@@ -64,12 +65,22 @@ class GradientStreams:
         """What the learner's last stream was refused with, told once: the status may not have reached it."""
         return self._refused.pop(member.learner_id, None)
 
-    async def serve(self, member_of: Callable[[bytes], Member], messages: Messages, send: Send) -> None:
+    async def serve(
+        self,
+        caller: str,
+        member_of: Callable[[bytes], Member],
+        messages: Messages,
+        send: Send,
+        *,
+        ranked: bool,
+    ) -> None:
         """Serve one stream until either side ends it; `member_of` says whose token it is, or raises.
 
-        Raises the WireError that the stream is refused with.
+        `caller` is who opens it, and `ranked` whether it has work. Raises the WireError that the stream is refused
+        with.
         """
-        first = await self._uploads.first(messages)
+        async with self._uploads.opening(caller, messages, ranked=ranked) as opening:
+            first = opening.message
         if isinstance(first, memoryview) or not first.HasField("header"):
             raise PayloadError("the stream begins with the header of an update")
         member = member_of(first.header.token)
@@ -134,11 +145,12 @@ class GradientStreams:
                 f"piece {piece.number} of {piece.total_bytes} bytes; at most "
                 f"{self._files.max_bytes(piece.number)} are taken"
             )
-        if not update.wanted:
-            await self._skip(piece, messages)
-            return
-        async with self._uploads.room(self._files.memory(piece.number, piece.total_bytes)):
-            payload = await self._receive(piece, messages)
+        memory = self._files.memory(piece.number, piece.total_bytes) if update.wanted else 0
+        async with self._uploads.room(member.identity, memory, ranked=update.wanted) as place:
+            async with self._uploads.moving(place):
+                payload = await self._receive(piece, messages, place, wanted=update.wanted)
+            if payload is None:
+                return
             update.bytes += piece.total_bytes
             upload = Upload(update.header, payload, update.bytes)
             try:
@@ -146,7 +158,11 @@ class GradientStreams:
             except (LateUpdateError, DuplicateUpdateError):
                 update.wanted = False
 
-    async def _receive(self, piece: leader_pb2.Piece, messages: Messages) -> Payload:
+    async def _receive(
+        self, piece: leader_pb2.Piece, messages: Messages, place: Place, *, wanted: bool
+    ) -> Payload | None:
+        """The piece that is announced; None of one that is not wanted, which is read and dropped."""
+
         def accept(manifest: Manifest) -> None:
             self._files.check(piece.number, manifest)
             if manifest.total_bytes != piece.total_bytes:
@@ -156,17 +172,15 @@ class GradientStreams:
                 )
 
         reader = self._uploads.reader(piece.total_bytes, accept)
-        async for chunk in self._chunks(piece, messages):
-            reader.feed(chunk)
-        return reader.finish(piece.crc32)
+        async for chunk in self._chunks(piece, messages, place):
+            if wanted:
+                reader.feed(chunk)
+        return reader.finish(piece.crc32) if wanted else None
 
-    async def _skip(self, piece: leader_pb2.Piece, messages: Messages) -> None:
-        async for _ in self._chunks(piece, messages):
-            pass
-
-    async def _chunks(self, piece: leader_pb2.Piece, messages: Messages) -> AsyncIterator[memoryview]:
-        """The chunks of a piece, which may neither stall nor stop half way."""
-        pace = Pace(self._limits.stall_s)
+    async def _chunks(
+        self, piece: leader_pb2.Piece, messages: Messages, place: Place
+    ) -> AsyncIterator[memoryview]:
+        """The chunks of a piece, which may not stop half way."""
         size = 0
         while size < piece.total_bytes:
             message = await self._uploads.next(messages)
@@ -178,7 +192,7 @@ class GradientStreams:
             if size > piece.total_bytes:
                 raise PayloadError(f"piece {piece.number} goes on after its {piece.total_bytes} bytes")
             self._coordinator.traffic.came(len(message))
-            pace.check(size)
+            place.moved(len(message))
             yield message
             self._uploads.at_chunk()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
 from functools import partial
@@ -12,16 +11,18 @@ import grpc
 from grpc import aio
 
 from leader.config import RunConfig
+from leader.connections import end_connection
 from leader.data.shard_stream import stream_shard
 from leader.events import EventStream
 from leader.learners.membership import Member
 from leader.rpc.agreement import agreed
 from leader.rpc.gradient_streams import GradientStreams
+from leader.rpc.places import Places
 from leader.rpc.refusal_counts import Refusals
 from leader.rpc.session import Sessions
 from leader.rpc.uploads import Uploads, header_of
 from leader.training.coordinator import Coordinator
-from leader.trust.callers import caller_of
+from leader.trust.callers import Caller, caller_of
 from protos import leader_pb2
 from utils import faults
 from utils.datasets import Dataset
@@ -36,7 +37,6 @@ from utils.wire import contract
 from utils.wire.contract import Call, Context, Method
 from utils.wire.rpc import UploadMessage
 from utils.wire.status import refuse
-from utils.wire.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,10 @@ class LeaderService:
             else None
         )
         self._data = data
-        self._transfers = asyncio.Semaphore(config.limits.transfers)
+        self._downloads = Places(config.limits.transfers, config.limits.slow_bytes_per_s)
+        self._parting: dict[
+            Context, Caller
+        ] = {}  # refused calls of those that have not read yet that they are
         self._refusals = refusals
         self._sessions = Sessions(coordinator, config.limits.hello_s, events, refusals)
 
@@ -85,7 +88,9 @@ class LeaderService:
         return contract.serve(calls, self._refuse)
 
     async def _refuse(self, method: str, context: Context, error: WireError) -> None:
-        member = self._workforce.of(caller_of(context))
+        caller = caller_of(context)
+        member = self._workforce.of(caller)
+        self._part(context, caller)
         try:
             await refuse(context, error)
         except aio.AbortError:
@@ -93,6 +98,16 @@ class LeaderService:
             # only where the status could be sent is this error raised.
             self._refusals.note(method, error, member.learner_id if member else None)
             raise
+        finally:
+            self._parting.pop(context, None)
+
+    def _part(self, context: Context, caller: Caller) -> None:
+        """Bound what is kept for those that don't read: they get a refusal only after all that was sent before."""
+        self._parting[context] = caller
+        if len(self._parting) > self._config.limits.transfers:
+            oldest = next(iter(self._parting))
+            if self._parting.pop(oldest).gateway is None:
+                end_connection(oldest.peer())
 
     def _caller(self, context: Context, token: bytes, network_addr: str = "") -> Member:
         return self._workforce.calling(caller_of(context), token, network_addr)
@@ -127,13 +142,15 @@ class LeaderService:
     async def _get_model(self, request: leader_pb2.Empty, context: Context) -> None:
         versions = self._coordinator.versions
         if request.token:
-            self._caller(context, request.token)
-        elif versions.number is not None:
-            await self._desk.fresh_model(caller_of(context).place, self._config.limits.stall_s)
+            member: Member | None = self._caller(context, request.token)
+        else:
+            member = self._workforce.of(caller_of(context))
+            if versions.number is not None:
+                await self._desk.fresh_model(caller_of(context).place, self._config.limits.stall_s)
         try:
             version = versions.get(request.version if request.HasField("version") else None)
             have = request.have if request.HasField("have") else None
-            await self._send(versions.stream(version, have), context)
+            await self._send(versions.stream(version, have), context, member)
         except LateUpdateError:  # the version is gone, perhaps since the download began
             if request.token:
                 self._desk.outdated(self._caller(context, request.token), request.version)
@@ -148,29 +165,37 @@ class LeaderService:
         )
         indices = self._workforce.shard_of(member, request.shard if request.HasField("shard") else None)
         _log.debug("GetData from learner %d: %d examples", member.learner_id, len(indices))
-        await self._send(stream_shard(self._data, indices, self._config.limits.chunk_bytes), context)
+        await self._send(stream_shard(self._data, indices, self._config.limits.chunk_bytes), context, member)
 
-    async def _send(self, messages: Iterable[bytes], context: Context) -> None:
+    async def _send(self, messages: Iterable[bytes], context: Context, member: Member | None) -> None:
         """Stream framed messages; a learner that takes none for limits.stall_s is let go."""
         complaint = "the download made no progress; fetch it again"
-        async with self._transfers, Watchdog(self._config.limits.stall_s, complaint) as watchdog:
+        caller = member.identity if member else caller_of(context).place
+        async with (
+            self._downloads.hold(caller, 1, ranked=member is not None) as place,
+            place.moving(self._config.limits.stall_s, complaint),
+        ):
             for message in messages:
                 await context.write(message)
-                watchdog.progress()
+                place.moved(len(message))
                 self._coordinator.traffic.sent(len(message))
                 faults.reach("leader.downloading", self._coordinator.state.round + 1)
 
     async def _accumulate(self, messages: AsyncIterator[UploadMessage], context: Context) -> leader_pb2.Ack:
-        first = await self._uploads.first(messages)
-        header = header_of(first)
-        member = self._caller(context, header.token if header else b"")
-        if header is None:
-            work_id = await self._desk.plain_work(member, self._config.limits.stall_s)
-        else:
-            work_id = header.work_id
-        self._desk.check(member, work_id)
-        async with self._transfers, self._uploads.receiving(first, messages) as upload:
-            await self._desk.submit(member, upload, work_id)
+        caller, stall_s = caller_of(context), self._config.limits.stall_s
+        known = self._workforce.of(caller)
+        plain = known is not None and known.plain
+        if known is not None and plain:
+            await self._desk.plain_work(known, stall_s)  # before anything of it is read
+        async with self._uploads.opening(
+            caller.place, messages, ranked=self._owes(known), whole=plain
+        ) as opening:
+            header = header_of(opening.message)
+            member = self._caller(context, header.token if header else b"")
+            work_id = header.work_id if header else await self._desk.plain_work(member, stall_s)
+            self._desk.check(member, work_id)
+            async with self._uploads.receiving(member.identity, opening, messages) as upload:
+                await self._desk.submit(member, upload, work_id)
         return leader_pb2.Ack(success=True, message="counted")
 
     async def _exchange_gradients(self, messages: AsyncIterator[UploadMessage], context: Context) -> None:
@@ -178,7 +203,13 @@ class LeaderService:
             raise IncompatibleError(
                 "steps of this run are not pipelined; send updates with AccumulateGradients"
             )
-        await self._gradients.serve(partial(self._caller, context), messages, context.write)
+        caller = caller_of(context)
+        ranked = self._owes(self._workforce.of(caller))
+        member_of = partial(self._caller, context)
+        await self._gradients.serve(caller.place, member_of, messages, context.write, ranked=ranked)
+
+    def _owes(self, member: Member | None) -> bool:
+        return member is not None and bool(self._desk.work_of(member))
 
     async def _session(self, messages: AsyncIterator[leader_pb2.LearnerMessage], context: Context) -> None:
         await self._sessions.serve(caller_of(context), messages, context.write)

@@ -6,36 +6,46 @@ learner can go on at that byte; it is dropped when its work is no longer open or
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 
 from leader.aggregation.decoding import Decoder
 from leader.config import LimitsConfig
-from leader.rpc.byte_budget import ByteBudget
+from leader.rpc.places import Place, Places
 from leader.training.inbox import Upload
 from leader.training.round_metrics import Traffic
 from model.flat import Layout
 from protos import leader_pb2
-from utils.errors import ChecksumError, LimitError, PayloadError, StalledError
+from utils.errors import ChecksumError, LimitError, PayloadError
 from utils.wire.payload import Manifest, PayloadReader
 from utils.wire.rpc import UploadMessage
-from utils.wire.watchdog import Watchdog
 
-_LEAST_BYTES = 16 << 10  # that an upload must bring in every limits.stall_s seconds
 #: Of a chunk that is summed where it lies; with smaller ones, what each costs beside its bytes would count.
 _KEPT_BYTES = 32 << 10
+
+#: Of a first message that needs no place any more once it is here; a header has less.
+_SMALL_BYTES = 64 << 10
 
 Key = tuple[str, int, int]  # work id, total bytes, CRC-32: equal keys mean equal bytes
 
 
-@dataclass
+@dataclass(frozen=True)
+class Opening:
+    """The first message of a stream: the header of a full learner, or a plain learner's first chunk."""
+
+    message: UploadMessage
+    place: Place  # among first messages, or among updates
+    whole: bool  # whether it is a place for the whole update
+
+
+@dataclass(frozen=True)
 class _Transfer:
     """One update on its way, and its share of the budget."""
 
     reader: PayloadReader
-    share: AsyncExitStack = field(default_factory=AsyncExitStack)
+    place: Place
 
 
 class Uploads:
@@ -56,16 +66,36 @@ class Uploads:
         self._is_open = is_open  # whether the work with this id is still wanted
         self.at_chunk = at_chunk  # called after each chunk
         self._max_bytes = 4 * layout.total + limits.header_bytes
-        self._budget = ByteBudget(limits.upload_bytes)
+        # Of each stream in a line gRPC has taken in a window of bytes.
+        line = max(1, limits.upload_bytes // (2 * limits.window_bytes))
+        firsts = max(2, limits.upload_bytes // (2 * limits.message_bytes))
+        self._firsts = Places(firsts, limits.slow_bytes_per_s, line)
+        self._budget = Places(limits.upload_bytes, limits.slow_bytes_per_s, line)
         self._broken: dict[Key, _Transfer] = {}  # oldest first
-        self._stalled = f"no bytes for {limits.stall_s:g} s in the middle of an update; send the rest again"
+        self._stalled = (
+            f"next to no bytes for {limits.stall_s:g} s in the middle of an update; send the rest again"
+        )
+        self._mute = f"no first message in {limits.hello_s:g} s (limits.hello_s); send the update again"
 
-    async def first(self, messages: AsyncIterator[UploadMessage]) -> UploadMessage:
-        """The stream's first message: the header of a full learner, or a plain learner's first chunk."""
-        message = await self.next(messages)
-        if message is None:
-            raise PayloadError("the update is empty; send one safetensors file in chunks")
-        return message
+    @asynccontextmanager
+    async def opening(
+        self, caller: str, messages: AsyncIterator[UploadMessage], *, ranked: bool, whole: bool = False
+    ) -> AsyncIterator[Opening]:
+        """Read a stream's first message; what it takes until it is understood has a place inside the block.
+
+        gRPC makes room for all of a message as soon as it is asked for, up to limits.message_bytes. With `whole` the
+        place is one for an update of any size, as that of a plain learner, whose first message is of it.
+        Raises PayloadError, StalledError or BusyError.
+        """
+        places, size = (self._budget, self._share(self._max_bytes)) if whole else (self._firsts, 1)
+        async with places.hold(caller, size, ranked=ranked) as place:
+            async with self.moving(place) if ranked else place.moving(self._limits.hello_s, self._mute):
+                message = await self.next(messages)
+            if message is None:
+                raise PayloadError("the update is empty; send one safetensors file in chunks")
+            if not whole and _size(message) <= _SMALL_BYTES:
+                place.free()
+            yield Opening(message, place, whole)
 
     def received(self, request: leader_pb2.UploadRequest) -> int:
         """Bytes that an earlier, broken stream of this update left here."""
@@ -74,47 +104,66 @@ class Uploads:
 
     @asynccontextmanager
     async def receiving(
-        self, first: UploadMessage, messages: AsyncIterator[UploadMessage]
+        self, caller: str, opening: Opening, messages: AsyncIterator[UploadMessage]
     ) -> AsyncIterator[Upload]:
         """Read the whole update and hold its memory inside the `async with` block.
 
-        Raises PayloadError, LimitError, ChecksumError or StalledError.
+        Raises PayloadError, LimitError, ChecksumError, StalledError or BusyError.
         """
-        header = header_of(first)
-        key = (header.work_id, header.total_bytes, header.crc32) if header else None
-        transfer = await self._begin(header, key)
+        header = header_of(opening.message)
+        key = (header.work_id, header.total_bytes, header.crc32) if header and not opening.whole else None
+        transfer = await self._begin(caller, opening, header, key)
         try:
-            size = await self._read(transfer.reader, first, messages)
+            size = await self._read(transfer, opening.message, messages)
             upload = Upload(header, transfer.reader.finish(header.crc32 if header else None), size)
             yield upload
         finally:
-            if (
-                key is not None
-                and transfer.reader.resumable
-                and key not in self._broken
-                and not self._budget.waited_for
-            ):
+            if key is not None and transfer.reader.resumable and key not in self._broken:
                 self._broken[key] = transfer
+                transfer.place.leave(lambda: self._forget(key))
             else:
-                await transfer.share.aclose()
+                transfer.place.free()
 
-    async def _begin(self, header: leader_pb2.UpdateHeader | None, key: Key | None) -> _Transfer:
+    def _forget(self, key: Key) -> None:
+        del self._broken[key]
+
+    async def _begin(
+        self, caller: str, opening: Opening, header: leader_pb2.UpdateHeader | None, key: Key | None
+    ) -> _Transfer:
         """A broken transfer to go on with, or a new one once there is budget for it."""
         if header is not None and header.total_bytes > self._max_bytes:
             raise LimitError(f"update of {header.total_bytes} bytes; at most {self._max_bytes} are taken")
         broken = self._broken.pop(key, None) if key else None
         if header is not None and broken is not None and header.offset == broken.reader.received:
+            opening.place.free()
+            broken.place.resume()
             return broken
         if broken is not None:
-            await broken.share.aclose()
+            broken.place.free()
         if header is not None and header.offset:
             raise ChecksumError(f"the first {header.offset} bytes are no longer held here; send all of them")
         size = min(self._max_bytes, header.total_bytes) if header is not None else self._max_bytes
-        await self._make_room(size)
-        transfer = _Transfer(self.reader(size, self._acceptor(header), _KEPT_BYTES))
-        # Without budget the stream is not read, and gRPC's flow control holds the learner back.
-        await transfer.share.enter_async_context(self._budget.hold(size))
-        return transfer
+        place = opening.place if opening.whole else await self._room(caller, size, opening.place)
+        return _Transfer(self.reader(size, self._acceptor(header), _KEPT_BYTES), place)
+
+    async def _room(self, caller: str, size: int, first: Place) -> Place:
+        """A place for an update, in place of that of its first message."""
+        for key in list(self._broken):
+            if not self._is_open(key[0]):
+                self._broken.pop(key).place.free()
+        # Without a place the stream is not read, and gRPC's flow control holds the learner back.
+        async with first.moving(math.inf, ""):  # which others may want
+            place = await self._budget.take(caller, self._share(size), ranked=True)
+        first.free()
+        return place
+
+    def _share(self, size: int) -> int:
+        """What an update of `size` bytes takes of the budget: gRPC makes room for whatever message is on its way."""
+        return max(size, self._limits.message_bytes)
+
+    def moving(self, place: Place) -> AbstractAsyncContextManager[None]:
+        """Bytes of an update are to come inside the block; see Place."""
+        return place.moving(self._limits.stall_s, self._stalled)
 
     def reader(
         self, size: int, accept: Callable[[Manifest], None], keep_from: int | None = None
@@ -131,36 +180,27 @@ class Uploads:
         )
 
     @asynccontextmanager
-    async def room(self, size: int) -> AsyncIterator[None]:
+    async def room(self, caller: str, size: int, *, ranked: bool) -> AsyncIterator[Place]:
         """Wait for `size` bytes of the budget and hold them inside the `async with` block."""
-        await self._make_room(size)
-        async with self._budget.hold(size):
-            yield
-
-    async def _make_room(self, size: int) -> None:
-        """Drop broken transfers that nobody wants, and the oldest others as long as there is no room."""
-        for key in list(self._broken):
-            if not self._is_open(key[0]) or not self._budget.fits(size):
-                await self._broken.pop(key).share.aclose()
+        async with self._budget.hold(caller, self._share(size), ranked=ranked) as place:
+            yield place
 
     async def _read(
-        self, reader: PayloadReader, first: UploadMessage, messages: AsyncIterator[UploadMessage]
+        self, transfer: _Transfer, first: UploadMessage, messages: AsyncIterator[UploadMessage]
     ) -> int:
         size = 0
         message: UploadMessage | None = first
-        pace = Pace(self._limits.stall_s)
-        async with Watchdog(self._limits.stall_s, self._stalled) as watchdog:
+        async with self.moving(transfer.place):
             while message is not None:
                 if not isinstance(message, memoryview):
                     if message.HasField("header") and message is not first:
                         raise PayloadError("an update header may only stand in the first message")
                     message = memoryview(message.chunk)
                 if len(message):  # empty ones are no sign of progress
-                    watchdog.progress()
+                    transfer.place.moved(len(message))
                     size += len(message)
                     self._traffic.came(len(message))
-                    reader.feed(message)
-                    pace.check(size)
+                    transfer.reader.feed(message)
                     self.at_chunk()
                 message = await anext(messages, None)
         return size
@@ -176,34 +216,11 @@ class Uploads:
         return accept
 
     async def next(self, messages: AsyncIterator[UploadMessage]) -> UploadMessage | None:
-        """The next message that says something, None after the last; raises StalledError."""
-        async with Watchdog(self._limits.stall_s, self._stalled):
-            while (message := await anext(messages, None)) is not None:
-                if _says_something(message):
-                    return message
-            return None
-
-
-class Pace:
-    """The slowest that an upload may be: a dribble of bytes must not hold memory for ever."""
-
-    def __init__(self, window_s: float) -> None:
-        self._window_s = window_s
-        self._begin(0)
-
-    def _begin(self, size: int) -> None:
-        self._size = size
-        self._ends = time.monotonic() + self._window_s
-
-    def check(self, size: int) -> None:
-        """`size` bytes are here; raises StalledError if too few of them came in the last window."""
-        if size - self._size >= _LEAST_BYTES:
-            self._begin(size)
-        elif time.monotonic() > self._ends:
-            raise StalledError(
-                f"only {size - self._size} bytes in {self._window_s:g} s; at least {_LEAST_BYTES} are expected "
-                "(limits.stall_s)"
-            )
+        """The next message that says something, None after the last."""
+        while (message := await anext(messages, None)) is not None:
+            if _says_something(message):
+                return message
+        return None
 
 
 def header_of(message: UploadMessage) -> leader_pb2.UpdateHeader | None:
@@ -216,3 +233,8 @@ def _says_something(message: UploadMessage) -> bool:
     if isinstance(message, memoryview):
         return len(message) > 0
     return message.HasField("header") or message.HasField("piece") or len(message.chunk) > 0
+
+
+def _size(message: UploadMessage) -> int:
+    """Bytes of a message on the wire, about."""
+    return len(message) if isinstance(message, memoryview) else message.ByteSize()

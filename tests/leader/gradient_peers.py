@@ -105,9 +105,8 @@ class Peer:
             while (message := await self._up.get()) is not None:
                 yield message
 
-        serve = self.run.streams.serve(
-            partial(self.run.workforce.by_token, caller=anonymous("any")), messages(), self._take
-        )
+        member_of = partial(self.run.workforce.by_token, caller=anonymous("any"))
+        serve = self.run.streams.serve(self.member.identity, member_of, messages(), self._take, ranked=True)
         self.serving = asyncio.ensure_future(serve)
 
     async def _take(self, message: bytes) -> None:

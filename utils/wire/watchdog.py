@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
-from utils.errors import StalledError
+from utils.errors import StalledError, WireError
 
 
 class Watchdog:
@@ -13,7 +13,7 @@ class Watchdog:
 
     def __init__(self, stall_s: float, complaint: str) -> None:
         self._stall_s = stall_s
-        self._complaint = complaint
+        self._error: WireError = StalledError(complaint)
         self._scope = asyncio.timeout(None)
 
     async def __aenter__(self) -> Watchdog:
@@ -30,11 +30,18 @@ class Watchdog:
         try:
             await self._scope.__aexit__(kind, error, trace)
         except TimeoutError:
-            raise StalledError(self._complaint) from None
+            raise self._error from None
 
     def progress(self) -> None:
         """The transfer has moved."""
         self._moved = self._loop.time()
+
+    def end(self, error: WireError) -> None:
+        """Raise `error` out of the block, unless that is just being ended."""
+        self._timer.cancel()
+        if not self._scope.expired():
+            self._error = error
+            self._scope.reschedule(self._loop.time())
 
     def _look(self) -> None:
         due = self._moved + self._stall_s

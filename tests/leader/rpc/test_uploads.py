@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import numpy as np
 import pytest
@@ -31,8 +31,9 @@ def file(values: np.ndarray[tuple[int], np.dtype[np.float32]] = VALUES) -> bytes
 
 
 FILE = file()
-#: The budget holds one upload of such a file; a second one waits.
-LIMITS = LimitsConfig(header_bytes=600 << 10, stall_s=30.0).model_copy(update={"upload_bytes": len(FILE) + 1})
+#: The budget holds one upload of such a file, and the message that gRPC may be taking in; a second one waits.
+LIMITS = LimitsConfig(header_bytes=600 << 10, stall_s=30.0).model_copy(update={"message_bytes": len(FILE)})
+LIMITS = LIMITS.model_copy(update={"upload_bytes": len(FILE) + 1})
 TWO = LIMITS.model_copy(update={"upload_bytes": 2 * len(FILE) + 1})
 IMPATIENT = LIMITS.model_copy(update={"stall_s": 0.02})
 
@@ -84,19 +85,31 @@ def uploads(limits: LimitsConfig = LIMITS, traffic: Traffic | None = None, is_op
     )
 
 
+@asynccontextmanager
+async def receiving(
+    these: Uploads, source: AsyncIterator[UploadMessage], caller: str = "a"
+) -> AsyncIterator[Upload]:
+    """One upload, as the service has it read."""
+    async with (
+        these.opening(caller, source, ranked=True) as opening,
+        these.receiving(caller, opening, source) as upload,
+    ):
+        yield upload
+
+
 async def fill(these: Uploads, count: int) -> None:
     """Hold the memory of `count` uploads at once; waits for ever where the budget has less."""
     async with asyncio.timeout(20), AsyncExitStack() as held:
         for i in range(count):
             source = stream([announced(header(work=f"filling {i}")), *cut(FILE)])
-            await held.enter_async_context(these.receiving(await these.first(source), source))
+            await held.enter_async_context(receiving(these, source))
 
 
-async def received(these: Uploads, *messages: UploadMessage | Exception | None) -> Upload:
+async def received(these: Uploads, *messages: UploadMessage | Exception | None, caller: str = "a") -> Upload:
     """One upload from its first message to its last."""
     source = stream(messages)
     async with asyncio.timeout(20):
-        async with these.receiving(await these.first(source), source) as upload:
+        async with receiving(these, source, caller) as upload:
             return upload
 
 
@@ -238,7 +251,7 @@ def test_empty_messages_are_no_progress() -> None:
         these, source = uploads(IMPATIENT), trickle()
         async with asyncio.timeout(20):
             with pytest.raises(StalledError):
-                async with these.receiving(await these.first(source), source):
+                async with receiving(these, source):
                     pass
 
     asyncio.run(scenario())
@@ -252,8 +265,8 @@ def test_a_dribble_of_bytes_is_not_progress_enough() -> None:
 
     async def scenario() -> None:
         these, source = uploads(LIMITS.model_copy(update={"stall_s": 0.3})), dribble()
-        with pytest.raises(StalledError, match=r"only \d+ bytes in 0\.3 s"):
-            async with these.receiving(await these.first(source), source):
+        with pytest.raises(StalledError, match=r"next to no bytes for 0\.3 s"):
+            async with receiving(these, source):
                 pass
 
     asyncio.run(scenario())
@@ -266,9 +279,9 @@ def request(head: leader_pb2.UpdateHeader) -> leader_pb2.UploadRequest:
     return leader_pb2.UploadRequest(work_id=head.work_id, total_bytes=head.total_bytes, crc32=head.crc32)
 
 
-async def broken(these: Uploads, head: leader_pb2.UpdateHeader, data: bytes) -> None:
+async def broken(these: Uploads, head: leader_pb2.UpdateHeader, data: bytes, caller: str = "a") -> None:
     with pytest.raises(_BrokenError):
-        await received(these, announced(head), *cut(data), _BrokenError())
+        await received(these, announced(head), *cut(data), _BrokenError(), caller=caller)
 
 
 @given(st.integers(len(FILE) - 1240, len(FILE) - 1))
@@ -326,6 +339,46 @@ def test_a_broken_upload_makes_room_for_another_one() -> None:
     asyncio.run(scenario())
 
 
+def test_a_caller_that_breaks_off_over_and_over_drops_its_own_and_not_what_others_left() -> None:
+    async def scenario() -> None:
+        these = uploads(TWO)
+        await broken(these, header(work="honest"), FILE[:900], "honest")
+        for number in range(5):
+            await broken(these, header(work=f"{number}"), FILE[:500], "attacker")
+        left = [these.received(request(header(work=work))) for work in ("honest", "3", "4")]
+        assert left == [900, 0, 500]
+
+    asyncio.run(scenario())
+
+
+def test_a_first_message_has_its_place_until_the_update_has_one() -> None:
+    async def scenario() -> None:
+        these = uploads(LIMITS.model_copy(update={"message_bytes": 65 << 10, "upload_bytes": 130 << 10}))
+        large, small = announced(header(), bytes(65 << 10)), announced(header())
+        held = []
+        for message in (large, large, small):
+            source = stream([message])
+            async with these.opening("a", source, ranked=True):
+                held.append(these._firsts.held)
+        assert held == [1, 1, 0]
+
+    asyncio.run(scenario())
+
+
+def test_a_plain_learners_first_message_is_read_in_the_place_of_its_update() -> None:
+    async def scenario() -> None:
+        these, source = uploads(), stream(cut(FILE))
+        async with (
+            these.opening("plain", source, ranked=True, whole=True) as opening,
+            these.receiving("plain", opening, source) as upload,
+        ):
+            assert these._budget.held == LIMITS.header_bytes + 4 * LAYOUT.total
+            assert values_of(upload) == VALUES.tolist()
+        assert these._budget.held == 0
+
+    asyncio.run(scenario())
+
+
 def test_bytes_for_work_that_has_closed_are_dropped() -> None:
     roomy = LIMITS.model_copy(update={"upload_bytes": 8 << 20})
 
@@ -355,12 +408,12 @@ def test_uploads_beyond_the_budget_wait_their_turn() -> None:
         order = []
 
         async def one(name: str) -> None:
-            await received(these, announced(header(work=name)), *cut(FILE))
+            await received(these, announced(header(work=name)), *cut(FILE), caller=name)
             order.append(name)
 
         source = stream([announced(header()), *cut(FILE)])
         waiting = []
-        async with these.receiving(await these.first(source), source):
+        async with receiving(these, source, "first"):
             for name in ("a", "b", "c"):
                 waiting.append(asyncio.ensure_future(one(name)))
                 await asyncio.sleep(0)
