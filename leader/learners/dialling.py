@@ -22,6 +22,8 @@ class Dialling:
         self._allowed = config.dial_learners and not config.trust.certificate
         self._hosts = [host.strip() for host in config.dial_hosts.split(",")]
         self.own_port = 0  # that the leader listens on
+        beside = (config.trust.plain_listen, config.trust.jwt_listen)
+        self._ports = {int(listen.rpartition(":")[2]) for listen in beside if listen}
 
     def target(self, network_addr: str, caller: Caller) -> str:
         """HOST:PORT to dial a caller at that says that it listens at `network_addr`.
@@ -37,7 +39,7 @@ class Dialling:
             raise IncompatibleError("this learner has no certificate to be dialled with; join again")
         if not caller.role and host not in self._hosts:
             host = _own_host(host, caller)
-        if int(port) == self.own_port and _is_here(host):
+        if int(port) in (self.own_port, *self._ports) and _is_here(host):
             raise IncompatibleError(f"{network_addr} is the leader's own address, not a learner's")
         return f"{host}:{port}"
 
@@ -60,7 +62,7 @@ def _ip(host: str) -> IPv4Address | IPv6Address | None:
 
 
 def _is_here(host: str) -> bool:
-    """Whether this is an address of this machine; a name may be one, but is not looked up."""
+    """Whether this is an address of this machine, or its name; others may be too, but none is looked up."""
     if (ip := _ip(host)) is not None:
         with (
             suppress(OSError),
@@ -68,4 +70,4 @@ def _is_here(host: str) -> bool:
         ):
             probe.bind((str(ip), 0))
             return True
-    return False
+    return host.lower().rstrip(".") in ("localhost", socket.gethostname().lower())

@@ -36,6 +36,8 @@ class LearnerLink:
     This one reaches nobody: a plain learner acts by itself, and the leader waits.
     """
 
+    target = ""  # HOST:PORT that is dialled
+
     def work(self, order: leader_pb2.WorkOrder) -> None:
         """Tell the learner to do `order`."""
 
@@ -125,7 +127,9 @@ class DialledLink(LearnerLink):
         heartbeat_s: float | None,
         seen: Callable[[], None],
         lost: Callable[[str], None],
+        target: str = "",
     ) -> None:
+        self.target = target
         self._channel = channel
         self._work_timeout_s = work_timeout_s
         self._seen = seen

@@ -27,7 +27,7 @@ from leader.state import Seats
 from leader.trust.audit import BEGINNING, Head
 from leader.trust.callers import Caller, host_of
 from protos import leader_pb2
-from utils.errors import LimitError, WireError
+from utils.errors import LimitError, NameTakenError, WireError
 
 _log = logging.getLogger(__name__)
 _TABLES = (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6"))
@@ -143,15 +143,18 @@ class Workforce:
     def _target(self, info: leader_pb2.LearnerInfo, caller: Caller) -> str:
         """HOST:PORT to dial a learner at that registers; "" = nowhere, one that can work so acts by itself.
 
-        Raises IncompatibleError or LimitError.
+        Raises IncompatibleError, LimitError or NameTakenError.
         """
         if info.control == leader_pb2.CONTROL_SESSION:
             return ""
         name, most = name_of(info, caller), self._config.limits.dialled
         try:
-            if sum(isinstance(m.link, DialledLink) for m in self if m.name != name) >= most:
+            dialled = [m.link.target for m in self if m.link.target and m.name != name]
+            if len(dialled) >= most:
                 raise LimitError(f"{most} learners are dialled, no more are (limits.dialled)")
-            return self.dialling.target(info.network_addr, caller)
+            if (target := self.dialling.target(info.network_addr, caller)) in dialled:
+                raise NameTakenError(f"another learner is dialled at {target}; listen elsewhere, or wait")
+            return target
         except WireError as error:
             if info.control == leader_pb2.CONTROL_DIALLED:
                 raise
@@ -165,6 +168,7 @@ class Workforce:
             heartbeat_s=None if member.plain else self._config.cohort.lease_s / 2,
             seen=lambda: self.heard(member),
             lost=lambda reason: self.leave(member, f"can't be dialled any more: {reason}"),
+            target=target,
         )
 
     def attach(self, member: Member, link: LearnerLink) -> None:

@@ -77,17 +77,34 @@ def test_the_leader_does_not_dial_itself() -> None:
 def test_no_more_learners_are_dialled_than_the_limit() -> None:
     async def scenario(cluster: Cluster) -> None:
         async with AsyncExitStack() as stack:
-            own, _ = await stack.enter_async_context(listening("127.0.0.1"))
+            own = [(await stack.enter_async_context(listening("127.0.0.1")))[0] for _ in range(3)]
             a, b, c = [await stack.enter_async_context(Stranger(cluster.address)) for _ in range(3)]
-            for name, stranger in (("a", a), ("b", b)):
-                await stranger.register(name, control=DIALLED, network_addr=own)
-            code, details = await refused(c, own)
+            for name, stranger, address in (("a", a, own[0]), ("b", b, own[1])):
+                await stranger.register(name, control=DIALLED, network_addr=address)
+            code, details = await refused(c, own[2])
             assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert "2 learners are dialled, no more are (limits.dialled)" in details
-            await a.register("a", control=DIALLED, network_addr=own, token=a.token)
+            await a.register("a", control=DIALLED, network_addr=own[0], token=a.token)
             await c.register("c")  # one that opens a session needs no dialling
 
     play(scenario, {**SHARDS, "learners": 4, "limits.dialled": 2}, data=IMAGES)
+
+
+def test_one_address_is_dialled_for_one_learner() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        async with AsyncExitStack() as stack:
+            own, _ = await stack.enter_async_context(listening("127.0.0.1"))
+            a, b, plain = [await stack.enter_async_context(Stranger(cluster.address)) for _ in range(3)]
+            await a.register("a", control=DIALLED, network_addr=own)
+            code, details = await refused(b, own.replace("127.0.0.1", "localhost"))
+            assert code is grpc.StatusCode.PERMISSION_DENIED
+            assert f"another learner is dialled at {own}; listen elsewhere, or wait" in details
+            await a.register("a", control=DIALLED, network_addr=own, token=a.token)  # it is itself
+            await plain.register("plain", control=leader_pb2.CONTROL_PLAIN, network_addr=own)
+        targets = {member.name: member.link.target for member in cluster.app.coordinator.workforce}
+        assert targets == {"a": own, "plain": ""}
+
+    play(scenario, {**SHARDS, "learners": 4}, data=IMAGES)
 
 
 def test_a_plain_learner_trains_when_it_is_dialled_on_its_own_host() -> None:

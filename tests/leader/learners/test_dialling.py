@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -81,8 +82,12 @@ def test_the_config_names_more_hosts_or_none() -> None:
 def test_an_identity_is_dialled_anywhere_if_its_certificate_is_made_for_that() -> None:
     clinic = Caller("clinic-a", "learner", "10.0.0.7", "clinic-a", serves=True)
     assert dialling().target("learner.example:6000", clinic) == "learner.example:6000"
-    with pytest.raises(IncompatibleError, match="the leader's own address"):
-        dialling().target("127.0.0.1:50051", clinic)
+    for host in ("127.0.0.1", "[::1]", "0.0.0.0", "[::]", "localhost", "LocalHost.", socket.gethostname()):
+        with pytest.raises(IncompatibleError, match="the leader's own address"):
+            dialling().target(f"{host}:50051", clinic)
+    beside = dialling(trust={"mode": "on", "plain_listen": "0.0.0.0:50061"})
+    with pytest.raises(IncompatibleError, match="localhost:50061 is the leader's own address"):
+        beside.target("localhost:50061", clinic)
     for caller in (Caller("clinic-b", "learner", "10.0.0.7", "b"), Caller("", PLAIN, "10.0.0.7", "peer")):
         with pytest.raises(IncompatibleError, match="has no certificate to be dialled with; join again"):
             dialling().target("10.0.0.7:6000", caller)
