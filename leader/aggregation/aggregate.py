@@ -23,7 +23,7 @@ from utils.vector import Vector
 from utils.wire.payload import Manifest, Payload
 
 #: Losses are float32 where they are made; larger ones, infinite and NaN are left out of the mean.
-_MAX_LOSS = 2.0**128
+MAX_LOSS = 2.0**128
 
 _Run = tuple[int, int, Vector]  # values, the piece that they are of, and the first one's place in it
 
@@ -238,7 +238,7 @@ class Aggregate:
 
 def mean_loss(told: Iterable[tuple[int, float]]) -> float:
     """Example-weighted mean of (examples, loss) over the losses that are such, summed exactly; NaN if there is none."""
-    losses = [(examples, loss) for examples, loss in told if abs(loss) < _MAX_LOSS]
+    losses = [(examples, loss) for examples, loss in told if abs(loss) < MAX_LOSS]
     examples = sum(examples for examples, _ in losses)
     return math.fsum(weight * loss for weight, loss in losses) / examples if examples else math.nan
 

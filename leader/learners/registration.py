@@ -14,6 +14,7 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_TEXT = 256
 _TAG = re.compile(r"[A-Za-z0-9._-]{1,32}")
 _MAX_TAGS = 16
+_MAX_CODECS = 64  # names, of so many characters each
 _DEVICE_KIND = re.compile(r"[a-z0-9]{0,16}")
 CONTROL_NAMES: dict[int, str] = {
     leader_pb2.CONTROL_PLAIN: "plain",
@@ -59,6 +60,10 @@ def check(info: leader_pb2.LearnerInfo, caller: Caller) -> None:
         raise PayloadError(
             f"{len(info.tags)} tags in LearnerInfo; at most {_MAX_TAGS}, each of 1 to 32 letters, digits, "
             "'.', '_' and '-'"
+        )
+    if len(info.codecs) > _MAX_CODECS or any(len(kind) > _MAX_CODECS for kind in info.codecs):
+        raise PayloadError(
+            f"{len(info.codecs)} codecs in LearnerInfo; at most 64, each of at most 64 characters"
         )
     if not _DEVICE_KIND.fullmatch(info.device_kind):
         raise PayloadError(f"device_kind {info.device_kind[:64]!r} is no kind of device, such as cpu or cuda")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from grpc import aio
@@ -19,6 +20,7 @@ from utils.errors import PayloadError, StalledError, WireError
 
 _log = logging.getLogger(__name__)
 _LONGEST_REASON = 500
+_FASTEST = 1e12  # images a second that can be meant
 Messages = AsyncIterator[leader_pb2.LearnerMessage]
 Send = Callable[[leader_pb2.LeaderMessage], Awaitable[None]]
 
@@ -78,9 +80,8 @@ class Sessions:
             case "progress":
                 told = message.progress
                 round_ = self._coordinator.state.round + 1
-                self._events.publish(
-                    LearnerProgress(member.learner_id, round_, told.done, told.total, told.images_per_s)
-                )
+                speed = told.images_per_s if 0 <= told.images_per_s < _FASTEST else math.nan
+                self._events.publish(LearnerProgress(member.learner_id, round_, told.done, told.total, speed))
             case "failure":
                 reason = message.failure.message[:_LONGEST_REASON]
                 self._workforce.leave(member, f"failed: {reason}")

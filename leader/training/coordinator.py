@@ -39,6 +39,7 @@ from utils import faults
 from utils.batches import most_held_out
 from utils.errors import WireError
 
+_LEAST_S = 1e-6  # shorter training is none
 _CLOSED = (Phase.COMMITTED, Phase.ABANDONED)
 
 
@@ -279,7 +280,7 @@ class Coordinator:
                 order.step,
                 contribution.weight,
                 contribution.loss,
-                contribution.weight / trained_s if trained_s > 0 else 0.0,
+                contribution.weight / trained_s if trained_s > _LEAST_S else 0.0,
                 submission.upload.bytes,
             )
         )

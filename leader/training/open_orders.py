@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 
+from leader.aggregation.aggregate import MAX_LOSS
 from leader.aggregation.base import Contribution
 from leader.data.part import Part
 from leader.learners.membership import Member
@@ -91,8 +92,13 @@ class Orders:
             part.id,
             weight,
             upload.payload,
-            loss=header.loss if header else math.nan,
+            loss=_sound(header.loss) if header else math.nan,
             local_steps=order.local_steps,
             start_loss=header.start_loss if header and header.HasField("start_loss") else math.nan,
         )
         return Admitted(part, order, contribution)
+
+
+def _sound(loss: float) -> float:
+    """A loss as it is, or infinite where no float32 could be so large."""
+    return loss if abs(loss) < MAX_LOSS else loss * math.inf

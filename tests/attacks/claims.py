@@ -41,3 +41,10 @@ async def answer_at_once(thief: Stranger, file: bytes) -> None:
     while True:
         order = await thief.work()
         await thief.send(file, order.work_id)
+
+
+async def name_addresses(address: str, network_addr: str, count: int) -> list[str]:
+    """Ask so many times to be dialled at an address; what the leader refuses that with."""
+    async with Stranger(address) as thief:
+        said = {"control": leader_pb2.CONTROL_DIALLED, "network_addr": network_addr}
+        return [await refusal_of(thief.register(f"thief-{number}", **said)) for number in range(count)]

@@ -11,7 +11,7 @@ import pytest
 from leader.events import FederatedEvaluated, RoundStarted, UpdateAccepted
 from protos import leader_pb2
 from scripts.cluster import Cluster
-from tests.attacks.claims import accuracy, answer_at_once, claim, own, refusal_of
+from tests.attacks.claims import accuracy, answer_at_once, claim, name_addresses, own, refusal_of
 from tests.clusters import IMAGES, SHARDS, TINY, Settings, join, play, train
 from tests.strangers import at_work, update_of
 
@@ -108,3 +108,17 @@ def test_a_claim_that_is_taken_makes_up_no_more_of_the_mean_than_the_config_says
         assert cluster.app.coordinator.state.vector - before == pytest.approx(moved, abs=1e-5)
 
     play(scenario, {**TINY, "learners": 3, "rounds": 1, "aggregate.max_share": share})
+
+
+def test_neither_the_leader_nor_another_host_nor_one_address_twice_is_dialled() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        port = cluster.address.rpartition(":")[2]
+        for host in ("127.0.0.1", "localhost", "0.0.0.0", "127.0.0.2"):
+            assert all(await name_addresses(cluster.address, f"{host}:{port}", 20))
+        assert len(cluster.app.coordinator.workforce) == 0
+        taken, *refused = await name_addresses(cluster.address, "127.0.0.1:9", 20)
+        assert taken == ""
+        assert all(refused)
+        assert len(cluster.app.coordinator.workforce) == 1
+
+    play(scenario, {**SHARDS, "learners": 2}, data=IMAGES)

@@ -434,6 +434,8 @@ def own(examples: int) -> leader_pb2.LearnerInfo:
         (tagged("a" * 33), PayloadError, "each of 1 to 32 letters"),
         (tagged("é"), PayloadError, "each of 1 to 32 letters"),
         (tagged(*["a"] * 17), PayloadError, "17 tags in LearnerInfo; at most 16"),
+        (leader_pb2.LearnerInfo(codecs=["a"] * 65), PayloadError, "65 codecs in LearnerInfo; at most 64"),
+        (leader_pb2.LearnerInfo(codecs=["a" * 65]), PayloadError, "each of at most 64 characters"),
         (leader_pb2.LearnerInfo(device_kind="cuda\n"), PayloadError, "is no kind of device, such as cpu"),
         (leader_pb2.LearnerInfo(device_kind="a" * 17), PayloadError, "is no kind of device"),
         (own(0), PayloadError, "own_data.examples is 0; it must be from 1 to"),

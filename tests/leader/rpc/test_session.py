@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -114,6 +115,14 @@ def test_every_message_is_a_sign_of_life() -> None:
 def test_progress_is_told_for_the_open_round() -> None:
     progress = leader_pb2.Progress(work_id="w1", done=3, total=9, images_per_s=5.5)
     assert after(saying(LearnerMessage(progress=progress))).events[-1] == LearnerProgress(1, 4, 3, 9, 5.5)
+
+
+@pytest.mark.parametrize("speed", [math.nan, math.inf, -1.0, 1e308])
+def test_a_speed_that_can_not_be_is_not_told(speed: float) -> None:
+    progress = leader_pb2.Progress(done=2**32 - 1, total=0, images_per_s=speed)
+    event = after(saying(LearnerMessage(progress=progress))).events[-1]
+    assert isinstance(event, LearnerProgress)
+    assert (event.done, event.total, math.isnan(event.images_per_s)) == (2**32 - 1, 0, True)
 
 
 def test_a_learner_that_fails_leaves_and_the_run_hears_why() -> None:

@@ -101,6 +101,12 @@ def test_a_full_learner_says_its_weight_and_loss_and_a_plain_one_stands_for_its_
     assert math.isnan(plain.loss)
 
 
+@pytest.mark.parametrize(("said", "taken"), [(1e38, 1e38), (1e308, math.inf), (-1e39, -math.inf)])
+def test_a_loss_that_no_float32_holds_is_infinite(said: float, taken: float) -> None:
+    assert contribution(exchange()[0], "a", upload(7, said), PARTS[0]).loss == taken
+    assert math.isnan(contribution(exchange()[0], "a", upload(7, math.nan), PARTS[0]).loss)
+
+
 def test_a_contribution_tells_its_local_steps_and_the_loss_that_it_started_from() -> None:
     open_, _ = exchange()
     header = leader_pb2.UpdateHeader(examples=7, loss=0.5, start_loss=0.0)
