@@ -434,6 +434,12 @@ def own(examples: int) -> leader_pb2.LearnerInfo:
         (tagged("a" * 33), PayloadError, "each of 1 to 32 letters"),
         (tagged("é"), PayloadError, "each of 1 to 32 letters"),
         (tagged(*["a"] * 17), PayloadError, "17 tags in LearnerInfo; at most 16"),
+        (leader_pb2.LearnerInfo(control=7), PayloadError, "control 7 is none of this contract's"),  # type: ignore[arg-type]
+        (
+            leader_pb2.LearnerInfo(own_data=leader_pb2.OwnData(examples=1, fingerprint="a" * 257)),
+            PayloadError,
+            "text of 257 characters in LearnerInfo",
+        ),
         (leader_pb2.LearnerInfo(codecs=["a"] * 65), PayloadError, "65 codecs in LearnerInfo; at most 64"),
         (leader_pb2.LearnerInfo(codecs=["a" * 65]), PayloadError, "each of at most 64 characters"),
         (leader_pb2.LearnerInfo(device_kind="cuda\n"), PayloadError, "is no kind of device, such as cpu"),
