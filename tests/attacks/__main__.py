@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -20,7 +20,7 @@ USUAL = Path("runs/siege")
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    names = [attack.name for attack in ATTACKS if attack.attacker]
+    names = [attack.name for attack in ATTACKS if attack.lasts]
     parser = argparse.ArgumentParser(prog="python -m tests.attacks", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long an undisturbed run takes; 60")
     parser.add_argument(
@@ -49,17 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         store(PUBLISHED, results)
         publish(markdown(ATTACKS, results["attacks"]))
         return 0
-    wanted = [
-        attack for attack in ATTACKS if attack.attacker and attack.name in (options.only or [attack.name])
-    ]
+    wanted = [attack for attack in ATTACKS if attack.lasts and attack.name in (options.only or [attack.name])]
     quiet: dict[str, Borne] = {}
     missed = 0
     for attack in wanted:
         for mode in attack.modes if options.mode is None else [m for m in attack.modes if m in options.mode]:
-            key = f"{mode} {sorted(attack.settings.items())}"
+            key = attack.scene(mode)
             if key not in quiet:
-                quiet[key] = _run(None, mode, options.seconds, attack.settings)
-            borne = _run(attack, mode, options.seconds, attack.settings)
+                quiet[key] = _run(attack, mode, options.seconds, quiet=True)
+            borne = _run(attack, mode, options.seconds)
             results["attacks"].setdefault(attack.name, {})[mode] = figures(borne, quiet[key], options.seconds)
             results["machine"] = in_words(describe_machine())
             store(options.out, results)
@@ -70,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if missed else 0
 
 
-def _run(attack: Attack | None, mode: str, seconds: float, settings: Mapping[str, object]) -> Borne:
+def _run(attack: Attack, mode: str, seconds: float, *, quiet: bool = False) -> Borne:
     with tempfile.TemporaryDirectory(prefix="flockstep-siege-") as folder:
-        return besiege(attack, mode, seconds, Path(folder), settings)
+        return besiege(attack, mode, seconds, Path(folder), quiet=quiet)
 
 
 if __name__ == "__main__":

@@ -83,8 +83,8 @@ def _line(cells: list[str] | tuple[str, ...]) -> str:
 
 def _cells(attack: Attack, of: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """All but the attack itself; the modes behind each other."""
-    if attack.attacker is None or not of:
-        return [attack.bound, *["–"] * 4, f"`tests/{attack.test}`", "same" if not attack.attacker else "–"]
+    if not of:
+        return [attack.bound, *["–"] * 5, f"`tests/{attack.test}`"]
     columns = zip(*(_figures(one) for one in of.values()), strict=True)
     return [attack.bound, *(" / ".join(column) for column in columns)]
 

@@ -20,6 +20,7 @@ from tests.attacks.honest import DOWN, TOOK, TRAINING_S, UNARY, UP
 from tests.integration.harness import Cluster, Entry, Leader, Program, cluster_in
 from tests.leader.trust.fleet import Fleet
 from utils.trust.credentials import Credentials
+from utils.trust.names import TLS_NAME
 
 HONEST = "tests.attacks.honest"
 PLAIN, INSECURE, SECURE = (
@@ -33,9 +34,8 @@ _LOOK_S = 0.1
 _REFUSED_S = 0.05  # pause of an attacker
 _LATEST = 3.0  # times as long as wanted, and a minute: then the run is ended
 
-#: The model that users begin with (ResNet-9, 1.7 MB); two learners with a shard of the leader's data each.
+#: The model that users begin with (ResNet-9, 1.7 MB); each learner has a shard of the leader's data.
 SETTINGS: Mapping[str, object] = {
-    "learners": 2,
     "seed": 7,
     "exchange": "delta",
     "data.source": "synthetic",
@@ -57,6 +57,9 @@ class Victim:
 #: Attacks until it is cancelled.
 Attacker = Callable[[Victim], Coroutine[Any, Any, None]]
 
+
+#: Attacks by the session token and the open work of a learner; begun anew with each order, else like an attacker.
+Insider = Callable[..., Coroutine[Any, Any, object]]  # (victim, *, token, work_id)
 
 #: What a call of an attacker may fail with: it is refused, or its connection is.
 REFUSED = (aio.AioRpcError, aio.UsageError, OSError, EOFError, H2Error)
@@ -87,9 +90,21 @@ class Attack:
     says: str  # what it does
     bound: str  # what bounds it, with the keys that say how much
     test: str  # the file in tests/ that shows it
-    attacker: Attacker | None = None  # None: there is nothing that could go on for a minute; see the test
+    attacker: Attacker | None = None
+    insider: Insider | None = (
+        None  # of a third learner; None twice: nothing could go on for a minute, see the test
+    )
     modes: tuple[str, ...] = (PLAIN, SECURE)
     settings: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it can be kept up."""
+        return self.attacker is not None or self.insider is not None
+
+    def scene(self, mode: str) -> str:
+        """What an undisturbed run must have in common with this to be compared with it."""
+        return f"{mode} {self.insider is not None} {sorted(self.settings.items())}"
 
 
 @dataclass(frozen=True)
@@ -131,52 +146,73 @@ def allowed(usual_s: float) -> float:
     return 3 * usual_s + 1
 
 
-def besiege(
-    attack: Attack | None, mode: str, seconds: float, folder: Path, settings: Mapping[str, object]
-) -> Borne:
-    """Run for about so long under this attack; without one, undisturbed."""
+def besiege(attack: Attack, mode: str, seconds: float, folder: Path, *, quiet: bool = False) -> Borne:
+    """A run of about so many seconds under this attack, or the same in `quiet`."""
     rounds = WARM_ROUNDS + math.ceil(seconds / _ROUND_S)
     with cluster_in(folder) as cluster:
-        given = {**SETTINGS, "rounds": rounds, **settings}
-        listen = "0.0.0.0:0" if mode == INSECURE else "127.0.0.1:0"
-        if mode == INSECURE:
-            given["trust.mode"] = "off"
-        leader = cluster.leader(given, listen, secure=mode == SECURE)
-        address = leader.address.replace("0.0.0.0", "127.0.0.1")
-
-        def learner(name: str) -> Program:
-            if mode == SECURE:
-                return cluster.join(leader, name, module=HONEST)
-            return cluster.learner(address, "--name", name, module=HONEST)
-
-        crew = [learner("a"), learner("b")]
-        leader.event("RoundCommitted", round=WARM_ROUNDS)
-        before, began, clock = _resident(leader), time.time(), time.monotonic()
-        storm = _attacker(cluster, attack, address, mode) if attack else None
-        learner("newcomer")
-        peak = _watch(leader, storm, _LATEST * seconds + 60)
+        scene = Scene(cluster, attack, mode, rounds)
+        crew = [scene.learner("a"), scene.learner("b")]
+        if attack.insider:
+            scene.eve(HONEST) if quiet else scene.eve("tests.attacks.insider", attack.name)
+        scene.leader.event("RoundCommitted", round=WARM_ROUNDS)
+        before, began, clock = _resident(scene.leader), time.time(), time.monotonic()
+        storm = scene.storm() if attack.attacker and not quiet else None
+        scene.learner("newcomer")
+        peak = _watch(scene.leader, _LATEST * seconds + 60)
         run_s = time.monotonic() - clock
-        trouble = _trouble(leader, storm, crew)
+        trouble = _trouble(scene.leader, storm)
         cluster.end()
-        return _borne(leader, crew, began, peak - before, run_s, trouble)
+        return _borne(scene.leader, crew, began, peak - before, run_s, trouble)
 
 
-def _attacker(cluster: Cluster, attack: Attack, address: str, mode: str) -> Program:
-    """The attack in a process of its own."""
-    flags = [attack.name, address]
-    if mode == SECURE:
-        eve = Fleet(cluster.trust).admit("eve")
+class Scene:
+    """A leader and who comes to it."""
+
+    def __init__(self, cluster: Cluster, attack: Attack, mode: str, rounds: int) -> None:
+        self._cluster, self._attack, self._secure = cluster, attack, mode == SECURE
+        settings = {**SETTINGS, "rounds": rounds, "learners": 3 if attack.insider else 2, **attack.settings}
+        if mode == INSECURE:
+            settings["trust.mode"] = "off"
+        listen = "0.0.0.0:0" if mode == INSECURE else "127.0.0.1:0"
+        self.leader = cluster.leader(settings, listen, secure=self._secure)
+        self._address = self.leader.address.replace("0.0.0.0", "127.0.0.1")
+
+    def learner(self, name: str) -> Program:
+        """An honest one."""
+        if self._secure:
+            return self._cluster.join(self.leader, name, module=HONEST)
+        return self._cluster.learner(self._address, "--name", name, module=HONEST)
+
+    def storm(self) -> Program:
+        """The attacker."""
+        held = ["--held", str(self._enrolled())] if self._secure else []
+        command = ["tests.attacks.attacker", self._attack.name, self._address, *held]
+        return self._cluster.program("attacker", command)
+
+    def eve(self, *command: str) -> Program:
+        """The third learner."""
+        who = ["--name", "eve"]
+        if self._secure:
+            held = self._enrolled()
+            files = {"key": "key", "certificate": "certificate", "ca": "roots"}
+            who = [part for flag, name in files.items() for part in (f"--{flag}", f"{held}.{name}")]
+            who += ["--server-name", TLS_NAME]
+        flags = ["--leader", self._address, "--device", "cpu", "--threads", "1", "--log-format", "json"]
+        return self._cluster.program("eve", [*command, *flags, *who])
+
+    def _enrolled(self) -> Path:
+        """Where the attacker's identity lies: a prefix of files."""
+        held, eve = self._cluster.folder / "eve", Fleet(self._cluster.trust).admit("eve")
         for name, pem in (("key", eve.key), ("certificate", eve.certificate), ("roots", eve.roots)):
-            (cluster.folder / f"eve.{name}").write_bytes(pem)
-        flags += ["--held", str(cluster.folder / "eve")]
-    return cluster.program("attacker", ["tests.attacks.attacker", *flags])
+            held.with_suffix(f".{name}").write_bytes(pem)
+        return held
 
 
 def _resident(leader: Leader) -> int:
     return int(psutil.Process(leader.process.pid).memory_info().rss)
 
 
-def _watch(leader: Leader, storm: Program | None, latest_s: float) -> int:
+def _watch(leader: Leader, latest_s: float) -> int:
     """Wait until the run is over, or `latest_s` have passed; the leader's largest resident set, bytes."""
     peak, deadline = 0, time.monotonic() + latest_s
     while leader.process.poll() is None and time.monotonic() < deadline:
@@ -188,7 +224,7 @@ def _watch(leader: Leader, storm: Program | None, latest_s: float) -> int:
     return peak
 
 
-def _trouble(leader: Leader, storm: Program | None, crew: list[Program]) -> str:
+def _trouble(leader: Leader, storm: Program | None) -> str:
     """What is wrong beside figures; empty if nothing is."""
     code = leader.process.poll()
     if storm is not None and code is None and storm.process.poll() is not None:

@@ -55,7 +55,7 @@ def test_a_siege_is_remembered_and_put_into_the_page(tmp_path: Path) -> None:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
         "| waves, at once | `limits.x` | 0.01 s / never | 0.02 s / 0.02 s | 0.03 s / 0.03 s | +20 MiB / +20 MiB "
         "| x 1.00 / x 1.20 | same / same |",
-        "| names | identity | – | – | – | – | `tests/attacks/test_names.py` | same |",
+        "| names | identity | – | – | – | – | – | `tests/attacks/test_names.py` |",
         "",
         "<!-- /siege -->",
         "below",
@@ -69,7 +69,7 @@ async def _nothing(victim: object) -> None:
 @pytest.mark.skipif(not CAN_FORK, reason="the memory of a leader process is read in /proc")
 def test_honest_learners_are_timed_while_a_leader_is_attacked(tmp_path: Path) -> None:
     [attack] = [attack for attack in ATTACKS if attack.name == "noise"]
-    borne = besiege(attack, PLAIN, 2.0, tmp_path, {})
+    borne = besiege(attack, PLAIN, 2.0, tmp_path)
     assert borne.trouble == ""
     assert 0 < borne.unary_s < math.inf
     assert 0 < borne.usual_download_s <= borne.download_s < borne.run_s
