@@ -87,6 +87,12 @@ class Stranger:
             while await self._session.read() is not aio.EOF:
                 pass
 
+    async def model(self, version: int | None = None) -> int:
+        """Bytes of the model, fetched with the token if there is one."""
+        asked = leader_pb2.Empty(token=self.token, version=version)
+        chunks = self.stub.GetModel(asked, timeout=TIMEOUT_S)
+        return sum([len(chunk.chunk) async for chunk in chunks])
+
     async def send(self, file: bytes, work_id: str = "", examples: int = 1, **said: Any) -> leader_pb2.Ack:
         """Send an update; without a work id as a plain learner does. `said` is what its header says beside that."""
 

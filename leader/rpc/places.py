@@ -154,11 +154,13 @@ class Places:
         place = Place(self, caller, size, ranked and caller not in self._ranked)
         if place.ranked:
             self._ranked.add(caller)
-        elif sum(not other.ranked for other in self._line) >= self._most_waiting:
-            raise BusyError("too many wait for their transfers already; come again in a second", _RETRY_S)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._line[place] = next(self._numbers), turn
         self._admit()
+        others = sum(not other.ranked for other in self._line)
+        if place in self._line and not place.ranked and others > self._most_waiting:
+            place.free()
+            raise BusyError("too many wait for this already; come again in a second", _RETRY_S)
         try:
             await turn
         except asyncio.CancelledError:

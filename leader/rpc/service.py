@@ -27,6 +27,7 @@ from protos import leader_pb2
 from utils import faults
 from utils.datasets import Dataset
 from utils.errors import (
+    BusyError,
     IncompatibleError,
     LateUpdateError,
     NotReadyError,
@@ -66,7 +67,12 @@ class LeaderService:
             else None
         )
         self._data = data
-        self._downloads = Places(config.limits.transfers, config.limits.slow_bytes_per_s)
+        limits = config.limits
+        self._downloads = Places(limits.transfers, limits.slow_bytes_per_s, limits.transfers)
+        # Each is a window of bytes in gRPC's hands: some may wait for their work, those beyond come again.
+        self._early = Places(
+            limits.upload_bytes // limits.window_bytes, limits.slow_bytes_per_s, most_waiting=0
+        )
         self._parting: dict[
             Context, Caller
         ] = {}  # refused calls of those that have not read yet that they are
@@ -185,8 +191,8 @@ class LeaderService:
         caller, stall_s = caller_of(context), self._config.limits.stall_s
         known = self._workforce.of(caller)
         plain = known is not None and known.plain
-        if known is not None and plain:
-            await self._desk.plain_work(known, stall_s)  # before anything of it is read
+        if known is not None and plain and not self._owes(known):
+            await self._await_work(known)
         async with self._uploads.opening(
             caller.place, messages, ranked=self._owes(known), whole=plain
         ) as opening:
@@ -207,6 +213,16 @@ class LeaderService:
         ranked = self._owes(self._workforce.of(caller))
         member_of = partial(self._caller, context)
         await self._gradients.serve(caller.place, member_of, messages, context.write, ranked=ranked)
+
+    async def _await_work(self, member: Member) -> None:
+        """Before anything is read of what a plain learner sends too early; raises NotReadyError."""
+        try:
+            async with self._early.hold(member.identity, 1):
+                await self._desk.plain_work(member, self._config.limits.stall_s)
+        except BusyError:
+            raise NotReadyError(
+                "no round is open yet, and many wait for it; send the gradients again later"
+            ) from None
 
     def _owes(self, member: Member | None) -> bool:
         return member is not None and bool(self._desk.work_of(member))

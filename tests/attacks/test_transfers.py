@@ -1,0 +1,252 @@
+"""Callers that upload and download slowly, by half or not at all get no more than their share of the leader."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+from grpc import aio
+
+from model.flat import Layout
+from model.registry import build_model
+from protos import leader_pb2
+from scripts.cluster import Cluster
+from tests.attacks.siege import Victim
+from tests.attacks.transfers import (
+    broken_off,
+    half_messages,
+    mute_uploads,
+    trickled,
+    unread_downloads,
+    uploading,
+)
+from tests.clusters import IMAGES, SHARDS, play
+from tests.integration.harness import CAN_FORK, cluster_in
+from tests.strangers import Stranger, at_work, update_of
+
+PROMPT_S = 3.0  # for what takes some milliseconds undisturbed; a place changes hands in little more than one
+STALL_S = 30.0
+RUN = {**SHARDS, "limits.stall_s": STALL_S}
+MIB = 1 << 20
+
+
+class Uploading:
+    """Two learners with a shard each, the second of which is an attacker."""
+
+    def __init__(self, cluster: Cluster, honest: Stranger, order: Any, attacker: Stranger, its: Any) -> None:
+        self.cluster, self.honest, self.order = cluster, honest, order
+        self.file = update_of(cluster.app.layout, 1e-3)
+        self._attacker, self._its = attacker, its
+
+    def attack(self, count: int, go_on: Any) -> AbstractAsyncContextManager[None]:
+        """So many uploads of the attacker's work."""
+        victim = Victim(self.cluster.address)
+        return uploading(victim, self._attacker.token, self._its.work_id, len(self.file), count, go_on)
+
+    async def send(self) -> float:
+        """Seconds that the honest learner's upload takes."""
+        began = time.monotonic()
+        await self.honest.send(self.file, self.order.work_id)
+        return time.monotonic() - began
+
+
+def uploads(scenario: Callable[[Uploading], Awaitable[None]], **settings: object) -> None:
+    """Play with two learners that owe an update."""
+
+    async def whole(cluster: Cluster) -> None:
+        async with at_work(cluster.address, "a") as a, at_work(cluster.address, "b") as b:
+            await scenario(Uploading(cluster, a, await a.work(), b, await b.work()))
+
+    play(whole, {**RUN, **settings}, data=IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("piece", "every_s"),
+    [pytest.param(1, 1.0, id="a byte a second"), pytest.param(1000, 0.1, id="just above what stall_s asks")],
+)
+def test_uploads_that_hardly_move_hold_nobody_back(piece: int, every_s: float) -> None:
+    async def scenario(run: Uploading) -> None:
+        async with run.attack(64, trickled(run.file, piece, every_s)):
+            await asyncio.sleep(1.0)  # they are at it
+            assert await run.send() < PROMPT_S
+
+    # Room for two updates at once, and for the messages that they come in.
+    uploads(scenario, **{"limits.upload_bytes": 8 * MIB})
+
+
+def test_uploads_that_hardly_move_hold_nobody_back_from_a_budget_for_one() -> None:
+    async def scenario(run: Uploading) -> None:
+        async with run.attack(64, trickled(run.file, 1000, 0.1)):
+            await asyncio.sleep(1.0)
+            assert await run.send() < PROMPT_S
+
+    uploads(scenario, **{"limits.upload_bytes": 1 * MIB})
+
+
+async def send_slowly(learner: Stranger, file: bytes, work_id: str, rate: int) -> int:
+    """Upload so many bytes a second, and go on as often as asked for a pause; how often that was."""
+    said = leader_pb2.UpdateHeader(
+        token=learner.token,
+        work_id=work_id,
+        examples=1,
+        total_bytes=len(file),
+        crc32=zlib.crc32(file),
+        loss=0.5,
+    )
+    asked = leader_pb2.UploadRequest(
+        token=learner.token, work_id=work_id, total_bytes=len(file), crc32=said.crc32
+    )
+
+    async def messages(offset: int) -> AsyncIterator[leader_pb2.GradientData]:
+        said.offset = offset
+        yield leader_pb2.GradientData(header=said)
+        for start in range(offset, len(file), rate // 10):
+            yield leader_pb2.GradientData(chunk=file[start : start + rate // 10])
+            await asyncio.sleep(0.1)
+
+    for pauses in range(20):
+        try:
+            received = (await learner.stub.GetUpload(asked)).received
+            await learner.stub.AccumulateGradients(messages(received))
+            return pauses
+        except aio.AioRpcError as error:
+            # A refusal while something is written comes as INTERNAL.
+            if error.code() not in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL):
+                raise
+            await asyncio.sleep(1.0)
+    raise AssertionError("it never got through")
+
+
+def test_slow_learners_finish_beside_many_fast_ones() -> None:
+    took: dict[str, float] = {}
+    pauses: list[int] = []
+
+    async def scenario(cluster: Cluster) -> None:
+        file = update_of(cluster.app.layout, 1e-3)
+        rate = len(file) // 2
+        async with AsyncExitStack() as stack:
+            names = [*(f"slow-{n}" for n in range(3)), *(f"fast-{n}" for n in range(5))]
+            crew = [await stack.enter_async_context(at_work(cluster.address, name)) for name in names]
+            orders = [await learner.work() for learner in crew]
+
+            async def send(number: int) -> None:
+                began = time.monotonic()
+                if number < 3:
+                    pauses.append(await send_slowly(crew[number], file, orders[number].work_id, rate))
+                else:
+                    await asyncio.sleep(0.5)  # the slow ones have all there is
+                    await crew[number].send(file, orders[number].work_id)
+                took[names[number]] = time.monotonic() - began
+
+            await asyncio.gather(*map(send, range(len(crew))))
+            await cluster.committed(1)
+
+    settings = {**RUN, "learners": 8, "limits.upload_bytes": 12 * MIB, "limits.slow_bytes_per_s": 10**6}
+    play(scenario, settings, data=IMAGES)
+    assert max(seconds for name, seconds in took.items() if "fast" in name) < PROMPT_S
+    assert max(took.values()) < 15
+    assert min(pauses) == 0  # one kept its place
+
+
+def downloads(attack: Callable[[Victim], Awaitable[None]], times: int = 3) -> list[float]:
+    """Seconds that honest downloads take meanwhile, of a learner with work and of somebody else in turns."""
+    took = []
+
+    async def scenario(cluster: Cluster) -> None:
+        async with (
+            at_work(cluster.address, "a") as a,
+            at_work(cluster.address, "b"),
+            Stranger(cluster.address) as other,
+        ):
+            order = await a.work()
+            storm = asyncio.ensure_future(attack(Victim(cluster.address)))
+            await asyncio.sleep(2.0)
+            for who in (a, other) * times:
+                began = time.monotonic()
+                assert await who.model(order.version if who.token else None) > cluster.app.layout.total
+                took.append(time.monotonic() - began)
+            storm.cancel()
+            await asyncio.wait([storm])
+
+    play(scenario, {**RUN, "limits.transfers": 16}, data=IMAGES)
+    return took
+
+
+def test_downloads_that_nobody_reads_hold_nobody_back() -> None:
+    assert max(downloads(lambda victim: unread_downloads(victim, 150))) < PROMPT_S
+
+
+def test_downloads_at_a_trickle_hold_nobody_back() -> None:
+    assert max(downloads(lambda victim: unread_downloads(victim, 64, trickle_bytes=5000))) < PROMPT_S
+
+
+# --- memory --------------------------------------------------------------------------------
+
+
+def peak(
+    folder: Path, attack: Callable[[Victim], Awaitable[None]], seconds: float, **settings: object
+) -> int:
+    """Bytes that a leader process grows by while it is attacked."""
+    with cluster_in(folder) as cluster:
+        leader = cluster.leader({**SHARDS, "data.train_examples": 64, "data.test_examples": 10, **settings})
+        process = psutil.Process(leader.process.pid)
+        victim = Victim(leader.address)
+
+        async def scenario() -> int:
+            before = most = process.memory_info().rss
+            storm = asyncio.ensure_future(attack(victim))
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                await asyncio.sleep(0.05)
+                most = max(most, process.memory_info().rss)
+            storm.cancel()
+            await asyncio.wait([storm])
+            return most - before
+
+        grown = asyncio.run(scenario())
+        assert leader.process.poll() is None
+        return grown
+
+
+in_a_process = pytest.mark.skipif(not CAN_FORK, reason="the memory of a leader process is read in /proc")
+
+
+@in_a_process
+def test_first_messages_that_are_followed_by_silence_are_bounded_in_all(tmp_path: Path) -> None:
+    grown = peak(tmp_path, mute_uploads, 4.0)
+    assert grown < 256 * MIB
+
+
+@in_a_process
+@pytest.mark.parametrize("method", ["AccumulateGradients"])
+def test_messages_sent_by_half_are_bounded_in_all(tmp_path: Path, method: str) -> None:
+    grown = peak(tmp_path, lambda victim: half_messages(victim, 100, method), 4.0)
+    assert grown < 256 * MIB
+
+
+@in_a_process
+def test_downloads_that_nobody_reads_are_bounded_in_all(tmp_path: Path) -> None:
+    grown = peak(tmp_path, lambda victim: unread_downloads(victim, 600), 5.0)
+    assert grown < 256 * MIB
+
+
+@in_a_process
+def test_uploads_that_are_broken_off_and_begun_anew_stay_within_the_budget(tmp_path: Path) -> None:
+    whole = update_of(Layout.of(build_model("resnet9-w16")), 1e-3)
+
+    async def attack(victim: Victim) -> None:
+        async with at_work(victim.address, "a") as a, at_work(victim.address, "b"):
+            order = await a.work()
+            async with uploading(victim, a.token, order.work_id, len(whole), 64, broken_off(whole)):
+                await asyncio.Event().wait()
+
+    grown = peak(tmp_path, attack, 6.0, **{"model.name": "resnet9-w16", "limits.upload_bytes": 32 * MIB})
+    assert grown < 128 * MIB
