@@ -25,6 +25,7 @@ from tests.attacks.transfers import (
     half_messages,
     mute_uploads,
     trickled,
+    trickled_downloads,
     unread_downloads,
     uploading,
 )
@@ -185,7 +186,7 @@ def test_downloads_that_nobody_reads_hold_nobody_back() -> None:
 
 
 def test_downloads_at_a_trickle_hold_nobody_back() -> None:
-    assert max(downloads(lambda victim: unread_downloads(victim, 64, trickle_bytes=5000))) < PROMPT_S
+    assert max(downloads(trickled_downloads)) < PROMPT_S
 
 
 # --- memory --------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from protos import leader_pb2
 from tests.attacks.raw_http2 import RawConnection, framed, half
-from tests.attacks.siege import REFUSED, Victim
+from tests.attacks.siege import REFUSED, Attacker, Victim
 from utils.version import PROTOCOL
 
 STREAMS = 16  # of each connection: as many as a leader lets a caller have
@@ -79,6 +79,11 @@ async def unread_downloads(victim: Victim, count: int = 600, *, trickle_bytes: i
     await _each(victim, count, one)
 
 
+async def trickled_downloads(victim: Victim, count: int = 64) -> None:
+    """Downloads of the model at 5 KB a second."""
+    await unread_downloads(victim, count, trickle_bytes=5000)
+
+
 Upload = Callable[[RawConnection, int], Awaitable[None]]  # goes on with the upload on a stream
 
 
@@ -132,9 +137,7 @@ def broken_off(file: bytes, chunk_bytes: int = 1 << 20) -> Upload:
     return go_on
 
 
-def over_and_over(
-    attack: Callable[[Victim], Awaitable[None]], each_s: float = 15.0
-) -> Callable[[Victim], Awaitable[None]]:
+def over_and_over(attack: Callable[[Victim], Awaitable[None]], each_s: float = 15.0) -> Attacker:
     """An attack that is begun anew from time to time."""
 
     async def attacking(victim: Victim) -> None:
