@@ -21,6 +21,8 @@ from utils.wire.payload import Manifest, Payload, encode_header
 PLAIN = "none"  # codec of files in float32
 WHOLE = None  # in place of a piece's number: all of them in one file
 _MORE_BYTES = 1 << 16  # that a file may have beside its values: header, scales
+_HEADER_BYTES = 8 << 20
+_MORE_HEADER = 16 << 10  # that a header may have beside its tensors: metadata
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,19 @@ class PieceFiles:
     """
 
     def __init__(
-        self, layout: Layout, piece_bytes: int, codec: Codec | None = None, *, zstd: bool = False
+        self,
+        layout: Layout,
+        piece_bytes: int,
+        codec: Codec | None = None,
+        *,
+        zstd: bool = False,
+        header_bytes: int = _HEADER_BYTES,
     ) -> None:
         self.layout = layout
         self.codec = codec
         self.pieces: tuple[Piece, ...] = layout.pieces(piece_bytes)
         self._zstd = zstd
+        self._header_bytes = header_bytes
 
     @cached_property
     def _extents(self) -> Mapping[int | None, _Extent]:
@@ -71,6 +80,15 @@ class PieceFiles:
         """Largest file of piece `number` that is taken."""
         extent = self._extents[number]
         return 8 * extent.size + _MORE_BYTES + 256 * len(extent.entries)
+
+    @cached_property
+    def header_bytes(self) -> int:
+        """Largest header that is taken, of a piece or of all: four times ours, for other writers and codecs.
+
+        What JSON costs to read grows with its length, so it may have no more than the layout needs.
+        """
+        plain = encode_header((entry.name, "F32", entry.shape) for entry in self.layout.shared)
+        return min(self._header_bytes, 4 * len(plain) + _MORE_HEADER)
 
     def memory(self, number: int, total_bytes: int) -> int:
         """Bytes that a file of piece `number` takes while it is decoded."""
@@ -122,8 +140,13 @@ class PieceFiles:
         as they are or, coming from the leader, a change. A WHOLE file may have come without its buffers.
         """
         if self.encoded(number):
-            payload = inflated(payload, max_bytes=self.max_bytes(number))
-            self._check_tensors(number, payload.manifest)  # whatever it says of being compressed once more
+            payload = inflated(
+                payload,
+                max_bytes=self.max_bytes(number),
+                header_bytes=self.header_bytes,
+                # Whatever it says of being compressed once more.
+                accept=lambda manifest: self._check_tensors(number, manifest),
+            )
         extent = self._extents[number]
         if not is_plain(payload):
             assert self.codec is not None

@@ -23,11 +23,15 @@ class Decoder:
     Raises ConfigError where the model can't be cut into so many `fragments`.
     """
 
-    def __init__(self, config: CodecConfig, layout: Layout, fragments: int = 0) -> None:
+    def __init__(
+        self, config: CodecConfig, layout: Layout, fragments: int = 0, header_bytes: int = 1 << 20
+    ) -> None:
         spec = config.up_spec
         self._codec = make_codec(spec) if spec else None
         self._files = {
-            str(number) if fragments else "": PieceFiles(one, config.piece_bytes, self._codec)
+            str(number) if fragments else "": PieceFiles(
+                one, config.piece_bytes, self._codec, header_bytes=header_bytes
+            )
             for number, one in enumerate(Fragments(layout, fragments).layouts)
         }
 
@@ -35,6 +39,11 @@ class Decoder:
     def files(self) -> PieceFiles:
         """How updates of the whole model are read, and pieces of them."""
         return self._files[""]
+
+    @property
+    def header_bytes(self) -> int:
+        """Largest header of an update that is taken, the 8 bytes of its size apart."""
+        return max(files.header_bytes for files in self._files.values())
 
     def check(self, manifest: Manifest) -> None:
         """Raise PayloadError unless this is an update of the model; called before memory is taken for it.

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2
 from leader.trust.audit import BEGINNING, Head
 from leader.trust.callers import Caller
 from protos import leader_pb2, learner_pb2
-from utils.errors import PayloadError
+from utils.errors import WireError
 from utils.wire import contract
 from utils.wire.contract import Method, one
 from utils.wire.rpc import channel_options
@@ -147,7 +147,7 @@ class DialledLink(LearnerLink):
                 await _HEALTH_CHECK.ask(self._channel, health_pb2.HealthCheckRequest(), heartbeat_s)
                 self._reached = True
                 self._seen()
-            except (aio.AioRpcError, PayloadError) as error:
+            except (aio.AioRpcError, WireError) as error:
                 _log.debug("health check failed: %s", error)
             await asyncio.sleep(heartbeat_s)
 
@@ -183,7 +183,7 @@ class DialledLink(LearnerLink):
     async def _call(self, method: Method[Any, learner_pb2.Ack], request: Message, timeout_s: float) -> None:
         try:
             await method.ask(self._channel, request, timeout_s)
-        except PayloadError as error:
+        except WireError as error:
             _log.debug("%s was answered, but %s", method.name, error)
         except aio.AioRpcError as error:
             reason = f"{error.code().name}: {error.details()}"

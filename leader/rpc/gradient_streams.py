@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from leader.config import LimitsConfig
+from leader.evaluation.federated import check_metrics
 from leader.learners.membership import Member
 from leader.rpc.places import Place
 from leader.rpc.uploads import Uploads
@@ -118,6 +119,7 @@ class GradientStreams:
 
     def begin(self, member: Member, link: GradientLink, header: leader_pb2.UpdateHeader) -> _Update:
         """An update is announced: let its stream follow the exchange that it is for."""
+        check_metrics(header)
         self._coordinator.traffic.up_quota.check(member.identity)
         self._coordinator.traffic.down_quota.check(member.identity)
         place = round_and_step(header.work_id)
@@ -174,7 +176,7 @@ class GradientStreams:
         reader = self._uploads.reader(piece.total_bytes, accept)
         async for chunk in self._chunks(piece, messages, place):
             if wanted:
-                reader.feed(chunk)
+                await self._uploads.feed(reader, chunk)
         return reader.finish(piece.crc32) if wanted else None
 
     async def _chunks(

@@ -13,6 +13,7 @@ from grpc import aio
 from leader.config import RunConfig
 from leader.connections import end_connection
 from leader.data.shard_stream import stream_shard
+from leader.evaluation.federated import check_metrics
 from leader.events import EventStream
 from leader.learners.membership import Member
 from leader.rpc.agreement import agreed
@@ -200,6 +201,7 @@ class LeaderService:
             member = self._caller(context, header.token if header else b"")
             work_id = header.work_id if header else await self._desk.plain_work(member, stall_s)
             self._desk.check(member, work_id)
+            check_metrics(header, 0)  # what is more than that is not held while the update waits
             async with self._uploads.receiving(member.identity, opening, messages) as upload:
                 await self._desk.submit(member, upload, work_id)
         return leader_pb2.Ack(success=True, message="counted")

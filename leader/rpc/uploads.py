@@ -6,6 +6,7 @@ learner can go on at that byte; it is dropped when its work is no longer open or
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -72,6 +73,7 @@ class Uploads:
         self._firsts = Places(firsts, limits.slow_bytes_per_s, line)
         self._budget = Places(limits.upload_bytes, limits.slow_bytes_per_s, line)
         self._broken: dict[Key, _Transfer] = {}  # oldest first
+        self._one_header = asyncio.Lock()
         self._stalled = (
             f"next to no bytes for {limits.stall_s:g} s in the middle of an update; send the rest again"
         )
@@ -172,12 +174,20 @@ class Uploads:
         limits = self._limits
         return PayloadReader(
             max_bytes=size,
-            header_bytes=limits.header_bytes,
+            header_bytes=self._decoder.header_bytes,
             accept=accept,
             max_tensors=limits.tensors,
             max_name=limits.name_length,
             keep_from=keep_from,
         )
+
+    async def feed(self, reader: PayloadReader, chunk: memoryview) -> None:
+        """Have `reader` take the next bytes; long headers are read one by one, off the event loop."""
+        if reader.long_header_in(chunk):
+            async with self._one_header:
+                await asyncio.to_thread(reader.feed, chunk)
+        else:
+            reader.feed(chunk)
 
     @asynccontextmanager
     async def room(self, caller: str, size: int, *, ranked: bool) -> AsyncIterator[Place]:
@@ -200,7 +210,7 @@ class Uploads:
                     transfer.place.moved(len(message))
                     size += len(message)
                     self._traffic.came(len(message))
-                    transfer.reader.feed(message)
+                    await self.feed(transfer.reader, message)
                     self.at_chunk()
                 message = await anext(messages, None)
         return size

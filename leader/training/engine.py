@@ -43,7 +43,7 @@ class Engine:
         self.layout = layout
         self.workforce = workforce
         self.optimizer = make_optimizer(config)
-        self.decoder = Decoder(config.codec, layout, config.streaming.fragments)
+        self.decoder = Decoder(config.codec, layout, config.streaming.fragments, config.limits.header_bytes)
         self.host = host or Host()
         self.orders = WorkPlanner(config, secret)
         self.deadlines = Deadlines(

@@ -27,7 +27,7 @@ from tests.fuzz.files import LAYOUT, File, data_file, model_file, mutated, updat
 from tests.fuzz.mutator import DOUBLES, WIRE, Mutator
 from tests.fuzz.oracle import ExpectedSum
 from tests.fuzz.runner import AsyncTarget, PlainTarget
-from utils.errors import CheckpointError, FlockstepError, WireError
+from utils.errors import CheckpointError, FlockstepError, PayloadError, WireError
 from utils.wire.contract import LeaderStub
 from utils.wire.framing import frame
 from utils.wire.payload import DTYPES, Payload, PayloadReader
@@ -273,5 +273,5 @@ class FramingTarget(PlainTarget):
 def _parsed(parse: Callable[[bytes], object], message: bytes) -> object:
     try:
         return parse(message)
-    except DecodeError:
+    except (DecodeError, PayloadError):
         return None

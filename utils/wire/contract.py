@@ -14,9 +14,19 @@ from grpc import aio
 
 from protos import leader_pb2, learner_pb2
 from utils.errors import WireError
-from utils.wire.rpc import SERVICE, checked, parse_chunk, parse_down, parse_upload, raw
+from utils.wire.rpc import (
+    MAX_MESSAGE_BYTES,
+    MAX_SAID_BYTES,
+    SERVICE,
+    checked,
+    parse_chunk,
+    parse_down,
+    parse_upload,
+    raw,
+)
 
 LEARNER_SERVICE = "learner.LearnerService"
+_BIG = MAX_MESSAGE_BYTES  # what holds a model, or grows with the model or the learners
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 Asked = TypeVar("Asked")
@@ -34,23 +44,23 @@ class Side(Generic[T]):
     """What one side of a method sends: how its messages become bytes, and what the other reads of those."""
 
     write: Callable[[Any], bytes]
-    read: Callable[[bytes], T]  # raises PayloadError
+    read: Callable[[bytes], T]  # raises PayloadError, LimitError
     number: str  # as gRPC calls it: "unary" or "stream"
 
 
-def one(kind: type[M]) -> Side[M]:
-    """A single message."""
-    return Side(kind.SerializeToString, checked(kind.FromString), "unary")
+def one(kind: type[M], most: int = MAX_SAID_BYTES) -> Side[M]:
+    """A single message of at most so many bytes; more where it grows with the run."""
+    return Side(kind.SerializeToString, checked(kind.FromString, most), "unary")
 
 
-def many(kind: type[M]) -> Side[M]:
-    """A stream of messages."""
-    return Side(kind.SerializeToString, checked(kind.FromString), "stream")
+def many(kind: type[M], most: int = MAX_SAID_BYTES) -> Side[M]:
+    """A stream of messages of at most so many bytes each."""
+    return Side(kind.SerializeToString, checked(kind.FromString, most), "stream")
 
 
 def framed(parse: Callable[[bytes], T]) -> Side[T]:
     """A stream of messages that are framed by hand, for what holds a chunk and nothing else most of the time."""
-    return Side(raw, checked(parse), "stream")
+    return Side(raw, parse, "stream")
 
 
 @dataclass(frozen=True)
@@ -137,7 +147,7 @@ def _behind(guarded: Callable[[Call, Any, Context], Awaitable[Any]], handler: Ha
     read = None if handler.request_streaming else handler.request_deserializer
 
     async def answer(requests: Any, context: Context) -> Any:
-        message = requests if read is None else checked(read)(await anext(requests, b""))
+        message = requests if read is None else checked(read, _BIG)(await anext(requests, b""))
         if not inspect.isasyncgenfunction(inner):
             return await inner(message, context)
         async for part in inner(message, context):
@@ -150,8 +160,10 @@ def _behind(guarded: Callable[[Call, Any, Context], Awaitable[Any]], handler: Ha
     return made
 
 
-REGISTER = Method(SERVICE, "RegisterLearner", one(leader_pb2.LearnerInfo), one(leader_pb2.AckWithMetadata))
-GET_WORK = Method(SERVICE, "GetWork", one(leader_pb2.WorkRequest), one(leader_pb2.WorkOrders))
+REGISTER = Method(
+    SERVICE, "RegisterLearner", one(leader_pb2.LearnerInfo), one(leader_pb2.AckWithMetadata, _BIG)
+)
+GET_WORK = Method(SERVICE, "GetWork", one(leader_pb2.WorkRequest), one(leader_pb2.WorkOrders, _BIG))
 GET_UPLOAD = Method(SERVICE, "GetUpload", one(leader_pb2.UploadRequest), one(leader_pb2.UploadStatus))
 GET_MODEL = Method(SERVICE, "GetModel", one(leader_pb2.Empty), framed(parse_chunk))
 GET_DATA = Method(SERVICE, "GetData", one(leader_pb2.LearnerDataRequest), framed(parse_chunk))
@@ -161,7 +173,7 @@ SESSION = Method(SERVICE, "Session", many(leader_pb2.LearnerMessage), many(leade
 
 START_TRAINING = Method(LEARNER_SERVICE, "StartTraining", one(learner_pb2.Empty), one(learner_pb2.Ack))
 SYNC_MODEL_STATE = Method(
-    LEARNER_SERVICE, "SyncModelState", one(learner_pb2.ModelState), one(learner_pb2.Ack)
+    LEARNER_SERVICE, "SyncModelState", one(learner_pb2.ModelState, _BIG), one(learner_pb2.Ack)
 )
 STOP_TRAINING = Method(LEARNER_SERVICE, "StopTraining", one(learner_pb2.StopNotice), one(learner_pb2.Ack))
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-_TAG = 0x0A  # field 1, wire type 2 (length-delimited)
+_BYTES = 2  # wire type (length-delimited)
+_TAG = 1 << 3 | _BYTES  # field 1
+_FIRST_FIELDS = 16
 Buffer = bytes | bytearray | memoryview
 
 
@@ -36,16 +38,34 @@ def unframe(message: bytes) -> memoryview | None:
         return memoryview(b"")
     if message[0] != _TAG:
         return None
-    size = shift = 0
-    for position in range(1, min(len(message), 6)):
-        byte = message[position]
-        size |= (byte & 0x7F) << shift
+    size, start = _length(message, 1)
+    view = memoryview(message)[start:]
+    canonical = start == 2 or message[start - 1] > 0
+    return view if canonical and len(view) == size > 0 else None
+
+
+def _length(message: bytes, position: int) -> tuple[int, int]:
+    """The size that stands at `position`, and where it ends; 0 and the message's end if none does."""
+    size = 0
+    for place, byte in enumerate(message[position : position + 5]):
+        size |= (byte & 0x7F) << 7 * place
         if byte < 0x80:
-            view = memoryview(message)[position + 1 :]
-            canonical = byte > 0 or position == 1
-            return view if canonical and len(view) == size > 0 else None
-        shift += 7
-    return None
+            return size, position + place + 1
+    return 0, len(message)
+
+
+def beside_chunk(message: bytes) -> int:
+    """Bytes of a message that are of no chunk, which must be one of the first fields; nothing is parsed for it."""
+    beside, position = len(message), 0
+    for _ in range(_FIRST_FIELDS):
+        # Where the tag or the field is anything but bytes, a parser may go on elsewhere: all the rest counts.
+        if position >= len(message) or message[position] & 0x87 != _BYTES:
+            break
+        tag, (size, start) = message[position], _length(message, position + 1)
+        position = start + size
+        if tag == _TAG and position <= len(message):
+            beside -= size
+    return beside
 
 
 def frames(header: bytes, body: Buffer, chunk_bytes: int) -> Iterator[bytes]:

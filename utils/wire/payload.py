@@ -40,6 +40,7 @@ DTYPES: dict[str, np.dtype[np.generic]] = {
 }
 _ALIGN = 64
 _MAX_RANK = 8
+_SHORT_HEADER = 16 << 10  # bytes; read in 2.5 ms at the worst
 MAX_TENSORS = 16_384
 MAX_NAME = 256
 _JOINED_BYTES = 1 << 20  # of an array that small chunks are copied into
@@ -86,6 +87,14 @@ def encode_header(
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGN)
     return len(text).to_bytes(8, "little") + text
+
+
+def check_header_size(start: bytes, most: int) -> int:
+    """Bytes of the JSON behind the first 8 of a file; raises LimitError for more than `most`."""
+    size = int.from_bytes(start, "little")
+    if not 2 <= size <= most:
+        raise LimitError(f"safetensors header of {size} bytes; at most {most} are taken")
+    return size
 
 
 def parse_header(header: bytes, *, max_tensors: int = MAX_TENSORS, max_name: int = MAX_NAME) -> Manifest:
@@ -299,6 +308,13 @@ class PayloadReader:
         """Whether sound bytes are here and more of them are missing."""
         return not self._failed and self._manifest is not None and self._body.filled < self._body.size
 
+    def long_header_in(self, chunk: Buffer) -> bool:
+        """Whether `feed` would read a header with this chunk that takes milliseconds."""
+        if self._manifest is not None:
+            return False
+        start = (*self._head[:8], *memoryview(chunk).cast("B")[:8])[:8]
+        return _SHORT_HEADER < int.from_bytes(start, "little") <= len(self._head) + len(chunk) - 8
+
     def feed(self, chunk: Buffer) -> None:
         """Take the next bytes of the stream."""
         self._failed = True  # until these bytes have proved sound
@@ -317,11 +333,7 @@ class PayloadReader:
         taken = min(wanted - len(self._head), len(view))
         self._head += view[:taken]
         if len(self._head) == 8:
-            size = int.from_bytes(self._head, "little")
-            if not 2 <= size <= self._header_limit:
-                raise LimitError(
-                    f"safetensors header of {size} bytes; at most {self._header_limit} are taken"
-                )
+            check_header_size(bytes(self._head), self._header_limit)
         elif len(self._head) == wanted > 8:
             self._open(
                 parse_header(bytes(self._head), max_tensors=self._max_tensors, max_name=self._max_name)

@@ -10,11 +10,13 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError
 
 from protos import leader_pb2
-from utils.errors import PayloadError
-from utils.wire.framing import unframe
+from utils.errors import LimitError, PayloadError
+from utils.wire.framing import beside_chunk, unframe
 
 SERVICE = "leader.LeaderService"
 MAX_MESSAGE_BYTES = 8 << 20  # one message; streams are cut far below this
+#: Of a message that becomes objects, which take up to thirty times its bytes; what is more is refused unread.
+MAX_SAID_BYTES = 64 << 10
 WINDOW_BYTES = 2 << 20  # of a stream that its receiver has not read
 
 
@@ -82,13 +84,17 @@ T = TypeVar("T")
 UploadMessage = memoryview | leader_pb2.GradientData
 
 
-def checked(parse: Callable[[bytes], T]) -> Callable[[bytes], T]:
-    """`parse`, with PayloadError for bytes that are no message.
+def checked(
+    parse: Callable[[bytes], T], most: int = MAX_SAID_BYTES, size_of: Callable[[bytes], int] = len
+) -> Callable[[bytes], T]:
+    """`parse`, with LimitError for more than `most` bytes, by `size_of`, and PayloadError for what is no message.
 
     gRPC itself would log a traceback and answer UNKNOWN, or hand the caller None for an answer.
     """
 
     def parse_or_refuse(message: bytes) -> T:
+        if len(message) > most and (size := size_of(message)) > most:
+            raise LimitError(f"{size} bytes in one message; at most {most} are read, chunks apart")
         try:
             return parse(message)
         except DecodeError as error:
@@ -102,16 +108,20 @@ def raw(message: bytes) -> bytes:
     return message
 
 
+_upload = checked(leader_pb2.GradientData.FromString, size_of=beside_chunk)
+_down = checked(leader_pb2.ModelChunk.FromString, MAX_MESSAGE_BYTES)  # names all work that was counted
+
+
 def parse_upload(message: bytes) -> UploadMessage:
     """The chunk of a GradientData message without a copy; the whole message if it holds more."""
     chunk = unframe(message)
-    return leader_pb2.GradientData.FromString(message) if chunk is None else chunk
+    return _upload(message) if chunk is None else chunk
 
 
 def parse_chunk(message: bytes) -> memoryview:
     """The chunk of a ModelChunk or DataChunk message without a copy where it holds nothing else."""
     chunk = unframe(message)
-    return memoryview(leader_pb2.ModelChunk.FromString(message).chunk) if chunk is None else chunk
+    return memoryview(_down(message).chunk) if chunk is None else chunk
 
 
 DownMessage = memoryview | leader_pb2.ModelChunk
@@ -120,4 +130,4 @@ DownMessage = memoryview | leader_pb2.ModelChunk
 def parse_down(message: bytes) -> DownMessage:
     """The chunk of a ModelChunk message without a copy; the whole message if it holds more."""
     chunk = unframe(message)
-    return checked(leader_pb2.ModelChunk.FromString)(message) if chunk is None else chunk
+    return _down(message) if chunk is None else chunk

@@ -8,7 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos import leader_pb2
+from utils.errors import LimitError, PayloadError
+from utils.wire.framing import beside_chunk, frame
 from utils.wire.rpc import (
+    MAX_SAID_BYTES,
     channel_options,
     is_loopback,
     own_host,
@@ -99,10 +102,56 @@ def test_any_bytes_are_read_as_the_generated_parser_reads_them(message: bytes) -
     try:
         expected = leader_pb2.GradientData.FromString(message)
     except DecodeError:
-        with pytest.raises(DecodeError):
+        with pytest.raises(PayloadError, match="no message of this contract"):
             parse_upload(message)
         return
     assert chunk_of(message) == expected.chunk
+
+
+@given(
+    st.lists(
+        st.binary(max_size=60) | st.builds(lambda update: update.SerializeToString(), uploads), max_size=5
+    )
+)
+def test_what_is_beside_a_chunk_is_never_more_than_what_is_counted(fields: list[bytes]) -> None:
+    message = b"".join(fields)
+    try:
+        parsed = leader_pb2.GradientData.FromString(message)
+    except DecodeError:
+        return
+    parsed.ClearField("chunk")
+    assert len(parsed.SerializeToString()) <= beside_chunk(message)
+
+
+def of_metrics(size: int) -> leader_pb2.UpdateHeader:
+    """A header of about so many bytes, all of it metrics that say nothing."""
+    return leader_pb2.UpdateHeader(metrics=[leader_pb2.Metric()] * (size // 2))
+
+
+def test_a_message_with_a_chunk_may_have_so_much_beside_it_and_no_more() -> None:
+    chunk = bytes(2 << 20)
+    header = leader_pb2.GradientData(header=HEADER).SerializeToString()
+    for text in (header + frame(chunk), frame(chunk) + header):
+        assert parse_upload(text) == leader_pb2.GradientData(chunk=chunk, header=HEADER)
+    for front in (b"", frame(chunk)):
+        fits = leader_pb2.GradientData(header=of_metrics(MAX_SAID_BYTES - 20)).SerializeToString()
+        parsed = parse_upload(front + fits)
+        assert not isinstance(parsed, memoryview)
+        assert len(parsed.header.metrics) == MAX_SAID_BYTES // 2 - 10
+        more = leader_pb2.GradientData(header=of_metrics(MAX_SAID_BYTES)).SerializeToString()
+        with pytest.raises(LimitError, match=r"655\d\d bytes in one message; at most 65536 are read"):
+            parse_upload(front + more)
+
+
+def test_metrics_that_are_dressed_up_as_a_chunk_are_counted() -> None:
+    more = leader_pb2.GradientData(header=of_metrics(1 << 20)).SerializeToString()
+    # A field of a later release, whose tag has two bytes: read as one of one byte, a chunk would be in it.
+    within = frame(bytes(len(more)))[:4]
+    dressed = b"\x8a\x01" + bytes((len(within),)) + within + more
+    assert len(leader_pb2.GradientData.FromString(dressed).header.metrics) == 1 << 19
+    assert beside_chunk(dressed) > 1 << 20
+    many = b"\x0a\x01x" * 20 + frame(bytes(1 << 20))  # behind so many fields no chunk is looked for
+    assert beside_chunk(many) > 1 << 20
 
 
 def test_either_side_fixes_what_it_lets_in_of_a_stream() -> None:
