@@ -119,7 +119,7 @@ class GradientStreams:
 
     def begin(self, member: Member, link: GradientLink, header: leader_pb2.UpdateHeader) -> _Update:
         """An update is announced: let its stream follow the exchange that it is for."""
-        check_metrics(header)
+        check_metrics(header, 0)
         self._coordinator.traffic.up_quota.check(member.identity)
         self._coordinator.traffic.down_quota.check(member.identity)
         place = round_and_step(header.work_id)

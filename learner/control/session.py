@@ -15,6 +15,7 @@ from protos import leader_pb2
 from utils.wire.status import told
 
 _log = logging.getLogger(__name__)
+_LONGEST_REASON = 4096  # the leader shows less
 
 
 class Session:
@@ -63,7 +64,8 @@ class Session:
 
     def failure(self, work_id: str, message: str) -> None:
         """Tell the leader why this learner can't do a work order and leaves."""
-        self._put(leader_pb2.LearnerMessage(failure=leader_pb2.Failure(work_id=work_id, message=message)))
+        failure = leader_pb2.Failure(work_id=work_id, message=message[:_LONGEST_REASON])
+        self._put(leader_pb2.LearnerMessage(failure=failure))
         self._outbox.put_nowait(None)
 
     def _put(self, message: leader_pb2.LearnerMessage) -> None:

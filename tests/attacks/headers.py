@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import grpc
 import numpy as np
@@ -73,23 +74,27 @@ class HeaderAttacker:
             return await _sent(channel, [of_metrics(size, self._stranger.token, self.work_id)])
 
     async def uploads(self, file: bytes, at_once: int, seconds: float) -> int:
-        """Send this file over and over, so many at once, for so long; how often that was."""
+        """Send this file over and over, so many at once over four connections, for so long; how often that was."""
         until = asyncio.get_running_loop().time() + seconds
 
-        async def again() -> int:
+        async def again(channel: aio.Channel) -> int:
             count = 0
-            async with aio.insecure_channel(self._address, ALONE) as channel:
-                while asyncio.get_running_loop().time() < until:
-                    await self._upload(channel, file)
-                    count += 1
+            while asyncio.get_running_loop().time() < until:
+                await self._upload(channel, file)
+                count += 1
             return count
 
-        return sum(await asyncio.gather(*(again() for _ in range(at_once))))
+        async with AsyncExitStack() as held:
+            channels = [
+                await held.enter_async_context(aio.insecure_channel(self._address, ALONE)) for _ in range(4)
+            ]
+            return sum(await asyncio.gather(*(again(channels[i % 4]) for i in range(at_once))))
 
 
 async def _sent(channel: aio.Channel, messages: Sequence[bytes]) -> grpc.StatusCode:
-    call = channel.stream_unary("/leader.LeaderService/AccumulateGradients", request_serializer=raw)
-    return await call(_stream(messages)).code()
+    call: Any = channel.stream_unary("/leader.LeaderService/AccumulateGradients", request_serializer=raw)
+    code: grpc.StatusCode = await call(_stream(messages)).code()
+    return code
 
 
 async def _stream(messages: Iterable[bytes]) -> AsyncIterator[bytes]:

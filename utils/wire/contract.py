@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from traceback import clear_frames
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import grpc
@@ -102,10 +104,18 @@ class Method(Generic[Asked, Told]):
         streams = self.asked.number == "stream"
 
         async def answer(request: Any, context: Context) -> Any:
+            messages = aiter(request) if streams else None
             try:
-                return await call(aiter(request) if streams else self.asked.read(request), context)
+                return await call(messages or self.asked.read(request), context)
             except WireError as error:
+                clear_frames(error.__traceback__)
                 await refuse(self.name, context, error)
+            finally:
+                # Neither an error's frames nor gRPC's stream may keep what came in memory until the garbage
+                # collector finds it: of messages that are refused there may be hundreds before that.
+                if messages is not None:
+                    with suppress(RuntimeError):  # a task that is cancelled, and reads yet
+                        await messages.aclose()
 
         make = getattr(grpc, f"{self._kind}_rpc_method_handler")
         handler: Handler = make(answer, self.asked.read if streams else raw, self.told.write)
@@ -147,7 +157,11 @@ def _behind(guarded: Callable[[Call, Any, Context], Awaitable[Any]], handler: Ha
     read = None if handler.request_streaming else handler.request_deserializer
 
     async def answer(requests: Any, context: Context) -> Any:
-        message = requests if read is None else checked(read, _BIG)(await anext(requests, b""))
+        message = requests
+        if read is not None:
+            stream = aiter(requests)
+            message = checked(read, _BIG)(await anext(stream, b""))
+            await stream.aclose()
         if not inspect.isasyncgenfunction(inner):
             return await inner(message, context)
         async for part in inner(message, context):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import zlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,6 +18,7 @@ from leader.rpc.uploads import Uploads
 from leader.training.inbox import Upload
 from leader.training.round_metrics import Traffic
 from model.flat import Layout
+from model.piece_files import PieceFiles
 from protos import leader_pb2
 from utils.errors import ChecksumError, FlockstepError, LimitError, PayloadError, StalledError
 from utils.wire.payload import encode_header
@@ -61,6 +63,34 @@ def announced(head: leader_pb2.UpdateHeader, chunk: bytes = b"") -> leader_pb2.G
 
 def cut(data: bytes, size: int = 300) -> list[UploadMessage]:
     return [memoryview(data[start : start + size]) for start in range(0, len(data), size)]
+
+
+def test_a_long_header_is_read_off_the_event_loop_and_a_short_one_on_it() -> None:
+    async def threads_of(file: bytes) -> tuple[bool, bool]:
+        these, seen = uploads(), []
+        reader = these.reader(1 << 20, lambda manifest: seen.append(threading.current_thread()))
+        for start in range(0, len(file), 10_000):
+            await these.feed(reader, memoryview(file)[start : start + 10_000])
+        assert reader.finish().data.tobytes() == VALUES.tobytes()
+        return seen == [threading.main_thread()], len(seen) == 1
+
+    assert asyncio.run(threads_of(FILE)) == (True, True)
+    assert asyncio.run(threads_of(padded(16 << 10))) == (True, True)
+    assert asyncio.run(threads_of(padded((16 << 10) + 1))) == (False, True)
+
+
+def padded(size: int) -> bytes:
+    """FILE with a header of so many bytes."""
+    text = FILE[8 : -VALUES.nbytes].ljust(size)
+    return len(text).to_bytes(8, "little") + text + VALUES.tobytes()
+
+
+def test_a_header_may_be_no_longer_than_the_layout_can_need() -> None:
+    most = PieceFiles(LAYOUT, 1).header_bytes
+    assert most == 4 * (len(FILE) - VALUES.nbytes) + (16 << 10) < LIMITS.header_bytes
+    assert values_of(receive(memoryview(padded(most)))) == VALUES.tolist()
+    with pytest.raises(LimitError, match=f"header of {most + 1} bytes; at most {most} are taken"):
+        receive(memoryview(padded(most + 1)))
 
 
 class _BrokenError(Exception):
