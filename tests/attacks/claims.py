@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Any
 
 from grpc import aio
 
 from protos import leader_pb2
 from tests.strangers import Stranger
+from utils.trust.credentials import Credentials
 
 
 async def refusal_of(call: Awaitable[object]) -> str:
@@ -25,10 +25,10 @@ def own(examples: int, classes: int = 0) -> leader_pb2.OwnData:
     return leader_pb2.OwnData(examples=examples, classes=classes, fingerprint="ff")
 
 
-async def claim(address: str, examples: int, **said: Any) -> str:
+async def claim(address: str, examples: int, held: Credentials | None = None) -> str:
     """Register with so many examples of one's own; what the leader refuses that with."""
-    async with Stranger(address) as thief:
-        return await refusal_of(thief.register("thief", own_data=own(examples), **said))
+    async with Stranger(address, held) as thief:
+        return await refusal_of(thief.register("thief", own_data=own(examples)))
 
 
 def accuracy(value: float, examples: int) -> list[leader_pb2.Metric]:

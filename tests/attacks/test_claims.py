@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from protos import leader_pb2
 from scripts.cluster import Cluster
 from tests.attacks.claims import accuracy, answer_at_once, claim, name_addresses, own, refusal_of
 from tests.clusters import IMAGES, SHARDS, TINY, Settings, join, play, train
+from tests.leader.trust.fleet import Fleet
 from tests.strangers import at_work, update_of
 
 STEPPED = {**TINY, "exchange": "gradient", "train.local_steps": 0}
@@ -30,6 +32,15 @@ def test_a_claim_beyond_what_one_learner_may_bring_leaves_the_run_as_it_is(kind:
     cluster = play(attacked, settings)
     if "buffer.size" not in kind:  # where the order of arrival counts
         assert cluster.model_sha256 == play(train, settings).model_sha256
+
+
+def test_an_identity_may_claim_no_more_than_anybody(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        held = Fleet(tmp_path / "trust").admit("thief")
+        assert "at most 1000000 of one learner" in await claim(cluster.address, 1_000_001, held)
+        assert await claim(cluster.address, 1_000_000, held) == ""
+
+    play(scenario, {**TINY, "trust.mode": "on", "trust.dir": tmp_path / "trust"})
 
 
 def test_a_round_of_gradients_is_no_longer_for_a_claim_that_is_taken() -> None:
