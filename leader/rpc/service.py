@@ -105,6 +105,8 @@ class LeaderService:
             # only where the status could be sent is this error raised.
             self._refusals.note(method, error, member.learner_id if member else None)
             raise
+        except aio.InternalError as broken:
+            _log.debug("%s: the connection ended before its refusal was read: %s", method, broken)
         finally:
             self._parting.pop(context, None)
 
@@ -182,6 +184,7 @@ class LeaderService:
             self._downloads.hold(caller, 1, ranked=member is not None) as place,
             place.moving(self._config.limits.stall_s, complaint),
         ):
+            await _begin_answer(context)
             for message in messages:
                 await context.write(message)
                 place.moved(len(message))
@@ -214,6 +217,7 @@ class LeaderService:
         caller = caller_of(context)
         ranked = self._owes(self._workforce.of(caller))
         member_of = partial(self._caller, context)
+        await _begin_answer(context)
         await self._gradients.serve(caller.place, member_of, messages, context.write, ranked=ranked)
 
     async def _await_work(self, member: Member) -> None:
@@ -231,3 +235,12 @@ class LeaderService:
 
     async def _session(self, messages: AsyncIterator[leader_pb2.LearnerMessage], context: Context) -> None:
         await self._sessions.serve(caller_of(context), messages, context.write)
+
+
+async def _begin_answer(context: Context) -> None:
+    """Send the headers of an answer by themselves.
+
+    With a first message that is not read they would not count as sent: gRPC would send them again to refuse the call,
+    and could not.
+    """
+    await context.send_initial_metadata(())
