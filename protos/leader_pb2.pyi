@@ -17,7 +17,7 @@ CONTROL_SESSION: Control
 CONTROL_DIALLED: Control
 
 class LearnerInfo(_message.Message):
-    __slots__ = ("network_addr", "protocol", "release", "name", "token", "device", "control", "own_data", "tags", "device_kind", "memory_bytes", "codecs")
+    __slots__ = ("network_addr", "protocol", "release", "name", "token", "device", "control", "own_data", "tags", "device_kind", "memory_bytes", "codecs", "secagg")
     NETWORK_ADDR_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class LearnerInfo(_message.Message):
     DEVICE_KIND_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     CODECS_FIELD_NUMBER: _ClassVar[int]
+    SECAGG_FIELD_NUMBER: _ClassVar[int]
     network_addr: str
     protocol: int
     release: str
@@ -42,7 +43,8 @@ class LearnerInfo(_message.Message):
     device_kind: str
     memory_bytes: int
     codecs: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, network_addr: _Optional[str] = ..., protocol: _Optional[int] = ..., release: _Optional[str] = ..., name: _Optional[str] = ..., token: _Optional[bytes] = ..., device: _Optional[str] = ..., control: _Optional[_Union[Control, str]] = ..., own_data: _Optional[_Union[OwnData, _Mapping]] = ..., tags: _Optional[_Iterable[str]] = ..., device_kind: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ...) -> None: ...
+    secagg: int
+    def __init__(self, network_addr: _Optional[str] = ..., protocol: _Optional[int] = ..., release: _Optional[str] = ..., name: _Optional[str] = ..., token: _Optional[bytes] = ..., device: _Optional[str] = ..., control: _Optional[_Union[Control, str]] = ..., own_data: _Optional[_Union[OwnData, _Mapping]] = ..., tags: _Optional[_Iterable[str]] = ..., device_kind: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ..., secagg: _Optional[int] = ...) -> None: ...
 
 class OwnData(_message.Message):
     __slots__ = ("examples", "classes", "fingerprint")
@@ -195,7 +197,7 @@ class GradientData(_message.Message):
     def __init__(self, chunk: _Optional[bytes] = ..., header: _Optional[_Union[UpdateHeader, _Mapping]] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ...) -> None: ...
 
 class UpdateHeader(_message.Message):
-    __slots__ = ("token", "work_id", "examples", "total_bytes", "crc32", "loss", "seconds", "offset", "metrics", "start_loss")
+    __slots__ = ("token", "work_id", "examples", "total_bytes", "crc32", "loss", "seconds", "offset", "metrics", "start_loss", "session")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     WORK_ID_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -206,6 +208,7 @@ class UpdateHeader(_message.Message):
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     START_LOSS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
     token: bytes
     work_id: str
     examples: int
@@ -216,7 +219,8 @@ class UpdateHeader(_message.Message):
     offset: int
     metrics: _containers.RepeatedCompositeFieldContainer[Metric]
     start_loss: float
-    def __init__(self, token: _Optional[bytes] = ..., work_id: _Optional[str] = ..., examples: _Optional[int] = ..., total_bytes: _Optional[int] = ..., crc32: _Optional[int] = ..., loss: _Optional[float] = ..., seconds: _Optional[float] = ..., offset: _Optional[int] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., start_loss: _Optional[float] = ...) -> None: ...
+    session: bytes
+    def __init__(self, token: _Optional[bytes] = ..., work_id: _Optional[str] = ..., examples: _Optional[int] = ..., total_bytes: _Optional[int] = ..., crc32: _Optional[int] = ..., loss: _Optional[float] = ..., seconds: _Optional[float] = ..., offset: _Optional[int] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., start_loss: _Optional[float] = ..., session: _Optional[bytes] = ...) -> None: ...
 
 class Metric(_message.Message):
     __slots__ = ("name", "value", "examples")
@@ -259,7 +263,7 @@ class WorkOrders(_message.Message):
     def __init__(self, orders: _Optional[_Iterable[_Union[WorkOrder, _Mapping]]] = ...) -> None: ...
 
 class WorkOrder(_message.Message):
-    __slots__ = ("work_id", "round", "step", "version", "shard", "seed", "exchange", "first_batch", "local_steps", "batch_size", "progress_start", "progress_end", "schedule", "momentum", "weight_decay", "nesterov", "augment", "dtype", "label_smoothing", "last_round", "proximal_mu", "control_variates", "personal_lambda", "evaluate", "start_loss", "fragments", "fragment", "fresh", "overlap_steps", "mix")
+    __slots__ = ("work_id", "round", "step", "version", "shard", "seed", "exchange", "first_batch", "local_steps", "batch_size", "progress_start", "progress_end", "schedule", "momentum", "weight_decay", "nesterov", "augment", "dtype", "label_smoothing", "last_round", "proximal_mu", "control_variates", "personal_lambda", "evaluate", "start_loss", "fragments", "fragment", "fresh", "overlap_steps", "mix", "masking")
     WORK_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -290,6 +294,7 @@ class WorkOrder(_message.Message):
     FRESH_FIELD_NUMBER: _ClassVar[int]
     OVERLAP_STEPS_FIELD_NUMBER: _ClassVar[int]
     MIX_FIELD_NUMBER: _ClassVar[int]
+    MASKING_FIELD_NUMBER: _ClassVar[int]
     work_id: str
     round: int
     step: int
@@ -320,7 +325,8 @@ class WorkOrder(_message.Message):
     fresh: int
     overlap_steps: int
     mix: float
-    def __init__(self, work_id: _Optional[str] = ..., round: _Optional[int] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., shard: _Optional[int] = ..., seed: _Optional[int] = ..., exchange: _Optional[str] = ..., first_batch: _Optional[int] = ..., local_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., progress_start: _Optional[float] = ..., progress_end: _Optional[float] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., momentum: _Optional[float] = ..., weight_decay: _Optional[float] = ..., nesterov: _Optional[bool] = ..., augment: _Optional[str] = ..., dtype: _Optional[str] = ..., label_smoothing: _Optional[float] = ..., last_round: _Optional[int] = ..., proximal_mu: _Optional[float] = ..., control_variates: _Optional[bool] = ..., personal_lambda: _Optional[float] = ..., evaluate: _Optional[bool] = ..., start_loss: _Optional[bool] = ..., fragments: _Optional[int] = ..., fragment: _Optional[int] = ..., fresh: _Optional[int] = ..., overlap_steps: _Optional[int] = ..., mix: _Optional[float] = ...) -> None: ...
+    masking: MaskPlan
+    def __init__(self, work_id: _Optional[str] = ..., round: _Optional[int] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., shard: _Optional[int] = ..., seed: _Optional[int] = ..., exchange: _Optional[str] = ..., first_batch: _Optional[int] = ..., local_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., progress_start: _Optional[float] = ..., progress_end: _Optional[float] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., momentum: _Optional[float] = ..., weight_decay: _Optional[float] = ..., nesterov: _Optional[bool] = ..., augment: _Optional[str] = ..., dtype: _Optional[str] = ..., label_smoothing: _Optional[float] = ..., last_round: _Optional[int] = ..., proximal_mu: _Optional[float] = ..., control_variates: _Optional[bool] = ..., personal_lambda: _Optional[float] = ..., evaluate: _Optional[bool] = ..., start_loss: _Optional[bool] = ..., fragments: _Optional[int] = ..., fragment: _Optional[int] = ..., fresh: _Optional[int] = ..., overlap_steps: _Optional[int] = ..., mix: _Optional[float] = ..., masking: _Optional[_Union[MaskPlan, _Mapping]] = ...) -> None: ...
 
 class Schedule(_message.Message):
     __slots__ = ("kind", "lr", "warmup")
@@ -333,18 +339,20 @@ class Schedule(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., lr: _Optional[float] = ..., warmup: _Optional[float] = ...) -> None: ...
 
 class LearnerMessage(_message.Message):
-    __slots__ = ("hello", "heartbeat", "progress", "failure", "goodbye")
+    __slots__ = ("hello", "heartbeat", "progress", "failure", "goodbye", "mask")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     heartbeat: Heartbeat
     progress: Progress
     failure: Failure
     goodbye: Goodbye
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+    mask: MaskUp
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., mask: _Optional[_Union[MaskUp, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("token",)
@@ -383,14 +391,16 @@ class Goodbye(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class LeaderMessage(_message.Message):
-    __slots__ = ("work", "committed", "stop")
+    __slots__ = ("work", "committed", "stop", "mask")
     WORK_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
     work: WorkOrder
     committed: Committed
     stop: Stop
-    def __init__(self, work: _Optional[_Union[WorkOrder, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ...) -> None: ...
+    mask: MaskDown
+    def __init__(self, work: _Optional[_Union[WorkOrder, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., mask: _Optional[_Union[MaskDown, _Mapping]] = ...) -> None: ...
 
 class Committed(_message.Message):
     __slots__ = ("round", "audit_number", "audit_head")
@@ -409,3 +419,157 @@ class Stop(_message.Message):
     reason: str
     finished: bool
     def __init__(self, reason: _Optional[str] = ..., finished: _Optional[bool] = ...) -> None: ...
+
+class MaskPlan(_message.Message):
+    __slots__ = ("bits", "parties", "threshold", "least", "range", "weight_bound", "signed", "attempt", "neighbours", "neighbour_threshold", "fraction_bits", "epochs")
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    PARTIES_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    LEAST_FIELD_NUMBER: _ClassVar[int]
+    RANGE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_BOUND_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    NEIGHBOURS_FIELD_NUMBER: _ClassVar[int]
+    NEIGHBOUR_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    FRACTION_BITS_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    bits: int
+    parties: int
+    threshold: int
+    least: int
+    range: float
+    weight_bound: int
+    signed: bool
+    attempt: int
+    neighbours: int
+    neighbour_threshold: int
+    fraction_bits: int
+    epochs: int
+    def __init__(self, bits: _Optional[int] = ..., parties: _Optional[int] = ..., threshold: _Optional[int] = ..., least: _Optional[int] = ..., range: _Optional[float] = ..., weight_bound: _Optional[int] = ..., signed: _Optional[bool] = ..., attempt: _Optional[int] = ..., neighbours: _Optional[int] = ..., neighbour_threshold: _Optional[int] = ..., fraction_bits: _Optional[int] = ..., epochs: _Optional[int] = ...) -> None: ...
+
+class MaskUp(_message.Message):
+    __slots__ = ("session", "advert", "shares", "agreed", "revealed", "refused")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    ADVERT_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    AGREED_FIELD_NUMBER: _ClassVar[int]
+    REVEALED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    session: bytes
+    advert: Advert
+    shares: Shares
+    agreed: Agreed
+    revealed: Revealed
+    refused: MaskRefused
+    def __init__(self, session: _Optional[bytes] = ..., advert: _Optional[_Union[Advert, _Mapping]] = ..., shares: _Optional[_Union[Shares, _Mapping]] = ..., agreed: _Optional[_Union[Agreed, _Mapping]] = ..., revealed: _Optional[_Union[Revealed, _Mapping]] = ..., refused: _Optional[_Union[MaskRefused, _Mapping]] = ...) -> None: ...
+
+class MaskDown(_message.Message):
+    __slots__ = ("session", "open", "roster", "shares", "survivors", "reveal", "over")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    SURVIVORS_FIELD_NUMBER: _ClassVar[int]
+    REVEAL_FIELD_NUMBER: _ClassVar[int]
+    OVER_FIELD_NUMBER: _ClassVar[int]
+    session: bytes
+    open: MaskOpen
+    roster: Roster
+    shares: Shares
+    survivors: Survivors
+    reveal: Reveal
+    over: MaskOver
+    def __init__(self, session: _Optional[bytes] = ..., open: _Optional[_Union[MaskOpen, _Mapping]] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., shares: _Optional[_Union[Shares, _Mapping]] = ..., survivors: _Optional[_Union[Survivors, _Mapping]] = ..., reveal: _Optional[_Union[Reveal, _Mapping]] = ..., over: _Optional[_Union[MaskOver, _Mapping]] = ...) -> None: ...
+
+class MaskOpen(_message.Message):
+    __slots__ = ("work_id",)
+    WORK_ID_FIELD_NUMBER: _ClassVar[int]
+    work_id: str
+    def __init__(self, work_id: _Optional[str] = ...) -> None: ...
+
+class Advert(_message.Message):
+    __slots__ = ("share_key", "mask_key", "self_hash", "metrics", "identity", "signature")
+    SHARE_KEY_FIELD_NUMBER: _ClassVar[int]
+    MASK_KEY_FIELD_NUMBER: _ClassVar[int]
+    SELF_HASH_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    share_key: bytes
+    mask_key: bytes
+    self_hash: bytes
+    metrics: _containers.RepeatedScalarFieldContainer[str]
+    identity: bytes
+    signature: bytes
+    def __init__(self, share_key: _Optional[bytes] = ..., mask_key: _Optional[bytes] = ..., self_hash: _Optional[bytes] = ..., metrics: _Optional[_Iterable[str]] = ..., identity: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class Seat(_message.Message):
+    __slots__ = ("name", "advert")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADVERT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    advert: Advert
+    def __init__(self, name: _Optional[str] = ..., advert: _Optional[_Union[Advert, _Mapping]] = ...) -> None: ...
+
+class Roster(_message.Message):
+    __slots__ = ("seats", "you")
+    SEATS_FIELD_NUMBER: _ClassVar[int]
+    YOU_FIELD_NUMBER: _ClassVar[int]
+    seats: _containers.RepeatedCompositeFieldContainer[Seat]
+    you: int
+    def __init__(self, seats: _Optional[_Iterable[_Union[Seat, _Mapping]]] = ..., you: _Optional[int] = ...) -> None: ...
+
+class Share(_message.Message):
+    __slots__ = ("seat", "sealed")
+    SEAT_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    seat: int
+    sealed: bytes
+    def __init__(self, seat: _Optional[int] = ..., sealed: _Optional[bytes] = ...) -> None: ...
+
+class Shares(_message.Message):
+    __slots__ = ("shares",)
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    shares: _containers.RepeatedCompositeFieldContainer[Share]
+    def __init__(self, shares: _Optional[_Iterable[_Union[Share, _Mapping]]] = ...) -> None: ...
+
+class Survivors(_message.Message):
+    __slots__ = ("in_sum", "masked_with")
+    IN_SUM_FIELD_NUMBER: _ClassVar[int]
+    MASKED_WITH_FIELD_NUMBER: _ClassVar[int]
+    in_sum: bytes
+    masked_with: bytes
+    def __init__(self, in_sum: _Optional[bytes] = ..., masked_with: _Optional[bytes] = ...) -> None: ...
+
+class Agreed(_message.Message):
+    __slots__ = ("signature",)
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    signature: bytes
+    def __init__(self, signature: _Optional[bytes] = ...) -> None: ...
+
+class Reveal(_message.Message):
+    __slots__ = ("survivors", "signatures")
+    SURVIVORS_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    survivors: Survivors
+    signatures: _containers.RepeatedCompositeFieldContainer[Share]
+    def __init__(self, survivors: _Optional[_Union[Survivors, _Mapping]] = ..., signatures: _Optional[_Iterable[_Union[Share, _Mapping]]] = ...) -> None: ...
+
+class MaskRefused(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class Revealed(_message.Message):
+    __slots__ = ("shares",)
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    shares: bytes
+    def __init__(self, shares: _Optional[bytes] = ...) -> None: ...
+
+class MaskOver(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...

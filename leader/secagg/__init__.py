@@ -1,0 +1,1 @@
+"""Secure aggregation at the leader: sessions, the masked sum, and what takes its masks off."""
