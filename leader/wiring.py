@@ -108,8 +108,7 @@ class Wiring:
         """What reads updates under the limits of the run."""
         coordinator = self.coordinator
         return Uploads(
-            self.layout,
-            self._engine.decoder,
+            self._engine.updates,
             self.config.limits,
             coordinator.traffic,
             coordinator.desk.is_open,

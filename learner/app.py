@@ -15,6 +15,9 @@ from learner.control.registration import MENDABLE, Patience, Registration
 from learner.control.session import Session
 from learner.memory import Memory, alone_in
 from learner.options import LearnerOptions
+from learner.secagg.member import Floors
+from learner.secagg.sessions import MaskSessions
+from learner.secagg.vow import Vows
 from learner.trust.access import choose
 from learner.wire.connection import Connection
 from learner.work.workbench import Tools
@@ -95,7 +98,13 @@ class App:
     ) -> None:
         self._options = options
         memory = Memory(options.state_dir)
-        self._worker = worker_type(tools, memory, options.network_addr, own.examples if own else None)
+        masks = MaskSessions(
+            Vows(options.state_dir),
+            Floors(options.least_learners),
+            own.said.examples if own else 0,
+            required=options.secagg == "require",
+        )
+        self._worker = worker_type(tools, memory, options.network_addr, own.examples if own else None, masks)
         self._access = choose(options)
         address = options.network_addr
         self._server = LearnerServer(address, self._worker, self._access) if address else None

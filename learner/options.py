@@ -87,6 +87,12 @@ class LearnerOptions(BaseModel):
     jwt_leader: Annotated[str, AfterValidator(_address_or_empty)] = Field(
         "", description="where the leader takes JWTs; if not given, at --leader"
     )
+    secagg: Literal["allow", "require"] = Field(
+        "allow", description="require: take part only where updates are masked (secure aggregation)"
+    )
+    least_learners: int = Field(
+        3, ge=2, le=10_000, description="fewest updates in a masked sum that this learner's may be in"
+    )
     insecure: bool = Field(False, description="neither encrypt nor prove who is who")
     compile: bool = Field(False, description="compile the model with torch.compile")
     channels_last: bool = Field(

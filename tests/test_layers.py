@@ -24,7 +24,7 @@ FLOORS = {
         ["condition", "config", "connections", "events", "metric_names", "rounds", "runtime"],
         ["data", "state", "trust"],
         ["aggregation", "optimizers"],
-        ["global_model", "learners", "storage"],
+        ["global_model", "learners", "secagg", "storage"],
         ["evaluation", "initial_state"],
         ["training"],
         ["reporting", "rpc"],
@@ -34,7 +34,7 @@ FLOORS = {
     ],
     "learner": [
         ["memory", "options"],
-        ["training", "trust"],
+        ["secagg", "training", "trust"],
         ["wire"],
         ["work"],
         ["control"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 
@@ -17,6 +18,28 @@ from utils.errors import PayloadError
 from utils.wire.payload import Manifest, Payload, encode_header, parse_header
 
 
+class UpdateReader(Protocol):
+    """Reads the updates of a run."""
+
+    @property
+    def max_bytes(self) -> int:
+        """Most bytes of an update's tensors."""
+        ...
+
+    @property
+    def header_bytes(self) -> int:
+        """Most bytes that the header of an update has."""
+        ...
+
+    def check(self, manifest: Manifest) -> None:
+        """Raise PayloadError unless this can be an update; called before memory is taken for it."""
+        ...
+
+    def decode(self, payload: Payload) -> Payload:
+        """The update as its aggregator adds it; raises PayloadError or LimitError."""
+        ...
+
+
 class Decoder:
     """Reads a run's updates: in the run's codec, or in float32; in streamed runs, of the fragment that each names.
 
@@ -27,6 +50,7 @@ class Decoder:
         self, config: CodecConfig, layout: Layout, fragments: int = 0, header_bytes: int = 1 << 20
     ) -> None:
         spec = config.up_spec
+        self.max_bytes = 4 * layout.total
         self._codec = make_codec(spec) if spec else None
         self._files = {
             str(number) if fragments else "": PieceFiles(

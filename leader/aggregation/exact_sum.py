@@ -65,6 +65,13 @@ class ExactSum:
         #: sums, and to read them again for the first update, takes as long as half an addition.
         self._filled = 0
 
+    @classmethod
+    def of(cls, words: NDArray[np.uint64], weight: int, scale: Scale) -> ExactSum:
+        """The sum that (size,) words stand for, which were added elsewhere with this weight in all."""
+        made = cls(words.size, scale)
+        made._sums, made._filled, made.weight = words.view(np.int64), words.size, weight
+        return made
+
     @cached_property
     def _sums(self) -> NDArray[np.int64]:
         return np.empty(self.size, np.int64)  # not before something is added: there may be nothing

@@ -2,6 +2,7 @@
 
 from leader.config.limits import LimitsConfig
 from leader.config.run import RunConfig
+from leader.config.secagg import SecaggConfig
 from leader.config.sections import (
     AggregateConfig,
     CodecConfig,
@@ -24,6 +25,7 @@ __all__ = [
     "LimitsConfig",
     "LogConfig",
     "RunConfig",
+    "SecaggConfig",
     "ServerConfig",
     "StreamingConfig",
     "TrainConfig",

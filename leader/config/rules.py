@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from leader.config.secagg_rules import problems_of_masks
 from leader.config.sections import RunFields
 
 #: Updates that a rule needs to withstand f malicious ones: this many times f, and so many more.
@@ -48,7 +49,7 @@ def is_address(text: str) -> bool:
 def problems(config: RunFields) -> list[str]:
     """One line for each combination of settings that can't work: the reason, and what to set instead."""
     on_rounds = (_robust, _norms, _weighting, _max_share, _gradient, _scaffold, _codec, _streaming, _buffer)
-    on_the_rest = (_cohort, _data, _model, _evaluation, _trust, _jwt)
+    on_the_rest = (_cohort, _data, _model, _evaluation, _trust, _jwt, problems_of_masks)
     return [problem for check in on_rounds + on_the_rest for problem in check(config)]
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from leader.config.limits import LimitsConfig
 from leader.config.requirement import Requirement
+from leader.config.secagg import SecaggConfig
 from leader.config.section import MIB, Fraction, Positive, Section
 from leader.config.trust import TrustConfig
 from utils.wire.rpc import is_loopback
@@ -357,6 +358,7 @@ class RunFields(Section):
     cohort: CohortConfig = CohortConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     aggregate: AggregateConfig = AggregateConfig()
+    secagg: SecaggConfig = SecaggConfig()
     trust: TrustConfig = TrustConfig()
     limits: LimitsConfig = LimitsConfig()
     log: LogConfig = LogConfig()

@@ -10,6 +10,8 @@ from leader.config.requirement import Requirement
 from leader.learners.membership import Member
 from protos import leader_pb2
 from utils.errors import IncompatibleError, LimitError
+from utils.secagg.roster import VERSION
+from utils.version import RELEASE
 
 
 class Eligibility:
@@ -26,6 +28,11 @@ class Eligibility:
 
         Raises IncompatibleError; LimitError if no exact sum or no work order could hold so many more examples.
         """
+        if self._config.secagg.mode != "off" and info.secagg != VERSION:
+            raise IncompatibleError(
+                f"learner {info.name or 'without a name'} can't mask updates (secagg.mode): it needs a session "
+                f"and this release: install flockstep {RELEASE} there, and leave --network-addr out"
+            )
         if not info.HasField("own_data"):
             if self._held is None:
                 raise IncompatibleError(

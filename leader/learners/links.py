@@ -44,6 +44,9 @@ class LearnerLink:
     def committed(self, round_: int, version: int) -> None:
         """Tell the learner that `round_` is on disk and `version` is the newest model."""
 
+    def mask(self, message: leader_pb2.MaskDown) -> None:
+        """Tell the learner what a session of secure aggregation says to it."""
+
     def stop(self, reason: str, *, finished: bool) -> None:
         """Tell the learner that the run is over for it."""
 
@@ -71,6 +74,10 @@ class SessionLink(LearnerLink):
         number, digest = self._audit_head()
         told = leader_pb2.Committed(round=round_, audit_number=number, audit_head=digest)
         self._put(leader_pb2.LeaderMessage(committed=told))
+
+    def mask(self, message: leader_pb2.MaskDown) -> None:
+        """Queue the message."""
+        self._put(leader_pb2.LeaderMessage(mask=message))
 
     def stop(self, reason: str, *, finished: bool) -> None:
         """Queue the stop; nothing is sent after it."""

@@ -70,7 +70,8 @@ class Workforce:
         """Call `listener` after each change of who is here or who holds what."""
         self._listeners.append(listener)
 
-    def _announce(self) -> None:
+    def announce(self) -> None:
+        """Let everybody look who is here and who holds what."""
         self.changed.notify()
         for listener in self._listeners:
             listener()
@@ -137,7 +138,7 @@ class Workforce:
             self._events.publish(
                 LearnerJoined(member.learner_id, member.name, member.device or control, control, own)
             )
-        self._announce()
+        self.announce()
         return member
 
     def _target(self, info: leader_pb2.LearnerInfo, caller: Caller) -> str:
@@ -177,14 +178,14 @@ class Workforce:
         member.link = link
         member.connected = True
         self.heard(member)
-        self._announce()
+        self.announce()
 
     def detach(self, member: Member, link: LearnerLink) -> None:
         """The member's session broke; its lease goes on, so that it can come back."""
         if member.link is link:
             member.connected = False
             member.parted = time.monotonic()
-            self._announce()
+            self.announce()
 
     def leave(self, member: Member, reason: str) -> None:
         """The member is gone; the parts that it held go to others."""
@@ -193,7 +194,7 @@ class Workforce:
         member.link.end()
         self._allocation.remove(member)
         self._events.publish(LearnerLeft(member.learner_id, member.name, reason))
-        self._announce()
+        self.announce()
 
     def drop_silent(self, owing: Collection[int]) -> None:
         """Let go of plain learners among `owing`: they have no lease, and the deadline has passed."""
@@ -224,12 +225,12 @@ class Workforce:
         """Before the first round: split the leader's data among the learners that bring none."""
         if not self.dealt:
             self._allocation.deal()
-            self._announce()
+            self.announce()
 
     def rebalance(self) -> None:
         """Between rounds: spread the shards evenly again, with as few moves as possible."""
         self._allocation.spread()
-        self._announce()
+        self.announce()
 
     @property
     def dealt(self) -> bool:

@@ -13,6 +13,8 @@ time; its update is the same whoever makes it, and is counted once.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from leader.rounds.protocol import (
     Abandon,
     Accepted,
@@ -36,8 +38,10 @@ from utils.errors import DuplicateUpdateError, LateUpdateError, WireError
 class Round:
     """One round's state machine."""
 
-    def __init__(self, plan: RoundPlan) -> None:
+    def __init__(self, plan: RoundPlan, kept: Collection[str] = ()) -> None:
+        """`kept` are parts whose updates are in the first exchange's sum already, which takes no others then."""
         self.plan = plan
+        self._kept = kept
         self.phase = Phase.SELECTING
         self.step = 0
         self.deadline: float | None = None  # clock value at which to send a Tick
@@ -109,8 +113,8 @@ class Round:
 
     def _open(self, now: float) -> list[Action]:
         self._left_out = frozenset()
-        self._done.clear()
-        return self._train(now)
+        self._done, self._kept = set(self._kept), ()
+        return self._close() if self._done else self._train(now)
 
     def _reopen(self, parts: tuple[str, ...], kept: tuple[str, ...], now: float) -> list[Action]:
         self._left_out |= frozenset(self.plan.parts).difference(parts)

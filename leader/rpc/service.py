@@ -194,11 +194,12 @@ class LeaderService:
     async def _accumulate(self, messages: AsyncIterator[UploadMessage], context: Context) -> leader_pb2.Ack:
         caller, stall_s = caller_of(context), self._config.limits.stall_s
         known = self._workforce.of(caller)
-        plain = known is not None and known.plain
+        # Behind a proxy full learners may share a connection with plain ones: only the first message tells them.
+        plain = all(member.plain for member in self._workforce if member.identity == caller.place)
         if known is not None and plain and not self._owes(known):
             await self._await_work(known)
         async with self._uploads.opening(
-            caller.place, messages, ranked=self._owes(known), whole=plain
+            caller.place, messages, ranked=self._owes(known), whole=plain and known is not None
         ) as opening:
             header = header_of(opening.message)
             member = self._caller(context, header.token if header else b"")

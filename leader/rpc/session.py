@@ -42,7 +42,7 @@ class Sessions:
         member = await self._greet(caller, messages)
         link = SessionLink(self._workforce.audit_head)
         self._workforce.attach(member, link)
-        self._coordinator.desk.resend_work(member)
+        self._coordinator.returned(member)
         listener = asyncio.ensure_future(self._listen(member, link, messages))
         try:
             while (message := await link.next()) is not None:
@@ -88,5 +88,14 @@ class Sessions:
                 self._coordinator.desk.failed(member, message.failure.work_id, reason)
             case "goodbye":
                 self._workforce.leave(member, message.goodbye.reason[:_LONGEST_REASON] or "said goodbye")
+            case "mask":
+                self._masked(member, message.mask)
             case _:
                 pass  # a heartbeat says only that the learner lives
+
+    def _masked(self, member: Member, message: leader_pb2.MaskUp) -> None:
+        """A message of secure aggregation; one that is refused ends neither session."""
+        try:
+            self._coordinator.masked(member, message)
+        except WireError as error:
+            self._refusals.note("Session", error, member.learner_id)

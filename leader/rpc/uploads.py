@@ -12,12 +12,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
-from leader.aggregation.decoding import Decoder
+from leader.aggregation.decoding import UpdateReader
 from leader.config import LimitsConfig
 from leader.rpc.places import Place, Places
 from leader.training.inbox import Upload
 from leader.training.round_metrics import Traffic
-from model.flat import Layout
 from protos import leader_pb2
 from utils.errors import ChecksumError, LimitError, PayloadError
 from utils.wire.payload import Manifest, PayloadReader
@@ -54,8 +53,7 @@ class Uploads:
 
     def __init__(
         self,
-        layout: Layout,
-        decoder: Decoder,
+        decoder: UpdateReader,
         limits: LimitsConfig,
         traffic: Traffic,
         is_open: Callable[[str], bool],
@@ -66,7 +64,7 @@ class Uploads:
         self._traffic = traffic
         self._is_open = is_open  # whether the work with this id is still wanted
         self.at_chunk = at_chunk  # called after each chunk
-        self._max_bytes = 4 * layout.total + limits.header_bytes
+        self._max_bytes = decoder.max_bytes + limits.header_bytes
         # Of each stream in a line gRPC has taken in a window of bytes.
         line = max(1, limits.upload_bytes // (2 * limits.window_bytes))
         firsts = max(2, limits.upload_bytes // (2 * limits.message_bytes))

@@ -22,6 +22,7 @@ from leader.events import (
     UpdateAccepted,
 )
 from leader.global_model.versions import VersionStore
+from leader.learners.membership import Member
 from leader.learners.rendezvous import Rendezvous
 from leader.rounds import protocol
 from leader.rounds.protocol import Phase
@@ -86,6 +87,15 @@ class Coordinator:
     def streams(self) -> PieceStreams | None:
         """Where streams bring updates in pieces; None if all come whole."""
         return self._kind.streams
+
+    def masked(self, member: Member, message: leader_pb2.MaskUp) -> None:
+        """A learner says something in a session of secure aggregation; raises the WireError that it is refused with."""
+        self._kind.masked(member, message)
+
+    def returned(self, member: Member) -> None:
+        """A learner's connection is open again: what is open is told once more."""
+        self.desk.resend_work(member)
+        self._kind.returned(member)
 
     @property
     def over(self) -> bool:
@@ -230,6 +240,8 @@ class Coordinator:
         """Mean, optimizer step, new version; then the machine opens the next exchange."""
         closed = await exchange.close(step, parts)
         if closed.result is not None:
+            for one in closed.recalled:
+                self._tally.counted(one.learner_id, one.part, one.contribution, (), 0.0)
             self._tally.applied(step, closed.result)
             self.desk.step_made()
             plan, traffic = exchange.machine.plan, self.traffic

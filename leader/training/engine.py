@@ -7,7 +7,7 @@ from pathlib import Path
 
 from leader.aggregation.base import Aggregator, Contribution, Result
 from leader.aggregation.choose import open_aggregate
-from leader.aggregation.decoding import Decoder
+from leader.aggregation.decoding import Decoder, UpdateReader
 from leader.aggregation.exact_sum import Scale
 from leader.config import RunConfig
 from leader.learners.workforce import Workforce
@@ -16,6 +16,7 @@ from leader.optimizers.choose import make_optimizer
 from leader.rounds.deadline import Deadlines
 from leader.rounds.protocol import RoundPlan
 from leader.runtime import Host
+from leader.secagg.masked_sum import MaskedUpdates
 from leader.state import RunState
 from leader.training.planning import RoundPlanner
 from leader.training.publisher import Publisher
@@ -44,6 +45,8 @@ class Engine:
         self.workforce = workforce
         self.optimizer = make_optimizer(config)
         self.decoder = Decoder(config.codec, layout, config.streaming.fragments, config.limits.header_bytes)
+        masked = config.secagg.mode != "off"
+        self.updates: UpdateReader = MaskedUpdates(layout, config.secagg.bits) if masked else self.decoder
         self.host = host or Host()
         self.orders = WorkPlanner(config, secret)
         self.deadlines = Deadlines(
@@ -54,6 +57,7 @@ class Engine:
         self.rounds = RoundPlanner(config, workforce, self.orders, self.deadlines)
         self.publisher = Publisher(config, layout, self.host)
         self._fragments = Fragments(layout, config.streaming.fragments)
+        self.scratch = spool and spool.parent  # the run's folder, where it has one
         self._spool = spool  # where a robust rule keeps updates
 
     def aggregate(self, round_: int, scale: Scale) -> Aggregator:
@@ -65,7 +69,7 @@ class Engine:
         await self.host.compute(self._fold, aggregate, contribution)
 
     def _fold(self, aggregate: Aggregator, contribution: Contribution) -> None:
-        aggregate.add(replace(contribution, payload=self.decoder.decode(contribution.payload)))
+        aggregate.add(replace(contribution, payload=self.updates.decode(contribution.payload)))
 
     def server_step(self, plan: RoundPlan, step: int) -> Step:
         """What the server optimizer is told about exchange `step` of a round."""

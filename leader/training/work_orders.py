@@ -15,6 +15,7 @@ from leader.data.part import Part
 from leader.rounds.buffer import OpenWork
 from protos import leader_pb2
 from utils.schedule import Schedule
+from utils.seeds import derive_seed
 
 _LONGEST = 4  # passes through the median part in a round
 
@@ -101,6 +102,15 @@ class WorkPlanner:
         order.step = work.turn
         order.first_batch = work.turn * order.local_steps
         order.last_round = work.round + max_staleness
+        return self._sealed(order, part)
+
+    def masked(
+        self, order: leader_pb2.WorkOrder, part: Part, plan: leader_pb2.MaskPlan
+    ) -> leader_pb2.WorkOrder:
+        """`order`, its update to be masked; a further attempt is other work, with other batches."""
+        order.masking.CopyFrom(plan)
+        if plan.attempt:
+            order.seed = derive_seed(order.seed, "attempt", plan.attempt)
         return self._sealed(order, part)
 
     def order(

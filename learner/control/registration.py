@@ -23,6 +23,7 @@ from utils.errors import (
     UnknownLearnerError,
     UnreachableError,
 )
+from utils.secagg.roster import VERSION
 from utils.version import PROTOCOL, RELEASE
 from utils.wire.contract import LeaderStub
 from utils.wire.status import told
@@ -54,6 +55,7 @@ class Registration:
             device_kind=device.type,
             memory_bytes=memory_bytes(device),
             codecs=(*KINDS, "zstd"),
+            secagg=VERSION if control == leader_pb2.CONTROL_SESSION else 0,
         )
 
     async def register(self, stub: LeaderStub) -> Connection:
@@ -66,7 +68,7 @@ class Registration:
             raise FlockstepError(f"the leader refused this learner: {reply.message}")
         self._info.name, self._info.token = reply.name, reply.token
         _log.info("registered as learner %d (%s) for run %s", reply.learner_id, reply.name, reply.run.run_id)
-        return Connection(stub, reply.token, reply.learner_id, reply.run)
+        return Connection(stub, reply.token, reply.learner_id, reply.name, reply.run)
 
 
 class Patience:

@@ -38,11 +38,13 @@ class Session:
             async for message in self._connection.stub.session(self._messages()):
                 match message.WhichOneof("kind"):
                     case "work":
-                        self._worker.order(message.work)
+                        self._mask(self._worker.order(message.work))
                         self._access.ordered()
                     case "committed":
                         self._worker.committed(message.committed.round)
                         self._access.committed(message.committed)
+                    case "mask":
+                        self._mask(self._worker.masks.heard(message.mask))
                     case "stop":
                         stop: leader_pb2.Stop = message.stop
                         return stop
@@ -52,6 +54,10 @@ class Session:
             heart.cancel()
             self._outbox.put_nowait(None)
         return None
+
+    def _mask(self, answer: leader_pb2.MaskUp | None) -> None:
+        if answer is not None:
+            self._put(leader_pb2.LearnerMessage(mask=answer))
 
     def progress(self, progress: leader_pb2.Progress) -> None:
         """Tell the leader how an order goes."""

@@ -15,4 +15,5 @@ class Connection:
     stub: LeaderStub
     token: bytes
     learner_id: int
+    name: str
     run: leader_pb2.RunDescription

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from learner.secagg.sessions import MaskSessions
 from learner.training.update import Update
 from protos import leader_pb2
 from utils import faults
@@ -39,6 +40,10 @@ class HeldUpdate:
             start_loss=update.start_loss,
         )
         return cls(order.work_id, order.round, order.last_round or order.round, file, said)
+
+    async def travelling(self, sessions: MaskSessions) -> HeldUpdate:
+        """What is sent: this itself, as nothing masks it."""
+        return self
 
     def messages(self, token: bytes, chunk_bytes: int, offset: int = 0) -> Iterator[bytes]:
         """The AccumulateGradients stream, framed, from byte `offset` of the file on."""

@@ -15,6 +15,7 @@ from learner.training.algorithms.streaming_diloco import is_head_of
 from learner.training.trainer import Trainer
 from learner.training.update import Assignment, Head, Progress, Update
 from learner.wire.encoding import Coding
+from learner.wire.masked_update import MaskedUpdate
 from learner.wire.streamed_update import PieceMaker, SentPiece, StreamedUpdate
 from learner.wire.transfer import Download
 from learner.wire.whole_update import HeldUpdate
@@ -63,6 +64,7 @@ class Assignments:
         self._run = run
         self._tools = tools
         self._memory = memory
+        self._layout = layout
         memory.begin(run.run_id)
 
     def of(self, order: leader_pb2.WorkOrder, base: Download, examples: Examples, part: str) -> Assignment:
@@ -94,6 +96,12 @@ class Assignments:
             durable = order.exchange != "gradient"
             self._memory.stage(part, order.round, vectors, order.step, durable=durable)
         return HeldUpdate.of(order, update, file)
+
+    def masked(self, order: leader_pb2.WorkOrder, base: Download, part: str, update: Update) -> MaskedUpdate:
+        """The update of an order that asks for masks; see `made`."""
+        if update.memory:
+            self._memory.stage(part, order.round, update.memory, order.step)
+        return MaskedUpdate.of(order, update, base.vector, self._layout)
 
     def maker(
         self, update: StreamedUpdate, memory: Vectors, post: Callable[[SentPiece | None], None]
@@ -137,7 +145,7 @@ class Workbench:
         part: str,
         progress: Progress = lambda done, total, rate: None,
         head: Head | None = None,
-    ) -> tuple[Update, HeldUpdate]:
+    ) -> tuple[Update, HeldUpdate | MaskedUpdate]:
         """The update of `order`, and as it travels; what the part remembers is staged until it counts.
 
         `head` is what `begin` made, perhaps of another order. Raises DivergedError, CancelledError or
@@ -151,6 +159,8 @@ class Workbench:
                 "first steps made before the order came", extra={"event": "BegunAhead", "fields": fields}
             )
         update = self._trainer.run(assignment, progress)
+        if order.HasField("masking"):
+            return update, self._assignments.masked(order, base, part, update)
         return update, self._assignments.made(order, part, update)
 
     def make_in_pieces(

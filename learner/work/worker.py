@@ -9,9 +9,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from learner.memory import Memory
+from learner.secagg.member import Floors
+from learner.secagg.sessions import MaskSessions
+from learner.secagg.vow import Vows
 from learner.training.algorithms.streaming_diloco import check_streaming
 from learner.training.update import CancelledError, Update
 from learner.wire.connection import Connection
+from learner.wire.masked_update import MaskedUpdate
 from learner.wire.transfer import Download, pull_model, pull_shard, push
 from learner.wire.whole_update import HeldUpdate
 from learner.work.order_book import Fate, OrderBook, part_of
@@ -56,11 +60,19 @@ def unheard(progress: leader_pb2.Progress) -> None:
 class Worker:
     """Does one work order after the other; survives reconnects with its data, model and last updates."""
 
-    def __init__(self, tools: Tools, memory: Memory, network_addr: str, own: Examples | None) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        memory: Memory,
+        network_addr: str,
+        own: Examples | None,
+        masks: MaskSessions | None = None,
+    ) -> None:
         self._tools = tools
         self._memory = memory
         self._network_addr = network_addr
         self._own = own
+        self.masks = masks or MaskSessions(Vows(None), Floors(), 0)
         self._thread = ThreadPoolExecutor(1, "training")
         self._ahead = Ahead(self._thread)
         self._book = OrderBook()
@@ -86,6 +98,7 @@ class Worker:
         again only to a learner that registers again.
         """
         self._connection, self._report = connection, report
+        self.masks.registered(connection.name, connection.run.run_id)
         self._broken = broken = asyncio.get_running_loop().create_future()
         if self._run is None or self._run.run_id != connection.run.run_id:
             self._book.cleared()
@@ -130,8 +143,8 @@ class Worker:
             self._steps = None
         self._book.disconnected()
 
-    def order(self, order: leader_pb2.WorkOrder) -> None:
-        """Take a work order; one that is in hand already is not taken twice.
+    def order(self, order: leader_pb2.WorkOrder) -> leader_pb2.MaskUp | None:
+        """Take a work order; one that is in hand already is not taken twice. What it says where masks are agreed on.
 
         Raises PayloadError for an order that says nothing that could be done.
         """
@@ -143,16 +156,19 @@ class Worker:
                 f"{order.batch_size}; install the same release on both sides"
             )
         check_streaming(order)
+        answer = self.masks.ordered(order)
         if self._book.ordered(order):
             self._cancel()
         self._memory.committed(order.round - 1)
         self._woken.set()
+        return answer
 
     def committed(self, round_: int) -> None:
         """Let go of updates whose round is on disk, and of work for it."""
         if self._book.committed(round_):
             self._cancel()
         self._memory.committed(round_)
+        self.masks.committed(round_)
         self._ahead.committed(round_)
 
     def _cancel(self) -> None:
@@ -200,15 +216,16 @@ class Worker:
         if self._steps is not None and self._steps.takes(order):
             await self._do_in_pieces(self._steps, order, part)
             return
-        held = self._book.held(order, HeldUpdate)
+        held = self._book.held(order, HeldUpdate) or self._book.held(order, MaskedUpdate)
         if held is None:
             held = await self._make(order, part)
         else:
             _log.info("round %d: sending the update again that was made before", order.round)
+        sent = await held.travelling(self.masks)
         self._connected()  # else no stream of it has begun
         again = self._book.sending(order.work_id)
         try:
-            await self._send(held, resume=again)
+            await self._send(sent, resume=again)
         except WireError as refusal:
             self._settle(part, self._book.fate(refusal, again=again))
             raise
@@ -238,7 +255,7 @@ class Worker:
         )
         self._tell(order, part, made)
 
-    async def _make(self, order: leader_pb2.WorkOrder, part: str) -> HeldUpdate:
+    async def _make(self, order: leader_pb2.WorkOrder, part: str) -> HeldUpdate | MaskedUpdate:
         """Train, and keep the update."""
         update, held = await self._train(order, part)
         self._book.hold(order, held)
@@ -257,7 +274,9 @@ class Worker:
         text = "round %d: loss %.4f, %d steps, %.0f examples/s"
         _log.log(level, text, order.round, update.loss, order.local_steps, update.trained / update.seconds)
 
-    async def _train(self, order: leader_pb2.WorkOrder, part: str) -> tuple[Update, HeldUpdate]:
+    async def _train(
+        self, order: leader_pb2.WorkOrder, part: str
+    ) -> tuple[Update, HeldUpdate | MaskedUpdate]:
         examples, base = await self._inputs(order)
         bench = self._bench
         assert bench is not None
@@ -265,7 +284,7 @@ class Worker:
         progress = self._reporter(order.work_id, loop)
         begun = self._ahead.take(order, part)
 
-        def make() -> tuple[Update, HeldUpdate]:
+        def make() -> tuple[Update, HeldUpdate | MaskedUpdate]:
             head = begun()
             if self._book.unwanted:
                 raise CancelledError(f"round {order.round} is over")

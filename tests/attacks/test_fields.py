@@ -25,13 +25,18 @@ STREAMS = "leader/rpc/test_gradient_streams.py"
 BAD_STREAM = f"{STREAMS}::test_a_stream_with_a_mistake_is_refused_and_changes_nothing"
 ORDERS = "leader/training/test_open_orders.py"
 SESSION = "leader/rpc/test_session.py"
+MASKS = "leader/secagg/test_session.py"
+ADVERT = f"{MASKS}::test_keys_that_can_be_none_are_refused"
 METRICS = "leader/evaluation/test_federated.py"
 VERSIONS = "leader/global_model/test_versions.py::test_older_versions_are_served_as_far_as_work_may_go_back"
 
 #: What holds a field whose value is a message: its own fields' rows.
-PARTS = {"LearnerInfo.own_data", "GradientData.header", "GradientData.piece"} | {
-    f"LearnerMessage.{kind}" for kind in ("hello", "heartbeat", "progress", "failure", "goodbye")
-}
+PARTS = (
+    {"LearnerInfo.own_data", "GradientData.header", "GradientData.piece"}
+    | {f"LearnerMessage.{kind}" for kind in ("hello", "heartbeat", "progress", "failure", "goodbye", "mask")}
+    | {f"MaskUp.{kind}" for kind in ("advert", "shares", "agreed", "revealed", "refused")}
+    | {"Shares.shares"}
+)
 #: The test that holds each other field.
 HELD = {
     "LearnerInfo.network_addr": "leader/learners/test_dialling.py::test_no_other_address_is_dialled",
@@ -73,6 +78,20 @@ HELD = {
     "Metric.name": f"{METRICS}::test_metrics_that_cannot_be_meant_are_refused",
     "Metric.value": f"{METRICS}::test_metrics_that_cannot_be_meant_are_refused",
     "Metric.examples": f"{METRICS}::test_scores_weigh_no_more_than_what_their_part_holds_out",
+    "LearnerInfo.secagg": "leader/learners/test_eligibility.py::test_who_can_not_mask_has_no_part_in_a_masked_run",
+    "UpdateHeader.session": "cluster/test_masked.py::test_an_update_counts_only_under_the_masks_of_its_round",
+    "MaskUp.session": "cluster/test_masked.py::test_what_a_learner_says_in_no_session_changes_nothing",
+    "Advert.share_key": ADVERT,
+    "Advert.mask_key": ADVERT,
+    "Advert.self_hash": ADVERT,
+    "Advert.metrics": ADVERT,
+    "Advert.identity": ADVERT,
+    "Advert.signature": ADVERT,
+    "Share.seat": f"{MASKS}::test_shares_that_are_not_for_each_neighbour_once_are_refused",
+    "Share.sealed": f"{MASKS}::test_shares_that_are_not_for_each_neighbour_once_are_refused",
+    "Agreed.signature": f"{MASKS}::test_an_agreement_that_nobody_asked_for_is_nothing",
+    "Revealed.shares": f"{MASKS}::test_a_revelation_of_another_size_is_refused",
+    "MaskRefused.reason": f"{MASKS}::test_who_refuses_is_not_waited_for",
     "Piece.number": BAD_STREAM,
     "Piece.total_bytes": BAD_STREAM,
     "Piece.crc32": BAD_STREAM,

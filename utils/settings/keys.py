@@ -53,7 +53,7 @@ def _key(name: str, field: Mapping[str, Any]) -> Key:
         name=name,
         kind=core["type"],
         choices=choices,
-        allowed=", ".join(choices) or _allowed(core) + (" or null" if nullable else ""),
+        allowed=", ".join(map(str, choices)) or _allowed(core) + (" or null" if nullable else ""),
         default=_default(field["default"]) if "default" in field else "required",
         description=field.get("description", ""),
         nullable=nullable,

@@ -183,7 +183,8 @@ GET_MODEL = Method(SERVICE, "GetModel", one(leader_pb2.Empty), framed(parse_chun
 GET_DATA = Method(SERVICE, "GetData", one(leader_pb2.LearnerDataRequest), framed(parse_chunk))
 ACCUMULATE = Method(SERVICE, "AccumulateGradients", framed(parse_upload), one(leader_pb2.Ack))
 EXCHANGE = Method(SERVICE, "ExchangeGradients", framed(parse_upload), framed(parse_down))
-SESSION = Method(SERVICE, "Session", many(leader_pb2.LearnerMessage), many(leader_pb2.LeaderMessage))
+# A roster of secure aggregation grows with the learners.
+SESSION = Method(SERVICE, "Session", many(leader_pb2.LearnerMessage), many(leader_pb2.LeaderMessage, _BIG))
 
 START_TRAINING = Method(LEARNER_SERVICE, "StartTraining", one(learner_pb2.Empty), one(learner_pb2.Ack))
 SYNC_MODEL_STATE = Method(

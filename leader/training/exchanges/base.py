@@ -19,6 +19,7 @@ from leader.state import RunState
 from leader.training.exchanges.pipeline import PieceStreams
 from leader.training.inbox import Submission, Upload
 from protos import leader_pb2
+from utils.errors import PayloadError
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,21 @@ class Admitted:
 
 
 @dataclass(frozen=True)
+class Recalled:
+    """An update that is known from a file alone."""
+
+    learner_id: int
+    part: Part
+    contribution: Contribution
+
+
+@dataclass(frozen=True)
 class Closed:
     """What closing an exchange came to."""
 
     event: Applied | Reopen  # for the round machine
     result: Result | None = None  # of the step, if one was made
+    recalled: tuple[Recalled, ...] = ()  # updates in it that came before the leader was started
 
 
 @dataclass(frozen=True)
@@ -131,6 +142,11 @@ class OpenExchange(Protocol):
         ...
 
 
+def unmasked(member: Member, message: leader_pb2.MaskUp) -> None:
+    """Where updates are not masked: raises PayloadError."""
+    raise PayloadError("updates of this run are not masked")
+
+
 @dataclass(frozen=True)
 class ExchangeKind:
     """How a run exchanges."""
@@ -140,3 +156,6 @@ class ExchangeKind:
     scoring: Callable[[RunState], OpenExchange | None] = lambda state: None
     streams: PieceStreams | None = None  # where streams bring updates in pieces; None if all come whole
     end: Callable[[], None] = lambda: None  # the run is over
+    #: A learner says something in a session of secure aggregation, or its connection is open again.
+    masked: Callable[[Member, leader_pb2.MaskUp], None] = unmasked
+    returned: Callable[[Member], None] = lambda member: None

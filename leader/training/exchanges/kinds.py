@@ -6,6 +6,7 @@ from leader.state import RunState
 from leader.training.engine import Engine
 from leader.training.exchanges.base import ExchangeKind, OpenExchange
 from leader.training.exchanges.buffered import BufferedExchange
+from leader.training.exchanges.masked import MaskedExchange, Masking
 from leader.training.exchanges.pipelined import PipelinedExchange, Pipelining, is_pipelined
 from leader.training.exchanges.scoring import ScoringExchange
 from leader.training.exchanges.synchronous import SynchronousExchange
@@ -15,6 +16,8 @@ def choose_kind(engine: Engine) -> ExchangeKind:
     """The kind that the engine's config asks for."""
     if engine.config.buffer.size:
         return buffered(engine)
+    if engine.config.secagg.mode != "off":
+        return masked(engine)
     return pipelined(engine) if is_pipelined(engine.config) else synchronous(engine)
 
 
@@ -49,6 +52,16 @@ def buffered(engine: Engine) -> ExchangeKind:
         return exchange[0]
 
     return ExchangeKind(open_round)
+
+
+def masked(engine: Engine) -> ExchangeKind:
+    """Rounds of whole updates that come masked."""
+    masking = Masking(engine, engine.scratch and engine.scratch / "pending-sum.safetensors")
+
+    def open_round(state: RunState) -> OpenExchange:
+        return MaskedExchange(engine, state, engine.rounds.cohort(state), masking)
+
+    return ExchangeKind(open_round, masked=masking.heard, returned=masking.returned)
 
 
 def _last_scores(engine: Engine, state: RunState) -> OpenExchange | None:

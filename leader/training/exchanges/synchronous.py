@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 from leader.data.part import Part
 from leader.rounds.protocol import Applied
 from leader.rounds.round import Round
@@ -17,8 +19,9 @@ from protos import leader_pb2
 class SynchronousExchange(WholeUpdates):
     """A round's exchanges, with a sum each."""
 
-    def __init__(self, engine: Engine, state: RunState, opening: Opening) -> None:
-        self.machine = Round(opening.plan)
+    def __init__(self, engine: Engine, state: RunState, opening: Opening, kept: Collection[str] = ()) -> None:
+        """`kept` are parts whose updates are in the sum of the first exchange already; see Round."""
+        self.machine = Round(opening.plan, kept)
         self.learners = opening.learners
         self.state = state
         self._engine = engine
@@ -30,8 +33,11 @@ class SynchronousExchange(WholeUpdates):
     def _open(self, step: int) -> None:
         """Make the work orders of the exchange that opens next, and what their updates go into."""
         orders = ((part, self._order(step, part)) for part in self._parts.values())
-        self.orders = Orders(self.machine, f"round {self.machine.plan.round}, step {step}", orders)
+        self.orders = self._listed(f"round {self.machine.plan.round}, step {step}", orders)
         self._open_sum(step)
+
+    def _listed(self, place: str, orders: Iterable[tuple[Part, leader_pb2.WorkOrder]]) -> Orders:
+        return Orders(self.machine, place, orders)
 
     def _order(self, step: int, part: Part) -> leader_pb2.WorkOrder:
         plan, version, first = self.machine.plan, self.state.version, self._first_exchange

@@ -8,6 +8,7 @@ import pytest
 from leader.trust.callers import anonymous
 from tests.leader.learners.crew import Crew, info
 from utils.errors import IncompatibleError, LimitError, NotReadyError
+from utils.secagg.roster import VERSION
 
 
 def test_learners_whose_data_does_not_fit_the_run_are_refused() -> None:
@@ -112,3 +113,17 @@ def test_why_a_learner_is_left_out_is_told_once(caplog: pytest.LogCaptureFixture
         "a is left out, it does not meet cohort.require (site-a,device=cuda,memory>=8): "
         "it said tags b,night, device unknown, 0.0 GiB of memory"
     ]
+
+
+def test_who_can_not_mask_has_no_part_in_a_masked_run() -> None:
+    crew = Crew(learners=3, holder="learner", secagg={"mode": "masked"})
+    said = info("a", own=5)
+    for version in (0, VERSION + 1):
+        said.secagg = version
+        with pytest.raises(
+            IncompatibleError, match=r"a can't mask updates \(secagg.mode\): it needs a session"
+        ):
+            crew.workforce.register(said, anonymous("peer"))
+    said.secagg = VERSION
+    crew.workforce.register(said, anonymous("peer"))
+    assert len(crew.workforce) == 1

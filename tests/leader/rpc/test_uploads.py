@@ -110,9 +110,7 @@ async def stream(messages: Iterable[UploadMessage | Exception | None]) -> AsyncI
 
 
 def uploads(limits: LimitsConfig = LIMITS, traffic: Traffic | None = None, is_open: bool = True) -> Uploads:
-    return Uploads(
-        LAYOUT, Decoder(CodecConfig(), LAYOUT), limits, traffic or Traffic(), lambda work_id: is_open
-    )
+    return Uploads(Decoder(CodecConfig(), LAYOUT), limits, traffic or Traffic(), lambda work_id: is_open)
 
 
 @asynccontextmanager

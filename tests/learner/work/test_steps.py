@@ -91,7 +91,7 @@ class Learner:
         self.book = OrderBook()
         self.took: asyncio.Queue[tuple[int, Vector]] = asyncio.Queue()
         self.failed: asyncio.Queue[FlockstepError] = asyncio.Queue()
-        connection = Connection(stub, b"token", 1, run)
+        connection = Connection(stub, b"token", 1, "a", run)
         self.steps = Steps(
             connection,
             LAYOUT,

@@ -28,6 +28,7 @@ from leader.training.work_orders import WorkPlanner
 from learner.memory import Memory
 from learner.training.algorithms.streaming_diloco import check_streaming, next_order, replica_of, same_steps
 from learner.wire.transfer import Download
+from learner.wire.whole_update import HeldUpdate
 from learner.work.prefetch import Ahead
 from learner.work.workbench import Tools, Workbench
 from model.flat import FlatModel
@@ -137,6 +138,7 @@ class Learner:
         head = self._ahead.take(order, self.part.id)() if self._ahead else None
         self.begun += head is not None
         update, held = self.bench.make(order, Download(base), self.points, self.part.id, head=head)
+        assert isinstance(held, HeldUpdate)
         if self._ahead:
             self._ahead.begin(self.bench, order, self.points, self.part.id, update)
         self.memory.counted(self.part.id)

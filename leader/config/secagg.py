@@ -1,0 +1,34 @@
+"""The section on secure aggregation: what the leader may see of an update."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from leader.config.section import Positive, Section
+
+
+class SecaggConfig(Section):
+    """Secure aggregation: updates come masked, and only their sum is ever seen."""
+
+    mode: Literal["off", "masked"] = Field(
+        "off", description="masked: learners mask their updates; what the leader learns is their sum"
+    )
+    bits: Literal[32, 64] = Field(
+        32, description="bits of a masked value; 64: the same weights as without masks, bit for bit"
+    )
+    range: Positive = Field(
+        8.0, description="largest magnitude of a value, with 32 bits; larger ones saturate"
+    )
+    threshold: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the learners beyond which their answers unmask; 0 = two thirds, at least a half",
+    )
+    least: int = Field(3, ge=2, le=10_000, description="fewest updates in a sum")
+    keys_s: Positive = Field(
+        30.0, description="seconds that learners have for their keys, and again for their shares"
+    )
+    reveal_s: Positive = Field(30.0, description="seconds that learners have to answer what unmasks a sum")

@@ -1,0 +1,78 @@
+"""Settings that would make a false promise of secure aggregation, each with the reason and what to set instead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from leader.config.sections import RunFields
+
+_SEES_EACH = "which must see each update"
+
+
+def problems_of_masks(config: RunFields) -> Iterator[str]:
+    """One line for each setting that masks can't go with."""
+    secagg, aggregate, cohort = config.secagg, config.aggregate, config.cohort
+    if secagg.mode == "off":
+        return
+    masked = f"secagg.mode is {secagg.mode}, but "
+    if config.data.holder == "leader":
+        yield f"{masked}data.holder is leader, which has the data anyway: set data.holder=learner"
+    if config.exchange == "gradient":
+        yield (
+            f"{masked}exchange is gradient, where each step would need an unmasking of its own: "
+            "set exchange=delta"
+        )
+    if config.buffer.size:
+        yield (
+            f"{masked}buffer.size is {config.buffer.size}, so that updates of several models meet: "
+            "set buffer.size=0"
+        )
+    if config.streaming.fragments:
+        yield f"{masked}streaming.fragments is {config.streaming.fragments}: set streaming.fragments=0"
+    if aggregate.rule != "mean":
+        yield f"{masked}aggregate.rule is {aggregate.rule}, {_SEES_EACH}: set aggregate.rule=mean"
+    if aggregate.weighting not in ("examples", "uniform"):
+        yield (
+            f"{masked}aggregate.weighting is {aggregate.weighting}, {_SEES_EACH}: "
+            "set aggregate.weighting=examples"
+        )
+    for key in ("clip_norm", "reject_norm"):
+        if getattr(aggregate, key):
+            yield f"{masked}aggregate.{key} is set, {_SEES_EACH}: set aggregate.{key}=0"
+    if config.codec.up != "none":
+        yield (
+            f"{masked}codec.up is {config.codec.up}, and masked values can't be encoded further: "
+            "set codec.up=none"
+        )
+    if cohort.policy in ("oort", "power_of_choice"):
+        yield f"{masked}cohort.policy is {cohort.policy}, which must see each loss: set cohort.policy=uniform"
+    if config.evaluation.federated_every:
+        yield (
+            f"{masked}evaluation.federated_every is {config.evaluation.federated_every}, and scores come from "
+            "each learner alone: set evaluation.federated_every=0"
+        )
+    yield from _numbers(config)
+
+
+def _numbers(config: RunFields) -> Iterator[str]:
+    secagg, cohort = config.secagg, config.cohort
+    if 0 < secagg.threshold < 0.5:
+        yield (
+            f"secagg.threshold is {secagg.threshold:g}, and two halves of the learners could unmask two sums: "
+            "set 0.5 or more, or 0"
+        )
+    parties = min(cohort.size or config.learners, config.learners)
+    if parties < secagg.least:
+        yield (
+            f"{'cohort.size' if cohort.size else 'learners'} is {parties}, but secagg.least is {secagg.least}: "
+            "of two, each can compute the other's update; set secagg.least=2 if that does no harm"
+        )
+        return
+    need = max(secagg.least, min(parties, math.floor(parties * (secagg.threshold or 2 / 3)) + 1))
+    closes = max(1, math.ceil(cohort.quorum * parties))
+    if closes < need:
+        yield (
+            f"secagg.threshold needs {need} of {parties} learners, but cohort.quorum lets a round close on {closes}: "
+            f"raise cohort.quorum to {math.ceil(100 * need / parties) / 100:g}"
+        )

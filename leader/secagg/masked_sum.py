@@ -1,0 +1,105 @@
+"""The sum of masked updates: words that mean nothing until the masks of all of them are taken off."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leader.aggregation.aggregate import digest_of
+from leader.aggregation.base import Contribution, Result
+from leader.aggregation.exact_sum import ExactSum, Scale
+from leader.secagg.unmasking import Seeds
+from model.flat import Layout
+from protos import leader_pb2
+from utils.errors import PayloadError
+from utils.secagg.masks import add_streams
+from utils.secagg.ring import WORDS, Words
+from utils.secagg.update import FACTS, VALUES, WIDE, facts_of, ring_of
+from utils.wire.payload import Manifest, Payload
+
+_THREADS = 2
+_HEADER_BYTES = 1024  # of two tensors without metadata
+_DTYPES = {32: "I32", 64: "I64"}
+
+
+class MaskedUpdates:
+    """Reads masked updates: they are as they come."""
+
+    header_bytes = _HEADER_BYTES
+
+    def __init__(self, layout: Layout, bits: int) -> None:
+        values, wide = sizes_of(layout)
+        self.max_bytes = values * bits // 8 + 8 * wide
+        self._expected = [(VALUES, _DTYPES[bits], (values,)), (WIDE, "I64", (wide,))]
+
+    def check(self, manifest: Manifest) -> None:
+        """Raise PayloadError unless this can be a masked update of the model."""
+        found = [(tensor.name, tensor.dtype, tensor.shape) for tensor in manifest.tensors]
+        if found != self._expected:
+            raise PayloadError(
+                f"a masked update has the tensors {self._expected}, this one {str(found)[:200]}"
+            )
+
+    def decode(self, payload: Payload) -> Payload:
+        """The update itself."""
+        return payload
+
+
+def sizes_of(layout: Layout) -> tuple[int, int]:
+    """Words of an update's values and of its wide part."""
+    parameters = layout.shared_parameter_count
+    return parameters, FACTS + sum(entry.size for entry in layout.shared) - parameters
+
+
+class MaskedSum:
+    """An aggregator of masked updates, all under one plan; 4 or 8 bytes a value, however many come."""
+
+    def __init__(self, layout: Layout, plan: leader_pb2.MaskPlan, scale: Scale) -> None:
+        values, wide = sizes_of(layout)
+        self._plan = plan
+        self._scale = scale
+        self.parts: list[str] = []
+        self.values: Words = np.zeros(values, WORDS[plan.bits])
+        self.wide: NDArray[np.uint64] = np.zeros(wide, np.uint64)
+
+    def add(self, contribution: Contribution) -> None:
+        """See Aggregator; nothing of a masked update can be out of range."""
+        arrays = contribution.payload.arrays()
+        self.values += arrays[VALUES].view(self.values.dtype)
+        self.wide += arrays[WIDE].view(np.uint64)
+        self.parts.append(contribution.part)
+
+    def restored(self, parts: Sequence[str], values: Words, wide: NDArray[np.uint64]) -> None:
+        """Go on with a sum that was written down."""
+        self.parts, self.values, self.wide = list(parts), values, wide
+
+    def unmask(self, seeds: Seeds) -> None:
+        """Take the masks off; of the sum once, and of nothing else ever."""
+        add_streams(
+            self.values, [s[:32] for s in seeds.plus], [s[:32] for s in seeds.minus], threads=_THREADS
+        )
+        add_streams(self.wide, [s[32:] for s in seeds.plus], [s[32:] for s in seeds.minus])
+
+    def finish(self) -> Result:
+        """See Aggregator; all masks must be off."""
+        facts = facts_of(self.wide)
+        weight = facts.examples if self._plan.weight_bound else len(self.parts)
+        if self._plan.bits == 64:
+            mean = ExactSum.of(self.values.astype(np.uint64, copy=False), weight, self._scale).mean()
+        else:
+            mean = ring_of(self._plan).means(self.values, weight / (self._plan.weight_bound or 1))
+        buffers = ExactSum.of(self.wide[FACTS:], weight, self._scale).mean()
+        counted = hashlib.sha256(self.values.data).hexdigest(), hashlib.sha256(self.wide.data).hexdigest()
+        digest = digest_of([*sorted(self.parts), *counted])
+        return Result(np.concatenate([mean, buffers]), facts.examples, facts.loss, digest)
+
+    @property
+    def saturated(self) -> float:
+        """Share of the values that were beyond the range; once unmasked."""
+        return facts_of(self.wide).saturated / max(1, self.values.size * len(self.parts))
+
+    def close(self) -> None:
+        """Nothing is held outside memory."""

@@ -1,0 +1,333 @@
+"""Masked rounds: updates come masked, and only their sum is ever seen.
+
+Keys and shares travel over the learners' sessions beside training. When the round closes, who is in its sum is
+written down, those reveal what takes the masks off, and the sum makes the step. The rest is a synchronous round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from leader.aggregation.base import Contribution
+from leader.config import RunConfig
+from leader.data.part import Part
+from leader.learners.membership import Member
+from leader.rounds.protocol import Applied, Reopen
+from leader.secagg.masked_sum import MaskedSum
+from leader.secagg.pending import PendingFile, PendingSum
+from leader.secagg.session import Action, Failed, MaskSession, Ready, Send, Times, Unmask
+from leader.secagg.unmasking import seeds
+from leader.state import RunState
+from leader.training.engine import Engine
+from leader.training.exchanges.base import Admitted, Closed, OpenExchange, Recalled
+from leader.training.exchanges.synchronous import SynchronousExchange
+from leader.training.inbox import Upload
+from leader.training.open_orders import Orders
+from leader.training.planning import Opening
+from protos import leader_pb2
+from utils import faults
+from utils.errors import LateUpdateError, PayloadError
+from utils.secagg import graph
+from utils.secagg.keys import SESSION_BYTES
+from utils.secagg.roster import need, order_bytes
+from utils.wire.payload import Manifest, Payload
+
+_log = logging.getLogger(__name__)
+_COLLUDING, _LOST, _SECURITY = 0.2, 0.1, 40  # what a sparse graph is to be safe from; see utils.secagg.graph
+_SAID_ALONE = (
+    "examples",
+    "loss",
+    "seconds",
+    "metrics",
+    "start_loss",
+)  # of a header; in masked runs only as sums
+
+
+class Masking:
+    """What masked exchanges of one run have in common: the file of the pending sum, and who hears learners."""
+
+    def __init__(self, engine: Engine, path: Path | None) -> None:
+        self.pending = PendingFile(path)
+        self.open_now: MaskedExchange | None = None
+        engine.workforce.subscribe(self._look)
+
+    def _look(self) -> None:
+        if self.open_now is not None:
+            self.open_now.look_at_learners()
+
+    def heard(self, member: Member, message: leader_pb2.MaskUp) -> None:
+        """See ExchangeKind.masked."""
+        if self.open_now is not None:
+            self.open_now.heard(member, message)
+
+    def returned(self, member: Member) -> None:
+        """See ExchangeKind.returned."""
+        if self.open_now is not None:
+            self.open_now.returned(member)
+
+
+class MaskedOrders(Orders):
+    """Orders whose answers count only from those that the session's masks were agreed with."""
+
+    session = b""
+    ready: frozenset[str] = frozenset()  # names
+
+    def admit(self, member: Member, upload: Upload, work_id: str) -> Admitted:
+        """See OpenOrders."""
+        part, header = self.part_of(member.learner_id, work_id), upload.header
+        if header is None or member.name not in self.ready or header.session != self.session:
+            raise LateUpdateError(
+                "the masks of this round were agreed on without this update; wait for new work"
+            )
+        told = {field.name for field, _ in header.ListFields()}
+        if not told.isdisjoint(_SAID_ALONE):
+            raise PayloadError(
+                "a masked update comes without weight, loss and metrics; only their sums are told"
+            )
+        contribution = Contribution(part.id, part.examples, upload.payload, math.nan)
+        return Admitted(part, self.order(part.id), contribution)
+
+
+class MaskedExchange(SynchronousExchange):
+    """A round with one masked sum."""
+
+    orders: MaskedOrders
+    aggregate: MaskedSum
+
+    def __init__(self, engine: Engine, state: RunState, opening: Opening, masking: Masking) -> None:
+        """Raises CheckpointError for a pending sum that is damaged."""
+        secagg, pending = engine.config.secagg, masking.pending.read(state.round + 1)
+        self._masking = masking
+        self._pending = pending
+        self._times = Times(secagg.keys_s, secagg.reveal_s)
+        self._plan = plan_of(engine.config, opening, masking.pending.attempt(state.round + 1))
+        self._session: MaskSession | None = None
+        self._not_before = 0.0  # clock value: where learners refuse, they are not asked over and over
+        self._moved = asyncio.Event()
+        self._connected: set[str] = set()  # names
+        self._outcome: asyncio.Future[Unmask | Failed] = asyncio.get_running_loop().create_future()
+        super().__init__(engine, state, opening, pending.parts if pending else ())
+        if pending:
+            self._plan = pending.closed.plan
+            self.aggregate.restored(pending.parts, pending.values, pending.wide)
+            self._session = MaskSession.resumed(pending.closed, self._times)
+        masking.open_now = self
+        self._timer = asyncio.ensure_future(self._keep_time())
+        self.look_at_learners()
+
+    def _order(self, step: int, part: Part) -> leader_pb2.WorkOrder:
+        return self._engine.orders.masked(super()._order(step, part), part, self._plan)
+
+    def _listed(self, place: str, orders: Iterable[tuple[Part, leader_pb2.WorkOrder]]) -> MaskedOrders:
+        return MaskedOrders(self.machine, place, orders)
+
+    def _open_sum(self, step: int) -> None:
+        self.aggregate = MaskedSum(self._engine.layout, self._plan, self._scale)
+
+    def holders(self) -> Mapping[str, int]:
+        """See OpenExchange: once masks are agreed on, those that have some."""
+        held = super().holders()
+        if not self.orders.ready:
+            return held
+        return {part: id_ for part, id_ in held.items() if self._name_of(id_) in self.orders.ready}
+
+    def _name_of(self, learner_id: int) -> str:
+        member = self._engine.workforce.get(learner_id)
+        return member.name if member is not None else ""
+
+    # --- the session of masks --------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Agree on masks with the learners that are here, once they are enough."""
+        now = self._engine.host.clock.now()
+        here = self._here()
+        if self._session is not None or len(here) < need(self._plan) or now < self._not_before:
+            return
+        orders = {name: self.orders.order(part) for name, part in here.items()}
+        work = {name: order.work_id for name, order in orders.items()}
+        alike = order_bytes(next(iter(orders.values())))
+        self.orders.session = os.urandom(SESSION_BYTES)
+        self._session = MaskSession(self.orders.session, self._plan, alike, work, now, self._times)
+        self._do(self._session.open())
+
+    def _here(self) -> dict[str, str]:
+        """The parts that learners have, by their names; some may not have opened their connection yet."""
+        holders = super().holders()
+        return {self._name_of(holders[part]): part for part in self._parts if part in holders}
+
+    def _do(self, actions: Iterable[Action]) -> None:
+        members = {member.name: member for member in self._engine.workforce}
+        for action in actions:
+            match action:
+                case Send(name, message):
+                    if name in members:
+                        members[name].link.mask(message)
+                case Ready(names):
+                    self.orders.ready = frozenset(names)
+                    self._engine.workforce.announce()
+                case Unmask():
+                    self._outcome.set_result(action)
+                case Failed(reason):
+                    self._failed(action, reason)
+        self._moved.set()
+
+    def _failed(self, failed: Failed, reason: str) -> None:
+        if self._outcome.done() or self.orders.ready:
+            self._outcome.set_result(failed)
+            return
+        _log.warning("round %d: %s; they are asked again", self.machine.plan.round, reason)
+        self._session = None
+        self._not_before = self._engine.host.clock.now() + self._times.keys_s
+
+    async def _keep_time(self) -> None:
+        """Tell the session when its time is up, and begin another when that may be."""
+        clock = self._engine.host.clock
+        while True:
+            deadline = self._session.deadline if self._session is not None else self._not_before or None
+            self._moved.clear()
+            try:
+                async with clock.until(deadline):
+                    await self._moved.wait()
+            except TimeoutError:
+                if self._session is not None:
+                    self._do(self._session.tick(clock.now()))
+                else:
+                    self._not_before = 0.0
+                    self._begin()
+
+    def heard(self, member: Member, message: leader_pb2.MaskUp) -> None:
+        """See ExchangeKind.masked."""
+        if self._session is not None and message.session == self._session.session:
+            self._do(self._session.heard(member.name, message, self._engine.host.clock.now()))
+
+    def returned(self, member: Member) -> None:
+        """See ExchangeKind.returned."""
+        if self._session is not None:
+            self._do(self._session.returned(member.name))
+
+    def look_at_learners(self) -> None:
+        """Who is connected may have changed."""
+        connected = {member.name for member in self._engine.workforce if member.connected}
+        gone = self._connected - connected
+        self._connected = connected
+        self._begin()
+        if self._session is not None:
+            for name in gone:
+                self._do(self._session.lost(name, self._engine.host.clock.now()))
+
+    # --- its sum ---------------------------------------------------------------------------
+
+    async def close(self, step: int, parts: tuple[str, ...]) -> Closed:
+        """See OpenExchange: the round's other attempt, with other work, where the sum can't be unmasked."""
+        recalled = self._recalled()
+        reason = await self._write_down(parts) or await self._unmask()
+        self._pending = None
+        if reason:
+            return await self._again(step, reason)
+        if self.aggregate.saturated:
+            _log.warning(
+                "%.2g %% of the values are beyond secagg.range (%g); raise it",
+                100 * self.aggregate.saturated,
+                self._plan.range,
+            )
+        return Closed(Applied(), await self._step(step), recalled)
+
+    async def _write_down(self, parts: tuple[str, ...]) -> str:
+        """Decide who is in the sum, for good; why there can be none, or ""."""
+        if self._pending is not None:
+            return ""
+        assert self._session is not None
+        names = [self._name_of(id_) for part, id_ in self.holders().items() if part in parts]
+        self._do(self._session.close(names, self._engine.host.clock.now()))
+        if self._outcome.done():
+            return self._reason(self._outcome.result())
+        closed, total = self._session.closed, self.aggregate
+        pending = PendingSum(self.machine.plan.round, tuple(total.parts), closed, total.values, total.wide)
+        await self._engine.host.compute(self._masking.pending.write, pending)
+        faults.reach("leader.pending", self.machine.plan.round)
+        return ""
+
+    async def _unmask(self) -> str:
+        """Take the masks off the sum; why that can't be, or ""."""
+        assert self._session is not None
+        host, session = self._engine.host, self._session
+        shared = self._engine.layout.gathered(self.state.served)
+        model = await host.compute(lambda: hashlib.sha256(shared.data).digest())
+        self._do(session.unmask(host.clock.now()))
+        while isinstance(outcome := await self._outcome, Unmask):
+            faults.reach("leader.revealed", self.machine.plan.round)
+            try:
+                found = await host.compute(seeds, outcome.seated, outcome.survivors, outcome.answers, model)
+            except PayloadError as error:
+                self._outcome = asyncio.get_running_loop().create_future()
+                self._do(session.misfit(host.clock.now(), str(error)))
+                continue
+            await host.compute(self.aggregate.unmask, found)
+            return ""
+        return self._reason(outcome)
+
+    def _reason(self, outcome: Unmask | Failed) -> str:
+        return outcome.reason if isinstance(outcome, Failed) else ""
+
+    async def _again(self, step: int, reason: str) -> Closed:
+        round_, pending = self.machine.plan.round, self._masking.pending
+        _log.warning("round %d is tried again with other batches: %s", round_, reason)
+        await self._engine.host.compute(pending.failed, round_)
+        self._plan.attempt = pending.attempt(round_)
+        self._session = None
+        self._outcome = asyncio.get_running_loop().create_future()
+        self._open(step)
+        self._begin()
+        return Closed(Reopen(self.machine.plan.parts))
+
+    def _recalled(self) -> tuple[Recalled, ...]:
+        """The updates of a sum that was written down before the leader was started."""
+        if self._pending is None:
+            return ()
+        held = super().holders()
+        parts = [self._parts.get(id_) or Part(id_, 0, None, 0) for id_ in self._pending.parts]
+        empty = Payload(Manifest((), {}, 0, 0), np.empty(0, np.uint8), 0)
+        return tuple(
+            Recalled(held.get(part.id, 0), part, Contribution(part.id, part.examples, empty, math.nan))
+            for part in parts
+        )
+
+    def end(self) -> OpenExchange | None:
+        """See OpenExchange."""
+        self._timer.cancel()
+        self._masking.open_now = None
+        if self._session is not None:
+            self._do(self._session.over("the round is over"))
+        return super().end()
+
+
+def plan_of(config: RunConfig, opening: Opening, attempt: int) -> leader_pb2.MaskPlan:
+    """How the updates of a round are masked."""
+    secagg, parties = config.secagg, len(opening.parts)
+    share = secagg.threshold or 2 / 3
+    plan = leader_pb2.MaskPlan(
+        bits=secagg.bits,
+        parties=parties,
+        threshold=min(parties, math.floor(parties * share) + 1),
+        least=secagg.least,
+        range=config.aggregate.max_abs if secagg.bits == 64 else secagg.range,
+        attempt=attempt,
+        fraction_bits=opening.scale.fraction_bits,
+        epochs=0 if config.train.local_steps else config.train.local_epochs,
+    )
+    if config.aggregate.weighting == "examples":
+        largest = max(part.examples for part in opening.parts.values())
+        plan.weight_bound = 1 << (largest - 1).bit_length()
+    if parties > graph.ALL_TO_ALL:
+        plan.neighbours, plan.neighbour_threshold = graph.least(
+            parties, _COLLUDING, _LOST, _SECURITY, active=False
+        )
+    return plan

@@ -1,0 +1,63 @@
+"""A masked update as it travels: kept without masks until its round is committed, masked anew for each session."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learner.secagg.member import MaskMember
+from learner.secagg.sessions import MaskSessions
+from learner.training.update import Update
+from learner.wire.whole_update import HeldUpdate
+from model.flat import Layout
+from protos import leader_pb2
+from utils.codecs.files import File
+from utils.secagg.ring import Words
+from utils.secagg.update import VALUES, WIDE, words_of
+from utils.vector import Vector
+
+_THREADS = 2
+
+
+@dataclass
+class MaskedUpdate:
+    """One order's update, as words that are not masked yet."""
+
+    order: leader_pb2.WorkOrder
+    words: Words
+    wide: NDArray[np.uint64]
+    model: bytes  # SHA-256 of what was trained from
+    _sent: dict[bytes, HeldUpdate] = field(default_factory=dict)  # the last one, by session
+
+    @classmethod
+    def of(cls, order: leader_pb2.WorkOrder, update: Update, base: Vector, layout: Layout) -> MaskedUpdate:
+        """The update that answers `order`, which was trained from `base`; raises ValueRangeError."""
+        parameters = layout.shared_parameter_count
+        shared = layout.gathered(update.values)
+        words, wide = words_of(order.masking, shared, parameters, update.examples, update.loss)
+        model = hashlib.sha256(np.ascontiguousarray(layout.gathered(base)).data).digest()
+        return cls(order, words, wide, model)
+
+    async def travelling(self, sessions: MaskSessions) -> HeldUpdate:
+        """The file for the session that is open, once its keys and shares are here.
+
+        Raises LateUpdateError if the round ends before.
+        """
+        member = await sessions.ready(self.order.work_id)
+        if member.session not in self._sent:
+            self._sent = {member.session: await asyncio.to_thread(self._masked, member)}
+        return self._sent[member.session]
+
+    def _masked(self, member: MaskMember) -> HeldUpdate:
+        words, wide = self.words.copy(), self.wide.copy()
+        member.mask(words, wide, self.model, threads=_THREADS)
+        signed = {VALUES: words.view(f"i{words.itemsize}"), WIDE: wide.view(np.int64)}
+        file, order = File.of(signed, {}), self.order
+        said = leader_pb2.UpdateHeader(
+            work_id=order.work_id, total_bytes=file.total_bytes, crc32=file.crc32, session=member.session
+        )
+        return HeldUpdate(order.work_id, order.round, order.last_round or order.round, file, said)

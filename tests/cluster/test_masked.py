@@ -1,0 +1,86 @@
+"""Masked rounds over real gRPC: the same weights as without masks, and nothing else that the leader is told."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from grpc import StatusCode
+from grpc.aio import AioRpcError
+
+from leader.events import RoundCommitted, UpdateAccepted
+from leader.secagg.masked_sum import sizes_of
+from protos import leader_pb2
+from scripts.cluster import Cluster
+from tests.clusters import TINY, Settings, join, play, train
+from tests.strangers import Stranger
+from utils.codecs.files import File
+from utils.secagg.roster import VERSION
+from utils.secagg.update import VALUES, WIDE
+
+FOUR: Settings = {**TINY, "learners": 4}
+MASKED: Settings = {**FOUR, "secagg.mode": "masked"}
+
+
+@pytest.mark.parametrize("weighting", ["examples", "uniform"])
+def test_with_64_bits_the_weights_are_those_of_the_run_without_masks(weighting: str) -> None:
+    plain = play(train, {**FOUR, "aggregate.weighting": weighting})
+    masked = play(train, {**MASKED, "secagg.bits": 64, "aggregate.weighting": weighting})
+    assert masked.model_sha256 == plain.model_sha256
+    told = [[(e.loss, e.examples) for e in run.seen(RoundCommitted)] for run in (plain, masked)]
+    assert np.allclose(told[0], told[1], atol=1e-6)
+    assert all(math.isnan(e.loss) for e in masked.seen(UpdateAccepted))  # of nobody's alone
+
+
+def test_with_32_bits_they_are_as_near_as_a_step_of_the_ring() -> None:
+    plain, masked = play(train, FOUR), play(train, MASKED)
+    assert masked.model_sha256 != plain.model_sha256
+    assert np.abs(masked.vector - plain.vector).max() < 1e-5
+
+
+def masked_file(cluster: Cluster) -> bytes:
+    """What could be a masked update of the run's model."""
+    values, wide = sizes_of(cluster.app.layout)
+    file = File.of({VALUES: np.zeros(values, np.int32), WIDE: np.zeros(wide, np.int64)}, {})
+    return file.header + file.body.tobytes()
+
+
+def test_an_update_counts_only_under_the_masks_of_its_round() -> None:
+    """A learner that holds work, and was in no session, sends zeros: nothing that would take masks off the others'."""
+
+    async def scenario(cluster: Cluster) -> None:
+        own = leader_pb2.OwnData(examples=24, classes=2)
+        async with Stranger(cluster.address) as eve:
+            await eve.register("eve", own_data=own, secagg=VERSION)
+            await eve.open_session()
+            for name in "abc":
+                join(cluster, name)
+            order = await eve.work()
+            with pytest.raises(AioRpcError, match="agreed on without this update") as refused:
+                await eve.send(masked_file(cluster), order.work_id, session=bytes(16))
+            assert refused.value.code() is StatusCode.ABORTED
+        await cluster.finished()
+
+    run = play(
+        scenario, {**MASKED, "rounds": 1, "secagg.keys_s": 2, "cohort.quorum": 0.75, "cohort.lease_s": 2}
+    )
+    assert run.seen(RoundCommitted)[0].learners == 3
+
+
+def test_what_a_learner_says_in_no_session_changes_nothing() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await train(cluster)
+
+    async def disturbed(cluster: Cluster) -> None:
+        own = leader_pb2.OwnData(examples=24, classes=2)
+        async with Stranger(cluster.address) as eve:
+            await eve.register("eve", own_data=own, secagg=VERSION)
+            await eve.open_session()
+            eve.say(mask=leader_pb2.MaskUp(session=b"x" * 16, agreed=leader_pb2.Agreed(signature=b"s")))
+            eve.say(goodbye=leader_pb2.Goodbye(reason="enough"))
+            await eve.ended()
+        await train(cluster)
+
+    settings = {**MASKED, "secagg.bits": 64}
+    assert play(disturbed, settings).model_sha256 == play(scenario, settings).model_sha256
