@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from leader.config import LimitsConfig
 from leader.evaluation.federated import check_metrics
 from leader.learners.membership import Member
-from leader.rpc.places import Place
+from leader.places import Place
 from leader.rpc.uploads import Uploads
 from leader.training.coordinator import Coordinator
 from leader.training.exchanges.gradient_link import GradientLink

@@ -16,9 +16,9 @@ from leader.data.shard_stream import stream_shard
 from leader.evaluation.federated import check_metrics
 from leader.events import EventStream
 from leader.learners.membership import Member
+from leader.places import Places
 from leader.rpc.agreement import agreed
 from leader.rpc.gradient_streams import GradientStreams
-from leader.rpc.places import Places
 from leader.rpc.refusal_counts import Refusals
 from leader.rpc.session import Sessions
 from leader.rpc.uploads import Uploads, header_of

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from leader.aggregation.decoding import UpdateReader
 from leader.config import LimitsConfig
-from leader.rpc.places import Place, Places
+from leader.places import Place, Places
 from leader.training.inbox import Upload
 from leader.training.round_metrics import Traffic
 from protos import leader_pb2

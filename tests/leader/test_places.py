@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leader.rpc.places import Place, Places
+from leader.places import Place, Places
 from utils.errors import BusyError, StalledError
 
 SLOW = 1000.0  # bytes a second
@@ -408,7 +408,7 @@ def test_a_dribble_is_no_progress() -> None:
         asyncio.run(scenario())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     attackers=st.lists(st.tuples(st.integers(1, 12), st.integers(0, 900), st.booleans()), max_size=12),
     honest=st.lists(st.tuples(st.integers(1, 12), st.integers(1000, 5000)), min_size=1, max_size=8),
