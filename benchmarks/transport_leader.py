@@ -34,6 +34,8 @@ from benchmarks.transport_wire import (
 from benchmarks.trust_folder import LOOPBACK, TrustFolder
 from leader.config import RunConfig, TrustConfig
 from leader.trust.admission import Admission
+from leader.trust.callers import Anybody
+from leader.trust.guard import Guard
 from leader.trust.listeners import Ports
 from utils.malloc import keep_freed_memory
 from utils.wire.rpc import server_options
@@ -58,7 +60,7 @@ async def lead(folder: Path) -> None:
     servers = [loops]
     for way, chunk_bytes in CHUNKS.items():
         handler = make_service(chunk_bytes).handler()
-        for secure, ports in enumerate((Ports(), _secure(folder))):
+        for secure, ports in enumerate((_plain(), _secure(folder))):
             server, port = _server(handler, ports)
             servers.append(server)
             endpoints.append(Endpoint(way, bool(secure), port))
@@ -67,6 +69,12 @@ async def lead(folder: Path) -> None:
     print(json.dumps([asdict(endpoint) for endpoint in endpoints]), flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
         print(time.process_time(), flush=True)
+
+
+def _plain() -> Ports:
+    """The ports of a leader without trust."""
+    config = RunConfig()
+    return Ports(config, Guard(Anybody(), config.limits, lambda *refused: None))
 
 
 def _secure(folder: Path) -> Ports:

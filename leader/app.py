@@ -35,11 +35,10 @@ from leader.training.engine import Engine
 from leader.training.exchanges.base import ExchangeKind
 from leader.training.exchanges.kinds import choose_kind
 from leader.trust.admission import Admission, Invitation
-from leader.trust.listeners import Ports
 from leader.wiring import Wiring
 from model.weights_file import model_header
 from utils.errors import INTERRUPTED, CheckpointError, FlockstepError
-from utils.files import write_atomically
+from utils.files import remedy, write_atomically
 from utils.vector import Vector
 
 _log = logging.getLogger(__name__)
@@ -110,7 +109,7 @@ class App:
         admission = self._wiring.admission()
         if admission is None and self._config.beyond_loopback:
             _log.warning(_INSECURE, self._config.listen)
-        ports = admission.ports if admission else Ports()
+        ports = admission.ports if admission else self._wiring.plain_ports()
         try:
             async with serving(self._config, self._wiring.service(), ports) as address:
                 self.coordinator.workforce.dialling.own_port = int(address.rpartition(":")[2])
@@ -177,7 +176,7 @@ class App:
         except OSError as error:
             raise CheckpointError(
                 f"can't write the results to {self._folder.path}: {error.strerror}; "
-                "free the disk or fix the folder, then resume the run"
+                f"{remedy(error)}, then resume the run"
             ) from error
         return finished
 

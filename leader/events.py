@@ -65,6 +65,15 @@ class LearnerLeft(Event):
 
 
 @dataclass(frozen=True)
+class LearnersCounted(Event):
+    """More learners came and went than are told one by one; never published, as each was."""
+
+    joined: int
+    left: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class RoundStarted(Event):
     """A round's work orders are going out."""
 

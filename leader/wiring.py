@@ -23,7 +23,9 @@ from leader.training.engine import Engine
 from leader.training.exchanges.base import ExchangeKind
 from leader.training.exchanges.kinds import choose_kind
 from leader.trust.admission import Admission
-from leader.trust.callers import Caller
+from leader.trust.callers import Anybody, Caller
+from leader.trust.guard import Guard
+from leader.trust.listeners import Ports
 from leader.trust.run_audit import RunAudit
 from utils import faults
 from utils.errors import ForbiddenError, WireError
@@ -72,6 +74,7 @@ class Wiring:
         if not self.config.secure:
             return None
         admission = Admission(self.config, self._refused)
+        admission.guard.learners = self._places
         self.workforce.dial = admission.dial
         self._run_audit = RunAudit(admission.audit, dump_config(self.config))
         self.events.subscribe(self._run_audit.on_event)
@@ -79,6 +82,16 @@ class Wiring:
         traffic = self.coordinator.traffic
         traffic.up_quota, traffic.down_quota = admission.guard.up_quota, admission.guard.down_quota
         return admission
+
+    def plain_ports(self) -> Ports:
+        """How a run without trust listens."""
+        guard = Guard(Anybody(), self.config.limits, self._refused)
+        guard.learners = self._places
+        return Ports(self.config, guard)
+
+    def _places(self) -> set[str]:
+        """What tells the registered learners from all other callers."""
+        return {member.identity for member in self.workforce}
 
     @property
     def audit_head(self) -> str:

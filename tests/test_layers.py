@@ -21,7 +21,7 @@ OURS = {"leader", "learner", "model", "utils", "protos", "scripts", "benchmarks"
 #: The rooms of a program, from the ground up: each imports from those before it alone.
 FLOORS = {
     "leader": [
-        ["condition", "config", "connections", "events", "metric_names", "places", "rounds", "runtime"],
+        ["condition", "config", "events", "metric_names", "places", "rounds", "runtime"],
         ["data", "state", "trust"],
         ["aggregation", "optimizers"],
         ["global_model", "learners", "secagg", "storage"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -84,6 +85,13 @@ def alone_at(path: Path) -> Iterator[int]:
         os.close(file)
 
 
+def remedy(error: OSError) -> str:
+    """What to do where a file can't be written."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "raise the number of files that may be open (ulimit -n), or lower limits.connections"
+    return "free the disk or fix the folder"
+
+
 def write_atomically(
     path: Path,
     parts: list[bytes | memoryview],
@@ -95,5 +103,5 @@ def write_atomically(
         replace_file(path, *parts, mode=mode, half_written=half_written)
     except OSError as error:
         raise CheckpointError(
-            f"can't write {path}: {error.strerror}; free the disk or fix the folder, then resume the run"
+            f"can't write {path}: {error.strerror}; {remedy(error)}, then resume the run"
         ) from error

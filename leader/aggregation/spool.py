@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from model.flat import Layout
 from utils.errors import CheckpointError
+from utils.files import remedy
 from utils.wire.payload import Payload
 
 #: A tile: its first element in the rows, and their values from there on, (rows, width) float32.
@@ -108,8 +109,7 @@ class Spool:
 
     def _failure(self, error: OSError) -> CheckpointError:
         return CheckpointError(
-            f"can't keep updates in {self._folder}: {error.strerror}; free the disk or fix the folder, "
-            "then resume the run"
+            f"can't keep updates in {self._folder}: {error.strerror}; {remedy(error)}, then resume the run"
         )
 
 

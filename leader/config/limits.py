@@ -29,14 +29,16 @@ class LimitsConfig(Section):
     )
     dialled: int = Field(64, ge=0, description="learners that the leader dials at once")
     transfers: int = Field(64, ge=1, description="model and data streams at once; more wait")
-    hello_s: Positive = Field(10.0, description="seconds that a new session may take to say hello")
+    hello_s: Positive = Field(10.0, description="seconds that a new call may take to send its first message")
     stall_s: Positive = Field(60.0, description="seconds without progress after which a transfer is ended")
     slow_bytes_per_s: Positive = Field(
         32 << 10,
         description="bytes a second of a transfer below which its place may go to others that wait; "
         "such transfers keep half of limits.transfers and limits.upload_bytes at most",
     )
-    calls_per_s: Positive = Field(200.0, description="calls a second of one identity, with a burst of 2 s")
+    calls_per_s: Positive = Field(
+        500.0, description="calls a second of one identity or connection, with a burst of 2 s"
+    )
     calls_at_once: int = Field(16, ge=1, description="calls of one identity under way at once")
     registrations_per_min: Positive = Field(30.0, description="registrations a minute of one identity")
     enrolments_per_min: Positive = Field(

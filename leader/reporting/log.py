@@ -9,6 +9,7 @@ from typing import Protocol, TextIO
 from leader.config import LogConfig
 from leader.events import Event, RunStarted
 from leader.reporting.messages import describe, invitation_lines, learner_command, level_of
+from leader.reporting.turnover import Turnover
 from leader.trust.admission import Invitation
 from utils.console import setup_logging
 from utils.files import write_atomically
@@ -46,11 +47,16 @@ class EventLog:
     def __init__(self, rounds: int) -> None:
         self._rounds = rounds
         self._join = ""
+        self._turnover = Turnover()
 
     def on_event(self, event: Event) -> None:
         """Log `event` at its level."""
         if isinstance(event, RunStarted):
             self._join = learner_command(event)
+        for told in self._turnover.told(event):
+            self._write(told)
+
+    def _write(self, event: Event) -> None:
         level = level_of(event)
         if _log.isEnabledFor(level):  # hundreds of debug events a second are dropped here
             fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}

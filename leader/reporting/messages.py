@@ -85,6 +85,9 @@ def describe(event: events.Event, rounds: int, join: str = "") -> str:
             return f"learner {event.learner_id} {event.name} joined: {event.device}{own}"
         case events.LearnerLeft():
             return f"learner {event.learner_id} {event.name} left: {event.reason}"
+        case events.LearnersCounted():
+            joined = number_of(event.joined, "more learner")
+            return f"{joined} joined and {event.left:,} left in {event.seconds:.0f} s"
         case events.LearnerProgress():
             return (
                 f"learner {event.learner_id} is at step {event.done}/{event.total} "

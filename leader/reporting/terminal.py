@@ -21,6 +21,7 @@ from leader.events import Event, RunStarted, Spread, WaitingForLearners
 from leader.metric_names import show
 from leader.reporting.messages import describe, describe_spread, learner_command, level_of, number_of, size
 from leader.reporting.progress import LearnerView, RoundView, RunProgress, Score
+from leader.reporting.turnover import Turnover
 from utils.console import printable
 
 _REFRESHES_PER_S = 4
@@ -39,6 +40,7 @@ class TerminalDisplay:
     def __init__(self, rounds: int, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
         self._progress = RunProgress(rounds, clock)
+        self._turnover = Turnover(clock)
         self._messages: deque[tuple[str, str, bool]] = deque(maxlen=_MESSAGES)  # time, text, is a warning
         self._lock = Lock()  # between the event loop and the drawing thread
         self._live = Live(
@@ -49,10 +51,11 @@ class TerminalDisplay:
         """Take in `event`; the first RunStarted shows the display."""
         with self._lock:
             self._progress.apply(event)
-            level = level_of(event)
-            if level >= logging.INFO and not isinstance(event, (RunStarted, WaitingForLearners)):
-                text = describe(event, self._progress.rounds)
-                self._messages.append((time.strftime("%H:%M:%S"), text, level >= logging.WARNING))
+            for told in self._turnover.told(event):
+                level = level_of(told)
+                if level >= logging.INFO and not isinstance(told, (RunStarted, WaitingForLearners)):
+                    text = describe(told, self._progress.rounds)
+                    self._messages.append((time.strftime("%H:%M:%S"), text, level >= logging.WARNING))
         if isinstance(event, RunStarted):
             self._live.start(refresh=True)
 

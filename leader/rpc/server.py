@@ -20,11 +20,10 @@ from utils.wire.rpc import SERVICE, server_options
 _log = logging.getLogger(__name__)
 _GRACE_S = 2.0
 _CUT_S = 0.2  # that calls have to end in when another server takes over; whoever made them comes again
-_PLAIN = Ports()
 
 
 @asynccontextmanager
-async def serving(config: RunConfig, service: LeaderService, ports: Ports = _PLAIN) -> AsyncIterator[str]:
+async def serving(config: RunConfig, service: LeaderService, ports: Ports) -> AsyncIterator[str]:
     """The gRPC server with health checking and reflection; gives the address it listens on.
 
     Calls under way get a moment to end, unless the task is cancelled.
@@ -33,7 +32,7 @@ async def serving(config: RunConfig, service: LeaderService, ports: Ports = _PLA
     """
     server = _Server(config, service, ports)
     await server.start(config.listen)
-    renewing = asyncio.ensure_future(server.renew())
+    tasks = [asyncio.ensure_future(task) for task in (server.renew(), ports.connections.watch())]
     grace_s: float | None = _GRACE_S
     try:
         yield server.address
@@ -41,8 +40,9 @@ async def serving(config: RunConfig, service: LeaderService, ports: Ports = _PLA
         grace_s = None
         raise
     finally:
-        renewing.cancel()
-        await asyncio.gather(renewing, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await server.stop(grace_s)
 
 
@@ -58,12 +58,10 @@ class _Server:
     async def start(self, listen: str) -> None:
         """Listen on HOST:PORT; raises ConfigError."""
         limits, ports = self._limits, self._ports
-        # Every learner holds one session and makes a call or two beside it; the rest is abuse.
         self._server = aio.server(
             options=server_options(limits.message_bytes, limits.metadata_bytes, limits.window_bytes)
             + ports.options,
             interceptors=ports.interceptors,
-            maximum_concurrent_rpcs=4 * limits.max_learners + 64,
         )
         self._server.add_generic_rpc_handlers(self._handlers)
         self._status = health.aio.HealthServicer()

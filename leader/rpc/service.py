@@ -11,7 +11,6 @@ import grpc
 from grpc import aio
 
 from leader.config import RunConfig
-from leader.connections import end_connection
 from leader.data.shard_stream import stream_shard
 from leader.evaluation.federated import check_metrics
 from leader.events import EventStream
@@ -24,6 +23,7 @@ from leader.rpc.session import Sessions
 from leader.rpc.uploads import Uploads, header_of
 from leader.training.coordinator import Coordinator
 from leader.trust.callers import Caller, caller_of
+from leader.trust.connections import end_connection
 from protos import leader_pb2
 from utils import faults
 from utils.datasets import Dataset

@@ -15,11 +15,13 @@ from leader.learners.membership import Member
 from leader.rpc.refusal_counts import Refusals
 from leader.training.coordinator import Coordinator
 from leader.trust.callers import Caller
+from leader.trust.limiter import Limiter
 from protos import leader_pb2
 from utils.errors import PayloadError, StalledError, WireError
 
 _log = logging.getLogger(__name__)
 _LONGEST_REASON = 500
+_PER_S, _AT_ONCE = 20.0, 200.0  # messages of one session that are read; a learner sends two or three a second
 _FASTEST = 1e12  # images a second that can be meant
 Messages = AsyncIterator[leader_pb2.LearnerMessage]
 Send = Callable[[leader_pb2.LeaderMessage], Awaitable[None]]
@@ -64,8 +66,12 @@ class Sessions:
 
     async def _listen(self, member: Member, link: SessionLink, messages: Messages) -> None:
         """Take what the learner says until it closes its side; then close ours."""
+        pace = Limiter(_PER_S, 1.0, _AT_ONCE, "messages of a session a second")
         try:
             async for message in messages:
+                if wait_s := pace.wait_s(""):
+                    await asyncio.sleep(wait_s)  # what is not read, gRPC's flow control holds back
+                pace.add("")
                 self._workforce.heard(member)
                 self._heed(member, message)
         except WireError as error:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from utils.errors import CheckpointError, ConfigError
-from utils.files import alone_at, read_secret, replace_file
+from utils.files import alone_at, read_secret, remedy, replace_file
 
 FILE, KEY, PUBLIC_KEY = "audit.jsonl", "audit.key", "audit.pub"
 LINE = re.compile(rb'(\{"n":([0-9]{1,18}),.*),"sig":"([0-9a-f]{128})"\}\n')
@@ -96,9 +96,7 @@ class Audit:
             with self._lock, alone_at(self._path) as file:
                 self._append(file, {name: _told(value) for name, value in told.items()})
         except OSError as error:
-            raise CheckpointError(
-                f"can't write {self._path}: {error}; free the disk or fix the folder"
-            ) from error
+            raise CheckpointError(f"can't write {self._path}: {error}; {remedy(error)}") from error
         if not self._sync_due:
             self._sync_due = True
             self._syncer.submit(self._sync)

@@ -76,6 +76,23 @@ def host_of(peer: str) -> str:
     return peer.partition(":")[2].rpartition(":")[0].strip("[]").replace("%5B", "").replace("%5D", "")
 
 
+class Anybody:
+    """Callers of a run without trust: each connection is one, and may call whatever there is."""
+
+    identified = False
+
+    async def of(self, context: Context) -> Caller:
+        """The caller of one call."""
+        return anonymous(context.peer())
+
+    def check(self, caller: Caller) -> None:
+        """Nobody's certificate ends."""
+
+    def carries(self, context: Context) -> bool:
+        """A connection is nobody's gateway."""
+        return False
+
+
 class Issuer(Protocol):
     """What vouches for certificates: the run's own CA, or rules about those of another PKI."""
 
@@ -108,6 +125,8 @@ def read_records(state: TrustState) -> Records:
 
 class Callers:
     """Finds out whose call it is, by what the connection has proven."""
+
+    identified = True
 
     def __init__(self, issuer: Issuer, verify: Verify = none_taken) -> None:
         self._issuer = issuer
@@ -164,6 +183,11 @@ class Callers:
         caller = Caller(claims.name, claims.role, address, claims.name, claims.until)
         self.check(caller)
         return caller
+
+    def carries(self, context: Context) -> bool:
+        """Whether it is a gateway's connection, over which others call."""
+        certificates = context.auth_context().get("x509_pem_cert") or ()
+        return any(self._read(pem).role == GATEWAY for pem in certificates if pem.strip() != self._door)
 
     async def renewed(self) -> None:
         """See Issuer."""

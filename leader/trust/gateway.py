@@ -18,8 +18,8 @@ from cryptography import x509
 from leader.config import LimitsConfig, RunConfig, TrustConfig
 from leader.config.rules import is_address
 from leader.trust.authority import Applicant, Authority
+from leader.trust.connections import STREAMS
 from leader.trust.jwks import FileKeys, jwks_uri
-from leader.trust.listeners import STREAMS
 from leader.trust.manager import LOCAL
 from utils.errors import ConfigError
 from utils.trust import pki

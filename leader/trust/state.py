@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from utils.errors import CheckpointError, ConfigError, ForbiddenError, PayloadError
-from utils.files import alone_at, replace_file
+from utils.files import alone_at, remedy, replace_file
 from utils.trust.names import is_name
 
 Stamp = tuple[int, int, int]  # of the file that was read: inode, mtime in ns, size in bytes
@@ -118,7 +118,9 @@ class TrustState:
             try:
                 replace_file(self._path, records.model_dump_json(indent=1).encode(), b"\n", mode=0o600)
             except OSError as error:
-                raise CheckpointError(f"can't write {self._path}: {error.strerror}; free the disk") from error
+                raise CheckpointError(
+                    f"can't write {self._path}: {error.strerror}; {remedy(error)}"
+                ) from error
 
     def _stamp(self) -> Stamp:
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from tests.attacks import held, transfers
-from tests.attacks.siege import Attack, again
+from functools import partial
+
+from tests.attacks import floods, held, transfers
+from tests.attacks.siege import PLAIN, Attack, again
 
 HELD = (
     Attack(
@@ -94,4 +96,51 @@ TRANSFERS = (
     ),
 )
 
-ATTACKS: tuple[Attack, ...] = HELD + TRANSFERS
+FLOODS = (
+    Attack(
+        "mute-calls",
+        "streams without end over one connection, of which the headers alone come",
+        "32 streams a connection; `limits.hello_s`; the oldest calls of strangers go first",
+        "attacks/test_floods.py",
+        again(partial(floods.mute_calls, count=5000)),
+    ),
+    Attack(
+        "rapid-resets",
+        "HTTP/2 streams opened and reset at once",
+        "200 calls in vain of a connection at once, 50 a second: it is ended",
+        "attacks/test_floods.py",
+        again(floods.rapid_resets),
+    ),
+    Attack(
+        "chatter",
+        "130,000 heartbeats on one session",
+        "20 messages of a session a second, 200 at once: it is read no faster",
+        "attacks/test_floods.py",
+        again(partial(floods.chatter, count=130_000)),
+    ),
+    Attack(
+        "passing",
+        "learners that come and go without a pause",
+        "20 told one by one in 5 s, the others in one line",
+        "attacks/test_floods.py",
+        again(floods.passing, at_once=8),
+        modes=(PLAIN,),
+    ),
+    Attack(
+        "silent-connections",
+        "1,200 TCP connections that say nothing, over and over",
+        "`limits.connections`, `limits.handshake_s`; the oldest without a call go first",
+        "attacks/test_connections.py",
+        again(floods.silent_connection, at_once=1200),
+    ),
+    Attack(
+        "idle-connections",
+        "300 HTTP/2 connections without a call, over and over",
+        "`limits.connections`; the oldest without a call go first",
+        "attacks/test_connections.py",
+        again(floods.idle_connection, at_once=300),
+        settings={"limits.connections": 200},
+    ),
+)
+
+ATTACKS: tuple[Attack, ...] = HELD + TRANSFERS + FLOODS

@@ -129,6 +129,16 @@ def serve(calls: Mapping[Method[Any, Any], Call], refuse: Refuse) -> grpc.Generi
     return grpc.method_handlers_generic_handler(service, handlers)
 
 
+UNKNOWN = ""  # in place of the name of a method that there is not
+
+
+async def _is_none(request: Any, context: Context) -> None:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+
+_NO_HANDLER: Handler = grpc.stream_stream_rpc_method_handler(_is_none)
+
+
 class Door(aio.ServerInterceptor):
     """Has every call of a server answered by `guarded`, which gets its method's full name and what would answer it."""
 
@@ -139,10 +149,11 @@ class Door(aio.ServerInterceptor):
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """The handler behind the door; None for an unknown method, as gRPC wants it."""
+    ) -> Handler:
+        """The handler behind the door, where calls of no method there is knock too."""
         handler = await continuation(handler_call_details)
-        return handler and _behind(partial(self._guarded, handler_call_details.method), handler)
+        method = handler_call_details.method if handler else UNKNOWN
+        return _behind(partial(self._guarded, method), handler or _NO_HANDLER)
 
 
 def _behind(guarded: Callable[[Call, Any, Context], Awaitable[Any]], handler: Handler) -> Handler:

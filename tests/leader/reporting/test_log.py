@@ -35,6 +35,7 @@ RUN: list[events.Event] = [
     events.EvaluationSkipped(3),
     events.FederatedEvaluated(2, {"accuracy": SPREAD, "loss": SPREAD}),
     events.LearnerLeft(1, "alpha", "lease ran out"),
+    events.LearnersCounted(412, 410, 5.2),
     events.RunFinished(10, 123.4),
 ]
 INFO_LINES = [
@@ -48,6 +49,7 @@ INFO_LINES = [
     "round 3/10 evaluated: test accuracy 61.20%, test loss 1.1000",
     "round 2/10 scored by learners: accuracy 50.00%, worst 10% 25.00%; loss 0.5000, worst 10% 0.2500",
     "learner 1 alpha left: lease ran out",
+    "412 more learners joined and 410 left in 5 s",
     "run finished after round 10/10: 123.4 s",
 ]
 

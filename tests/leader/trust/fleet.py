@@ -97,11 +97,7 @@ class Fleet:
     ) -> AsyncIterator[str]:
         """A server of these methods, and of more services, behind `guard`; gives its address."""
         ports = SecurePorts(config, guard, self.authority.server_credentials, services)
-        server = aio.server(
-            options=ports.options,
-            interceptors=ports.interceptors,
-            maximum_concurrent_rpcs=4 * config.limits.max_learners + 64,  # as the leader's own
-        )
+        server = aio.server(options=ports.options, interceptors=ports.interceptors)
         handler = contract.serve(calls, lambda name, context, why: refuse(context, why))
         server.add_generic_rpc_handlers((handler, *ports.services.values()))
         port = ports.open(server, "127.0.0.1:0")

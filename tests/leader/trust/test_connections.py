@@ -8,7 +8,7 @@ import grpc
 import pytest
 from grpc import aio
 
-from leader.connections import end_connection
+from leader.trust.connections import end_connection
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
@@ -57,4 +57,3 @@ def test_the_connection_of_one_peer_is_ended_and_no_other(host: str) -> None:
 
 def test_a_peer_that_is_not_there_is_not_found() -> None:
     assert not end_connection("ipv4:127.0.0.1:1")
-    assert not end_connection("unix:")

@@ -1,0 +1,123 @@
+"""Callers that ask for more than their share: of streams, calls, messages and lines in the log."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from leader.events import CallRefused, LearnerJoined, LearnerLeft, LearnerProgress
+from protos import leader_pb2
+from scripts.cluster import Cluster
+from tests.attacks import floods
+from tests.attacks.raw_http2 import RawConnection
+from tests.attacks.siege import Victim
+from tests.clusters import TINY, Settings, play, train
+from tests.integration.harness import CAN_FORK, cluster_in, noise, succeed
+from tests.leader.trust.fleet import Fleet
+
+_DEADLINE = 4  # gRPC status code
+both = pytest.mark.parametrize("mode", ["plain", "secure"])
+
+
+def _settings(folder: Path, mode: str) -> Settings:
+    return {**TINY, **({"trust.mode": "on", "trust.dir": folder / "trust"} if mode == "secure" else {})}
+
+
+def _victim(cluster: Cluster, folder: Path, mode: str) -> Victim:
+    return Victim(cluster.address, Fleet(folder / "trust").admit("eve") if mode == "secure" else None)
+
+
+@both
+def test_calls_that_stay_mute_shut_nobody_out(tmp_path: Path, mode: str) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        victim, over = _victim(cluster, tmp_path, mode), asyncio.Event()
+        storm = [asyncio.create_task(floods.mute_calls(victim, 300, over)) for _ in range(8)]
+        await asyncio.sleep(0.5)  # all their calls are there
+        async with asyncio.timeout(30):
+            await train(cluster)
+        over.set()
+        await asyncio.gather(*storm)
+
+    play(scenario, {**_settings(tmp_path, mode), "limits.hello_s": 60, "limits.max_learners": 10})
+
+
+@both
+def test_a_call_that_sends_headers_alone_is_ended(tmp_path: Path, mode: str) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        victim = _victim(cluster, tmp_path, mode)
+        async with RawConnection(victim.address, victim.held) as connection, asyncio.timeout(10):
+            for method in ("RegisterLearner", "GetModel", "GetWork", "AccumulateGradients", "Session"):
+                reply = connection.replies[connection.open(method)]
+                await reply.ended.wait()
+                assert (method, reply.status) == (method, _DEADLINE)
+        await train(cluster)
+
+    play(scenario, {**_settings(tmp_path, mode), "limits.hello_s": 0.2})
+
+
+@both
+@pytest.mark.parametrize("method", ["Session", "GetModel", "Nothing"])
+def test_a_connection_whose_calls_are_all_broken_off_is_ended(tmp_path: Path, mode: str, method: str) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        victim = _victim(cluster, tmp_path, mode)
+        async with asyncio.timeout(20):
+            for _ in range(2):
+                await floods.resets(victim, method)
+            await train(cluster)
+        told = [event for event in cluster.seen(CallRefused) if event.reason.endswith("it is ended")]
+        assert len(told) == 2
+
+    play(scenario, _settings(tmp_path, mode))
+
+
+@both
+def test_streams_that_are_reset_at_once_are_gone_before_they_cost_anything(tmp_path: Path, mode: str) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        victim = _victim(cluster, tmp_path, mode)
+        storm = asyncio.create_task(floods.rapid_resets(victim))
+        await asyncio.sleep(0.3)  # it is at it
+        async with asyncio.timeout(30):
+            await train(cluster)
+        storm.cancel()
+        await asyncio.wait([storm])
+
+    play(scenario, _settings(tmp_path, mode))
+
+
+@both
+def test_a_session_is_read_no_faster_than_a_learner_speaks(tmp_path: Path, mode: str) -> None:
+    progress = leader_pb2.LearnerMessage(progress=leader_pb2.Progress(done=1, total=2, images_per_s=1))
+
+    async def scenario(cluster: Cluster) -> None:
+        victim = _victim(cluster, tmp_path, mode)
+        storm = asyncio.create_task(floods.chatter(victim, 20_000, progress))
+        await cluster.until(lambda: len(cluster.seen(LearnerProgress)) >= 200, "no progress")
+        await asyncio.wait([storm], timeout=1.0)
+        assert len(cluster.seen(LearnerProgress)) < 300
+        storm.cancel()
+        await asyncio.wait([storm])
+
+    play(scenario, _settings(tmp_path, mode))
+
+
+@pytest.mark.skipif(not CAN_FORK, reason="needs a process of its own")
+def test_learners_that_come_and_go_are_summed_up_in_the_log(tmp_path: Path) -> None:
+    count = 240
+
+    async def storm(address: str) -> None:
+        for _ in range(count // 8):
+            await asyncio.gather(*(floods.passing(Victim(address)) for _ in range(8)))
+
+    with cluster_in(tmp_path) as cluster:
+        leader = cluster.leader(TINY)
+        asyncio.run(storm(leader.address))
+        crew = [cluster.learner(leader, "--name", name, *noise(name)) for name in "ab"]
+        succeed(leader, *crew)
+    kinds = (LearnerJoined.__name__, LearnerLeft.__name__)
+    one_by_one = [len(leader.events(kind)) for kind in kinds]
+    sums = leader.events("LearnersCounted")
+    assert sum(one_by_one) < 200
+    assert one_by_one[0] + sum(line["joined"] for line in sums) == count + 2
+    assert one_by_one[1] + sum(line["left"] for line in sums) == count  # the two stay to the end
