@@ -19,6 +19,7 @@ from leader.cli import Command
 from leader.config import RunConfig
 from leader.config.yaml_file import dump_config
 from leader.data.dataset import Data, open_data
+from leader.dp.privacy import open_privacy
 from leader.evaluation.tracker import Tracker
 from leader.events import RunFinished, RunStarted
 from leader.global_model.initial import model_title, open_origin
@@ -67,7 +68,12 @@ class App:
             save_checkpoint, folder.checkpoints, keep=config.keep_checkpoints, config=dump_config(config)
         )
         spool = folder.path / "spool"
-        self._wiring = Wiring(config, origin, state, data, save=save, spool=spool, host=host, kind=kind)
+        self._privacy = open_privacy(config, origin.layout, folder.ledger, state)
+        state = self._privacy.begin(state)
+        self._wiring = Wiring(
+            config, origin, state, data, save=save, spool=spool, host=host, kind=kind, privacy=self._privacy
+        )
+        self._spent = ""  # why no further round can be paid
         self.layout = origin.layout
         self.events = self._wiring.events
         self.coordinator = self._wiring.coordinator
@@ -135,6 +141,8 @@ class App:
         """Tell that the run begins, `train`, and write the results; returns why it was stopped, or ""."""
         started = self._started(address)
         self.events.publish(started)
+        for line in self._privacy.promise(self.layout):
+            _log.info("%s", line)
         began = time.monotonic()
         try:
             reason = await train()
@@ -159,7 +167,12 @@ class App:
         """Commit the rounds that are left, with learners from anywhere; returns why that was stopped, or ""."""
         if self.coordinator.state.committed is not None:
             self._tracker.offer(self.coordinator.state.round)
-        return await self.coordinator.run(self._tracker.verdict.trained_enough)
+        return await self.coordinator.run(self._trained_enough)
+
+    async def _trained_enough(self) -> bool:
+        coordinator = self.coordinator
+        self._spent = self._privacy.spent(coordinator.state, coordinator.workforce.parts())
+        return await self._tracker.verdict.trained_enough() or bool(self._spent)
 
     async def evaluated(self) -> None:
         """Wait for the evaluations under way."""
@@ -182,7 +195,7 @@ class App:
 
     def _stopped_early(self, reason: str) -> str:
         done = reason or self.coordinator.state.round >= self._config.rounds
-        return "" if done else self._tracker.verdict.reason or ""
+        return "" if done else self._tracker.verdict.reason or self._spent
 
     async def _dismiss(self, finished: RunFinished) -> None:
         """Tell every learner that the run is over, and wait a moment for them to go."""
@@ -201,7 +214,8 @@ class App:
         records = self._tracker.records
         digest = hashlib.sha256(np.ascontiguousarray(vector).data).hexdigest()
         refused, best, audit_head = self._wiring.refusals.counts, self._tracker.best, self._wiring.audit_head
-        summary = summarize(records, started, finished, digest, refused, best, audit_head)
+        privacy = self._privacy.summary()
+        summary = summarize(records, started, finished, digest, refused, best, audit_head, privacy)
         write_summary(self._folder.summary, summary)
         if records:
             draw_curves(records, self._folder.curves, curves_title(started))

@@ -149,6 +149,10 @@ class RoundCommitted(Event):
     learners: int  # learners whose updates are in the aggregate
     examples: int
     lr: float  # learning rate at the end of the round
+    epsilon: float | None = (
+        None  # spent by the learner that was in most rounds; None in a run without dp.mode
+    )
+    budget: float | None = None  # that each may spend
 
 
 @dataclass(frozen=True)

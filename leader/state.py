@@ -36,6 +36,7 @@ class RunState:
     open_work: Mapping[str, OpenWork] = field(default_factory=dict)  # by part (asynchronous runs)
     turns: Mapping[str, int] = field(default_factory=dict)  # work given out so far, by part (the same)
     audit_head: str = ""  # of the audit when this was written, as N:HASH; "" in a run without trust
+    privacy: PrivacyState | None = None  # of a run with dp.mode
     #: What nobody outside can compute work ids without; learners see only the ids. "" in tests alone.
     secret: str = field(default="", repr=False)
 
@@ -43,6 +44,18 @@ class RunState:
     def served(self) -> NDArray[np.float32]:
         """The model that learners work from, (total,)."""
         return self.vector if self.public is None else self.public
+
+
+@dataclass(frozen=True)
+class PrivacyState:
+    """What the next private release depends on, and what the ledger says by now."""
+
+    noise_key: bytes = field(repr=False)  # of the next round; b"" after the last
+    clip: float  # L2 norm that the next round's updates are clipped to
+    entries: int = 0  # of privacy.jsonl
+    head: str = ""  # SHA-256 of the newest, in hex
+    epsilon: float = 0.0  # that the part has spent that was in most releases
+    budget: float = 0.0  # epsilon that each part may spend
 
 
 Shards = tuple[NDArray[np.int64], ...]

@@ -9,6 +9,7 @@ from pathlib import Path
 from leader.config import RunConfig
 from leader.config.yaml_file import dump_config
 from leader.data.dataset import Data
+from leader.dp.privacy import Privacy
 from leader.events import EventStream
 from leader.global_model.initial import Origin
 from leader.learners.workforce import Workforce
@@ -45,6 +46,7 @@ class Wiring:
         spool: Path | None = None,
         host: Host | None = None,
         kind: Callable[[Engine], ExchangeKind] = choose_kind,
+        privacy: Privacy | None = None,
     ) -> None:
         self.config = config
         self.data = data
@@ -52,7 +54,9 @@ class Wiring:
         self.events = EventStream()
         self.refusals = Refusals(self.events)
         self.workforce = self._open_workforce(state)
-        self._engine = Engine(config, self.layout, self.workforce, state.secret, spool=spool, host=host)
+        self._engine = Engine(
+            config, self.layout, self.workforce, state.secret, spool=spool, host=host, privacy=privacy
+        )
         self._save_as_told = save
         self._run_audit: RunAudit | None = None
         self.coordinator = Coordinator(self._engine, state, self.events, self._save, kind)

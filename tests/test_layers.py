@@ -24,7 +24,7 @@ FLOORS = {
         ["condition", "config", "events", "metric_names", "places", "rounds", "runtime"],
         ["data", "state", "trust"],
         ["aggregation", "optimizers"],
-        ["global_model", "learners", "secagg", "storage"],
+        ["dp", "global_model", "learners", "secagg", "storage"],
         ["evaluation", "initial_state"],
         ["training"],
         ["reporting", "rpc"],

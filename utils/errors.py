@@ -38,6 +38,12 @@ class CheckpointError(FlockstepError):
     exit_code = 4
 
 
+class PrivacyError(FlockstepError):
+    """What the ledger of privacy does not allow: entries are missing, or a release can't be paid."""
+
+    exit_code = 8
+
+
 class UnreachableError(FlockstepError):
     """The other side did not answer within the time allowed."""
 

@@ -24,6 +24,9 @@ LEADER_POINTS = (
     "leader.checkpointing",  # half of the checkpoint is written
     "leader.committed",  # checkpoint on disk, nobody told
 )
+PRIVATE_POINTS = (  # of a leader, in runs with dp.mode
+    "leader.charged",  # paid on disk, nothing released
+)
 LEARNER_POINTS = (
     "learner.downloading",  # in the middle of a model download
     "learner.training",  # after the first local step
@@ -31,6 +34,7 @@ LEARNER_POINTS = (
     "learner.uploading",  # in the middle of an upload
     "learner.uploaded",  # the update is counted
 )
+_POINTS = LEADER_POINTS + PRIVATE_POINTS + LEARNER_POINTS
 _ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 _FAULT = re.compile(r"(\w+)@([\w.]+)(?::(\d+))?")
 
@@ -49,7 +53,7 @@ def parse_faults(text: str) -> tuple[Fault, ...]:
     faults = []
     for item in filter(None, text.split(",")):
         match = _FAULT.fullmatch(item)
-        if match is None or match[1] not in _ACTIONS or match[2] not in LEADER_POINTS + LEARNER_POINTS:
+        if match is None or match[1] not in _ACTIONS or match[2] not in _POINTS:
             raise ConfigError(f"FLOCKSTEP_FAULTS: {item!r} is not kill@POINT[:ROUND] or stop@POINT[:ROUND]")
         faults.append(Fault(match[1], match[2], int(match[3]) if match[3] else None))
     return tuple(faults)

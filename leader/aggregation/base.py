@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from leader.state import PrivacyState
 from utils.wire.payload import Payload
 
 
@@ -36,6 +37,7 @@ class Result:
     examples: int
     loss: float  # example-weighted mean over the contributions that told theirs
     digest: str  # hex; equal exactly when parts, weights, factors and payloads were equal
+    privacy: PrivacyState | None = None  # after it, where it was released with noise
 
 
 class Aggregator(Protocol):
@@ -50,7 +52,7 @@ class Aggregator(Protocol):
         ...
 
     def finish(self) -> Result:
-        """What everything added comes to; raises TooFewLearnersError or CheckpointError."""
+        """What everything added comes to; raises TooFewLearnersError, CheckpointError or PrivacyError."""
         ...
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """The configuration of a run: frozen, typed sections, checked before anything starts."""
 
+from leader.config.dp import DpConfig
 from leader.config.limits import LimitsConfig
 from leader.config.run import RunConfig
 from leader.config.secagg import SecaggConfig
@@ -21,6 +22,7 @@ __all__ = [
     "CodecConfig",
     "CohortConfig",
     "DataConfig",
+    "DpConfig",
     "EvaluationConfig",
     "LimitsConfig",
     "LogConfig",

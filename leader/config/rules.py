@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from leader.config.dp_rules import problems_of_privacy
 from leader.config.secagg_rules import problems_of_masks
 from leader.config.sections import RunFields
 
@@ -31,13 +32,7 @@ def least_updates(rule: str, byzantine: int) -> int:
 
 def updates_a_round(config: RunFields) -> int:
     """Fewest updates that a round of this run closes on, as long as the learners waited for stay."""
-    return max(1, math.ceil(config.cohort.quorum * _whole_round(config)))
-
-
-def _whole_round(config: RunFields) -> int:
-    """Updates that a round closes on before its deadline."""
-    held = config.learners if config.data.holder == "learner" else config.data.shards or config.learners
-    return config.buffer.size or min(config.cohort.size or held, held)
+    return max(1, math.ceil(config.cohort.quorum * config.updates_awaited))
 
 
 def is_address(text: str) -> bool:
@@ -49,7 +44,7 @@ def is_address(text: str) -> bool:
 def problems(config: RunFields) -> list[str]:
     """One line for each combination of settings that can't work: the reason, and what to set instead."""
     on_rounds = (_robust, _norms, _weighting, _max_share, _gradient, _scaffold, _codec, _streaming, _buffer)
-    on_the_rest = (_cohort, _data, _model, _evaluation, _trust, _jwt, problems_of_masks)
+    on_the_rest = (_cohort, _data, _model, _evaluation, problems_of_privacy, _trust, _jwt, problems_of_masks)
     return [problem for check in on_rounds + on_the_rest for problem in check(config)]
 
 
@@ -71,7 +66,7 @@ def _robust(config: RunFields) -> Iterator[str]:
             f"+ {more} = {needed} updates, but a round may close on {updates}: lower aggregate.byzantine, or "
             "let more updates in (learners, cohort.size, cohort.quorum, buffer.size)"
         )
-    most = _whole_round(config)
+    most = config.updates_awaited
     if rule in _PAIRWISE and (pairs := _PRODUCT_BYTES * most**2) > aggregate.spool_bytes:
         yield (
             f"aggregate.rule is {rule}, which compares all pairs of {most} updates in {pairs} bytes, more "

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from leader.config.dp import DpConfig
 from leader.config.limits import LimitsConfig
 from leader.config.requirement import Requirement
 from leader.config.secagg import SecaggConfig
@@ -358,10 +359,21 @@ class RunFields(Section):
     cohort: CohortConfig = CohortConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     aggregate: AggregateConfig = AggregateConfig()
+    dp: DpConfig = DpConfig()
     secagg: SecaggConfig = SecaggConfig()
     trust: TrustConfig = TrustConfig()
     limits: LimitsConfig = LimitsConfig()
     log: LogConfig = LogConfig()
+
+    @property
+    def parts_held(self) -> int:
+        """Parts that the run begins with, at least."""
+        return self.learners if self.data.holder == "learner" else self.data.shards or self.learners
+
+    @property
+    def updates_awaited(self) -> int:
+        """Updates that a round closes on before its deadline."""
+        return self.buffer.size or min(self.cohort.size or self.parts_held, self.parts_held)
 
     @property
     def beyond_loopback(self) -> bool:

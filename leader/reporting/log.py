@@ -59,7 +59,9 @@ class EventLog:
     def _write(self, event: Event) -> None:
         level = level_of(event)
         if _log.isEnabledFor(level):  # hundreds of debug events a second are dropped here
-            fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+            told = ((field, getattr(event, field.name)) for field in dataclasses.fields(event))
+            # What this run does not have is left out.
+            fields = {f.name: value for f, value in told if value is not None or f.default is not None}
             text = describe(event, self._rounds, self._join)
             _log.log(level, "%s", text, extra={"event": type(event).__name__, "fields": fields})
 

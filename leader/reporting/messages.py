@@ -106,6 +106,11 @@ def describe(event: events.Event, rounds: int, join: str = "") -> str:
             return _describe_round(event, rounds)
 
 
+def describe_spent(event: events.RoundCommitted) -> str:
+    """What a round of a private run has left of its learners' privacy, such as `eps 3.2 of 8`."""
+    return f"eps {event.epsilon:.2g} of {event.budget:g}"
+
+
 def describe_spread(scored: tuple[str, events.Spread]) -> str:
     """A metric's name and its spread over the learners, such as `accuracy 61.00%, worst 10% 40.00%`."""
     name, spread = scored
@@ -123,8 +128,9 @@ def _describe_round(event: events.Event, rounds: int) -> str:
         case events.RoundAbandoned():
             return f"round {event.round}/{rounds} abandoned, it is tried again: {event.reason}"
         case events.RoundCommitted():
+            told = f"loss {event.loss:.4f}" if event.epsilon is None else describe_spent(event)
             return (
-                f"round {event.round}/{rounds} committed: loss {event.loss:.4f}, {event.seconds:.1f} s, "
+                f"round {event.round}/{rounds} committed: {told}, {event.seconds:.1f} s, "
                 f"{number_of(event.learners, 'learner')}, "
                 f"up {size(event.bytes_up)}, down {size(event.bytes_down)}"
             )

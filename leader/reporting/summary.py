@@ -21,6 +21,7 @@ def summarize(
     refused: Mapping[str, int],
     best: Best | None = None,
     audit_head: str = "",
+    privacy: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """What the run came to; totals count all rounds, those before a resume too.
 
@@ -28,7 +29,8 @@ def summarize(
     model, from round `evaluated_round`; both are None if none was evaluated. `federated` is what
     learners scored last, of the model of `federated_round`. `best` is what best.safetensors holds.
     `refused` counts refused calls by kind, since the process began. `learners` is the most in one round.
-    `audit_head`, of a run with trust, is the newest line of its audit as N:HASH.
+    `audit_head`, of a run with trust, is the newest line of its audit as N:HASH. `privacy`, of a run with dp.mode,
+    is what was promised and what is spent.
     """
     newest = next((record for record in reversed(records) if any(map(_of_test_split, record))), {})
     at_learners = next((record for record in reversed(records) if "federated" in record), {})
@@ -55,6 +57,7 @@ def summarize(
         "stopped_early": finished.stopped_early or None,
         "model_sha256": model_sha256,
         **({"audit_head": audit_head} if audit_head else {}),
+        **({"privacy": dict(privacy)} if privacy else {}),
     }
 
 

@@ -16,13 +16,14 @@ from contextlib import suppress
 from dataclasses import asdict, astuple
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leader.events import RoundCommitted
 from leader.rounds.buffer import OpenWork
-from leader.state import Claim, PartHistory, RunState, Seats
+from leader.state import Claim, PartHistory, PrivacyState, RunState, Seats
 from utils import faults
 from utils.errors import CheckpointError, FlockstepError
 from utils.files import write_atomically
@@ -53,7 +54,8 @@ def save_checkpoint(folder: Path, state: RunState, *, keep: int, config: str) ->
     metadata = {"format": _FORMAT, "state": fields, "config": config, "sha256": digest.hexdigest()}
     path = folder / f"round-{state.round:08d}.safetensors"
     at_fault_point = partial(faults.reach, "leader.checkpointing", state.round)
-    write_atomically(path, [encode_header(tensors, metadata), *body], at_fault_point)
+    rights = 0o600 if state.privacy else 0o666  # whoever reads the key can take the next round's noise away
+    write_atomically(path, [encode_header(tensors, metadata), *body], at_fault_point, rights)
     for old in [other for other in checkpoints(folder) if other.name <= path.name][keep:]:
         old.unlink()
     return path
@@ -123,6 +125,7 @@ def _fields(state: RunState) -> dict[str, object]:
     return {
         **{name: getattr(state, name) for name in (*names, "secret")},
         **({"audit_head": state.audit_head} if state.audit_head else {}),
+        **({"privacy": _private_fields(state.privacy)} if state.privacy else {}),
         "holders": dict(state.seats.holders) if state.seats else {},
         "own": state.seats.own if state.seats else 0,
         "committed": asdict(state.committed) if state.committed else None,
@@ -137,6 +140,14 @@ def _fields(state: RunState) -> dict[str, object]:
         "turns": dict(sorted(state.turns.items())),
         "claims": {name: astuple(claim) for name, claim in sorted(claims.items())},
     }
+
+
+def _private_fields(privacy: PrivacyState) -> dict[str, object]:
+    return {**asdict(privacy), "noise_key": privacy.noise_key.hex()}
+
+
+def _privacy(fields: Mapping[str, Any]) -> PrivacyState:
+    return PrivacyState(**{**fields, "noise_key": bytes.fromhex(fields["noise_key"])})
 
 
 def _arrays(state: RunState) -> dict[str, NDArray[np.generic]]:
@@ -161,7 +172,7 @@ def _state(fields: dict[str, object], arrays: Arrays) -> RunState:
     history = fields.pop("history", {})  # checkpoints of earlier releases have none
     open_work = fields.pop("open_work", {})
     assert isinstance(history, dict)
-    claims = fields.pop("claims", {})
+    claims, privacy = fields.pop("claims", {}), fields.pop("privacy", None)
     assert isinstance(open_work, dict)
     assert isinstance(claims, dict)
     kept = {name: Claim(*values) for name, values in claims.items()}
@@ -177,6 +188,7 @@ def _state(fields: dict[str, object], arrays: Arrays) -> RunState:
         public=arrays["public"].astype(np.float32, copy=False) if "public" in arrays else None,
         seats=None if count is None else seats,
         committed=RoundCommitted(**committed) if isinstance(committed, dict) else None,
+        privacy=_privacy(privacy) if isinstance(privacy, dict) else None,
         history={part: PartHistory(*values) for part, values in history.items()},
         open_work={part: OpenWork(*values) for part, values in open_work.items()},
         **fields,  # type: ignore[arg-type]

@@ -132,6 +132,7 @@ def _record(event: RoundCommitted, now: float) -> Record:
         "examples": event.examples,
         "lr": event.lr,
         "time": round(now, 3),
+        **({} if event.epsilon is None else {"epsilon": event.epsilon}),
     }
 
 

@@ -70,6 +70,7 @@ class RunFolder:
             return False
         self.config.unlink(missing_ok=True)
         self.metrics.unlink(missing_ok=True)
+        self.ledger.unlink(missing_ok=True)
         with suppress(OSError):
             self.checkpoints.rmdir()
             self.path.rmdir()
@@ -78,7 +79,7 @@ class RunFolder:
     @property
     def holds_run(self) -> bool:
         """Whether any file of a run is there."""
-        files = (self.config, self.metrics, self.summary, self.model, self.best)
+        files = (self.config, self.metrics, self.ledger, self.summary, self.model, self.best)
         return any(file.exists() for file in files) or any(self.checkpoints.glob("*"))
 
     @property
@@ -95,6 +96,11 @@ class RunFolder:
     def pending_metrics(self) -> Path:
         """Committed rounds that still wait for their evaluation; absent when none does."""
         return self.path / ".metrics-pending.jsonl"
+
+    @property
+    def ledger(self) -> Path:
+        """What the run's learners have spent of their privacy; absent in a run without dp.mode."""
+        return self.path / "privacy.jsonl"
 
     @property
     def summary(self) -> Path:

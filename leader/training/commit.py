@@ -44,7 +44,9 @@ class Commit:
     async def round(self, before: RunState, exchange: OpenExchange, tally: Tally, lr: float) -> RunState:
         """The state after the exchange's round, written; raises CheckpointError."""
         round_, traffic = exchange.machine.plan.round, self._traffic
-        committed = tally.committed(round_, lr, time.monotonic(), traffic)
+        committed, privacy = tally.committed(round_, lr, time.monotonic(), traffic), exchange.state.privacy
+        if privacy is not None:
+            committed = replace(committed, epsilon=privacy.epsilon, budget=privacy.budget)
         present, unfinished = self._workforce.parts(), exchange.unfinished()
         history = tally.history(before.history, round_, present=present, absent=self._parts_away)
         kept = history.keys() | present.keys()

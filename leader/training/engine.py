@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from leader.aggregation.base import Aggregator, Contribution, Result
@@ -10,6 +11,7 @@ from leader.aggregation.choose import open_aggregate
 from leader.aggregation.decoding import Decoder, UpdateReader
 from leader.aggregation.exact_sum import Scale
 from leader.config import RunConfig
+from leader.dp.privacy import NoPrivacy, Privacy
 from leader.learners.workforce import Workforce
 from leader.optimizers.base import Step
 from leader.optimizers.choose import make_optimizer
@@ -39,6 +41,7 @@ class Engine:
         *,
         spool: Path | None = None,
         host: Host | None = None,
+        privacy: Privacy | None = None,
     ) -> None:
         self.config = config
         self.layout = layout
@@ -54,15 +57,18 @@ class Engine:
             floor_s=config.cohort.deadline_floor_s,
             k=config.cohort.deadline_k,
         )
-        self.rounds = RoundPlanner(config, workforce, self.orders, self.deadlines)
+        self._privacy = privacy or NoPrivacy()
+        self.rounds = RoundPlanner(config, workforce, self.orders, self.deadlines, self._privacy)
         self.publisher = Publisher(config, layout, self.host)
         self._fragments = Fragments(layout, config.streaming.fragments)
         self.scratch = spool and spool.parent  # the run's folder, where it has one
         self._spool = spool  # where a robust rule keeps updates
 
-    def aggregate(self, round_: int, scale: Scale) -> Aggregator:
-        """An empty aggregate for one exchange of `round_`."""
-        return open_aggregate(self.config, self._fragments.of(round_), scale, self._spool)
+    def aggregate(self, state: RunState, scale: Scale) -> Aggregator:
+        """An empty aggregate for one exchange of the round after `state`."""
+        shared = self._fragments.of(state.round + 1)
+        usual = partial(open_aggregate, self.config, shared, scale, self._spool)
+        return self._privacy.aggregate(shared, state, usual)
 
     async def fold(self, aggregate: Aggregator, contribution: Contribution) -> None:
         """Add an update to the sum, decoded; raises what it is refused with."""

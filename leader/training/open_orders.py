@@ -32,11 +32,22 @@ def round_and_step(work_id: str) -> tuple[int, int] | None:
 
 
 class Orders:
-    """The orders of one exchange; `place` says which, such as "round 3, step 0"."""
+    """The orders of one exchange; `place` says which, such as "round 3, step 0".
+
+    Without `losses_told` no loss of an update goes any further: each would tell of its learner.
+    """
+
+    _losses_told = True
 
     def __init__(
-        self, machine: RoundMachine, place: str, orders: Iterable[tuple[Part, leader_pb2.WorkOrder]]
+        self,
+        machine: RoundMachine,
+        place: str,
+        orders: Iterable[tuple[Part, leader_pb2.WorkOrder]],
+        *,
+        losses_told: bool = True,
     ) -> None:
+        self._losses_told = losses_told
         self._machine = machine
         self._place = place
         self._work = {order.work_id: (part, order) for part, order in orders}
@@ -92,7 +103,7 @@ class Orders:
             part.id,
             weight,
             upload.payload,
-            loss=_sound(header.loss) if header else math.nan,
+            loss=_sound(header.loss) if header and self._losses_told else math.nan,
             local_steps=order.local_steps,
             start_loss=header.start_loss if header and header.HasField("start_loss") else math.nan,
         )

@@ -10,6 +10,7 @@ from leader.aggregation.exact_sum import Scale
 from leader.config import RunConfig
 from leader.config.rules import least_updates
 from leader.data.part import Part
+from leader.dp.privacy import Privacy
 from leader.learners.selection.base import Candidate
 from leader.learners.selection.policies import make_policy
 from leader.learners.workforce import Workforce
@@ -33,17 +34,23 @@ class RoundPlanner:
     """Draws cohorts and plans rounds."""
 
     def __init__(
-        self, config: RunConfig, workforce: Workforce, work: WorkPlanner, deadlines: Deadlines
+        self,
+        config: RunConfig,
+        workforce: Workforce,
+        work: WorkPlanner,
+        deadlines: Deadlines,
+        privacy: Privacy,
     ) -> None:
         self._config = config
         self._workforce = workforce
         self._work = work
         self._deadlines = deadlines
+        self._privacy = privacy
         self._policy = make_policy(config.cohort)
 
     def cohort(self, state: RunState) -> Opening:
         """The round after `state`, of the parts that are drawn for it."""
-        cohort, available = self._config.cohort, self._workforce.parts()
+        cohort, available = self._config.cohort, self._privacy.payable(self._workforce.parts())
         drawn = math.ceil(cohort.size * cohort.over_selection)
         chosen = self.choose(available, drawn, state, self._config.seed, state.round + 1)
         target = min(cohort.size or len(chosen), len(chosen))

@@ -100,6 +100,7 @@ class ServerStep:
             public=self._public,
             version=next_version(before.version, result.digest),
             exchanges=before.exchanges + 1,
+            privacy=result.privacy,
         )
 
 

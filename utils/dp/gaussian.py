@@ -56,3 +56,26 @@ def _edge(before: Callable[[float], bool]) -> tuple[float, float]:
     while low < (middle := (low + high) / 2) < high:
         low, high = (middle, high) if before(middle) else (low, middle)
     return low, high
+
+
+def least_noise(epsilon: float, delta: float, releases: int) -> float:
+    """Least noise multiplier, rounded up to six digits, with which so many releases are (epsilon, delta)-private.
+
+    >>> least_noise(8.0, 1e-5, 100)
+    6.0023
+    """
+    return _rounded_up(math.sqrt(releases) / mu_of(epsilon, delta))
+
+
+def _rounded_up(value: float, digits: int = 6) -> float:
+    unit = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
+    return float(f"{math.ceil(value / unit * (1 + 1e-12)) * unit:.{digits}g}")
+
+
+def releases_within(epsilon: float, delta: float, noise_multiplier: float) -> int:
+    """How many releases of this noise multiplier are (epsilon, delta)-private together.
+
+    >>> releases_within(8.0, 1e-5, 6.0023)
+    100
+    """
+    return math.floor((mu_of(epsilon, delta) * noise_multiplier) ** 2 * (1 - 1e-12))

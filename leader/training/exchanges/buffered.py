@@ -129,7 +129,7 @@ class BufferedExchange(WholeUpdates):
             max_staleness=self._max_staleness,
             pick=self._pick,
         )
-        self.aggregate = self._engine.aggregate(opening.plan.round, opening.scale)
+        self.aggregate = self._engine.aggregate(state, opening.scale)
         self.orders.begin(state, self.machine, opening.parts)
 
     def _pick(self, idle: Sequence[str], count: int, given: int) -> Sequence[str]:

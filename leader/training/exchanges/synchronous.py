@@ -37,7 +37,7 @@ class SynchronousExchange(WholeUpdates):
         self._open_sum(step)
 
     def _listed(self, place: str, orders: Iterable[tuple[Part, leader_pb2.WorkOrder]]) -> Orders:
-        return Orders(self.machine, place, orders)
+        return Orders(self.machine, place, orders, losses_told=not self._engine.config.dp.on)
 
     def _order(self, step: int, part: Part) -> leader_pb2.WorkOrder:
         plan, version, first = self.machine.plan, self.state.version, self._first_exchange
@@ -46,7 +46,7 @@ class SynchronousExchange(WholeUpdates):
         )
 
     def _open_sum(self, step: int) -> None:
-        self.aggregate = self._engine.aggregate(self.machine.plan.round, self._scale)
+        self.aggregate = self._engine.aggregate(self.state, self._scale)
 
     async def close(self, step: int, parts: tuple[str, ...]) -> Closed:
         """See OpenExchange."""

@@ -1,0 +1,90 @@
+"""What differential privacy does not go together with, and how many rounds its budget has to pay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from leader.config.sections import RunFields
+from utils.dp.gaussian import releases_within
+
+
+def releases_a_part(config: RunFields) -> int:
+    """How many rounds each part must be able to pay for the run to reach its last one, however cohorts are drawn.
+
+    Parts that have spent their budget sit out. When fewer than a cohort are left, each of the others has paid all
+    that it could.
+    """
+    parts, cohort = config.parts_held, min(config.cohort.size or config.parts_held, config.parts_held)
+    return min(config.rounds, (config.rounds - 1) * cohort // (parts - cohort + 1) + 1)
+
+
+def problems_of_privacy(config: RunFields) -> Iterator[str]:
+    """One line for each combination that would make a promise that does not hold, or that can't be paid."""
+    if config.dp.on:
+        yield from _unclipped(config)
+        yield from _telling(config)
+        yield from _unpaid(config)
+
+
+def _unclipped(config: RunFields) -> Iterator[str]:
+    """Where an update counts by more than its clipped values."""
+    begins, aggregate = f"dp.mode is {config.dp.mode}, but ", config.aggregate
+    if config.secagg.mode != "off":
+        yield (
+            f"{begins}secagg.mode is {config.secagg.mode}, so that the leader, which clips, sees no update: set "
+            "secagg.mode=off"
+        )
+    if config.exchange == "gradient":
+        yield f"{begins}exchange is gradient, where each step would be paid alone: set exchange=delta"
+    if config.buffer.size:
+        yield f"{begins}buffer.size is {config.buffer.size}, so that nobody plans who pays a round: set buffer.size=0"
+    if config.model.norm == "batch" and config.model.name and not (config.model.task or config.model.local):
+        yield (
+            f"{begins}model.norm is batch, whose statistics are not clipped: set model.norm=group, or "
+            "model.local='*.norm.*'"
+        )
+    if aggregate.rule != "mean":
+        yield f"{begins}aggregate.rule is {aggregate.rule}, which has no noise of its own: set aggregate.rule=mean"
+    if aggregate.weighting != "uniform":
+        yield (
+            f"{begins}aggregate.weighting is {aggregate.weighting}, so that some updates count more than the noise "
+            "is made for: set aggregate.weighting=uniform"
+        )
+    for name in ("clip_norm", "reject_norm"):
+        if bound := getattr(aggregate, name):
+            yield f"{begins}aggregate.{name} is {bound:g}, and updates are clipped to dp.clip: set aggregate.{name}=0"
+    if config.train.control_variates:
+        yield (
+            f"{begins}train.control_variates is true, whose variates are made of updates without noise: set "
+            "train.control_variates=false"
+        )
+
+
+def _telling(config: RunFields) -> Iterator[str]:
+    """Where more becomes known than the noisy sums."""
+    begins = f"dp.mode is {config.dp.mode}, but "
+    if config.evaluation.federated_every:
+        yield (
+            f"{begins}evaluation.federated_every is {config.evaluation.federated_every}, and what learners score has "
+            "no noise: set evaluation.federated_every=0"
+        )
+    if config.cohort.policy in ("oort", "power_of_choice"):
+        yield (
+            f"{begins}cohort.policy is {config.cohort.policy}, which looks at losses without noise: set "
+            "cohort.policy=uniform"
+        )
+
+
+def _unpaid(config: RunFields) -> Iterator[str]:
+    dp, needed = config.dp, releases_a_part(config)
+    if dp.sampling == "poisson":
+        yield "dp.sampling is poisson, which needs dp-accounting: pip install 'flockstep[privacy]'"
+        return
+    paid = releases_within(dp.epsilon, dp.delta, dp.noise(needed))
+    if paid < needed:
+        least = dp.model_copy(update={"noise_multiplier": 0.0}).noise(needed)
+        yield (
+            f"dp.epsilon is {dp.epsilon:g}, which pays a learner {paid} rounds at dp.noise_multiplier="
+            f"{dp.noise_multiplier:g}, but {config.rounds} rounds may need {needed} of one: set dp.noise_multiplier="
+            f"{least:g} (or 0, which is the least that pays), lower rounds, or raise dp.epsilon"
+        )
