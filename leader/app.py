@@ -171,7 +171,7 @@ class App:
 
     async def _trained_enough(self) -> bool:
         coordinator = self.coordinator
-        self._spent = self._privacy.spent(coordinator.state, coordinator.workforce.parts())
+        self._spent = self._privacy.spent(coordinator.state.round + 1, coordinator.workforce.parts())
         return await self._tracker.verdict.trained_enough() or bool(self._spent)
 
     async def evaluated(self) -> None:

@@ -43,8 +43,8 @@ class Privacy(Protocol):
         """Those of the parts that can pay one more round."""
         ...
 
-    def spent(self, state: RunState, present: Collection[str]) -> str:
-        """Why no further round can be paid, "" while one can; `present` are the parts whose learners are here."""
+    def spent(self, round_: int, present: Collection[str]) -> str:
+        """Why this round can't be paid, "" where it can; `present` are the parts whose learners are here."""
         ...
 
     def promise(self, layout: Layout) -> list[str]:
@@ -79,7 +79,7 @@ class NoPrivacy:
         """See Privacy."""
         return parts
 
-    def spent(self, state: RunState, present: Collection[str]) -> str:
+    def spent(self, round_: int, present: Collection[str]) -> str:
         """See Privacy."""
         return ""
 
@@ -164,19 +164,18 @@ class CentralPrivacy:
     def _can_pay(self, part: str) -> bool:
         return self._accountant.can_pay(part, self._multiplier)
 
-    def spent(self, state: RunState, present: Collection[str]) -> str:
+    def spent(self, round_: int, present: Collection[str]) -> str:
         """See Privacy: fewer parts than a round needs are left, or none of those here."""
         broke = [part for part in self._accountant.parts if not self._can_pay(part)]
         if not broke:
             return ""
-        seats, cohort = state.seats, self._config.cohort
-        begun_with = len(seats.shards) + seats.own if seats else 0
-        everybody = max(begun_with, len(self._accountant.parts.union(present)))
+        cohort, known = self._config.cohort, self._accountant.parts.union(present)
+        everybody = max(self._config.parts_held, len(known))  # when a run is resumed, nobody is here yet
         needed = math.ceil(cohort.quorum * min(cohort.size or everybody, everybody))
         if everybody - len(broke) >= max(1, needed) and not (present and set(present) <= set(broke)):
             return ""
         most = max(sorted(broke), key=self._accountant.spent)
-        return self._ledger.refusal(state.round + 1, most, self._multiplier)
+        return self._ledger.refusal(round_, most, self._multiplier)
 
     def promise(self, layout: Layout) -> list[str]:
         """See Privacy."""

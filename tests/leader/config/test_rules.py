@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from leader.config import RunConfig
+from leader.config.dp_rules import releases_a_part
 from leader.config.rules import least_updates, problems, updates_a_round
 from leader.config.yaml_file import SCHEMA
 from utils.errors import ConfigError
@@ -21,6 +22,7 @@ def refusal(*settings: str) -> str:
     return str(caught.value)
 
 
+PRIVATE = "dp.mode=central model.norm=group aggregate.weighting=uniform"
 REFUSED = {
     "krum": ("aggregate.rule=krum aggregate.byzantine=1 learners=4", "2 x 1 + 3 = 5 updates", "close on 4"),
     "multi_krum": ("aggregate.rule=multi_krum learners=2", "2 x 0 + 3 = 3 updates", "close on 2"),
@@ -66,6 +68,38 @@ REFUSED = {
     "share too small": (
         "aggregate.max_share=0.4 learners=4 cohort.quorum=0.5",
         "a round may close on 2 updates, of which one is at least 0.5: raise it",
+    ),
+    "private norm": (
+        "dp.mode=central aggregate.weighting=uniform",
+        "dp.mode is central, but model.norm is batch, whose statistics are not clipped: set model.norm=group, or "
+        "model.local='*.norm.*'",
+    ),
+    "private weights": (f"{PRIVATE} aggregate.weighting=examples", "set aggregate.weighting=uniform"),
+    "private gradients": (
+        f"{PRIVATE} exchange=gradient",
+        "each step would be paid alone: set exchange=delta",
+    ),
+    "private buffer": (f"{PRIVATE} buffer.size=3", "buffer.size is 3", "set buffer.size=0"),
+    "private rule": (f"{PRIVATE} aggregate.rule=median learners=3", "set aggregate.rule=mean"),
+    "private clip": (f"{PRIVATE} aggregate.clip_norm=3", "clipped to dp.clip: set aggregate.clip_norm=0"),
+    "private bound": (f"{PRIVATE} aggregate.reject_norm=3", "set aggregate.reject_norm=0"),
+    "private scaffold": (
+        f"{PRIVATE} train.control_variates=true train.local_steps=5 train.momentum=0 train.nesterov=false",
+        "variates are made of updates without noise: set train.control_variates=false",
+    ),
+    "private scores": (
+        f"{PRIVATE} evaluation.federated_every=2 evaluation.holdout=0.1",
+        "what learners score has no noise: set evaluation.federated_every=0",
+    ),
+    "private oort": (f"{PRIVATE} cohort.policy=oort cohort.size=1", "losses without noise", "policy=uniform"),
+    "private sampling": (
+        f"{PRIVATE} dp.sampling=poisson",
+        "dp.sampling is poisson, which needs dp-accounting: pip install 'flockstep[privacy]'",
+    ),
+    "unpaid": (
+        f"{PRIVATE} rounds=50 dp.noise_multiplier=1",
+        "dp.epsilon is 8, which pays a learner 2 rounds at dp.noise_multiplier=1, but 50 rounds may need 50 of one",
+        "set dp.noise_multiplier=4.24427 (or 0, which is the least that pays)",
     ),
     "fednova rule": ("aggregate.weighting=fednova aggregate.rule=median", "counts each update once"),
     "qfedavg rule": ("aggregate.weighting=qfedavg aggregate.rule=median", "counts each update once"),
@@ -270,3 +304,25 @@ def test_all_problems_are_told_at_once_with_where_they_come_from() -> None:
     assert line.count("; ") == 1
     assert "exchange is gradient: set exchange=delta" in line
     assert "aggregate.byzantine is 2 but" in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "releases"),
+    [
+        ("rounds=50", 50),  # everybody is in each
+        ("rounds=50 learners=1000 cohort.size=10 data.holder=learner", 1),
+        ("rounds=500 learners=1000 cohort.size=10 data.holder=learner", 6),
+        ("rounds=500 data.shards=20 cohort.size=10", 454),
+        ("rounds=1 learners=9", 1),
+    ],
+)
+def test_each_part_must_be_able_to_pay_so_many_rounds_that_a_cohort_is_always_left(
+    settings: str, releases: int
+) -> None:
+    assert releases_a_part(config_of(*settings.split())) == releases
+
+
+def test_a_run_that_pays_its_rounds_by_the_least_noise_is_one_that_could_be_asked_for() -> None:
+    least = config_of(*PRIVATE.split(), "rounds=50")
+    given = config_of(*PRIVATE.split(), "rounds=50", f"dp.noise_multiplier={least.dp.noise(50)!r}")
+    assert given.dp.noise(50) == least.dp.noise(50)
