@@ -126,9 +126,9 @@ def test_two_runs_of_one_seed_have_other_noise_and_with_hardly_any_they_end_in_t
     plain = play(train, {**TINY, "aggregate.weighting": "uniform", "model.local": "norm.*"}).vector
     loud = [play(train, PRIVATE).vector for _ in range(2)]
     assert np.abs(loud[0] - loud[1]).max() > 0.1
-    quiet = play(train, {**PRIVATE, "dp.clip": 50, "dp.epsilon": 1e5}).vector
-    assert np.abs(quiet - plain).max() < 6 * 3 * 50 * 0.01  # six standard deviations of three rounds
-    assert np.abs(quiet - plain).max() > 0
+    quiet = play(train, {**PRIVATE, "dp.clip": 3, "dp.epsilon": 1e5}).vector
+    of_round = 0.01 * 3 / 2  # standard deviation of the noise in a mean
+    assert 0 < np.abs(quiet - plain).max() < 20 * of_round
 
 
 @contextlib.asynccontextmanager
@@ -176,7 +176,7 @@ def test_a_killed_leader_and_a_simulation_end_in_the_bits_and_entries_of_an_undi
     assert len(models) == 1
     assert len({(folder / "privacy.jsonl").read_bytes() for folder in folders}) == 1
     clips = [entry["clip"] for entry in ledger(folders[0]) if entry["kind"] == "release"]
-    assert len(set(clips)) == (3 if more else 1)
+    assert (len(set(clips)) > 1) == bool(more)
 
 
 def test_who_has_spent_all_ends_the_run_early_also_when_it_is_resumed_without_learners(

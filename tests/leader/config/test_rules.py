@@ -79,6 +79,10 @@ REFUSED = {
         f"{PRIVATE} exchange=gradient",
         "each step would be paid alone: set exchange=delta",
     ),
+    "private masks": (
+        f"{PRIVATE} secagg.mode=masked data.holder=learner learners=3",
+        "secagg.mode is masked, so that the leader, which clips, sees no update: set secagg.mode=off",
+    ),
     "private buffer": (f"{PRIVATE} buffer.size=3", "buffer.size is 3", "set buffer.size=0"),
     "private rule": (f"{PRIVATE} aggregate.rule=median learners=3", "set aggregate.rule=mean"),
     "private clip": (f"{PRIVATE} aggregate.clip_norm=3", "clipped to dp.clip: set aggregate.clip_norm=0"),
