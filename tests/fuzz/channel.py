@@ -33,6 +33,9 @@ class Context:
         """Who calls."""
         return self._peer
 
+    async def send_initial_metadata(self, metadata: Sequence[tuple[str, str]]) -> None:
+        """The answer begins."""
+
     async def write(self, message: bytes) -> None:
         """Take one message of the answer."""
         self.written.append(message)

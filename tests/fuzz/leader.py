@@ -64,6 +64,7 @@ def make_config(**changes: Any) -> RunConfig:
             max_learners=24,
             chunk_bytes=1024,
             upload_bytes=1 << 20,
+            window_bytes=64 << 10,  # of which many may wait within so few bytes
             header_bytes=1 << 16,
             stall_s=0.6,  # longer than a busy machine pauses
             hello_s=0.2,
