@@ -7,14 +7,23 @@ import itertools
 import math
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+)
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, cast
 
 from grpc import aio
 
 from leader.config import LimitsConfig
+from leader.places import Places
 from leader.trust import roles
 from leader.trust.callers import _CALLER, DOOR, Caller, anonymous, ended
 from leader.trust.connections import CALLING, LEARNERS, STREAMS, Connections, End, end_of
@@ -61,13 +70,20 @@ class _LiveCall:
     number: int
     deadline: asyncio.Timeout
     due: float | None = None  # loop's clock at which it ends in any case
-    heard: bool = False  # whether its first message is here
+    hello_s: float = math.inf  # that its first message may take
+    heard: bool = False  # whether that is here
     why: WireError | None = None  # it was ended
 
     @property
     def is_due(self) -> bool:
         """Whether it ends in any case."""
         return self.due is not None and asyncio.get_running_loop().time() >= self.due
+
+    def is_asked(self) -> None:
+        """Its first message is awaited from now on."""
+        if not self.deadline.expired():
+            now = asyncio.get_running_loop().time()
+            self.deadline.reschedule(min(now + self.hello_s, self.due or math.inf))
 
     def has_spoken(self) -> None:
         """Its first message is here, or its caller has none to send."""
@@ -82,11 +98,16 @@ class _LiveCall:
             self.deadline.reschedule(asyncio.get_running_loop().time())
 
 
+#: Holds what the first message of a call takes while it comes.
+First = Callable[[_LiveCall], AbstractAsyncContextManager[object]]
+
+
 class _Requests:
     """The messages of a call, which tells when the first is here."""
 
-    def __init__(self, messages: AsyncIterable[Any], call: _LiveCall) -> None:
+    def __init__(self, messages: AsyncIterable[Any], call: _LiveCall, first: First) -> None:
         self._messages = messages
+        self._first = first
         self._call = call
         self._iterator: AsyncGenerator[Any, None] | None = None
 
@@ -96,10 +117,15 @@ class _Requests:
     async def __anext__(self) -> Any:
         if self._iterator is None:
             self._iterator = cast(AsyncGenerator[Any, None], aiter(self._messages))
-        try:
+        if self._call.heard:
             return await anext(self._iterator)
-        finally:
+        async with self._first(self._call):
+            self._call.is_asked()
+            message = await anext(self._iterator, None)
             self._call.has_spoken()
+        if message is None:
+            raise StopAsyncIteration
+        return message
 
     async def aclose(self) -> None:
         """Let go of what gRPC keeps for those that don't come any more."""
@@ -117,6 +143,8 @@ class Guard(Door):
         self._hello_s = limits.hello_s
         self._at_once = limits.calls_at_once if callers.identified else STREAMS
         self._most = 4 * limits.max_learners + 64  # each has a session and makes a call or two beside it
+        firsts = max(2, limits.upload_bytes // (2 * limits.message_bytes))
+        self._firsts = Places(firsts, limits.slow_bytes_per_s)
         self._numbers = itertools.count()
         self._live: defaultdict[str, set[_LiveCall]] = defaultdict(set)  # by Caller.place
         self._count = 0  # of all live calls
@@ -160,7 +188,10 @@ class Guard(Door):
         try:
             async with asyncio.timeout(None) as deadline:
                 with self._under_way(caller, peer, deadline) as call:
-                    return await answer(_Requests(request, call), context)
+                    first: First = (
+                        nullcontext if method in _UP else self._first
+                    )  # those have places of their own
+                    return await answer(_Requests(request, call, first), context)
         except TimeoutError:
             if not deadline.expired():
                 raise
@@ -177,6 +208,14 @@ class Guard(Door):
             self._came_to_nothing(method, context, anonymous(peer))
             raise
 
+    @asynccontextmanager
+    async def _first(self, call: _LiveCall) -> AsyncIterator[None]:
+        """A place for the first message of a call: gRPC makes room for all of it as soon as it is asked for."""
+        caller = call.caller
+        ranked = caller.known or caller.place in self.learners()
+        async with self._firsts.hold(caller.place, 1, ranked=ranked) as place, place.moving(math.inf, ""):
+            yield
+
     @contextmanager
     def _under_way(self, caller: Caller, peer: str, deadline: asyncio.Timeout) -> Iterator[_LiveCall]:
         """A call that ends at `deadline`; raises BusyError if its caller has too many, or all together."""
@@ -186,12 +225,12 @@ class Guard(Door):
         if len(calls) >= self._at_once:
             raise BusyError(f"{len(calls)} calls are under way already (limits.calls_at_once)", 1.0)
         now = asyncio.get_running_loop().time()
-        call = _LiveCall(caller, peer, next(self._numbers), deadline)
+        call = _LiveCall(caller, peer, next(self._numbers), deadline, hello_s=self._hello_s)
         if caller.role == DOOR:  # anybody may knock, and must not stand there for ever
             call.due = now + self._hello_s
         elif not math.isinf(caller.until):
             call.due = now + caller.until - time.time()
-        deadline.reschedule(min(now + self._hello_s, call.due or math.inf))
+        deadline.reschedule(call.due)  # uploads wait for their places, and are asked for nothing until then
         calls.add(call)
         self._count += 1
         try:

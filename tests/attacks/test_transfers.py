@@ -158,6 +158,22 @@ def test_slow_learners_finish_beside_many_fast_ones() -> None:
     assert min(pauses) == 0  # one kept its place
 
 
+def test_a_plain_learner_that_comes_early_may_wait_for_longer_than_a_first_message_may_take() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        file = update_of(cluster.app.layout, 1e-3)
+        async with Stranger(cluster.address) as plain:
+            await plain.register("plain", control=leader_pb2.CONTROL_PLAIN)
+            sending = asyncio.ensure_future(plain.send(file))
+            await asyncio.wait([sending], timeout=1.0)
+            assert not sending.done()
+            async with at_work(cluster.address, "b") as other:
+                await other.send(file, (await other.work()).work_id)
+                await sending
+            await cluster.committed(1)
+
+    play(scenario, {**RUN, "limits.hello_s": 0.3}, data=IMAGES)
+
+
 def downloads(attack: Callable[[Victim], Awaitable[None]], times: int = 3) -> list[float]:
     """Seconds that honest downloads take meanwhile, of a learner with work and of somebody else in turns."""
     took = []
@@ -248,7 +264,7 @@ def test_first_messages_that_are_followed_by_silence_are_bounded_in_all(tmp_path
 
 
 @in_a_process
-@pytest.mark.parametrize("method", ["AccumulateGradients"])
+@pytest.mark.parametrize("method", ["AccumulateGradients", "RegisterLearner", "Session"])
 def test_messages_sent_by_half_are_bounded_in_all(tmp_path: Path, method: str) -> None:
     grown = peak(tmp_path, lambda victim: half_messages(victim, 100, method), 2.5)
     assert grown < 256 * MIB
