@@ -8,7 +8,7 @@ import resource
 from pathlib import Path
 
 from tests.attacks.registry import ATTACKS
-from tests.attacks.siege import Victim
+from tests.attacks.siege import Victim, tell_deeds
 from utils.trust.credentials import Credentials
 
 
@@ -23,7 +23,14 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     [attacker] = [attack.attacker for attack in ATTACKS if attack.name == options.name]
     assert attacker is not None
-    asyncio.run(attacker(Victim(options.address, _credentials(options.held))))
+    victim = Victim(options.address, _credentials(options.held))
+
+    async def attack() -> None:
+        telling = asyncio.create_task(tell_deeds())
+        await attacker(victim)
+        telling.cancel()
+
+    asyncio.run(attack())
 
 
 def _credentials(prefix: str | None) -> Credentials | None:

@@ -14,7 +14,7 @@ from learner.options import LearnerOptions, parse
 from protos import leader_pb2
 from tests.attacks.honest import TimedWorker
 from tests.attacks.registry import ATTACKS
-from tests.attacks.siege import WARM_ROUNDS, Insider, Victim, again
+from tests.attacks.siege import WARM_ROUNDS, Insider, Victim, again, tell_deeds
 from utils.console import setup_logging
 from utils.errors import program
 from utils.trust.credentials import Credentials
@@ -26,6 +26,7 @@ class Inside(TimedWorker):
     victim: Victim
     attack: Insider
     _attacking: asyncio.Task[None] | None = None
+    _telling: asyncio.Task[None] | None = None
 
     def order(self, order: leader_pb2.WorkOrder) -> None:
         """See Worker."""
@@ -34,6 +35,8 @@ class Inside(TimedWorker):
         if order.round > WARM_ROUNDS and self._connection is not None:
             once = partial(type(self).attack, token=self._connection.token, work_id=order.work_id)
             self._attacking = asyncio.create_task(again(once)(self.victim))
+            if self._telling is None:
+                self._telling = asyncio.create_task(tell_deeds())
 
     def _stop(self) -> None:
         if self._attacking is not None:
@@ -42,6 +45,8 @@ class Inside(TimedWorker):
     async def close(self) -> None:
         """See Worker."""
         self._stop()
+        if self._telling is not None:
+            self._telling.cancel()
         await super().close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from tests.attacks import floods, held, transfers
+from tests.attacks import callers, floods, held, transfers
 from tests.attacks.siege import PLAIN, Attack, again
 
 HELD = (
@@ -143,4 +143,96 @@ FLOODS = (
     ),
 )
 
-ATTACKS: tuple[Attack, ...] = HELD + TRANSFERS + FLOODS
+CALLERS = (
+    Attack(
+        "claims",
+        "a claim of 2^35 examples of its own",
+        "`data.max_examples`, `aggregate.max_share`",
+        "attacks/test_claims.py",
+        again(callers.claims),
+    ),
+    Attack(
+        "claims-in-gradient-runs",
+        "the same claim in a `gradient` run",
+        "`data.max_examples`; a round is no longer for it",
+        "attacks/test_claims.py",
+    ),
+    Attack(
+        "instant-answers",
+        "in an asynchronous run, a learner that answers at once, over and over",
+        "its share of a buffer",
+        "attacks/test_claims.py",
+    ),
+    Attack(
+        "held-out-claims",
+        "a claim of 2^40 held-out examples with accuracy 1",
+        "what its part can hold out",
+        "attacks/test_claims.py",
+    ),
+    Attack(
+        "forged-work",
+        "updates for others' work, by guessed ids",
+        "a secret of the run in ids; counts from who was given it alone",
+        "cluster/test_forged_work.py",
+        insider=callers.forged_work,
+    ),
+    Attack(
+        "failures",
+        'two learners that say "can\'t do it"',
+        "who has done counted work before",
+        "cluster/test_forged_work.py",
+    ),
+    Attack(
+        "names",
+        "registrations under others' names, also over a cut and a restart",
+        "name held for its token or identity",
+        "cluster/test_taken_names.py",
+        again(callers.names),
+    ),
+    Attack(
+        "addresses",
+        "a plain learner's address named by somebody else",
+        "the connection that it registered on",
+        "cluster/test_taken_names.py",
+    ),
+    Attack(
+        "own-address",
+        "learners that name the leader's own address to be dialled at",
+        "refused",
+        "attacks/test_claims.py",
+        again(callers.own_address),
+        modes=(PLAIN,),
+    ),
+    Attack(
+        "dialled",
+        "400 addresses to be dialled at, which say nothing",
+        "`limits.dialled`; the caller's own host, or an identity that serves",
+        "cluster/test_dialling.py",
+        callers.dialled,
+        modes=(PLAIN,),
+    ),
+    Attack(
+        "come-and-go",
+        "registrations that come and go",
+        "`limits.registrations_per_min`; told in sum",
+        "attacks/test_floods.py",
+        again(callers.come_and_go, at_once=4),
+    ),
+    Attack(
+        "plain-registrations",
+        "1,000 plain registrations",
+        "a lease",
+        "attacks/test_silence.py",
+        again(callers.plain_registrations, at_once=4),
+        modes=(PLAIN,),
+    ),
+    Attack(
+        "beats",
+        "heartbeats on one session without a pause",
+        "`limits.calls_per_s` of messages",
+        "attacks/test_floods.py",
+        again(callers.beats),
+    ),
+)
+
+ATTACKS: tuple[Attack, ...] = HELD + TRANSFERS + FLOODS + CALLERS

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +67,21 @@ Insider = Callable[..., Coroutine[Any, Any, object]]  # (victim, *, token, work_
 REFUSED = (aio.AioRpcError, aio.UsageError, OSError, EOFError, H2Error)
 
 
+#: How often `again` has done what in this process, and how often it was refused with what.
+DEEDS: Counter[str] = Counter()
+
+
+async def tell_deeds() -> None:
+    """Write DEEDS once a second, for ever."""
+    while True:
+        await asyncio.sleep(1)
+        print(json.dumps({"event": "Deeds", "deeds": dict(DEEDS.most_common(5))}), flush=True)
+
+
+def _words(error: Exception) -> str:
+    return str(error.details()) if isinstance(error, aio.AioRpcError) else str(error)
+
+
 def again(once: Callable[[Victim], Awaitable[object]], at_once: int = 1, pause_s: float = 0.0) -> Attacker:
     """An attacker that does this over and over, some at once, whatever it is refused with."""
 
@@ -72,7 +89,9 @@ def again(once: Callable[[Victim], Awaitable[object]], at_once: int = 1, pause_s
         while True:
             try:
                 await once(victim)
-            except REFUSED:
+                DEEDS["done"] += 1
+            except REFUSED as error:
+                DEEDS[f"{type(error).__name__}: {_words(error)[:100]}"] += 1
                 await asyncio.sleep(_REFUSED_S)
             await asyncio.sleep(pause_s)
 
@@ -122,6 +141,7 @@ class Borne:
     committed: int  # rounds
     sha256: str  # of the model; "" where the run did not end
     trouble: str  # what else is wrong
+    deeds: Mapping[str, int] = field(default_factory=dict)  # of the attacker, as far as it counts them
 
     def missed(self, quiet: Borne) -> list[str]:
         """Which of the targets it misses, against an undisturbed run."""
@@ -152,17 +172,19 @@ def besiege(attack: Attack, mode: str, seconds: float, folder: Path, *, quiet: b
     with cluster_in(folder) as cluster:
         scene = Scene(cluster, attack, mode, rounds)
         crew = [scene.learner("a"), scene.learner("b")]
+        storm = None
         if attack.insider:
-            scene.eve(HONEST) if quiet else scene.eve("tests.attacks.insider", attack.name)
+            storm = scene.eve(HONEST) if quiet else scene.eve("tests.attacks.insider", attack.name)
         scene.leader.event("RoundCommitted", round=WARM_ROUNDS)
         before, began, clock = _resident(scene.leader), time.time(), time.monotonic()
-        storm = scene.storm() if attack.attacker and not quiet else None
+        if attack.attacker and not quiet:
+            storm = scene.storm()
         scene.learner("newcomer")
         peak = _watch(scene.leader, _LATEST * seconds + 60)
         run_s = time.monotonic() - clock
         trouble = _trouble(scene.leader, storm)
         cluster.end()
-        return _borne(scene.leader, crew, began, peak - before, run_s, trouble)
+        return _borne(scene.leader, crew, storm, began, peak - before, run_s, trouble)
 
 
 class Scene:
@@ -237,7 +259,13 @@ def _trouble(leader: Leader, storm: Program | None) -> str:
 
 
 def _borne(
-    leader: Leader, crew: list[Program], began: float, grown: int, run_s: float, trouble: str
+    leader: Leader,
+    crew: list[Program],
+    storm: Program | None,
+    began: float,
+    grown: int,
+    run_s: float,
+    trouble: str,
 ) -> Borne:
     leader.wait()
     took: dict[str, list[float]] = {UNARY: [], DOWN: [], UP: []}
@@ -261,6 +289,7 @@ def _borne(
         committed=max((entry["round"] for entry in commits), default=0),
         sha256=hashlib.sha256(model.read_bytes()).hexdigest() if ended else "",
         trouble=trouble,
+        deeds=dict(storm.events("Deeds")[-1:][0]["deeds"]) if storm and storm.events("Deeds") else {},
     )
 
 
