@@ -12,6 +12,7 @@ from protos import leader_pb2
 from tests.attacks.claims import own, refusal_of
 from tests.attacks.raw_http2 import RawConnection, framed
 from tests.attacks.siege import Victim
+from tests.attacks.transfers import broken_off, trickled, uploading
 from tests.strangers import Stranger
 from utils.version import PROTOCOL
 
@@ -80,15 +81,42 @@ async def beats(victim: Victim) -> None:
             await connection.send(session, _BEATS)
 
 
+async def _model(victim: Victim, token: bytes) -> bytes:
+    """The newest model, which has the form of an update."""
+    async with Stranger(victim.address, victim.held) as reader:
+        chunks = reader.stub.GetModel(leader_pb2.Empty(token=token))
+        return b"".join([chunk.chunk async for chunk in chunks])
+
+
 async def forged_work(victim: Victim, *, token: bytes, work_id: str) -> None:
     """Send an update for work of others, whose ids are guessed."""
+    file = await _model(victim, token)
     async with Stranger(victim.address, victim.held) as thief:
         thief.token = token
-        chunks = thief.stub.GetModel(leader_pb2.Empty(token=token))
-        file = b"".join([chunk.chunk async for chunk in chunks])
         for _ in range(10):
             other = f"{work_id.rpartition('-')[0]}-{secrets.token_hex(16)}"
             try:
                 await thief.send(file, other)
             except aio.AioRpcError:
                 await asyncio.sleep(0)
+
+
+async def broken_uploads(victim: Victim, *, token: bytes, work_id: str) -> None:
+    """100 uploads of one's own work that are broken off near their end and begun anew with other bytes."""
+    file = await _model(victim, token)
+    async with uploading(victim, token, work_id, len(file), 100, broken_off(file)):
+        await asyncio.Event().wait()
+
+
+async def trickled_uploads(victim: Victim, *, token: bytes, work_id: str) -> None:
+    """100 uploads of one's own work, a byte a second each."""
+    file = await _model(victim, token)
+    async with uploading(victim, token, work_id, len(file), 100, trickled(file, 1, 1.0)):
+        await asyncio.Event().wait()
+
+
+async def slow_uploads(victim: Victim, *, token: bytes, work_id: str) -> None:
+    """100 uploads of one's own work, 400 bytes a second each: above what a transfer must move in a minute."""
+    file = await _model(victim, token)
+    async with uploading(victim, token, work_id, len(file), 100, trickled(file, 200, 0.5)):
+        await asyncio.Event().wait()

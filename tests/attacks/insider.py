@@ -1,4 +1,4 @@
-"""`python -m tests.attacks.insider NAME ...`: a learner that does its work, and attacks by what that permits it."""
+"""`python -m tests.attacks.insider NAME ...`: a learner that does its work, if slowly, and attacks in the meantime."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ import torch
 
 from learner.app import learn, open_tools
 from learner.options import LearnerOptions, parse
+from learner.wire.whole_update import HeldUpdate
 from protos import leader_pb2
-from tests.attacks.honest import TimedWorker
+from tests.attacks.honest import PausingTrainer, TimedWorker
 from tests.attacks.registry import ATTACKS
-from tests.attacks.siege import WARM_ROUNDS, Insider, Victim, again, tell_deeds
+from tests.attacks.siege import INSIDER_S, NOTHING, WARM_ROUNDS, Insider, Victim, again, tell_deeds
 from utils.console import setup_logging
 from utils.errors import program
 from utils.trust.credentials import Credentials
 
 
 class Inside(TimedWorker):
-    """A worker that attacks with each order that it has, until it has the next one."""
+    """A worker that attacks with each order that it has, until it sends its update."""
 
     victim: Victim
-    attack: Insider
+    attack: Insider | None = None
     _attacking: asyncio.Task[None] | None = None
     _telling: asyncio.Task[None] | None = None
 
@@ -32,11 +33,16 @@ class Inside(TimedWorker):
         """See Worker."""
         super().order(order)
         self._stop()
-        if order.round > WARM_ROUNDS and self._connection is not None:
-            once = partial(type(self).attack, token=self._connection.token, work_id=order.work_id)
+        attack = type(self).attack
+        if attack is not None and order.round > WARM_ROUNDS and self._connection is not None:
+            once = partial(attack, token=self._connection.token, work_id=order.work_id)
             self._attacking = asyncio.create_task(again(once)(self.victim))
             if self._telling is None:
                 self._telling = asyncio.create_task(tell_deeds())
+
+    async def _send(self, held: HeldUpdate, *, resume: bool) -> None:
+        self._stop()
+        await super()._send(held, resume=resume)
 
     def _stop(self) -> None:
         if self._attacking is not None:
@@ -67,7 +73,9 @@ def main() -> int:
     setup_logging(options.log_format, options.log_level)
     torch.set_num_threads(1)
     Inside.victim = Victim(options.leader, _held(options))
-    [Inside.attack] = [attack.insider for attack in ATTACKS if attack.name == name and attack.insider]
+    PausingTrainer.training_s = INSIDER_S
+    if name != NOTHING:
+        [Inside.attack] = [attack.insider for attack in ATTACKS if attack.name == name]
     return asyncio.run(learn(options, open_tools(options), None, Inside))
 
 

@@ -73,12 +73,21 @@ TRANSFERS = (
         "uploads that are broken off and begun anew, evicting each other",
         f"{_BUDGET}; a caller's own go first",
         "attacks/test_transfers.py",
+        insider=callers.broken_uploads,
     ),
     Attack(
         "trickled-uploads",
-        "64 uploads at a byte a second, or just above what `limits.stall_s` asks",
+        "64 uploads at a byte a second",
         _RATE,
         "attacks/test_transfers.py",
+        insider=callers.trickled_uploads,
+    ),
+    Attack(
+        "slow-uploads",
+        "64 uploads just above what `limits.stall_s` asks of one",
+        _RATE,
+        "attacks/test_transfers.py",
+        insider=callers.slow_uploads,
     ),
     Attack(
         "unread-downloads",

@@ -31,7 +31,9 @@ PLAIN, INSECURE, SECURE = (
     "secure",
 )  # how a leader is run; what "insecure" is: beyond loopback
 WARM_ROUNDS = 5  # committed before the attack begins
-_ROUND_S = TRAINING_S + 0.1  # of an undisturbed run, about
+INSIDER_S = 1.5  # that an attacker trains which is a learner itself
+NOTHING = "nothing"  # as the name of an attack
+_BETWEEN_S = 0.1  # of a round, beside training
 _LOOK_S = 0.1
 _REFUSED_S = 0.05  # pause of an attacker
 _LATEST = 3.0  # times as long as wanted, and a minute: then the run is ended
@@ -168,13 +170,13 @@ def allowed(usual_s: float) -> float:
 
 def besiege(attack: Attack, mode: str, seconds: float, folder: Path, *, quiet: bool = False) -> Borne:
     """A run of about so many seconds under this attack, or the same in `quiet`."""
-    rounds = WARM_ROUNDS + math.ceil(seconds / _ROUND_S)
+    rounds = WARM_ROUNDS + math.ceil(seconds / (_BETWEEN_S + (INSIDER_S if attack.insider else TRAINING_S)))
     with cluster_in(folder) as cluster:
         scene = Scene(cluster, attack, mode, rounds)
         crew = [scene.learner("a"), scene.learner("b")]
         storm = None
         if attack.insider:
-            storm = scene.eve(HONEST) if quiet else scene.eve("tests.attacks.insider", attack.name)
+            storm = scene.eve(NOTHING if quiet else attack.name)
         scene.leader.event("RoundCommitted", round=WARM_ROUNDS)
         before, began, clock = _resident(scene.leader), time.time(), time.monotonic()
         if attack.attacker and not quiet:
@@ -211,8 +213,8 @@ class Scene:
         command = ["tests.attacks.attacker", self._attack.name, self._address, *held]
         return self._cluster.program("attacker", command)
 
-    def eve(self, *command: str) -> Program:
-        """The third learner."""
+    def eve(self, attack: str) -> Program:
+        """The third learner, and what it does beside its work."""
         who = ["--name", "eve"]
         if self._secure:
             held = self._enrolled()
@@ -220,7 +222,7 @@ class Scene:
             who = [part for flag, name in files.items() for part in (f"--{flag}", f"{held}.{name}")]
             who += ["--server-name", TLS_NAME]
         flags = ["--leader", self._address, "--device", "cpu", "--threads", "1", "--log-format", "json"]
-        return self._cluster.program("eve", [*command, *flags, *who])
+        return self._cluster.program("eve", ["tests.attacks.insider", attack, *flags, *who])
 
     def _enrolled(self) -> Path:
         """Where the attacker's identity lies: a prefix of files."""
