@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 from grpc import aio
 
 from protos import leader_pb2
 from tests.attacks.claims import own, refusal_of
+from tests.attacks.headers import bomb, costly_header, of_metrics
 from tests.attacks.raw_http2 import RawConnection, framed
-from tests.attacks.siege import Victim
+from tests.attacks.siege import DEEDS, Victim
 from tests.attacks.transfers import broken_off, trickled, uploading
 from tests.strangers import Stranger
 from utils.version import PROTOCOL
@@ -120,3 +121,43 @@ async def slow_uploads(victim: Victim, *, token: bytes, work_id: str) -> None:
     file = await _model(victim, token)
     async with uploading(victim, token, work_id, len(file), 100, trickled(file, 200, 0.5)):
         await asyncio.Event().wait()
+
+
+async def _refused(victim: Victim, token: bytes, work_id: str, file: bytes, at_once: int = 16) -> None:
+    """Send a file that is no update so many times at once."""
+
+    async def one(thief: Stranger) -> None:
+        with suppress(aio.AioRpcError):
+            await thief.send(file, work_id)
+
+    async with Stranger(victim.address, victim.held) as thief:
+        thief.token = token
+        while True:
+            await asyncio.gather(*(one(thief) for _ in range(at_once)))
+            DEEDS["refused files"] += at_once
+
+
+async def zstd_bombs(victim: Victim, *, token: bytes, work_id: str) -> None:
+    """Updates of some KB that zstd inflates to a header of 45 MB."""
+    await _refused(victim, token, work_id, await asyncio.to_thread(bomb, 45 << 20, "int8"))
+
+
+async def costly_headers(victim: Victim, *, token: bytes, work_id: str) -> None:
+    """Updates whose safetensors header is a megabyte of JSON that takes as long to read as any."""
+    await _refused(victim, token, work_id, costly_header(1 << 20))
+
+
+async def many_metrics(victim: Victim, *, token: bytes, work_id: str) -> None:
+    """Updates announced by 4 MB of metrics."""
+    message = framed(of_metrics((4 << 20) - 1024, token, work_id))
+    async with RawConnection(victim.address, victim.held) as connection:
+
+        async def one() -> None:
+            stream = connection.open("AccumulateGradients")
+            await connection.send(stream, message, end=True)
+            await connection.replies[stream].ended.wait()
+            del connection.replies[stream]
+
+        while not connection.ended.is_set():
+            await asyncio.gather(*(one() for _ in range(16)))
+            DEEDS["refused headers"] += 16

@@ -105,6 +105,7 @@ TRANSFERS = (
     ),
 )
 
+<<<<<<< HEAD
 FLOODS = (
     Attack(
         "mute-calls",
@@ -149,6 +150,30 @@ FLOODS = (
         "attacks/test_connections.py",
         again(floods.idle_connection, at_once=300),
         settings={"limits.connections": 200},
+=======
+HEADERS = (
+    Attack(
+        "zstd-bombs",
+        "updates of some KB, zstd, that inflate to a 45 MB safetensors header",
+        "what the layout needs, before it is inflated",
+        "attacks/test_headers.py",
+        insider=callers.zstd_bombs,
+        settings={"codec.up": "int8"},
+    ),
+    Attack(
+        "metrics",
+        "headers with huge lists of metrics",
+        "64 KiB, before protobuf reads them",
+        "attacks/test_headers.py",
+        insider=callers.many_metrics,
+    ),
+    Attack(
+        "costly-headers",
+        "uploads whose headers are costly JSON, over and over",
+        "what the layout needs, before they are parsed",
+        "attacks/test_headers.py",
+        insider=callers.costly_headers,
+>>>>>>> ddca382 (Attackers that are learners: bombs in zstd, metrics, costly headers)
     ),
 )
 
@@ -244,4 +269,8 @@ CALLERS = (
     ),
 )
 
+<<<<<<< HEAD
 ATTACKS: tuple[Attack, ...] = HELD + TRANSFERS + FLOODS + CALLERS
+=======
+ATTACKS: tuple[Attack, ...] = HELD + TRANSFERS + HEADERS + CALLERS
+>>>>>>> ddca382 (Attackers that are learners: bombs in zstd, metrics, costly headers)
