@@ -15,9 +15,6 @@ from tests.attacks.raw_http2 import RawConnection, framed
 from tests.attacks.siege import DEEDS, Victim
 from tests.attacks.transfers import broken_off, trickled, uploading
 from tests.strangers import Stranger
-from utils.version import PROTOCOL
-
-_BEATS = framed(leader_pb2.LearnerMessage(heartbeat=leader_pb2.Heartbeat())) * 1000
 
 
 async def claims(victim: Victim) -> None:
@@ -68,18 +65,6 @@ async def dialled(victim: Victim, count: int = 400) -> None:
             stranger = await stack.enter_async_context(Stranger(victim.address, victim.held))
             await refusal_of(stranger.register(control=leader_pb2.CONTROL_DIALLED, network_addr=listens))
         await asyncio.Event().wait()
-
-
-async def beats(victim: Victim) -> None:
-    """Heartbeats on one session as fast as they can be written, until it is ended."""
-    info = leader_pb2.LearnerInfo(protocol=PROTOCOL, control=leader_pb2.CONTROL_SESSION)
-    async with RawConnection(victim.address, victim.held) as connection:
-        reply = await connection.ask("RegisterLearner", info)
-        token = leader_pb2.AckWithMetadata.FromString(bytes(reply.body[5:])).token
-        session = connection.open("Session")
-        await connection.send(session, framed(leader_pb2.LearnerMessage(hello=leader_pb2.Hello(token=token))))
-        while not connection.replies[session].ended.is_set():
-            await connection.send(session, _BEATS)
 
 
 async def _model(victim: Victim, token: bytes) -> bytes:

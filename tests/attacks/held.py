@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import secrets
 import struct
+from functools import cache
 
 from protos import leader_pb2
 from tests.attacks.raw_http2 import RawConnection, Reply, framed
@@ -54,6 +55,7 @@ async def bomb(victim: Victim, method: str = "AccumulateGradients", inflated: in
         return connection.replies[stream]
 
 
+@cache
 def _bomb(inflated: int) -> bytes:
     """Zeros as the chunk of an update, by gzip."""
     return gzip.compress(leader_pb2.GradientData(chunk=bytes(inflated)).SerializeToString(), 1)

@@ -105,7 +105,6 @@ TRANSFERS = (
     ),
 )
 
-<<<<<<< HEAD
 FLOODS = (
     Attack(
         "mute-calls",
@@ -130,11 +129,10 @@ FLOODS = (
     ),
     Attack(
         "passing",
-        "learners that come and go without a pause",
+        "registrations that come and go without a pause",
         "20 told one by one in 5 s, the others in one line",
         "attacks/test_floods.py",
-        again(floods.passing, at_once=8),
-        modes=(PLAIN,),
+        again(callers.come_and_go, at_once=8),
     ),
     Attack(
         "silent-connections",
@@ -150,7 +148,9 @@ FLOODS = (
         "attacks/test_connections.py",
         again(floods.idle_connection, at_once=300),
         settings={"limits.connections": 200},
-=======
+    ),
+)
+
 HEADERS = (
     Attack(
         "zstd-bombs",
@@ -173,7 +173,6 @@ HEADERS = (
         "what the layout needs, before they are parsed",
         "attacks/test_headers.py",
         insider=callers.costly_headers,
->>>>>>> ddca382 (Attackers that are learners: bombs in zstd, metrics, costly headers)
     ),
 )
 
@@ -246,31 +245,13 @@ CALLERS = (
         modes=(PLAIN,),
     ),
     Attack(
-        "come-and-go",
-        "registrations that come and go",
-        "`limits.registrations_per_min`; told in sum",
-        "attacks/test_floods.py",
-        again(callers.come_and_go, at_once=4),
-    ),
-    Attack(
         "plain-registrations",
         "1,000 plain registrations",
         "a lease",
-        "attacks/test_silence.py",
+        "leader/learners/test_workforce.py",
         again(callers.plain_registrations, at_once=4),
         modes=(PLAIN,),
     ),
-    Attack(
-        "beats",
-        "heartbeats on one session without a pause",
-        "`limits.calls_per_s` of messages",
-        "attacks/test_floods.py",
-        again(callers.beats),
-    ),
 )
 
-<<<<<<< HEAD
-ATTACKS: tuple[Attack, ...] = HELD + TRANSFERS + FLOODS + CALLERS
-=======
-ATTACKS: tuple[Attack, ...] = HELD + TRANSFERS + HEADERS + CALLERS
->>>>>>> ddca382 (Attackers that are learners: bombs in zstd, metrics, costly headers)
+ATTACKS: tuple[Attack, ...] = HELD + TRANSFERS + HEADERS + FLOODS + CALLERS
