@@ -41,6 +41,9 @@ WORDS: Mapping[str, Word] = {
     "weights": Word(
         "scripts.weights", "write the initial weights of a task of your own", ("scripts.weights",)
     ),
+    "privacy": Word(
+        "scripts.privacy", "plan what a private run costs, and draw what it came to", ("scripts.privacy",)
+    ),
     "demo": Word(
         "scripts.demo", "a leader and two learners on this machine train CIFAR-10", ("scripts.demo",)
     ),

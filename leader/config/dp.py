@@ -36,7 +36,7 @@ class DpConfig(Section):
         1e-5, gt=0, lt=1, description="chance that the budget does not hold; far below 1/learners"
     )
     sampling: Literal["none", "poisson"] = Field(
-        "none", description="none: learners pay for the rounds that they are in; poisson: drawn in secret"
+        "none", description="none: learners pay for the rounds that they are in; poisson is not there yet"
     )
 
     @property

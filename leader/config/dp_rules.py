@@ -9,13 +9,17 @@ from utils.dp.gaussian import releases_within
 
 
 def releases_a_part(config: RunFields) -> int:
-    """How many rounds each part must be able to pay for the run to reach its last one, however cohorts are drawn.
+    """How many rounds each part must be able to pay for the run to reach its last one, however cohorts are drawn."""
+    return releases_needed(config.rounds, config.parts_held, config.updates_awaited)
+
+
+def releases_needed(rounds: int, parts: int, cohort: int) -> int:
+    """The same for so many rounds, parts, and parts in each round.
 
     Parts that have spent their budget sit out. When fewer than a cohort are left, each of the others has paid all
     that it could.
     """
-    parts, cohort = config.parts_held, min(config.cohort.size or config.parts_held, config.parts_held)
-    return min(config.rounds, (config.rounds - 1) * cohort // (parts - cohort + 1) + 1)
+    return min(rounds, (rounds - 1) * cohort // (parts - cohort + 1) + 1)
 
 
 def problems_of_privacy(config: RunFields) -> Iterator[str]:
@@ -76,9 +80,14 @@ def _telling(config: RunFields) -> Iterator[str]:
 
 
 def _unpaid(config: RunFields) -> Iterator[str]:
+    if config.buffer.size:
+        return
     dp, needed = config.dp, releases_a_part(config)
     if dp.sampling == "poisson":
-        yield "dp.sampling is poisson, which needs dp-accounting: pip install 'flockstep[privacy]'"
+        yield (
+            "dp.sampling is poisson, for which this release has no accountant: set dp.sampling=none, by which "
+            "learners pay for the rounds that they are in"
+        )
         return
     paid = releases_within(dp.epsilon, dp.delta, dp.noise(needed))
     if paid < needed:

@@ -183,7 +183,10 @@ class CentralPrivacy:
         updates, size = self._config.updates_awaited, layout.shared_parameter_count
         ratio = self._multiplier * math.sqrt(size) / updates
         verdict = "" if ratio <= 1 else "; the noise drowns them: more learners a round, or a smaller model"
+        parts = self._config.parts_held
+        vague = f"dp.delta is {dp.delta:g}, by which all may be told of one of {parts} {unit}s: lower it"
         return [
+            *([vague] if dp.delta * parts >= 1 else []),
             f"privacy of each {unit}: epsilon {dp.epsilon:g} at delta {dp.delta:g} over the run, against whoever has "
             "its models and results; not against the leader, which sees all updates and is trusted (dp.mode=central)",
             f"noise over clipped updates: {ratio:.2g} = z sqrt(d) / n, with z {self._multiplier:g}, d {size:,}, "

@@ -43,7 +43,10 @@ def draw_curves(records: Sequence[Record], path: Path, title: str) -> None:
 
 
 def curves_figure(records: Sequence[Record], title: str) -> Figure:
-    """Four panels over the rounds: loss, test accuracy (or the task's own metric), seconds and megabytes a round."""
+    """Four panels over the rounds: loss, test accuracy (or the task's own metric), seconds and megabytes a round.
+
+    A private run tells no loss; the epsilon that it has spent is drawn there.
+    """
     from matplotlib.figure import Figure  # imported here because it takes most of a second
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -52,10 +55,11 @@ def curves_figure(records: Sequence[Record], title: str) -> Figure:
     heading = textwrap.fill(title, _TITLE_WIDTH)
     figure.suptitle(heading, fontsize=14, fontweight="bold", color=_INK, parse_math=False)
     (loss, accuracy), (seconds, traffic) = figure.subplots(2, 2)
-    _panel(loss, "Training loss", records)
-    losses = _points(records, "loss")
+    spent = _points(records, "epsilon")
+    _panel(loss, "Epsilon spent" if spent else "Training loss", records)
+    losses = spent or _points(records, "loss")
     _line(loss, losses, _BLUE)
-    if len(losses) == 1:
+    if spent or len(losses) == 1:
         _from_zero(loss)
     metric = _metric(records)
     _panel(accuracy, f"{metric.capitalize()} (%)" if is_share(metric) else metric.capitalize(), records)

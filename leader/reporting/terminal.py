@@ -106,14 +106,23 @@ def _history(progress: RunProgress) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     metric = progress.newest.metric if progress.newest else "accuracy"
     at_learners = progress.federated is not None
-    headings = ["round", "loss", printable(f"test {metric}"), "seconds", "up", "down", "learners"]
+    private = progress.history[-1].commit.epsilon is not None
+    headings = [
+        "round",
+        "eps" if private else "loss",
+        printable(f"test {metric}"),
+        "seconds",
+        "up",
+        "down",
+        "learners",
+    ]
     for heading in headings[:3] + ["at learners", "worst 10%"] * at_learners + headings[3:]:
         table.add_column(heading, justify="right")
     for row in progress.history:
         commit, is_best = row.commit, progress.best is not None and progress.best.round == row.commit.round
         table.add_row(
             str(commit.round),
-            f"{commit.loss:.4f}",
+            f"{commit.loss if commit.epsilon is None else commit.epsilon:.4f}",
             Text(_value(row.test), style="bold green" if is_best else ""),
             *(_federated(progress, row) if at_learners else ()),
             f"{commit.seconds:.1f}",
@@ -171,7 +180,7 @@ def _numbers(progress: RunProgress) -> Text:
     metric = printable(newest.metric) if newest else "accuracy"
     best_words = f" (best {_value(best)})" if best and best is not newest else ""
     parts = (
-        (" loss ", _number(progress.loss, ".4f"), ""),
+        _learnt(progress),
         (f"   test {metric} ", _value(newest), best_words),
         ("   up ", up, ""),
         ("   down ", down, ""),
@@ -180,6 +189,14 @@ def _numbers(progress: RunProgress) -> Text:
     for label, value, remark in parts:
         line.append(label, "dim").append(value, "bold").append(remark)
     return line
+
+
+def _learnt(progress: RunProgress) -> tuple[str, str, str]:
+    """The loss; of a private run, which tells none, what it has spent."""
+    commit = progress.history[-1].commit if progress.history else None
+    if commit is None or commit.epsilon is None:
+        return " loss ", _number(progress.loss, ".4f"), ""
+    return " eps ", f"{commit.epsilon:.2g}", f" of {commit.budget:g}"
 
 
 def _at_learners(scored: tuple[str, Spread]) -> Text:

@@ -98,7 +98,7 @@ REFUSED = {
     "private oort": (f"{PRIVATE} cohort.policy=oort cohort.size=1", "losses without noise", "policy=uniform"),
     "private sampling": (
         f"{PRIVATE} dp.sampling=poisson",
-        "dp.sampling is poisson, which needs dp-accounting: pip install 'flockstep[privacy]'",
+        "dp.sampling is poisson, for which this release has no accountant: set dp.sampling=none",
     ),
     "unpaid": (
         f"{PRIVATE} rounds=50 dp.noise_multiplier=1",

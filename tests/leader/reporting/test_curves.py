@@ -139,3 +139,10 @@ def test_a_band_over_many_rounds_is_thinned_to_the_same_rounds_on_both_sides() -
     drawn = values(shown, 0)
     assert len(drawn) == 2000
     assert drawn[-1] == (10_000, 50.0)
+
+
+def test_a_private_run_shows_what_it_has_spent_where_others_show_their_loss() -> None:
+    made = [record | {"loss": None, "epsilon": 1.5 * record["round"]} for record in records(3)]
+    shown = panels(made)
+    assert next(iter(shown)) == "Epsilon spent"
+    assert values(shown["Epsilon spent"]) == [(1, 1.5), (2, 3.0), (3, 4.5)]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -218,3 +219,21 @@ def test_the_display_can_be_drawn_while_learners_come_and_go() -> None:
             display.on_event(events.LearnerLeft(number, "n", "closed"))
     assert len(drawing.result()) == 200
     display.close()
+
+
+def test_a_private_run_shows_what_it_has_spent_in_place_of_the_loss_that_it_does_not_tell() -> None:
+    commit = events.RoundCommitted(
+        3, math.nan, 2.5, 3_200_000, 6_400_000, 2, 640, 0.1, epsilon=3.21, budget=8.0
+    )
+    run = [started(), *MIDDLE, commit]
+    shown = screen(run)
+    assert " eps 3.2 of 8 " in shown
+    assert "round 3/10 committed: eps 3.2 of 8, 2.5 s, 2 learners" in shown
+    assert "nan" not in shown
+    target = console(80)
+    display = TerminalDisplay(10, target)
+    for event in run:
+        display.on_event(event)
+    display.close()
+    [row] = [line.split() for line in target.export_text().splitlines() if line.strip().startswith("3 ")]
+    assert row[:2] == ["3", "3.2100"]

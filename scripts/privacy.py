@@ -1,0 +1,167 @@
+"""`python -m scripts.privacy`: what a private run will cost, before it begins, and what private runs came to."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+from argparse import SUPPRESS, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leader.config.dp_rules import releases_needed
+from leader.metric_names import headline, is_share
+from utils.dp.gaussian import epsilon_of, least_noise
+from utils.errors import ConfigError, program
+from utils.files import replace_file
+from utils.settings.flags import FlagParser, number, whole
+
+_DESCRIPTION = """\
+Plan a run with dp.mode=central before it begins, and draw what such runs came to. Each verb has flags of its own.
+
+  python -m scripts.privacy plan --learners 1000 --cohort 100 --rounds 200
+  python -m scripts.privacy plan --learners 1000 --rounds 50 --noise 4 --parameters 103954
+  python -m scripts.privacy plot runs/PRIVATE runs/PLAIN --out privacy.png
+
+"""
+_POSITIVE = number(lambda value: 0 < value < 1e6, "above 0")
+#: Of each flag what stands for its value, the type of that, the default and the description.
+_FLAGS: Mapping[str, tuple[str, Callable[[str], Any], Any, str]] = {
+    "--rounds": ("N", whole(1, 10_000_000), 10, "rounds of the run [10]"),
+    "--learners": ("N", whole(1, 10_000_000), 2, "learners that it begins with [2]"),
+    "--cohort": ("N", whole(0, 10_000_000), 0, "learners drawn a round; 0 = all [0]"),
+    "--noise": ("Z", _POSITIVE, 0.0, "noise multiplier [the least that pays]"),
+    "--epsilon": ("E", _POSITIVE, 8.0, "budget of each learner [8]"),
+    "--delta": ("D", number(lambda value: 0 < value < 1, "between 0 and 1"), 1e-5, "chance of more [1e-5]"),
+    "--parameters": ("N", whole(1, 2**40), 0, "parameters of the model, to compare the noise with updates"),
+    "--out": ("FILE", Path, Path("privacy.png"), "picture to write [privacy.png]"),
+}
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A word after `python -m scripts.privacy`."""
+
+    about: str
+    run: Callable[[Namespace], str]  # gives what to print
+    flags: tuple[str, ...]
+
+
+def plan(options: Namespace) -> str:
+    """What a run of these sizes costs each learner, and how much noise that takes."""
+    cohort = min(options.cohort or options.learners, options.learners)
+    releases = releases_needed(options.rounds, options.learners, cohort)
+    least = least_noise(options.epsilon, options.delta, releases)
+    noise = options.noise or least
+    spent = epsilon_of(math.sqrt(releases) / noise, options.delta)
+    verdict = "within the budget" if spent <= options.epsilon * (1 + 1e-9) else "refused at the start"
+    lines = [
+        f"rounds that a learner may have to pay: {releases} of {options.rounds}",
+        f"least noise multiplier that pays them: {least:g} (dp.noise_multiplier=0 takes it)",
+        f"epsilon with noise multiplier {noise:g}: {spent:.3g} of {options.epsilon:g} at delta {options.delta:g}, "
+        f"{verdict}",
+    ]
+    if options.delta >= 1 / options.learners:
+        lines.append(f"delta is no less than 1/learners: lower it, below {1 / options.learners:g} by far")
+    if options.parameters:
+        ratio = noise * math.sqrt(options.parameters) / cohort
+        lines.append(f"noise over clipped updates, z sqrt(d) / n: {ratio:.2g} (far above 1 little is learnt)")
+    return "\n".join(lines)
+
+
+def plot(options: Namespace) -> str:
+    """Draw the metric over epsilon for each run; a run without dp.mode is the line that it came to."""
+    if not options.runs:
+        raise ConfigError("plot: name at least one run folder")
+    curves = {run.name: _curve(run) for run in options.runs}
+    metric = next(metric for metric, _ in curves.values())
+    if others := [name for name, (other, _) in curves.items() if other != metric]:
+        raise ConfigError(f"plot: {others[0]} was measured by another metric than {metric}")
+    image = io.BytesIO()
+    _figure({name: points for name, (_, points) in curves.items()}, metric).savefig(image, format="png")
+    try:
+        replace_file(options.out, image.getvalue())
+    except OSError as error:
+        raise ConfigError(f"--out: can't write {options.out}: {error.strerror}") from error
+    return f"{options.out}: test {metric} against epsilon of {len(curves)} runs"
+
+
+Points = list[tuple[float | None, float]]  # epsilon, None in a run without; metric
+
+
+def _curve(run: Path) -> tuple[str, Points]:
+    """The metric that a run was tested by, and its values over what was spent."""
+    path = run / "metrics.jsonl"
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"plot: {path} can't be read ({error}); give the folder of a run") from error
+    names = {key[5:]: None for record in records for key in record if key.startswith("test_")}
+    if (metric := headline(names)) is None:
+        raise ConfigError(f"plot: {run} was never tested (evaluation.every); nothing to draw")
+    tested = [record for record in records if record.get(f"test_{metric}") is not None]
+    return metric, [(record.get("epsilon"), record[f"test_{metric}"]) for record in tested]
+
+
+def _figure(curves: Mapping[str, Points], metric: str) -> Any:
+    from matplotlib.figure import Figure  # here, as it takes most of a second
+
+    scale = 100 if is_share(metric) else 1
+    figure = Figure(figsize=(7, 4.6), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for number_, (name, points) in enumerate(curves.items()):
+        spent = [(epsilon, scale * value) for epsilon, value in points if epsilon is not None]
+        if spent:
+            axes.plot(*zip(*spent, strict=True), marker=".", color=f"C{number_}", label=name)
+        else:
+            last = scale * points[-1][1]
+            axes.axhline(last, linestyle="--", color=f"C{number_}", label=f"{name} (no noise)")
+    axes.set_xlabel("epsilon spent")
+    axes.set_ylabel(f"test {metric} (%)" if scale == 100 else f"test {metric}")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
+VERBS: Mapping[str, Verb] = {
+    "plan": Verb("what a run will cost, and the least noise that pays it", plan, tuple(_FLAGS)[:-1]),
+    "plot": Verb("accuracy against epsilon of runs", plot, ("--out",)),
+}
+
+
+def make_parser(word: str = "") -> FlagParser:
+    """The flags of one verb; without one, a description of the verbs, and unseen all flags, for shells to complete."""
+    verb, prog = VERBS.get(word), "python -m scripts.privacy"
+    if verb is None:
+        words = "\n".join(f"  {name:<6} {known.about}" for name, known in VERBS.items())
+        parser = FlagParser(prog, "%(prog)s VERB [flags of this verb]", _DESCRIPTION + words)
+    else:
+        runs = " RUN..." if verb.run is plot else ""
+        parser = FlagParser(
+            prog, f"%(prog)s {word}{runs} [flags]", f"{verb.about[0].upper()}{verb.about[1:]}."
+        )
+        if runs:
+            parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help=SUPPRESS)
+    for flag in verb.flags if verb else _FLAGS:
+        value, kind, default, about = _FLAGS[flag]
+        parser.add_argument(flag, type=kind, default=default, metavar=value, help=about if verb else SUPPRESS)
+    return parser
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the first word says; returns the exit code."""
+    word, *rest = (sys.argv[1:] if argv is None else argv) or [""]
+    if word not in VERBS:
+        if word.startswith("-"):
+            make_parser().parse_or_raise([word], {})
+        raise ConfigError(f"give a verb, one of {', '.join(VERBS)}; see python -m scripts.privacy --help")
+    print(VERBS[word].run(make_parser(word).parse_or_raise(rest, {})))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
