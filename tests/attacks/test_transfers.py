@@ -220,7 +220,7 @@ def test_callers_that_read_neither_the_model_nor_their_refusal_are_cut_off(
                 await connection.send(stream, framed(leader_pb2.Empty()), end=True)
             ends = [asyncio.ensure_future(connection.ended.wait()) for connection in crowd]
             async with asyncio.timeout(20):
-                for end, _ in zip(asyncio.as_completed(ends), range(4), strict=False):  # 12, and 8 may stay
+                for _, end in zip(range(4), asyncio.as_completed(ends), strict=False):  # 12, and 8 may stay
                     await end
             assert sum(connection.ended.is_set() for connection in crowd) == 4
             for waiting in ends:
