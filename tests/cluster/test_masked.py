@@ -11,11 +11,14 @@ from grpc.aio import AioRpcError
 
 from leader.events import RoundCommitted, UpdateAccepted
 from leader.secagg.masked_sum import sizes_of
+from learner.wire.whole_update import HeldUpdate
+from learner.work.worker import Worker
 from protos import leader_pb2
 from scripts.cluster import Cluster
 from tests.clusters import TINY, Settings, join, play, train
 from tests.strangers import Stranger
 from utils.codecs.files import File
+from utils.errors import PayloadError
 from utils.secagg.roster import VERSION
 from utils.secagg.update import VALUES, WIDE
 
@@ -84,3 +87,26 @@ def test_what_a_learner_says_in_no_session_changes_nothing() -> None:
 
     settings = {**MASKED, "secagg.bits": 64}
     assert play(disturbed, settings).model_sha256 == play(scenario, settings).model_sha256
+
+
+class Teller(Worker):
+    """A learner of another make, which tells its own loss beside its masked update."""
+
+    async def _send(self, held: HeldUpdate, *, resume: bool) -> None:
+        held.said.loss = 0.5
+        await super()._send(held, resume=resume)
+
+
+def test_an_update_that_tells_of_itself_beside_the_sum_is_refused() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        teller = join(cluster, "a", worker=Teller)
+        for name in "bcd":
+            join(cluster, name)
+        error = await cluster.failed(teller)
+        assert isinstance(error, PayloadError)
+        assert (
+            str(error) == "a masked update comes without weight, loss and metrics; only their sums are told"
+        )
+        await cluster.finished()
+
+    play(scenario, {**MASKED, "rounds": 1, "cohort.quorum": 0.75})

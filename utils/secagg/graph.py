@@ -13,6 +13,9 @@ from math import comb, inf, log2
 from utils.secagg.keys import digest
 
 ALL_TO_ALL = 128  # learners up to which everybody shares with everybody: fewer neighbours would not be safe
+#: What a sparse graph is to be safe from: a share of the learners that work for the leader, and one that is lost.
+COLLUDING, LOST = 0.2, 0.1
+SECURITY = 40  # it fails once in 2^this
 _FAILS = 20  # a session that can't be unmasked is tried again: once in 2^20 is enough
 
 

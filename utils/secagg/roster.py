@@ -8,7 +8,7 @@ from functools import cached_property
 
 from protos import leader_pb2
 from utils.errors import PayloadError
-from utils.secagg.graph import ALL_TO_ALL, neighbours
+from utils.secagg.graph import ALL_TO_ALL, COLLUDING, LOST, SECURITY, least, neighbours
 from utils.secagg.keys import KEY_BYTES, SESSION_BYTES, digest
 
 VERSION = 1  # of the protocol, as LearnerInfo.secagg says it
@@ -111,14 +111,17 @@ def check_plan(plan: leader_pb2.MaskPlan) -> None:
         raise PayloadError(
             f"{plan.threshold} of {plan.parties} learners could unmask; more than half must be needed"
         )
-    if plan.neighbours and not (
-        plan.parties > ALL_TO_ALL
-        and plan.neighbours < plan.parties
-        and plan.neighbours < 2 * plan.neighbour_threshold <= 2 * plan.neighbours
-    ):
+    if not plan.neighbours:
+        return
+    if plan.parties <= ALL_TO_ALL or plan.neighbours >= plan.parties:
         raise PayloadError(
-            f"{plan.neighbour_threshold} of {plan.neighbours} neighbours could unmask; more than half must be "
-            f"needed, and up to {ALL_TO_ALL} learners all share with all"
+            f"{plan.parties} learners all share with all, not with {plan.neighbours} neighbours"
+        )
+    count, threshold = least(plan.parties, COLLUDING, LOST, SECURITY, active=plan.signed)
+    if plan.neighbours < count or not threshold <= plan.neighbour_threshold <= plan.neighbours:
+        raise PayloadError(
+            f"{plan.neighbour_threshold} of {plan.neighbours} neighbours could unmask; of {plan.parties} learners "
+            f"{threshold} of {count} must be needed"
         )
 
 

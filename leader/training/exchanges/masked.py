@@ -41,7 +41,6 @@ from utils.secagg.roster import need, order_bytes
 from utils.wire.payload import Manifest, Payload
 
 _log = logging.getLogger(__name__)
-_COLLUDING, _LOST, _SECURITY = 0.2, 0.1, 40  # what a sparse graph is to be safe from; see utils.secagg.graph
 _SAID_ALONE = (
     "examples",
     "loss",
@@ -328,6 +327,6 @@ def plan_of(config: RunConfig, opening: Opening, attempt: int) -> leader_pb2.Mas
         plan.weight_bound = 1 << (largest - 1).bit_length()
     if parties > graph.ALL_TO_ALL:
         plan.neighbours, plan.neighbour_threshold = graph.least(
-            parties, _COLLUDING, _LOST, _SECURITY, active=False
+            parties, graph.COLLUDING, graph.LOST, graph.SECURITY, active=False
         )
     return plan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -265,9 +266,11 @@ def test_without_the_vow_nothing_is_shown() -> None:
         ({"bits": 8}, "16, 32 or 64"),
         ({"range": float("nan")}, "above 0"),
         ({"neighbours": 2, "neighbour_threshold": 2}, "all share with all"),
+        ({"parties": 150, "threshold": 101, "neighbours": 2, "neighbour_threshold": 2}, "must be needed"),
+        ({"parties": 150, "threshold": 101, "neighbours": 60, "neighbour_threshold": 2}, "must be needed"),
         ({"signed": True}, "no identity"),
     ],
 )
-def test_a_weak_plan_is_refused_before_anything_is_said(planned: dict[str, object], why: str) -> None:
+def test_a_weak_plan_is_refused_before_anything_is_said(planned: dict[str, Any], why: str) -> None:
     with pytest.raises(PayloadError, match=why):
-        MaskMember("a", SESSION, order("a", plan(4, **planned)), Floors())
+        MaskMember("a", SESSION, order("a", plan(**{"parties": 4, **planned})), Floors())
