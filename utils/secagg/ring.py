@@ -16,6 +16,7 @@ WORDS: dict[int, np.dtype[np.unsignedinteger[Any]]] = {
     32: np.dtype(np.uint32),
     64: np.dtype(np.uint64),
 }
+_BLOCK = 1 << 16  # values; 512 KiB of float64 stays in the cache
 Words = NDArray[np.unsignedinteger[Any]]
 
 
@@ -42,12 +43,18 @@ class Ring:
 
         Rounded half to even. Raises ValueRangeError for values that are not finite.
         """
-        _check(values, np.inf)
-        exact = np.multiply(values, share * self.scale, dtype=np.float64)
-        np.rint(exact, out=exact)
-        beyond = int(np.count_nonzero(np.abs(exact) > self.limit))
-        np.clip(exact, -self.limit, self.limit, out=exact)
-        return exact.astype(np.int64).astype(WORDS[self.bits]), beyond
+        words, beyond = np.empty(values.size, WORDS[self.bits]), 0
+        signed, factor = words.view(f"i{self.bits // 8}"), share * self.scale
+        for start in range(0, values.size, _BLOCK):
+            exact = np.multiply(values[start : start + _BLOCK], factor, dtype=np.float64)
+            np.rint(exact, out=exact)
+            beyond += int(np.count_nonzero(~(np.abs(exact) <= self.limit)))  # NaN is beyond too
+            np.clip(exact, -self.limit, self.limit, out=exact)
+            with np.errstate(invalid="ignore"):
+                signed[start : start + _BLOCK] = exact
+        if beyond:
+            _check(values, np.inf)
+        return words, beyond
 
     def means(self, total: Words, divisor: float) -> Vector:
         """(n,) summed words as (n,) means: over `divisor`, the sum of the shares."""
@@ -62,12 +69,18 @@ def exact_words(values: Vector, weight: int, fraction_bits: int, max_abs: float)
     Raises ValueRangeError for values beyond +-`max_abs`.
     """
     _check(values, max_abs)
-    scaled = np.multiply(values, 2.0**fraction_bits, dtype=np.float64)
-    words = np.rint(scaled, out=scaled).astype(np.int64).view(np.uint64)
+    words = np.empty(values.size, np.uint64)
+    signed = words.view(np.int64)
+    for start in range(0, values.size, _BLOCK):
+        scaled = np.multiply(values[start : start + _BLOCK], 2.0**fraction_bits, dtype=np.float64)
+        signed[start : start + _BLOCK] = np.rint(scaled, out=scaled)
     words *= np.uint64(weight)
     return words
 
 
 def _check(values: Vector, max_abs: float) -> None:
-    if values.size and not (np.isfinite(values).all() and np.abs(values).max() <= max_abs):
+    low, high = (values.min(), values.max()) if values.size else (0.0, 0.0)
+    if not (
+        np.isfinite(low) and np.isfinite(high) and low >= -max_abs and high <= max_abs
+    ):  # NaN passes through both
         raise ValueRangeError(f"an update with values that are not finite, or beyond +-{max_abs:g}")
