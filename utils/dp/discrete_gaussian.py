@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from itertools import accumulate
 from operator import mul
 
@@ -38,14 +38,11 @@ class DiscreteGaussian:
 
     multipliers: tuple[int, ...]
 
-    @cached_property
-    def _steps(self) -> tuple[int, ...]:
-        return tuple(accumulate((1, *self.multipliers), mul))
-
     @property
     def sigma(self) -> float:
         """Standard deviation."""
-        return WIDTH * math.sqrt(sum(step * step for step in self._steps))
+        steps = accumulate((1, *self.multipliers), mul)
+        return WIDTH * math.sqrt(sum(step * step for step in steps))
 
     @property
     def accounted(self) -> float:
@@ -54,28 +51,31 @@ class DiscreteGaussian:
 
     def draw(self, key: bytes, count: int, start: int = 0) -> NDArray[np.int32]:
         """Elements `start`, which must be even, to `start + count` of the noise of this key (32 bytes)."""
-        levels = [_Level(step, key, number, start) for number, step in enumerate(self._steps)]
-        noise = np.zeros(count, np.int32)
+        last, *others = [_Level(key, number, start) for number in reversed(range(len(self.multipliers) + 1))]
+        noise = np.empty(count, np.int32)
         for first in range(0, count, _BLOCK):
             block = noise[first : first + _BLOCK]
-            for level in levels:
+            block[:] = last.draw(block.size)
+            for multiplier, level in zip(reversed(self.multipliers), others, strict=True):
+                block *= multiplier
                 block += level.draw(block.size)
         return noise
 
 
 class _Level:
-    """`step` times a discrete Gaussian of width 64, drawn block by block."""
+    """A discrete Gaussian of width 64, drawn block by block."""
 
-    def __init__(self, step: int, key: bytes, number: int, start: int) -> None:
+    def __init__(self, key: bytes, number: int, start: int) -> None:
         assert start % 2 == 0
         # Levels are 2**64 counter blocks apart, more than any vector has.
         counter = ((number << 64) + start // 2).to_bytes(16, "big")
         self._stream = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
-        self._by_prefix, self._last, self._choices = _tables(step)
+        self._by_prefix, self._last, self._choices = _tables()
         self._zeros = memoryview(bytes(8 * _BLOCK))
         self._text = bytearray(8 * _BLOCK + 15)  # a block of the cipher more than it needs
         self._prefixes = np.empty(_BLOCK, np.uint64)
         self._values = np.empty(_BLOCK, np.int32)
+        self._open = np.empty(_BLOCK, np.bool_)
 
     def draw(self, count: int) -> NDArray[np.int32]:
         """The next values; good until the next call."""
@@ -83,7 +83,7 @@ class _Level:
         words = np.frombuffer(self._text, "<u8", count)
         prefixes = np.right_shift(words, np.uint64(64 - _PREFIX_BITS), out=self._prefixes[:count])
         values = self._by_prefix.take(prefixes.view(np.int64), out=self._values[:count], mode="clip")
-        undecided = np.flatnonzero(values == _UNDECIDED)
+        undecided = np.flatnonzero(np.equal(values, _UNDECIDED, out=self._open[:count]))
         rest = words[undecided]
         slots = (rest >> np.uint64(_THRESHOLD_BITS)).view(np.int64)
         values[undecided] = self._choices[slots, (rest <= self._last[slots]).view(np.int8)]
@@ -91,13 +91,13 @@ class _Level:
 
 
 @cache
-def _tables(step: int) -> tuple[NDArray[np.int32], NDArray[np.uint64], NDArray[np.int32]]:
+def _tables() -> tuple[NDArray[np.int32], NDArray[np.uint64], NDArray[np.int32]]:
     """What a level draws with: values by prefix of a word; by slot, the last word of its own value, and both values.
 
-    Where a prefix leaves open which it is, its value is _UNDECIDED. Values are multiplied by `step`.
+    Where a prefix leaves open which it is, its value is _UNDECIDED.
     """
     thresholds, own, aliases = alias_table()
-    aliases, own = aliases * step, np.where(thresholds == 0, aliases, own) * step
+    own = np.where(thresholds == 0, aliases, own)
     slots = np.arange(_SLOTS, dtype=np.uint64) << np.uint64(_THRESHOLD_BITS)
     last = slots + thresholds - (thresholds > 0).astype(np.uint64)
     prefixes = np.arange(1 << _PREFIX_BITS, dtype=np.uint64) << np.uint64(64 - _PREFIX_BITS)
@@ -105,7 +105,7 @@ def _tables(step: int) -> tuple[NDArray[np.int32], NDArray[np.uint64], NDArray[n
     of = (prefixes >> np.uint64(_THRESHOLD_BITS)).view(np.int64)
     decided = np.where(ends <= last[of], own[of], aliases[of])
     by_prefix = np.where((prefixes <= last[of]) & (ends > last[of]), _UNDECIDED, decided).astype(np.int32)
-    return by_prefix, last, np.stack([aliases, own], 1).astype(np.int32)
+    return by_prefix, last, np.stack([aliases, own], 1)
 
 
 @cache
