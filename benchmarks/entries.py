@@ -12,6 +12,7 @@ from benchmarks import (
     idle_round,
     leader_memory,
     learners,
+    privacy,
     resnet18_round,
     robust_memory,
     scaling,
@@ -70,5 +71,6 @@ ENTRIES: Mapping[str, Entry] = {
     "sessions": Entry(_alone(sessions.measure), draw_sessions),
     "simulation": Entry(_alone(simulation.measure), simulation.draw_simulation),
     "trust": Entry(_alone(trust.measure)),
+    "privacy": Entry(_alone(privacy.measure)),
     "soak": Entry(_alone(soak.measure)),
 }

@@ -19,7 +19,7 @@ import leader.__main__
 from leader import cli
 from leader.config import RunConfig
 from learner import options
-from scripts import command, partition, weights
+from scripts import command, partition, privacy, weights
 from scripts.simulate import __main__ as simulate
 from tests.docs.blocks import ROOT, words_of
 
@@ -115,6 +115,10 @@ def _write_weights(argv: list[str]) -> None:
     assert weights.main(argv) == 0
 
 
+def _plan_privacy(argv: list[str]) -> None:
+    assert privacy.main(argv) == 0
+
+
 def _bench(argv: list[str]) -> None:
     benchmarks.__main__.parse(argv)
 
@@ -150,6 +154,7 @@ _RUNNERS: Mapping[tuple[str, ...], Callable[[list[str]], object]] = {
     ("python", "-m", "scripts.simulate"): _simulate,
     ("python", "-m", "scripts.partition"): _split,
     ("python", "-m", "scripts.weights"): _write_weights,
+    ("python", "-m", "scripts.privacy"): _plan_privacy,
     ("python", "-m", "benchmarks"): _bench,
     ("flockstep",): _flockstep,
     ("make",): lambda argv: _make(*argv),
