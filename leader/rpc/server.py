@@ -77,6 +77,7 @@ class _Server:
         """Listen no more; calls under way have `grace_s` seconds to end, None = none."""
         await self._status.enter_graceful_shutdown()
         await self._server.stop(grace_s)
+        await self._ports.over()
 
     async def renew(self) -> None:
         """Have another server listen at the same address whenever it must, for ever."""

@@ -22,6 +22,7 @@ from typing import Any, NoReturn, Protocol, cast
 
 from grpc import aio
 
+from leader.condition import Signal
 from leader.config import LimitsConfig
 from leader.places import Places
 from leader.trust import roles
@@ -40,6 +41,7 @@ _REGISTER = f"/{SERVICE}/RegisterLearner"
 _UP = {f"/{SERVICE}/{name}" for name in ("AccumulateGradients", "ExchangeGradients")}
 _DOWN = {f"/{SERVICE}/{name}" for name in ("GetModel", "GetData", "ExchangeGradients")}
 
+_OVER_S = 1.0
 _MADE_ROOM = 64  # calls that end at once where there are too many
 
 
@@ -115,17 +117,21 @@ class _Requests:
         return self
 
     async def __anext__(self) -> Any:
-        if self._iterator is None:
-            self._iterator = cast(AsyncGenerator[Any, None], aiter(self._messages))
         if self._call.heard:
-            return await anext(self._iterator)
+            return await anext(self._asked())
         async with self._first(self._call):
             self._call.is_asked()
-            message = await anext(self._iterator, None)
+            message = await anext(self._asked(), None)
             self._call.has_spoken()
         if message is None:
             raise StopAsyncIteration
         return message
+
+    def _asked(self) -> AsyncGenerator[Any, None]:
+        """What gRPC reads by, which warns if it is made and not asked."""
+        if self._iterator is None:
+            self._iterator = cast(AsyncGenerator[Any, None], aiter(self._messages))
+        return self._iterator
 
     async def aclose(self) -> None:
         """Let go of what gRPC keeps for those that don't come any more."""
@@ -148,6 +154,7 @@ class Guard(Door):
         self._numbers = itertools.count()
         self._live: defaultdict[str, set[_LiveCall]] = defaultdict(set)  # by Caller.place
         self._count = 0  # of all live calls
+        self._changed = Signal()
         #: Caller.place of each that is registered.
         self.learners: Callable[[], Collection[str]] = frozenset
         self.connections = Connections(self._worth)
@@ -181,7 +188,17 @@ class Guard(Door):
     def _calls_under_way(self) -> Iterator[_LiveCall]:
         return itertools.chain.from_iterable(self._live.values())
 
+    async def over(self) -> None:
+        """Wait until calls that were cut off are over, which takes a moment; else gRPC logs a traceback of each."""
+        await self._changed.wait_until(lambda: not self._count, _OVER_S)
+
     async def _answer(self, method: str, answer: Call, request: Any, context: Context) -> Any:
+        try:
+            return await self._answered(method, answer, request, context)
+        except aio.InternalError:  # its caller is gone; gRPC would log a traceback
+            raise asyncio.CancelledError from None
+
+    async def _answered(self, method: str, answer: Call, request: Any, context: Context) -> Any:
         peer = context.peer()
         caller = await self._admitted(method, context)
         _CALLER.set(caller)
@@ -204,7 +221,7 @@ class Guard(Door):
             if self._is_nobody(caller):
                 self._refusals.add(caller.address)
             raise
-        except asyncio.CancelledError:  # its caller has broken it off
+        except (asyncio.CancelledError, aio.InternalError):  # its caller has broken it off
             self._came_to_nothing(method, context, anonymous(peer))
             raise
 
@@ -240,6 +257,7 @@ class Guard(Door):
             calls.remove(call)
             if not calls:
                 self._live.pop(caller.place, None)
+            self._changed.notify()
 
     def _make_room(self) -> None:
         """End calls of strangers, the mute ones first; raises BusyError where there are none."""

@@ -24,6 +24,7 @@ class Ports:
 
     def __init__(self, config: RunConfig, guard: Guard, count: int = 1) -> None:
         """`guard` stands at all `count` of them."""
+        self.over = guard.over
         self.connections = guard.connections
         self.connections.most = most_connections(config.limits, count)
         #: Of the gRPC server, beside those of every run.

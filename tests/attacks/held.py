@@ -84,6 +84,13 @@ async def silent_sessions(victim: Victim, count: int = 30) -> list[int]:
         return [(await session.code()).value[0] for session in sessions]
 
 
+async def leave_amid_a_download(victim: Victim) -> None:
+    """Ask for the model and be gone."""
+    async with RawConnection(victim.address, victim.held) as connection:
+        stream = connection.open("GetModel")
+        await connection.send(stream, framed(leader_pb2.Empty()), end=True)
+
+
 async def replays(victim: Victim, name: str = "replayer") -> Reply:
     """A registration that was seen on its way, sent once more; how the second was answered."""
     info = framed(leader_pb2.LearnerInfo(protocol=PROTOCOL, name=name, control=leader_pb2.CONTROL_SESSION))

@@ -19,7 +19,7 @@ from tests.clusters import TINY, play, train
 from tests.integration.harness import CAN_FORK, cluster_in
 
 _FEW_BYTES = 64 << 20
-_INVALID, _UNAUTHENTICATED, _EXHAUSTED, _DEADLINE = 3, 16, 8, 4  # gRPC status codes
+_INVALID, _DEADLINE, _EXHAUSTED, _UNAVAILABLE, _UNAUTHENTICATED = 3, 4, 8, 14, 16  # gRPC status codes
 
 
 def test_every_attack_that_held_before_leaves_the_runs_bits_alone() -> None:
@@ -74,3 +74,22 @@ def test_a_message_that_grpc_inflates_is_refused_before_it_is_large(tmp_path: Pa
             return peak
 
         assert asyncio.run(scenario()) - before < _FEW_BYTES
+
+
+def test_calls_that_nobody_waits_for_leave_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    ends: list[int] = []
+
+    async def stay(victim: Victim) -> None:
+        ends.extend(await held.silent_sessions(victim, 3))
+
+    async def scenario(cluster: Cluster) -> None:
+        victim = Victim(cluster.address)
+        for _ in range(50):
+            await held.leave_amid_a_download(victim)
+        staying = asyncio.create_task(stay(victim))
+        await train(cluster)
+        await staying
+
+    play(scenario, {**TINY, "limits.hello_s": 60})
+    assert ends == [_UNAVAILABLE] * 3  # cut off by the end of the run
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
