@@ -74,6 +74,17 @@ class LearnersCounted(Event):
 
 
 @dataclass(frozen=True)
+class LearnerOverdue(Event):
+    """A learner sent no update until the deadline; others are given work before it for a while."""
+
+    learner_id: int
+    name: str
+    deadline_s: float
+    behind_s: float  # seconds for which the others come first
+    moved: Mapping[str, str]  # who holds its parts now, by part; "" = nobody does
+
+
+@dataclass(frozen=True)
 class RoundStarted(Event):
     """A round's work orders are going out."""
 

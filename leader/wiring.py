@@ -57,6 +57,7 @@ class Wiring:
         self._engine = Engine(
             config, self.layout, self.workforce, state.secret, spool=spool, host=host, privacy=privacy
         )
+        self.workforce.clock = self._engine.host.clock
         self._save_as_told = save
         self._run_audit: RunAudit | None = None
         self.coordinator = Coordinator(self._engine, state, self.events, self._save, kind)

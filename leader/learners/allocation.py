@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leader.config import RunConfig
+from leader.config.rules import least_updates
 from leader.data.part import Part
 from leader.data.partition import partition
 from leader.data.shard_map import ShardMap
@@ -28,8 +29,11 @@ class Allocation:
         labels: NDArray[np.int64] | None,
         groups: NDArray[np.int64] | None,
         resumed: Seats | None,
+        rank: Callable[[Member], int] = lambda member: 0,
     ) -> None:
         self._config = config
+        self._rank = rank  # whose turn it is: those of the lowest
+        self._behind: frozenset[int] = frozenset()  # eligible, and given no work as others come first
         self._labels = labels  # None where the leader holds no data to deal out
         self._groups = groups  # None where the data has none
         self._resumed = resumed  # the deal of a run that goes on
@@ -55,6 +59,7 @@ class Allocation:
     def place(self, member: Member, *, eligible: bool) -> None:
         """A member has come, or come back, perhaps with other data; shards without a holder find one."""
         learner, own = member.learner_id, member.own_data
+        self._behind -= {learner}
         if eligible and own is None:
             self._map.add(learner)
         else:  # it may have been able to take a shard before
@@ -67,12 +72,21 @@ class Allocation:
             examples, seed = self._trained(own.examples), self._config.seed
             self._own_parts[learner] = Part.of_own(member.name, examples, own.fingerprint, seed)
         self._moved()
-        if self._shards and self._map.orphans:
-            self.spread()
+        self.review()
+
+    def review(self) -> bool:
+        """Who comes first may have changed: whether shards found another holder for that."""
+        if not self._shards or not (
+            self._map.orphans or self._find_behind() & {*self._map.holders().values()}
+        ):
+            return False
+        self.spread()
+        return True
 
     def remove(self, member: Member) -> None:
         """A member is gone; the shards that it held go to others."""
         self._moved()
+        self._behind -= {member.learner_id}
         self._own_parts.pop(member.learner_id, None)
         if self._eligible.pop(member.learner_id, None) is not None and member.own_data is None:
             self._map.remove(member.learner_id)
@@ -80,10 +94,41 @@ class Allocation:
 
     def spread(self) -> None:
         """Give every shard a holder, evenly, with as few moves as possible."""
+        if (behind := self._find_behind()) != self._behind:
+            self._behind = behind
+            self._moved()
+            for member in self._sharing():
+                if member.learner_id in behind:
+                    self._map.remove(member.learner_id)
+                else:
+                    self._map.add(member.learner_id)
         if not self._even:
             self._map.rebalance()
             self._moved()
             self._even = True
+
+    def _sharing(self) -> list[Member]:
+        """Eligible members that bring no data."""
+        return [member for member in self._eligible.values() if member.own_data is None]
+
+    def _find_behind(self) -> frozenset[int]:
+        """Eligible members that get no work now: others can do it, or a round can be made without theirs."""
+        ranks = {learner: self._rank(member) for learner, member in self._eligible.items()}
+        if not any(ranks.values()):
+            return frozenset()
+        own = {learner: ranks.pop(learner) for learner in self._own_parts}
+        first, first_own = min(ranks.values(), default=0), min(own.values(), default=0)
+        behind = {learner for learner, rank in ranks.items() if rank > first}
+        # Nobody else has the data of those that were here before: strangers did nothing wrong by that.
+        without = {learner for learner, rank in own.items() if rank > max(1, first_own)}
+        left = len(self._shard_parts) + len(own) - len(without)
+        return frozenset(behind | without if left >= self._least() else behind)
+
+    def _least(self) -> int:
+        """Fewest parts that a round can be made of."""
+        aggregate, secagg = self._config.aggregate, self._config.secagg
+        masked = secagg.least if secagg.mode == "masked" else 0
+        return max(masked, least_updates(aggregate.rule, aggregate.byzantine))
 
     def _moved(self) -> None:
         """Who is there or who holds what has changed."""
@@ -99,7 +144,7 @@ class Allocation:
 
         A resumed run keeps its shards, and each learner that came back keeps those it had.
         """
-        takers = [member for member in self._eligible.values() if member.own_data is None]
+        takers = self._sharing()
         self._own_at_start = len(self._own_parts)
         if self._resumed is not None:
             self._own_at_start = self._resumed.own
@@ -131,6 +176,7 @@ class Allocation:
         self._shards = shards
         self._shard_parts = {part.id: part for part in parts}
         self._map = ShardMap(len(shards), held)
+        self._behind = frozenset()
         self._moved()
         self.spread()
 
@@ -167,11 +213,14 @@ class Allocation:
         return self._parts
 
     def holders(self) -> Mapping[str, int]:
-        """Which learner does which part; parts that nobody can do are left out."""
+        """Which learner does which part; parts that nobody can do, or is to do now, are left out."""
         if self._holders is None:
             ids = list(self._shard_parts)
             held = {ids[shard]: learner for shard, learner in self._map.holders().items()}
-            self._holders = held | {part.id: learner for learner, part in self._own_parts.items()}
+            own = {
+                part.id: learner for learner, part in self._own_parts.items() if learner not in self._behind
+            }
+            self._holders = held | own
         return self._holders
 
     def enough(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import itertools
+import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from utils.errors import LimitError, NameTakenError, UnknownLearnerError
 #: How long a learner whose connection broke has its name to itself, on its own host too: a part of a lease, and at
 #: most seconds. A learner that was not killed is back by then, as it never waits longer than half of that.
 _GRACE, _GRACE_S = 1 / 4, 10.0
-_REMEMBERED = 4  # names whose ids are kept, as a multiple of the learners that may be registered
+REMEMBERED = 4  # names whose ids are kept, as a multiple of the learners that may be registered
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class Member:
     memory_bytes: int = 0  # of the device; 0 = not said
     connected: bool = False  # its session is open, or it was reached by dialling
     parted: float = 0.0  # when it registered, or its session broke
+    called: bool = False  # since it registered
+    joined: float = 0.0  # when it came, by the clock of the rounds
+    said: leader_pb2.LearnerInfo = field(default_factory=leader_pb2.LearnerInfo, repr=False)
     link: LearnerLink = field(default_factory=LearnerLink, repr=False)
 
     @property
@@ -79,12 +83,14 @@ class Membership:
         *,
         max_learners: int,
         lease_s: float,
+        plain_lease_s: float = 0.0,
         claims: Mapping[str, Claim] | None = None,
         began: float = 0.0,
         stands: Callable[[str], bool | None] = lambda peer: None,
     ) -> None:
         self.max_learners = max_learners
         self._lease_s = lease_s
+        self._plain_lease_s = max(lease_s, plain_lease_s)
         self._claims = dict(claims or {})  # of learners that were here before a restart, and may come back
         self._began = began
         self._stands = stands  # whether the connection from a peer is open, where that is known
@@ -140,6 +146,7 @@ class Membership:
         if known is not None:
             self._by_token.pop(known.token, None)
             member.link = known.link  # until there is another
+            member.joined = known.joined
         self._own_examples += _own_examples(member) - _own_examples(known)
         self._members[member.learner_id] = member
         self._by_token[member.token] = member
@@ -183,7 +190,7 @@ class Membership:
 
     def _make(self, info: leader_pb2.LearnerInfo, name: str, caller: Caller, now: float) -> Member:
         if name not in self._known_ids:
-            if len(self._known_ids) >= _REMEMBERED * self.max_learners:
+            if len(self._known_ids) >= REMEMBERED * self.max_learners:
                 self._known_ids = {member.name: id_ for id_, member in self._members.items()}
             self._known_ids[name] = next(self._ids)
         own = info.own_data
@@ -203,6 +210,7 @@ class Membership:
             tags=frozenset(info.tags),
             device_kind=info.device_kind,
             memory_bytes=info.memory_bytes,
+            said=info,
         )
 
     def by_token(self, token: bytes, caller: Caller) -> Member:
@@ -238,14 +246,24 @@ class Membership:
     def touch(self, member: Member, now: float) -> None:
         """A sign of life from `member`."""
         member.last_seen = now
+        member.called = True
+
+    def lease_s(self, member: Member) -> float:
+        """Seconds without a sign of life after which `member` counts as lost.
+
+        A plain learner that has called computes in silence; one that is dialled is called by the leader.
+        """
+        if not member.plain:
+            return self._lease_s
+        return math.inf if member.connected else self._plain_lease_s if member.called else self._lease_s
 
     def expired(self, now: float) -> list[Member]:
-        """Members whose lease has run out; plain ones have none."""
-        return [m for m in self._members.values() if not m.plain and now >= m.last_seen + self._lease_s]
+        """Members whose lease has run out."""
+        return [m for m in self._members.values() if now >= m.last_seen + self.lease_s(m)]
 
-    def next_expiry(self) -> float | None:
-        """Clock value at which the next lease runs out, if nothing is heard until then."""
-        return min((m.last_seen + self._lease_s for m in self._members.values() if not m.plain), default=None)
+    def next_expiry(self) -> float:
+        """Clock value at which the next lease runs out, if nothing is heard until then; inf = none."""
+        return min((m.last_seen + self.lease_s(m) for m in self._members.values()), default=math.inf)
 
     def remove(self, member: Member) -> bool:
         """Forget `member`; False if it was replaced or removed before."""

@@ -14,12 +14,20 @@ class Rendezvous:
     """Waits on the workforce, for cohort.wait_s seconds at most; `over` says that nobody is needed any more."""
 
     def __init__(
-        self, config: RunConfig, workforce: Workforce, events: EventStream, over: Callable[[], bool]
+        self,
+        config: RunConfig,
+        workforce: Workforce,
+        events: EventStream,
+        over: Callable[[], bool],
+        trouble: Callable[[], str] = lambda: "",
+        stop: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._config = config
         self._workforce = workforce
         self._events = events
         self._over = over
+        self._trouble = trouble  # why all who were here could not do their work; "" = nothing of the kind
+        self._stop = stop
 
     async def first(self, round_: int, *, resumed: bool) -> None:
         """Wait until all the learners that the run wants are here.
@@ -40,10 +48,18 @@ class Rendezvous:
             raise self._too_few(round_)
 
     async def enough(self, round_: int) -> None:
-        """Wait until the round after `round_` can begin; raises TooFewLearnersError."""
+        """Wait until the round after `round_` can begin; raises TooFewLearnersError.
+
+        Where all who were here have failed, none of whom had done work before, others have a lease to come; then
+        the run stops with that.
+        """
         if self._over() or self._workforce.enough():
             return
         self._tell()
+        if why := self._trouble():
+            if not await self._wait(self._workforce.enough, self._config.cohort.lease_s):
+                self._stop(why)
+            return
         if not await self._wait(self._workforce.enough, self._config.cohort.wait_s):
             raise self._too_few(round_)
 

@@ -16,18 +16,20 @@ from numpy.typing import NDArray
 from leader.condition import Signal
 from leader.config import RunConfig
 from leader.data.part import Part
-from leader.events import EventStream, LearnerJoined, LearnerLeft
+from leader.events import EventStream, LearnerJoined, LearnerLeft, LearnerOverdue
 from leader.learners.allocation import Allocation
 from leader.learners.dialling import Dialling
 from leader.learners.eligibility import Eligibility
 from leader.learners.links import Dial, DialledLink, LearnerLink, dial_in_plain
-from leader.learners.membership import Member, Membership
+from leader.learners.membership import REMEMBERED, Member, Membership
 from leader.learners.registration import CONTROL_NAMES, name_of
+from leader.learners.standing import Standings
+from leader.runtime import Clock, WallClock
 from leader.state import Seats
 from leader.trust.audit import BEGINNING, Head
 from leader.trust.callers import Caller, host_of
 from protos import leader_pb2
-from utils.errors import LimitError, NameTakenError, WireError
+from utils.errors import LimitError, NameTakenError, UnknownLearnerError, WireError
 
 _log = logging.getLogger(__name__)
 _TABLES = (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6"))
@@ -53,13 +55,17 @@ class Workforce:
         self._members = Membership(
             max_learners=config.limits.max_learners,
             lease_s=config.cohort.lease_s,
+            plain_lease_s=max(config.cohort.deadline_s, config.limits.stall_s),
             claims=seats.claims if seats else {},
             began=time.monotonic(),
             stands=stands,
         )
         held = None if labels is None else len(labels)
         self._eligibility = Eligibility(config, classes=classes, held=held)
-        self._allocation = Allocation(config, labels=labels, groups=groups, resumed=seats)
+        self.clock: Clock = WallClock()  # of the rounds
+        self._standings = Standings(REMEMBERED * config.limits.max_learners)
+        self._allocation = Allocation(config, labels=labels, groups=groups, resumed=seats, rank=self._rank)
+        self._away: dict[str, leader_pb2.LearnerInfo] = {}  # plain ones whose lease ran out, by connection
         self.dialling = Dialling(config)
         self.dial: Dial = dial_in_plain
         self.audit_head: Callable[[], Head] = lambda: BEGINNING  # what learners shall bear witness to
@@ -100,7 +106,13 @@ class Workforce:
         """The member that makes a call, a plain one without a token; raises UnknownLearnerError."""
         if token:
             return self.by_token(token, caller)
-        return self._alive(self._members.by_address(network_addr, caller, time.monotonic()))
+        try:
+            member = self._members.by_address(network_addr, caller, time.monotonic())
+        except UnknownLearnerError:
+            if (said := self._away.pop(caller.place, None)) is None:
+                raise
+            member = self.register(said, caller)  # it was only silent
+        return self._alive(member)
 
     def _alive(self, member: Member) -> Member:
         self.heard(member)
@@ -108,7 +120,10 @@ class Workforce:
 
     def heard(self, member: Member) -> None:
         """A sign of life from `member`."""
+        first = not member.called
         self._members.touch(member, time.monotonic())
+        if first and self._allocation.review():
+            self.announce()
 
     def register(self, info: leader_pb2.LearnerInfo, caller: Caller) -> Member:
         """Take a learner in.
@@ -133,6 +148,7 @@ class Workforce:
             )
         self._allocation.place(member, eligible=eligible)
         if new:
+            member.joined = self.clock.now()
             own = member.own_data.examples if member.own_data else None
             control = CONTROL_NAMES[member.control]
             self._events.publish(
@@ -196,17 +212,11 @@ class Workforce:
         self._events.publish(LearnerLeft(member.learner_id, member.name, reason))
         self.announce()
 
-    def drop_silent(self, owing: Collection[int]) -> None:
-        """Let go of plain learners among `owing`: they have no lease, and the deadline has passed."""
-        for member in list(self):
-            if member.plain and member.learner_id in owing:
-                self.leave(member, "sent no update until the deadline")
-
     async def watch_leases(self) -> None:
         """Let members go as their leases run out, for ever."""
         while True:
             due, now = self._members.next_expiry(), time.monotonic()
-            wait_s = self._config.cohort.lease_s if due is None else max(0.0, due - now)
+            wait_s = min(self._config.cohort.lease_s, max(0.0, due - now))  # who comes may be due sooner
             await asyncio.sleep(wait_s)
             if time.monotonic() <= now + wait_s + _ASLEEP_S:
                 self.expire()
@@ -217,7 +227,46 @@ class Workforce:
     def expire(self) -> None:
         """Let go of every member whose lease has run out."""
         for member in self._members.expired(time.monotonic()):
-            self.leave(member, f"no sign of life for {self._config.cohort.lease_s:g} s")
+            lease_s = self._members.lease_s(member)
+            self.leave(member, f"no sign of life for {lease_s:g} s")
+            if member.plain:
+                self._away[member.identity] = member.said
+                while len(self._away) > self._members.max_learners:
+                    del self._away[next(iter(self._away))]
+
+    # --- how they stand; see Standings -----------------------------------------------------
+
+    def _rank(self, member: Member) -> int:
+        return self._standings.rank(member, self.clock.now())
+
+    def worked(self, member: Member) -> None:
+        """An update of `member` counts."""
+        self._standings.worked(member.name)
+
+    def proven(self, name: str) -> bool:
+        """Whether work of the learner of this name has counted."""
+        return self._standings.proven(name)
+
+    def failed(self, member: Member, seconds: float) -> None:
+        """`member` could not do its work, and said so after so many seconds."""
+        self._standings.held_up([member.name], seconds, self.clock.now())
+
+    def overdue(self, learners: Collection[int], deadline_s: float, *, abandoned: bool) -> None:
+        """These learners sent no update until the deadline: their work goes to others, if others are here.
+
+        Where the exchange closes without them, those whose work has counted before are only slow.
+        """
+        late = [m for m in self if m.learner_id in learners and (abandoned or not self.proven(m.name))]
+        self._standings.held_up([m.name for m in late], deadline_s, self.clock.now())
+        before = dict(self.holders())
+        self._allocation.spread()
+        after, names = self.holders(), {member.learner_id: member.name for member in self}
+        for member in late:
+            parts = sorted(part for part, learner in before.items() if learner == member.learner_id)
+            moved = {part: names.get(after.get(part, 0), "") for part in parts}
+            behind_s = self._standings.behind_s(member.name, self.clock.now())
+            self._events.publish(LearnerOverdue(member.learner_id, member.name, deadline_s, behind_s, moved))
+        self.announce()
 
     # --- who does what; see Allocation -----------------------------------------------------
 
@@ -257,6 +306,10 @@ class Workforce:
     def eligible(self) -> int:
         """How many of the learners meet cohort.require."""
         return len(self._allocation)
+
+    def others(self, names: Collection[str]) -> bool:
+        """Whether somebody who may do work is here beside these."""
+        return any(member in self._allocation and member.name not in names for member in self)
 
     def enough(self) -> bool:
         """Whether a further round can begin with the learners that are here."""

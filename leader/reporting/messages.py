@@ -17,7 +17,7 @@ _DEBUG = (
     events.RoundStarted,
     events.EvaluationSkipped,
 )
-_WARNING = (events.CallRefused, events.RoundAbandoned)
+_WARNING = (events.CallRefused, events.LearnerOverdue, events.RoundAbandoned)
 
 
 def level_of(event: events.Event) -> int:
@@ -88,6 +88,12 @@ def describe(event: events.Event, rounds: int, join: str = "") -> str:
         case events.LearnersCounted():
             joined = number_of(event.joined, "more learner")
             return f"{joined} joined and {event.left:,} left in {event.seconds:.0f} s"
+        case events.LearnerOverdue():
+            moved = [_moved(part, to, event.name) for part, to in event.moved.items()]
+            return (
+                f"learner {event.learner_id} {event.name} sent no update within {event.deadline_s:g} s: "
+                f"{', '.join(moved)}; for {event.behind_s:.3g} s others are given work first"
+            )
         case events.LearnerProgress():
             return (
                 f"learner {event.learner_id} is at step {event.done}/{event.total} "
@@ -109,6 +115,13 @@ def describe(event: events.Event, rounds: int, join: str = "") -> str:
 def describe_spent(event: events.RoundCommitted) -> str:
     """What a round of a private run has left of its learners' privacy, such as `eps 3.2 of 8`."""
     return f"eps {event.epsilon:.2g} of {event.budget:g}"
+
+
+def _moved(part: str, to: str, name: str) -> str:
+    """What becomes of a part of `name` that is overdue."""
+    if not to:
+        return f"{part} is left out"
+    return f"{part} stays, nobody else is here" if to == name else f"{part} moves from {name} to {to}"
 
 
 def describe_spread(scored: tuple[str, events.Spread]) -> str:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from leader.rounds.protocol import (
@@ -35,6 +35,7 @@ from leader.rounds.protocol import (
     Deserted,
     Dispatch,
     Outdated,
+    Overdue,
     Phase,
     RoundEvent,
     RoundPlan,
@@ -116,9 +117,9 @@ class Buffer:
         """Parts on which `learner` has an open ticket."""
         return tuple(part for part in self.pending if self._holders[part] == learner)
 
-    def owing(self) -> frozenset[int]:
-        """Learners with an open ticket."""
-        holders = (self._holders[part] for part in self._tickets)
+    def owing(self, parts: Iterable[str] | None = None) -> frozenset[int]:
+        """Learners that hold these parts; of None, with an open ticket."""
+        holders = (self._holders[part] for part in (self._tickets if parts is None else parts))
         return frozenset(learner for learner in holders if learner is not None)
 
     def counted(self, part: str, turn: int) -> bool:
@@ -172,11 +173,13 @@ class Buffer:
     def _open(self, now: float) -> list[Action]:
         self.phase = Phase.TRAINING
         self._since, self._ends = now, now + self.plan.deadline_s
-        for part, ticket in list(self._tickets.items()):
-            if self.plan.round - ticket.round > self._max_staleness:
-                del self._tickets[part]
+        oldest = self.plan.round - self._max_staleness
+        stale = [part for part, ticket in self._tickets.items() if ticket.round < oldest]
+        for part in stale:
+            del self._tickets[part]
         moved = [part for part in self._tickets if self._given.get(part) != self._holders[part]]
-        return [*(action for part in moved for action in self._give(part)), *self._fill()]
+        late: list[Action] = [Overdue(owing, False)] if (owing := self.owing(stale)) else []
+        return [*late, *(action for part in moved for action in self._give(part)), *self._fill()]
 
     def _give(self, part: str) -> list[Action]:
         """Hand the open ticket of a part to its holder, if there is one."""
@@ -265,8 +268,11 @@ class Buffer:
         return [CloseStep(0, tuple(sorted({part for part, _ in self._inside})))]
 
     def _expire(self) -> list[Action]:
-        if len(self._inside) >= self.plan.quorum:
-            return self._close()
+        sent = {part for part, _ in self._inside}  # who sends may have begun its next work just now
+        owing, abandoned = self.owing(set(self._tickets) - sent), len(self._inside) < self.plan.quorum
+        return [Overdue(owing, abandoned), *(self._give_up() if abandoned else self._close())]
+
+    def _give_up(self) -> list[Action]:
         return self._abandon(
             f"{len(self._inside)} of {self._target} updates in after {self.plan.deadline_s:g} s, "
             f"{self.plan.quorum} are needed"

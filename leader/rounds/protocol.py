@@ -121,7 +121,15 @@ class Abandon:
     reason: str
 
 
-Action = Dispatch | CloseStep | Commit | Abandon
+@dataclass(frozen=True)
+class Overdue:
+    """These learners owe work at the deadline: the exchange closes without them, or is abandoned for them."""
+
+    learners: frozenset[int]
+    abandoned: bool
+
+
+Action = Dispatch | CloseStep | Commit | Abandon | Overdue
 
 
 class RoundMachine(Protocol):
@@ -137,10 +145,6 @@ class RoundMachine(Protocol):
 
     def pending_of(self, learner: int) -> tuple[str, ...]:
         """Parts that `learner` still owes."""
-        ...
-
-    def owing(self) -> frozenset[int]:
-        """Learners that have not sent all their updates."""
         ...
 
     def refusal(self, round_: int, step: int, part: str) -> WireError | None:

@@ -26,6 +26,7 @@ from leader.rounds.protocol import (
     Commit,
     Deserted,
     Dispatch,
+    Overdue,
     Phase,
     Reopen,
     RoundEvent,
@@ -61,14 +62,6 @@ class Round:
     def pending_of(self, learner: int) -> tuple[str, ...]:
         """Parts of the open exchange that `learner` still owes."""
         return tuple(part for part in self.pending if self._holders[part] == learner)
-
-    def owing(self) -> frozenset[int]:
-        """Learners that had not sent all their updates when the open or last exchange ended."""
-        return frozenset(
-            learner
-            for part, learner in self._holders.items()
-            if part not in self._done and learner is not None
-        )
 
     def refusal(self, round_: int, step: int, part: str) -> WireError | None:
         """Why an update can't be counted now, or None if it can."""
@@ -161,8 +154,11 @@ class Round:
         return self._open(now)
 
     def _expire(self) -> list[Action]:
-        if len(self._done) >= self.plan.quorum:
-            return self._close()
+        late = frozenset(learner for part in self.pending if (learner := self._holders[part]) is not None)
+        abandoned = len(self._done) < self.plan.quorum
+        return [Overdue(late, abandoned), *(self._give_up() if abandoned else self._close())]
+
+    def _give_up(self) -> list[Action]:
         missing = ", ".join(part for part in self.plan.parts if part not in self._done)
         return self._abandon(
             f"{len(self._done)} of {len(self.plan.parts)} updates in after {self.plan.deadline_s:g} s, "

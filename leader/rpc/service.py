@@ -153,7 +153,8 @@ class LeaderService:
         if request.token:
             member: Member | None = self._caller(context, request.token)
         else:
-            member = self._workforce.of(caller_of(context))
+            if (member := self._workforce.of(caller_of(context))) is not None:
+                self._workforce.heard(member)
             if versions.number is not None:
                 await self._desk.fresh_model(caller_of(context).place, self._config.limits.stall_s)
         try:

@@ -72,7 +72,9 @@ class Coordinator:
             workforce, self.versions, self._inbox, self._host.clock, lambda: self.over, self.stop
         )
         self._commit = Commit(config, save, workforce, events, self.traffic, self._host)
-        self._rendezvous = Rendezvous(config, workforce, events, lambda: self.over)
+        self._rendezvous = Rendezvous(
+            config, workforce, events, lambda: self.over, lambda: self.desk.trouble, self.stop
+        )
         self._tally = Tally(0.0, self.traffic)
         self._moved = False  # whether a round was committed since the leader started
         self._stop_reason: str | None = None
@@ -164,7 +166,6 @@ class Coordinator:
         abandoned = await self._drive(exchange)
         if abandoned is not None:
             self._events.publish(RoundAbandoned(plan.round, abandoned))
-            self.workforce.drop_silent(exchange.machine.owing())
         if exchange.machine.phase is Phase.COMMITTED:
             lr = self._engine.orders.lr(plan.round, plan.steps, plan.steps)
             self.state = await self._commit.round(self.state, exchange, self._tally, lr)
@@ -229,6 +230,9 @@ class Coordinator:
                         self.desk.give(learner, part)
                     case protocol.CloseStep(step, in_sum):
                         abandoned = await self._close(exchange, step, in_sum)
+                    case protocol.Overdue(learners, gave_up):
+                        deadline_s = exchange.machine.plan.deadline_s
+                        self.workforce.overdue(learners, deadline_s, abandoned=gave_up)
                     case protocol.Abandon(reason):
                         abandoned = reason
                     case protocol.Commit():

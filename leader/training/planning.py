@@ -50,7 +50,7 @@ class RoundPlanner:
 
     def cohort(self, state: RunState) -> Opening:
         """The round after `state`, of the parts that are drawn for it."""
-        cohort, available = self._config.cohort, self._privacy.payable(self._workforce.parts())
+        cohort, available = self._config.cohort, self._privacy.payable(self._available())
         drawn = math.ceil(cohort.size * cohort.over_selection)
         chosen = self.choose(available, drawn, state, self._config.seed, state.round + 1)
         target = min(cohort.size or len(chosen), len(chosen))
@@ -58,19 +58,24 @@ class RoundPlanner:
 
     def buffer(self, state: RunState) -> Opening:
         """The round after `state`, of so many updates of any parts."""
-        available = self._workforce.parts()
+        available = self._available()
         return self._opening(
             state, {part: available[part] for part in sorted(available)}, self._config.buffer.size
         )
 
     def scoring(self, state: RunState) -> Opening:
         """An exchange after the last round in which all parts' learners score its model, as many as answer."""
-        parts = self._workforce.parts()
+        parts = self._available()
         plan = RoundPlan(
             state.round + 1, 1, tuple(sorted(parts)), quorum=1, deadline_s=self._deadlines.of(())
         )
         scale = Scale.of(self._config.aggregate.max_abs, sum(part.examples for part in parts.values()))
         return Opening(plan, parts, scale, len(set(self._workforce.holders().values())))
+
+    def _available(self) -> dict[str, Part]:
+        """The parts that somebody is to do."""
+        holders = self._workforce.holders()
+        return {part: what for part, what in self._workforce.parts().items() if part in holders}
 
     def _opening(self, state: RunState, parts: Mapping[str, Part], target: int) -> Opening:
         holders = self._workforce.holders()

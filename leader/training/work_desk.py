@@ -36,8 +36,8 @@ class WorkDesk:
         self._clock = clock
         self._over = over
         self._stop = stop
-        self._failures: dict[str, set[str]] = {}  # names of learners that can't do it, by id of open work
-        self._proven: set[str] = set()  # names of learners that have done counted work
+        self.trouble = ""  # why all who are here could not do their work; "" as long as one may
+        self._failed: set[str] = set()  # names of learners that could not, since the last commit
         self._given_at: dict[str, float] = {}  # clock value at which work was given out, by part
         self._counted: set[str] = set()  # identities of plain learners with an update in the open exchange
 
@@ -73,18 +73,23 @@ class WorkDesk:
         await self._inbox.submit(member, upload, work_id, piece)
 
     def failed(self, member: Member, work_id: str, reason: str) -> None:
-        """A learner says that it can't do its work; when a second one says so of the same work, the run stops.
+        """A learner says that it can't do its work; when all who are here have said so since the last commit, the
+        run stops.
 
-        One learner's machine may be broken; work that fails on two that have done counted work before, or on
-        all that there are, is itself at fault: training that diverges does so everywhere. Work that the
-        learner does not owe says nothing.
+        One learner's machine may be broken, and two may lie; work that fails on all is itself at fault: training that
+        diverges does so everywhere. At once if one of them has done counted work; anybody can make learners up, so
+        else others are waited for (`Rendezvous.enough`). Work that the learner does not owe says nothing.
         """
-        if not self.owes(member, work_id):
+        if self.exchange is None or not self.owes(member, work_id):
             return
-        names = self._failures.setdefault(work_id, set())
-        names.add(member.name)
-        if len(names & self._proven) > 1 or self._workforce.eligible() == 0:
-            self._stop(f"learner {member.name} failed: {reason}")
+        self._failed.add(member.name)
+        seconds = self.seconds_at_work(self.exchange.orders.part(work_id).id)
+        self._workforce.failed(member, seconds)
+        if self._workforce.others(self._failed):
+            return
+        self.trouble = f"learner {member.name} failed: {reason}"
+        if any(self._workforce.proven(name) for name in self._failed):
+            self._stop(self.trouble)
 
     def outdated(self, member: Member, version: int) -> None:
         """A learner asks for a version that is gone: open work that needs it is to be given out anew."""
@@ -138,7 +143,8 @@ class WorkDesk:
 
     def counted(self, member: Member) -> None:
         """The learner's update is in the sum."""
-        self._proven.add(member.name)
+        self._workforce.worked(member)
+        self._failed.discard(member.name)
         if member.plain:
             self._counted.add(member.identity)
 
@@ -150,5 +156,6 @@ class WorkDesk:
         self._counted.clear()
 
     def committed(self) -> None:
-        """A round is committed: what was said of work that is not open any more is forgotten."""
-        self._failures = {id_: names for id_, names in self._failures.items() if self.is_open(id_)}
+        """A round is committed: somebody can do the work."""
+        self._failed.clear()
+        self.trouble = ""

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leader.config import RunConfig
-from leader.events import EventStream, LearnerLeft
+from leader.events import EventStream, LearnerLeft, LearnerOverdue
 from leader.learners.workforce import Workforce
+from leader.runtime import WallClock
 from leader.state import Seats
 from leader.trust.callers import anonymous
 from tests.leader.learners.crew import LABELS, Crew, info
@@ -70,8 +71,20 @@ def test_parts_that_nobody_holds_go_to_the_next_learner_that_comes() -> None:
     assert crew.workforce.holders() == {"shard-00000": b.learner_id}
 
 
+class Clock(WallClock):
+    """A clock that a test turns."""
+
+    time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+
 moves = st.lists(
-    st.tuples(st.sampled_from("abcde"), st.sampled_from(["join", "leave", "own", "rebalance", "spectate"])),
+    st.tuples(
+        st.sampled_from("abcde"),
+        st.sampled_from(["join", "leave", "own", "rebalance", "spectate", "late", "slow", "works", "later"]),
+    ),
     max_size=15,
 )
 
@@ -83,7 +96,8 @@ def test_whoever_comes_and_goes_every_part_has_a_holder_that_is_there_and_may_wo
     crew = Crew(learners=start, require="fit")
     crew.join(*"abcde"[:start], tags="fit")
     crew.workforce.deal()
-    workforce = crew.workforce
+    workforce, clock = crew.workforce, Clock()
+    workforce.clock = clock
     for name, move in steps:
         here = {member.name: member for member in workforce}
         token = here[name].token if name in here else b""
@@ -94,6 +108,12 @@ def test_whoever_comes_and_goes_every_part_has_a_holder_that_is_there_and_may_wo
         elif move in ("join", "own"):
             own_data = 7 if move == "own" else 0
             workforce.register(info(name, own_data, token=token, tags="fit"), anonymous("peer"))
+        elif move in ("late", "slow") and name in here:
+            workforce.overdue([here[name].learner_id], 10.0, abandoned=move == "late")
+        elif move == "works" and name in here:
+            workforce.worked(here[name])
+        elif move == "later":
+            clock.time += 15.0
         elif move == "spectate":
             workforce.register(info(name, 7, token=token), anonymous("peer"))
         here = {member.name: member for member in workforce if "fit" in member.tags}
@@ -103,11 +123,63 @@ def test_whoever_comes_and_goes_every_part_has_a_holder_that_is_there_and_may_wo
         assert set(holders.values()) <= takers
         assert len(holders) == (start if takers else 0)
         own = {f"own-{name}": member.learner_id for name, member in here.items() if member.own_data}
-        assert {part: id_ for part, id_ in workforce.holders().items() if part not in holders} == own
+        doing = {part: id_ for part, id_ in workforce.holders().items() if part not in holders}
+        assert doing.items() <= own.items()
+        assert bool(doing) == bool(own)
         assert set(workforce.parts()) == {f"shard-{i:05d}" for i in range(start)} | set(own)
         seats = workforce.seats()
         assert seats is not None
         assert set(seats.holders.values()) <= set(here)
+
+
+def test_the_shard_of_one_that_is_late_goes_to_others_and_comes_back_after_a_while() -> None:
+    crew, clock = Crew(learners=2), Clock()
+    crew.workforce.clock = clock
+    eve, a = crew.dealt("eve", "a")
+    crew.workforce.worked(a)
+    crew.workforce.heard(eve)
+    crew.workforce.overdue([eve.learner_id], 10.0, abandoned=True)
+    assert set(crew.workforce.holders().values()) == {a.learner_id}
+    moved = {"shard-00000": "a"}
+    assert crew.events[-1] == LearnerOverdue(eve.learner_id, "eve", 10.0, 20.0, moved)
+    clock.time = 19.9
+    crew.workforce.rebalance()
+    assert set(crew.workforce.holders().values()) == {a.learner_id}
+    clock.time = 20.0
+    crew.workforce.rebalance()
+    assert set(crew.workforce.holders().values()) == {a.learner_id, eve.learner_id}
+
+
+def test_one_that_is_alone_keeps_its_work_however_late_it_is_and_whoever_comes_then_takes_it_over() -> None:
+    crew = Crew(learners=1)
+    (eve,) = crew.dealt("eve")
+    crew.workforce.overdue([eve.learner_id], 10.0, abandoned=True)
+    assert crew.workforce.holders() == {"shard-00000": eve.learner_id}
+    (a,) = crew.join("a")
+    assert crew.workforce.holders() == {"shard-00000": a.learner_id}
+    crew.workforce.leave(a, "gone")
+    assert crew.workforce.holders() == {"shard-00000": eve.learner_id}
+
+
+def test_where_an_exchange_closes_without_them_those_who_have_worked_are_only_slow() -> None:
+    crew = Crew(learners=3)
+    slow, _, eve = crew.dealt("slow", "a", "eve")
+    crew.workforce.worked(slow)
+    crew.workforce.overdue([slow.learner_id, eve.learner_id], 10.0, abandoned=False)
+    assert eve.learner_id not in crew.workforce.holders().values()
+    assert slow.learner_id in crew.workforce.holders().values()
+
+
+def test_own_data_that_is_late_is_left_out_as_long_as_the_rule_has_enough_without_it() -> None:
+    crew = Crew(learners=2, holder="learner")
+    eve, _ = crew.join("eve", "a", own=5)
+    crew.workforce.deal()
+    crew.workforce.overdue([eve.learner_id], 10.0, abandoned=True)
+    assert list(crew.workforce.holders()) == ["own-a"]
+    assert list(crew.workforce.parts()) == ["own-eve", "own-a"]
+    assert crew.workforce.enough()
+    crew.workforce.overdue([member.learner_id for member in crew.workforce], 10.0, abandoned=True)
+    assert list(crew.workforce.holders()) == ["own-eve", "own-a"]
 
 
 def test_a_learner_that_brings_its_own_data_next_time_gives_its_part_up() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from leader.learners.membership import Member, Membership, OwnData
@@ -366,10 +368,9 @@ def test_a_name_of_an_identity_is_not_taken_by_another_caller() -> None:
 # --- leases --------------------------------------------------------------------------------
 
 
-def test_a_lease_runs_out_when_nothing_is_heard_and_plain_learners_have_none() -> None:
+def test_a_lease_runs_out_when_nothing_is_heard() -> None:
     register = members(lease_s=5.0)
     a, b = joined(register, full("a")), joined(register, full("b"))
-    joined(register, plain("c"))
     register.touch(b, 2.0)
     assert register.next_expiry() == 5.0
     assert register.expired(4.999) == []
@@ -378,7 +379,20 @@ def test_a_lease_runs_out_when_nothing_is_heard_and_plain_learners_have_none() -
     register.remove(a)
     assert register.next_expiry() == 7.0
     register.remove(b)
-    assert register.next_expiry() is None
+    assert register.next_expiry() == math.inf
+
+
+def test_a_plain_learner_that_never_calls_has_a_lease_and_one_that_does_may_compute_for_as_long_as_a_deadline() -> (
+    None
+):
+    register = Membership(max_learners=9, lease_s=5.0, plain_lease_s=60.0)
+    silent, calls, dialled = (joined(register, plain(name)) for name in "abc")
+    dialled.connected = True
+    register.touch(calls, 1.0)
+    assert [register.lease_s(member) for member in (silent, calls, dialled)] == [5.0, 60.0, math.inf]
+    assert register.expired(60.9) == [silent]
+    assert register.expired(61.0) == [silent, calls]
+    assert register.next_expiry() == 5.0
 
 
 # --- what is said at registration ----------------------------------------------------------

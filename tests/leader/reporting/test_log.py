@@ -29,6 +29,9 @@ RUN: list[events.Event] = [
     events.UpdateAccepted(1, 3, 0, 25000, 1.2345, 931.4, 3_200_000),
     events.CallRefused(None, "no such token"),
     events.StepApplied(3, 0, 1, 1.2345, 3_200_000, 3_200_000),
+    events.LearnerOverdue(
+        2, "eve", 60.0, 120.0, {"shard-00001": "alpha", "shard-00003": "eve", "own-eve": ""}
+    ),
     events.RoundAbandoned(3, "1 of 2 updates at the deadline"),
     events.RoundCommitted(3, 1.2345, 12.34, 3_200_000, 480, 2, 50000, 0.1),
     events.Evaluated(3, {"accuracy": 0.612, "loss": 1.1}, 2.0),
@@ -44,6 +47,8 @@ INFO_LINES = [
     "waiting for learners: 1 of 2; on each run: python -m learner --leader h:1",
     "learner 1 alpha joined: cpu (1 thread), 25,000 examples of its own",
     "warning: refused a call of an unknown caller: no such token",
+    "warning: learner 2 eve sent no update within 60 s: shard-00001 moves from eve to alpha, "
+    "shard-00003 stays, nobody else is here, own-eve is left out; for 120 s others are given work first",
     "warning: round 3/10 abandoned, it is tried again: 1 of 2 updates at the deadline",
     "round 3/10 committed: loss 1.2345, 12.3 s, 2 learners, up 3.2 MB, down 480 B",
     "round 3/10 evaluated: test accuracy 61.20%, test loss 1.1000",
@@ -76,13 +81,13 @@ def test_the_plain_log_has_one_line_for_each_event_worth_reading() -> None:
 
 def test_debug_shows_every_event_and_warning_only_trouble() -> None:
     assert len(log_of(LogConfig(format="plain", level="debug"), RUN)) == len(RUN)
-    assert len(log_of(LogConfig(format="plain", level="warning"), RUN)) == 2
+    assert len(log_of(LogConfig(format="plain", level="warning"), RUN)) == 3
 
 
 def test_the_json_log_has_name_fields_and_time_of_each_event() -> None:
     lines = [json.loads(line) for line in log_of(LogConfig(format="json"), RUN)]
     assert len(lines) == len(INFO_LINES)
-    commit = lines[5]
+    commit = lines[6]
     assert abs(commit.pop("time") - lines[0]["time"]) < 60
     assert commit == {
         "level": "info",

@@ -22,6 +22,7 @@ from leader.rounds.protocol import (
     Deserted,
     Dispatch,
     Outdated,
+    Overdue,
     Phase,
     RoundEvent,
     RoundPlan,
@@ -446,7 +447,7 @@ def test_work_that_has_become_too_old_is_given_out_anew() -> None:
     assert second.refusal(1, 0, "b") is None
     third = buffer_of(plan_of(round_=3, target=1), filled(second, "a").desk, max_staleness=1)
     assert sorted(map(repr, third.handle(Begin(ONE_EACH), 0.0))) == sorted(
-        map(repr, [Dispatch(1, "a", 2), Dispatch(2, "b", 1)])
+        map(repr, [Overdue(frozenset({2}), False), Dispatch(1, "a", 2), Dispatch(2, "b", 1)])
     )
     assert isinstance(third.refusal(1, 0, "b"), LateUpdateError)
     assert third.ticket("b") == Ticket(3, 1)
@@ -535,7 +536,11 @@ def test_at_the_deadline_the_quorum_decides(updates: int, closes: bool) -> None:
     assert buffer.deadline == 10.0
     assert buffer.handle(Tick(), 9.9) == []
     reason = "1 of 4 updates in after 10 s, 2 are needed"
-    assert buffer.handle(Tick(), 10.0) == [CloseStep(0, ("a", "b")) if closes else Abandon(reason)]
+    late = frozenset({3, 4} if closes else {2, 3, 4})  # the others have begun their next work just now
+    assert buffer.handle(Tick(), 10.0) == [
+        Overdue(late, abandoned=not closes),
+        CloseStep(0, ("a", "b")) if closes else Abandon(reason),
+    ]
 
 
 def test_a_round_that_was_given_up_leaves_no_trace() -> None:

@@ -19,6 +19,7 @@ from leader.rounds.protocol import (
     Commit,
     Deserted,
     Dispatch,
+    Overdue,
     Phase,
     Reopen,
     RoundEvent,
@@ -311,14 +312,15 @@ def test_the_deadline_closes_on_a_quorum_and_not_a_moment_before() -> None:
     round_.handle(Accepted("a", 0), 1.0)
     round_.handle(Accepted("c", 0), 1.0)
     assert round_.handle(Tick(), 9.99) == []
-    assert round_.handle(Tick(), 10.0) == [CloseStep(0, ("a", "c"))]
+    assert round_.handle(Tick(), 10.0) == [Overdue(frozenset({1}), False), CloseStep(0, ("a", "c"))]
 
 
 def test_the_deadline_without_a_quorum_abandons_and_says_what_is_missing() -> None:
     round_ = begun(plan_of(parts=3, quorum=2))
     round_.handle(Accepted("b", 0), 1.0)
     assert round_.handle(Tick(), 10.0) == [
-        Abandon("1 of 3 updates in after 10 s, 2 are needed; missing: a, c")
+        Overdue(frozenset({1}), True),
+        Abandon("1 of 3 updates in after 10 s, 2 are needed; missing: a, c"),
     ]
     assert round_.phase is Phase.ABANDONED
 
@@ -359,7 +361,7 @@ def test_an_exchange_that_begins_anew_without_a_part_closes_on_the_others() -> N
     round_ = begun(plan_of(parts=3, quorum=2, steps=2), {"a": 1, "b": 2, "c": 3})
     round_.handle(Accepted("a", 0), 1.0)
     round_.handle(Accepted("b", 0), 1.0)
-    assert round_.handle(Tick(), 10.0) == [CloseStep(0, ("a", "b"))]
+    assert round_.handle(Tick(), 10.0) == [Overdue(frozenset({3}), False), CloseStep(0, ("a", "b"))]
     assert round_.handle(Reopen(("a", "b")), 11.0) == [Dispatch(1, "a", 0), Dispatch(2, "b", 0)]
     assert (round_.phase, round_.deadline, round_.pending) == (Phase.TRAINING, 21.0, ("a", "b"))
     late = round_.refusal(7, 0, "c")
@@ -392,7 +394,9 @@ def test_below_the_quorum_an_exchange_that_began_anew_is_given_up_at_its_deadlin
     round_ = begun(plan_of(parts=2, quorum=2), {"a": 1, "b": 2})
     round_.handle(Reopen(("a",)), 2.0)
     assert round_.handle(Accepted("a", 0), 3.0) == []
-    assert [type(action) for action in round_.handle(Tick(), 12.0)] == [Abandon]
+    # What was left out is owed by nobody.
+    late, given_up = round_.handle(Tick(), 12.0)
+    assert (late, type(given_up)) == (Overdue(frozenset(), True), Abandon)
 
 
 def test_a_round_that_is_over_does_not_begin_anew() -> None:

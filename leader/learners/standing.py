@@ -1,0 +1,77 @@
+"""The standing of learners: whoever holds the run up is given work after the others for a while, longer each time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from leader.learners.membership import Member
+
+_STRANGERS = ""  # all whose work has not counted yet, together: a new name costs nothing
+_FORGIVEN = 0.9  # what an update that counts leaves of a score
+_WORST = 6.0  # highest score: at most 1/65 of the time goes to waiting for one learner
+
+
+@dataclass
+class _Standing:
+    score: float = 0.0  # times that it held the run up, less what was forgiven
+    since: float = -math.inf  # clock value at which it did last
+    until: float = -math.inf  # clock value until which it stands behind
+
+
+class Standings:
+    """Who has done counted work, and who held the run up, by name; the clock is passed in.
+
+    Seconds that a learner costs keep it behind the others for 2, 4, 8, ... times as many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most  # names that are remembered
+        self._proven: dict[str, None] = {}  # oldest first
+        self._standings: dict[str, _Standing] = {}
+
+    def proven(self, name: str) -> bool:
+        """Whether work of this learner has counted."""
+        return name in self._proven
+
+    def worked(self, name: str) -> None:
+        """An update of this learner counts."""
+        for key in (name,) if name in self._proven else (name, _STRANGERS):
+            if (standing := self._standings.get(key)) is not None:
+                standing.score *= _FORGIVEN
+        self._proven.setdefault(name)
+        if len(self._proven) > self._most:
+            del self._proven[next(iter(self._proven))]
+
+    def held_up(self, names: Iterable[str], seconds: float, now: float) -> None:
+        """These learners cost the run so many seconds."""
+        keys = {key for name in names for key in (name, name if name in self._proven else _STRANGERS)}
+        for key in sorted(keys):
+            standing = self._standings.pop(key, _Standing())
+            score = min(standing.score + 1, _WORST)
+            self._standings[key] = _Standing(score, now, now + seconds * 2**score)
+        while len(self._standings) > self._most:
+            del self._standings[next(iter(self._standings))]
+
+    def behind_s(self, name: str, now: float) -> float:
+        """Seconds for which this learner still stands behind."""
+        return max(0.0, self._standings.get(name, _Standing()).until - now)
+
+    def rank(self, member: Member, now: float) -> int:
+        """Whose turn it is: those of the lowest rank are given work.
+
+        0 is everybody as long as nobody has held the run up. Afterwards strangers are 1, those among them that came
+        since or never called are 2, and who did it is 3, or 4 if its work has never counted.
+        """
+        proven = member.name in self._proven
+        if self.behind_s(member.name, now):
+            return 3 if proven else 4
+        if proven:
+            return 0
+        strangers = self._standings.get(_STRANGERS, _Standing())
+        held_up = now < strangers.until
+        mute = not (member.called or member.connected)
+        if (mute and (held_up or self._proven)) or (held_up and member.joined > strangers.since):
+            return 2
+        return int(held_up)
