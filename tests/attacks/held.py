@@ -6,6 +6,8 @@ import asyncio
 import gzip
 import secrets
 import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import cache
 
 from protos import leader_pb2
@@ -84,11 +86,14 @@ async def silent_sessions(victim: Victim, count: int = 30) -> list[int]:
         return [(await session.code()).value[0] for session in sessions]
 
 
-async def leave_amid_a_download(victim: Victim) -> None:
-    """Ask for the model and be gone."""
-    async with RawConnection(victim.address, victim.held) as connection:
-        stream = connection.open("GetModel")
-        await connection.send(stream, framed(leader_pb2.Empty()), end=True)
+@asynccontextmanager
+async def unread_downloads(victim: Victim, count: int) -> AsyncIterator[None]:
+    """Ask for the model so many times, read nothing of it, and be gone after the block."""
+    async with RawConnection(victim.address, victim.held, window=10, grants=False) as connection:
+        for _ in range(count):
+            stream = connection.open("GetModel")
+            await connection.send(stream, framed(leader_pb2.Empty()), end=True)
+        yield
 
 
 async def replays(victim: Victim, name: str = "replayer") -> Reply:
