@@ -27,6 +27,11 @@ class Clock(Protocol):
         ...
 
 
+def earlier(one: float | None, other: float | None) -> float | None:
+    """The earlier of two deadlines; None is never."""
+    return min((at for at in (one, other) if at is not None), default=None)
+
+
 class WallClock:
     """The machine's monotonic clock."""
 

@@ -34,7 +34,14 @@ LEARNER_POINTS = (
     "learner.uploading",  # in the middle of an upload
     "learner.uploaded",  # the update is counted
 )
-_POINTS = LEADER_POINTS + PRIVATE_POINTS + LEARNER_POINTS
+MASKED_POINTS = (  # of leader and learners, in runs with secagg.mode
+    "leader.pending",  # the sum and who is in it are on disk, nobody was asked to reveal
+    "leader.revealed",  # all that takes the masks off is here
+    "learner.advertised",  # its keys are with the leader, its shares are not
+    "learner.shared",  # its shares are with the others
+    "learner.revealing",  # it is asked for what takes the masks off
+)
+_POINTS = LEADER_POINTS + PRIVATE_POINTS + LEARNER_POINTS + MASKED_POINTS
 _ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 _FAULT = re.compile(r"(\w+)@([\w.]+)(?::(\d+))?")
 

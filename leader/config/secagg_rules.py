@@ -62,7 +62,8 @@ def _numbers(config: RunFields) -> Iterator[str]:
             f"secagg.threshold is {secagg.threshold:g}, and two halves of the learners could unmask two sums: "
             "set 0.5 or more, or 0"
         )
-    parties = min(cohort.size or config.learners, config.learners)
+    awaited = min(cohort.size or config.learners, config.learners)
+    parties = min(math.ceil(awaited * cohort.over_selection), config.learners)
     if parties < secagg.least:
         yield (
             f"{'cohort.size' if cohort.size else 'learners'} is {parties}, but secagg.least is {secagg.least}: "
@@ -70,9 +71,14 @@ def _numbers(config: RunFields) -> Iterator[str]:
         )
         return
     need = max(secagg.least, min(parties, math.floor(parties * (secagg.threshold or 2 / 3)) + 1))
-    closes = max(1, math.ceil(cohort.quorum * parties))
-    if closes < need:
+    closes = max(1, math.ceil(cohort.quorum * awaited))
+    if awaited < need:
+        yield (
+            f"secagg.threshold needs {need} of {parties} learners, but cohort.over_selection is "
+            f"{cohort.over_selection:g}, and lets a round close on {awaited}: set cohort.over_selection=1"
+        )
+    elif closes < need:
         yield (
             f"secagg.threshold needs {need} of {parties} learners, but cohort.quorum lets a round close on {closes}: "
-            f"raise cohort.quorum to {math.ceil(100 * need / parties) / 100:g}"
+            f"raise cohort.quorum to {math.ceil(100 * need / awaited) / 100:g}"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from leader.aggregation.aggregate import digest_of
 from leader.aggregation.base import Contribution, Result
 from leader.aggregation.exact_sum import ExactSum, Scale
+from leader.secagg.pending import PendingSum
 from leader.secagg.unmasking import Seeds
 from model.flat import Layout
 from protos import leader_pb2
@@ -72,9 +73,13 @@ class MaskedSum:
         self.wide += arrays[WIDE].view(np.uint64)
         self.parts.append(contribution.part)
 
-    def restored(self, parts: Sequence[str], values: Words, wide: NDArray[np.uint64]) -> None:
-        """Go on with a sum that was written down."""
-        self.parts, self.values, self.wide = list(parts), values, wide
+    @classmethod
+    def restored(cls, layout: Layout, pending: PendingSum, scale: Scale) -> MaskedSum:
+        """A sum that was written down, under the plan and the scale of that time."""
+        plan = pending.closed.plan
+        made = cls(layout, plan, replace(scale, fraction_bits=plan.fraction_bits))
+        made.parts, made.values, made.wide = list(pending.parts), pending.values, pending.wide
+        return made
 
     def unmask(self, seeds: Seeds) -> None:
         """Take the masks off; of the sum once, and of nothing else ever."""

@@ -53,7 +53,7 @@ class Send:
 
 @dataclass(frozen=True)
 class Ready:
-    """These learners have their shares and may send masked updates; all others are out of the sum."""
+    """These learners have their shares and may send masked updates; of others none will come in."""
 
     names: tuple[str, ...]
 
@@ -119,13 +119,15 @@ class MaskSession:
         self._times = times
         self._check = check if plan.signed else None
         self._work = dict(work)
-        self.here = set(work)  # that are connected
+        self.here = set(work)  # that are waited for
         self._adverts: dict[str, leader_pb2.Advert] = {}
         self._shares: dict[int, dict[int, bytes]] = {}  # sealed: by sender, by receiver
         self._last: dict[str, leader_pb2.MaskDown] = {}  # what each was told last, for whoever reconnects
         self._signatures: dict[int, bytes] = {}
         self._revealed: dict[int, dict[int, bytes]] = {}  # by who answered, by whose share it is
-        self._all = False  # whether all answers are needed, as some were wrong
+        self._refused: set[str] = set()  # that take no part any more, such as after a restart
+        self._misfit = 0, ""  # how many answers gave no secrets, and what is said to that
+        self._ends = 0.0  # clock value at which nobody is waited for any more
 
     @classmethod
     def resumed(cls, closed: Closed, times: Times) -> MaskSession:
@@ -159,7 +161,7 @@ class MaskSession:
         return [Send(name, self._last[name])] if name in self._last else []
 
     def lost(self, name: str, now: float) -> list[Action]:
-        """A learner is gone for the time being; it is not waited for."""
+        """A learner is gone; it is not waited for."""
         self.here.discard(name)
         return self._advance(now)
 
@@ -177,7 +179,7 @@ class MaskSession:
             case "revealed":
                 self._on_revealed(self._seat(name), message.revealed)
             case "refused":
-                self.here.discard(name)
+                return self._on_refused(name, now)
             case kind:
                 raise PayloadError(f"{kind} is nothing that a masking session knows")
         return self._advance(now)
@@ -202,10 +204,10 @@ class MaskSession:
     def misfit(self, now: float, reason: str) -> list[Action]:
         """What was revealed gives no secrets: wait for whoever has not answered yet, or give the session up."""
         assert self.phase is Phase.DONE
-        if not self._awaited(self._asked) - self._revealed.keys():
+        if now >= self._ends or not self._silent:
             return self._fail(reason)
-        self.phase, self.deadline = Phase.REVEALING, now + self._times.reveal_s
-        self._all = True
+        self.phase, self.deadline = Phase.REVEALING, self._ends
+        self._misfit = len(self._revealed), reason
         return []
 
     def unmask(self, now: float) -> list[Action]:
@@ -220,6 +222,11 @@ class MaskSession:
     def over(self, reason: str) -> list[Action]:
         """The round has ended: whoever is in the session may forget its secrets."""
         return [self._send(name, over=leader_pb2.MaskOver(reason=reason)) for name in self._work]
+
+    def _on_refused(self, name: str, now: float) -> list[Action]:
+        self.here.discard(name)
+        self._refused.add(name)
+        return [self._ready()] if self.phase is Phase.COLLECTING else self._advance(now)
 
     # --- keys and shares -------------------------------------------------------------------
 
@@ -237,6 +244,7 @@ class MaskSession:
             if any(getattr(other, field) == getattr(advert, field) for other in others):
                 raise PayloadError(f"another learner has the same {field}")
         self._adverts[name] = advert
+        self._refused.discard(name)
 
     def _seat(self, name: str) -> int:
         if self.phase is Phase.KEYS or name not in self._seats:
@@ -275,7 +283,11 @@ class MaskSession:
             senders = sorted(set(self._seated.neighbours[seat]) & self._shares.keys())
             shares = [leader_pb2.Share(seat=other, sealed=self._shares[other][seat]) for other in senders]
             actions.append(self._send(self._name(seat), shares=leader_pb2.Shares(shares=shares)))
-        return [*actions, Ready(tuple(self._name(seat) for seat in sorted(self._shares)))]
+        return [*actions, self._ready()]
+
+    def _ready(self) -> Ready:
+        names = (self._name(seat) for seat in sorted(self._shares))
+        return Ready(tuple(name for name in names if name not in self._refused))
 
     # --- survivors -------------------------------------------------------------------------
 
@@ -294,7 +306,7 @@ class MaskSession:
         self._signatures[seat] = agreed.signature
 
     def _reveal(self) -> list[Action]:
-        self.phase = Phase.REVEALING
+        self.phase, self._ends = Phase.REVEALING, self.deadline or 0.0
         signatures = [leader_pb2.Share(seat=s, sealed=self._signatures[s]) for s in sorted(self._signatures)]
         return self._tell(
             sorted(self._asked), reveal=leader_pb2.Reveal(survivors=self.survivors, signatures=signatures)
@@ -346,23 +358,29 @@ class MaskSession:
                 return self._fail(
                     f"{len(self._signatures)} learners agreed to who is in the sum, {self.plan.threshold} must"
                 )
-            case Phase.REVEALING if late or self._can_unmask():
+            case Phase.REVEALING if self._can_unmask():
                 self.phase, self.deadline = Phase.DONE, None
                 return [Unmask(self._seated, self.survivors, self._revealed)]
+            case Phase.REVEALING if late or not self._silent:
+                few = f"{len(self._revealed)} learners revealed shares, {self.plan.threshold} are needed"
+                return self._fail(self._misfit[1] or few)
         return []
 
     def _awaited(self, seats: Collection[int]) -> set[int]:
         return {seat for seat in seats if self._name(seat) in self.here}
 
     def _can_unmask(self) -> bool:
-        """Whether all that can answer have, or there are enough answers for every secret."""
-        if self._all or self._awaited(self._asked) <= self._revealed.keys():
-            return self._awaited(self._asked) <= self._revealed.keys()
+        """Whether there are enough answers for every secret, and more than such as gave none."""
         counts = dict.fromkeys(self._shares, 0)
         for shares in self._revealed.values():
             for of in shares:
                 counts[of] += 1
-        return min(counts.values()) >= self._seated.shares_needed
+        return min(counts.values()) >= self._seated.shares_needed and len(self._revealed) > self._misfit[0]
+
+    @property
+    def _silent(self) -> set[int]:
+        """Who may still reveal something: who is not connected may be back in time."""
+        return {seat for seat in self._asked if self._name(seat) not in self._refused} - self._revealed.keys()
 
     def _fail(self, reason: str) -> list[Action]:
         self.phase, self.deadline = Phase.FAILED, None

@@ -26,6 +26,7 @@ from leader.learners.membership import Member
 from leader.learners.rendezvous import Rendezvous
 from leader.rounds import protocol
 from leader.rounds.protocol import Phase
+from leader.runtime import earlier
 from leader.state import RunState
 from leader.training.commit import Commit
 from leader.training.engine import Engine
@@ -107,6 +108,7 @@ class Coordinator:
     def stop(self, reason: str) -> None:
         """End the run before its last round; the open round is given up."""
         self._stop_reason = self._stop_reason or reason
+        self._kind.stop()
         self._inbox.wake()
         self.workforce.changed.notify()
 
@@ -200,9 +202,10 @@ class Coordinator:
 
     async def _next_event(self, exchange: OpenExchange) -> str | None:
         try:
-            async with self._host.clock.until(exchange.machine.deadline):
+            async with self._host.clock.until(earlier(exchange.machine.deadline, self._kind.deadline())):
                 event = await self._inbox.next()
         except TimeoutError:
+            self._kind.tick()
             return await self._tell(exchange, protocol.Tick())
         match event:
             case Submission():

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protos import leader_pb2
-from utils.errors import PayloadError
+from utils.errors import LateUpdateError, PayloadError
 from utils.secagg import keys, shamir
 from utils.secagg.masks import add_streams
 from utils.secagg.roster import (
@@ -49,6 +49,7 @@ class Phase(Enum):
     MASKED = auto()
     AGREED = auto()
     REVEALED = auto()
+    OVER = auto()
 
 
 class Signing(Protocol):
@@ -212,7 +213,7 @@ class MaskMember:
         return int.from_bytes(self._draw(size), "big") % bound
 
     def _on_shares(self, shares: leader_pb2.Shares) -> None:
-        if self.phase is Phase.READY and self._shares == shares:
+        if self._shares == shares:
             return
         self._expect(Phase.SHARED)
         senders = [share.seat for share in shares.shares]
@@ -237,15 +238,17 @@ class MaskMember:
     def mask(self, values: NDArray[Any], wide: NDArray[np.uint64], model: bytes, *, threads: int = 1) -> None:
         """Mask (n,) words of the plan's width and (m,) wide ones, in place, once.
 
-        `model` is SHA-256 of what was trained from.
+        `model` is SHA-256 of what was trained from. Raises LateUpdateError where the session is over.
         """
+        mask_key, own, held = self._mask_key, self._self_secret, self._held
+        self._check_open()  # after they are at hand: another thread may forget them now
         self._expect(Phase.READY)
         self.phase = Phase.MASKED
         binding = self._seated.binding(model)
-        plus = [keys.derive(self._self_secret, self.session, "self", binding, SEED_BYTES)]
+        plus = [keys.derive(own, self.session, "self", binding, SEED_BYTES)]
         minus: list[bytes] = []
-        for seat in sorted(self._held.keys() - {self._me}):
-            secret = keys.agreed(self._mask_key, self._seated.seats[seat].advert.mask_key)
+        for seat in sorted(held.keys() - {self._me}):
+            secret = keys.agreed(mask_key, self._seated.seats[seat].advert.mask_key)
             seed = keys.derive(secret, self.session, "pair", binding, SEED_BYTES)
             (plus if self._me < seat else minus).append(seed)
         add_streams(values, [s[:32] for s in plus], [s[:32] for s in minus], threads=threads)
@@ -277,7 +280,7 @@ class MaskMember:
         held = sorted(self._held)
         shares = [self._held[seat][1 if seat in in_sum else 0] for seat in held]
         self.phase = Phase.REVEALED
-        self.forget()
+        self._drop_secrets()
         return self._up(revealed=leader_pb2.Revealed(shares=b"".join(shares)))
 
     def _check_survivors(self, survivors: leader_pb2.Survivors) -> frozenset[int]:
@@ -307,7 +310,15 @@ class MaskMember:
     # --- and the rest ----------------------------------------------------------------------
 
     def forget(self) -> None:
-        """Drop all secrets: the session is over, or was answered for the last time."""
+        """Drop all secrets: the session is over."""
+        self.phase = Phase.OVER
+        self._drop_secrets()
+
+    def _check_open(self) -> None:
+        if self.phase is Phase.OVER:
+            raise LateUpdateError("this session of masks is over; wait for the next one")
+
+    def _drop_secrets(self) -> None:
         self._share_key = self._mask_key = self._self_secret = b""
         self._sharing = {}
         self._held = {}

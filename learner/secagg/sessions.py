@@ -9,9 +9,11 @@ import math
 from learner.secagg.member import Floors, MaskMember, Phase
 from learner.secagg.vow import Vows
 from protos import leader_pb2
+from utils import faults
 from utils.errors import LateUpdateError, PayloadError, WireError
 
 _log = logging.getLogger(__name__)
+_POINTS = {"roster": "learner.advertised", "shares": "learner.shared", "reveal": "learner.revealing"}
 
 
 class MaskSessions:
@@ -71,6 +73,8 @@ class MaskSessions:
             _log.debug("masking session is over: %s", message.over.reason)
             self._forget()
             return None
+        if kind in _POINTS and self._order is not None:
+            faults.reach(_POINTS[kind], self._order.round)
         try:
             answer = member.heard(message, self._allow)
         except WireError as error:

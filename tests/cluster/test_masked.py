@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 
-from leader.events import RoundCommitted, UpdateAccepted
+from leader.events import RoundCommitted, RunFinished, UpdateAccepted
 from leader.secagg.masked_sum import sizes_of
 from learner.wire.whole_update import HeldUpdate
 from learner.work.worker import Worker
@@ -110,3 +113,53 @@ def test_an_update_that_tells_of_itself_beside_the_sum_is_refused() -> None:
         await cluster.finished()
 
     play(scenario, {**MASKED, "rounds": 1, "cohort.quorum": 0.75})
+
+
+class Mute(Worker):
+    """A learner's worker that never lets anybody know what takes its mask off; `asked` is set when it is to."""
+
+    asked: ClassVar[asyncio.Event]
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self._heard = self.masks.heard
+        self.masks.heard = self._hear  # type: ignore[method-assign]
+
+    def _hear(self, message: leader_pb2.MaskDown) -> leader_pb2.MaskUp | None:
+        if message.HasField("reveal"):
+            Mute.asked.set()
+            return None
+        return self._heard(message)
+
+
+def test_a_run_that_is_stopped_waits_for_no_answer_that_unmasks() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        Mute.asked = asyncio.Event()
+        for name in "abcd":
+            join(cluster, name, worker=Mute)
+        async with asyncio.timeout(20):
+            await Mute.asked.wait()
+        cluster.app.coordinator.stop("enough")
+        await cluster.event(RunFinished, reason="enough")
+
+    began = time.monotonic()
+    play(scenario, {**MASKED, "secagg.reveal_s": 60})
+    assert time.monotonic() - began < 30
+
+
+def test_a_sum_that_nobody_unmasks_is_tried_again_with_other_batches() -> None:
+    """Two of four tell nothing: the others' answers are too few."""
+
+    async def scenario(cluster: Cluster) -> None:
+        Mute.asked = asyncio.Event()
+        for name in "ab":
+            join(cluster, name, worker=Mute)
+        for name in "cd":
+            join(cluster, name)
+        await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 8, "no second attempt")
+        assert not cluster.seen(RoundCommitted)
+        await cluster.resume(secagg__reveal_s=0.3)
+        await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 12, "no further attempt")
+
+    run = play(scenario, {**MASKED, "secagg.reveal_s": 0.3})
+    assert not run.seen(RoundCommitted)

@@ -156,6 +156,10 @@ class ExchangeKind:
     scoring: Callable[[RunState], OpenExchange | None] = lambda state: None
     streams: PieceStreams | None = None  # where streams bring updates in pieces; None if all come whole
     end: Callable[[], None] = lambda: None  # the run is over
+    stop: Callable[[], None] = lambda: None  # it is to end: learners are waited for no more
+    #: Clock value at which `tick` is to be called, beside the round machine's own deadline.
+    deadline: Callable[[], float | None] = lambda: None
+    tick: Callable[[], None] = lambda: None
     #: A learner says something in a session of secure aggregation, or its connection is open again.
     masked: Callable[[Member, leader_pb2.MaskUp], None] = unmasked
     returned: Callable[[Member], None] = lambda member: None

@@ -61,7 +61,14 @@ def masked(engine: Engine) -> ExchangeKind:
     def open_round(state: RunState) -> OpenExchange:
         return MaskedExchange(engine, state, engine.rounds.cohort(state), masking)
 
-    return ExchangeKind(open_round, masked=masking.heard, returned=masking.returned)
+    return ExchangeKind(
+        open_round,
+        stop=masking.stop,
+        deadline=masking.deadline,
+        tick=masking.tick,
+        masked=masking.heard,
+        returned=masking.returned,
+    )
 
 
 def _last_scores(engine: Engine, state: RunState) -> OpenExchange | None:

@@ -11,7 +11,8 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from leader.aggregation.base import Contribution
 from leader.config import RunConfig
 from leader.data.part import Part
 from leader.learners.membership import Member
-from leader.rounds.protocol import Applied, Reopen
+from leader.rounds.protocol import Applied, Reopen, RoundEvent
 from leader.secagg.masked_sum import MaskedSum
 from leader.secagg.pending import PendingFile, PendingSum
 from leader.secagg.session import Action, Failed, MaskSession, Ready, Send, Times, Unmask
@@ -29,7 +30,7 @@ from leader.state import RunState
 from leader.training.engine import Engine
 from leader.training.exchanges.base import Admitted, Closed, OpenExchange, Recalled
 from leader.training.exchanges.synchronous import SynchronousExchange
-from leader.training.inbox import Upload
+from leader.training.inbox import Submission, Upload
 from leader.training.open_orders import Orders
 from leader.training.planning import Opening
 from protos import leader_pb2
@@ -56,6 +57,7 @@ class Masking:
     def __init__(self, engine: Engine, path: Path | None) -> None:
         self.pending = PendingFile(path)
         self.open_now: MaskedExchange | None = None
+        self.stopped = False
         engine.workforce.subscribe(self._look)
 
     def _look(self) -> None:
@@ -71,6 +73,21 @@ class Masking:
         """See ExchangeKind.returned."""
         if self.open_now is not None:
             self.open_now.returned(member)
+
+    def deadline(self) -> float | None:
+        """See ExchangeKind.deadline."""
+        return self.open_now.deadline if self.open_now is not None else None
+
+    def tick(self) -> None:
+        """See ExchangeKind.tick."""
+        if self.open_now is not None:
+            self.open_now.tick()
+
+    def stop(self) -> None:
+        """See ExchangeKind.stop."""
+        self.stopped = True
+        if self.open_now is not None:
+            self.open_now.stop()
 
 
 class MaskedOrders(Orders):
@@ -108,19 +125,28 @@ class MaskedExchange(SynchronousExchange):
         self._pending = pending
         self._times = Times(secagg.keys_s, secagg.reveal_s)
         self._plan = plan_of(engine.config, opening, masking.pending.attempt(state.round + 1))
+        self._opening = opening = _with_quorum(opening, need(self._plan))
         self._session: MaskSession | None = None
-        self._not_before = 0.0  # clock value: where learners refuse, they are not asked over and over
-        self._moved = asyncio.Event()
-        self._connected: set[str] = set()  # names
-        self._outcome: asyncio.Future[Unmask | Failed] = asyncio.get_running_loop().create_future()
+        self._not_before: float | None = (
+            None  # clock value: where learners refuse, they are not asked over and over
+        )
+        self._registered: set[str] = set()  # names
+        self._in_sum: list[str] = []  # names
+        self._closing = False
+        self._outcome = _future()
         super().__init__(engine, state, opening, pending.parts if pending else ())
         if pending:
-            self._plan = pending.closed.plan
-            self.aggregate.restored(pending.parts, pending.values, pending.wide)
+            self.aggregate = MaskedSum.restored(engine.layout, pending, self._scale)
             self._session = MaskSession.resumed(pending.closed, self._times)
         masking.open_now = self
-        self._timer = asyncio.ensure_future(self._keep_time())
         self.look_at_learners()
+        if self._session is None:
+            _log.warning(
+                "round %d: %d learners are here, a sum needs %d",
+                opening.plan.round,
+                len(self._here()),
+                need(self._plan),
+            )
 
     def _order(self, step: int, part: Part) -> leader_pb2.WorkOrder:
         return self._engine.orders.masked(super()._order(step, part), part, self._plan)
@@ -130,6 +156,7 @@ class MaskedExchange(SynchronousExchange):
 
     def _open_sum(self, step: int) -> None:
         self.aggregate = MaskedSum(self._engine.layout, self._plan, self._scale)
+        self._in_sum = []
 
     def holders(self) -> Mapping[str, int]:
         """See OpenExchange: once masks are agreed on, those that have some."""
@@ -142,20 +169,34 @@ class MaskedExchange(SynchronousExchange):
         member = self._engine.workforce.get(learner_id)
         return member.name if member is not None else ""
 
+    async def add(
+        self, admitted: Admitted, submission: Submission, counted: Callable[[], None]
+    ) -> RoundEvent | None:
+        """See OpenExchange: whoever is in the sum stays in it, here or gone."""
+        event = await super().add(admitted, submission, counted)
+        self._in_sum.append(submission.member.name)
+        return event
+
     # --- the session of masks --------------------------------------------------------------
 
     def _begin(self) -> None:
         """Agree on masks with the learners that are here, once they are enough."""
-        now = self._engine.host.clock.now()
+        now = self._now()
         here = self._here()
-        if self._session is not None or len(here) < need(self._plan) or now < self._not_before:
+        if self._session is not None or len(here) < need(self._plan):
+            return
+        if self._not_before is not None and now < self._not_before:
             return
         orders = {name: self.orders.order(part) for name, part in here.items()}
         work = {name: order.work_id for name, order in orders.items()}
         alike = order_bytes(next(iter(orders.values())))
         self.orders.session = os.urandom(SESSION_BYTES)
+        self._not_before = None
         self._session = MaskSession(self.orders.session, self._plan, alike, work, now, self._times)
         self._do(self._session.open())
+
+    def _now(self) -> float:
+        return self._engine.host.clock.now()
 
     def _here(self) -> dict[str, str]:
         """The parts that learners have, by their names; some may not have opened their connection yet."""
@@ -173,39 +214,39 @@ class MaskedExchange(SynchronousExchange):
                     self.orders.ready = frozenset(names)
                     self._engine.workforce.announce()
                 case Unmask():
-                    self._outcome.set_result(action)
+                    self._end_wait(action)
                 case Failed(reason):
                     self._failed(action, reason)
-        self._moved.set()
+
+    def _end_wait(self, outcome: Unmask | Failed) -> None:
+        if not self._outcome.done():
+            self._outcome.set_result(outcome)
 
     def _failed(self, failed: Failed, reason: str) -> None:
-        if self._outcome.done() or self.orders.ready:
-            self._outcome.set_result(failed)
+        if self._closing:
+            self._end_wait(failed)
             return
         _log.warning("round %d: %s; they are asked again", self.machine.plan.round, reason)
         self._session = None
-        self._not_before = self._engine.host.clock.now() + self._times.keys_s
+        self._not_before = self._now() + self._times.keys_s
 
-    async def _keep_time(self) -> None:
-        """Tell the session when its time is up, and begin another when that may be."""
-        clock = self._engine.host.clock
-        while True:
-            deadline = self._session.deadline if self._session is not None else self._not_before or None
-            self._moved.clear()
-            try:
-                async with clock.until(deadline):
-                    await self._moved.wait()
-            except TimeoutError:
-                if self._session is not None:
-                    self._do(self._session.tick(clock.now()))
-                else:
-                    self._not_before = 0.0
-                    self._begin()
+    @property
+    def deadline(self) -> float | None:
+        """Clock value at which the session is to be told that its time is up, or another may begin."""
+        return self._session.deadline if self._session is not None else self._not_before
+
+    def tick(self) -> None:
+        """Time has passed."""
+        if self._session is not None:
+            self._do(self._session.tick(self._now()))
+        elif self._not_before is not None and self._now() >= self._not_before:
+            self._not_before = None
+            self._begin()
 
     def heard(self, member: Member, message: leader_pb2.MaskUp) -> None:
         """See ExchangeKind.masked."""
         if self._session is not None and message.session == self._session.session:
-            self._do(self._session.heard(member.name, message, self._engine.host.clock.now()))
+            self._do(self._session.heard(member.name, message, self._now()))
 
     def returned(self, member: Member) -> None:
         """See ExchangeKind.returned."""
@@ -213,22 +254,24 @@ class MaskedExchange(SynchronousExchange):
             self._do(self._session.returned(member.name))
 
     def look_at_learners(self) -> None:
-        """Who is connected may have changed."""
-        connected = {member.name for member in self._engine.workforce if member.connected}
-        gone = self._connected - connected
-        self._connected = connected
+        """Who is here may have changed; whose connection broke is waited for as long as its lease lasts."""
+        registered = {member.name for member in self._engine.workforce}
+        gone = self._registered - registered
+        self._registered = registered
         self._begin()
-        if self._session is not None:
-            for name in gone:
-                self._do(self._session.lost(name, self._engine.host.clock.now()))
+        for name in gone:
+            if self._session is not None:
+                self._do(self._session.lost(name, self._now()))
 
     # --- its sum ---------------------------------------------------------------------------
 
     async def close(self, step: int, parts: tuple[str, ...]) -> Closed:
         """See OpenExchange: the round's other attempt, with other work, where the sum can't be unmasked."""
-        recalled = self._recalled()
-        reason = await self._write_down(parts) or await self._unmask()
-        self._pending = None
+        self._closing = True
+        reason = await self._write_down() or await self._unmask()
+        if self._masking.stopped and reason:
+            return Closed(Reopen(()))  # what is written down is unmasked when the run is resumed
+        recalled, self._pending = self._recalled(), None
         if reason:
             return await self._again(step, reason)
         if self.aggregate.saturated:
@@ -239,13 +282,12 @@ class MaskedExchange(SynchronousExchange):
             )
         return Closed(Applied(), await self._step(step), recalled)
 
-    async def _write_down(self, parts: tuple[str, ...]) -> str:
+    async def _write_down(self) -> str:
         """Decide who is in the sum, for good; why there can be none, or ""."""
         if self._pending is not None:
             return ""
         assert self._session is not None
-        names = [self._name_of(id_) for part, id_ in self.holders().items() if part in parts]
-        self._do(self._session.close(names, self._engine.host.clock.now()))
+        self._do(self._session.close(self._in_sum, self._now()))
         if self._outcome.done():
             return self._reason(self._outcome.result())
         closed, total = self._session.closed, self.aggregate
@@ -260,18 +302,35 @@ class MaskedExchange(SynchronousExchange):
         host, session = self._engine.host, self._session
         shared = self._engine.layout.gathered(self.state.served)
         model = await host.compute(lambda: hashlib.sha256(shared.data).digest())
-        self._do(session.unmask(host.clock.now()))
-        while isinstance(outcome := await self._outcome, Unmask):
+        self._do(session.unmask(self._now()))
+        while isinstance(outcome := await self._answered(), Unmask):
             faults.reach("leader.revealed", self.machine.plan.round)
             try:
                 found = await host.compute(seeds, outcome.seated, outcome.survivors, outcome.answers, model)
             except PayloadError as error:
-                self._outcome = asyncio.get_running_loop().create_future()
-                self._do(session.misfit(host.clock.now(), str(error)))
+                self._outcome = _future()
+                self._do(session.misfit(self._now(), str(error)))
                 continue
             await host.compute(self.aggregate.unmask, found)
             return ""
         return self._reason(outcome)
+
+    async def _answered(self) -> Unmask | Failed:
+        """What those that were asked come to, in the time that they have."""
+        if self._masking.stopped:
+            self.stop()
+        while not self._outcome.done():
+            try:
+                async with self._engine.host.clock.until(self.deadline):
+                    await asyncio.wait((self._outcome,))
+            except TimeoutError:
+                self.tick()
+        return self._outcome.result()
+
+    def stop(self) -> None:
+        """See ExchangeKind.stop."""
+        if self._closing:
+            self._end_wait(Failed("the run is stopped"))
 
     def _reason(self, outcome: Unmask | Failed) -> str:
         return outcome.reason if isinstance(outcome, Failed) else ""
@@ -280,9 +339,8 @@ class MaskedExchange(SynchronousExchange):
         round_, pending = self.machine.plan.round, self._masking.pending
         _log.warning("round %d is tried again with other batches: %s", round_, reason)
         await self._engine.host.compute(pending.failed, round_)
-        self._plan.attempt = pending.attempt(round_)
-        self._session = None
-        self._outcome = asyncio.get_running_loop().create_future()
+        self._plan = plan_of(self._engine.config, self._opening, pending.attempt(round_))
+        self._session, self._closing, self._outcome = None, False, _future()
         self._open(step)
         self._begin()
         return Closed(Reopen(self.machine.plan.parts))
@@ -295,17 +353,28 @@ class MaskedExchange(SynchronousExchange):
         parts = [self._parts.get(id_) or Part(id_, 0, None, 0) for id_ in self._pending.parts]
         empty = Payload(Manifest((), {}, 0, 0), np.empty(0, np.uint8), 0)
         return tuple(
-            Recalled(held.get(part.id, 0), part, Contribution(part.id, part.examples, empty, math.nan))
-            for part in parts
+            Recalled(  # whoever is not back yet has no number, and counts nevertheless
+                held.get(part.id, -at), part, Contribution(part.id, part.examples, empty, math.nan)
+            )
+            for at, part in enumerate(parts, 1)
         )
 
     def end(self) -> OpenExchange | None:
         """See OpenExchange."""
-        self._timer.cancel()
         self._masking.open_now = None
         if self._session is not None:
             self._do(self._session.over("the round is over"))
         return super().end()
+
+
+def _with_quorum(opening: Opening, least: int) -> Opening:
+    """A round that does not close before its sum can be unmasked."""
+    plan = opening.plan
+    return replace(opening, plan=replace(plan, quorum=max(plan.quorum, min(least, len(plan.parts)))))
+
+
+def _future() -> asyncio.Future[Unmask | Failed]:
+    return asyncio.get_running_loop().create_future()
 
 
 def plan_of(config: RunConfig, opening: Opening, attempt: int) -> leader_pb2.MaskPlan:

@@ -11,7 +11,7 @@ from leader.secagg.session import Send
 from learner.secagg.member import Floors, MaskMember, Phase
 from protos import leader_pb2
 from tests.secagg import MODEL, SESSION, Cohort, order, plan
-from utils.errors import PayloadError
+from utils.errors import LateUpdateError, PayloadError
 from utils.secagg.roster import bit_set
 
 Lie = Callable[[leader_pb2.Roster], None]
@@ -274,3 +274,41 @@ def test_without_the_vow_nothing_is_shown() -> None:
 def test_a_weak_plan_is_refused_before_anything_is_said(planned: dict[str, Any], why: str) -> None:
     with pytest.raises(PayloadError, match=why):
         MaskMember("a", SESSION, order("a", plan(**{"parties": 4, **planned})), Floors())
+
+
+def test_what_was_said_is_said_again_alike_in_every_phase() -> None:
+    """A learner that reconnects is told the last message once more, and answers as if it had not been."""
+    cohort = Cohort(4)
+    name = cohort.names[0]
+    told: list[leader_pb2.MaskDown] = []
+    truth = cohort.answer
+
+    def answer(send: Send) -> leader_pb2.MaskUp | None:
+        if send.name == name:
+            told.append(send.message)
+        return truth(send)
+
+    cohort.answer = answer  # type: ignore[method-assign]
+    cohort.do(cohort.session.open())
+    cohort.collect(cohort.names)
+    shares = told[-1]
+    assert shares.HasField("shares")
+    assert cohort.members[name].heard(shares, cohort.allow) is None  # when masked
+    cohort.do(cohort.session.close(cohort.names, 0.0))
+    cohort.do(cohort.session.unmask(0.0))
+    first = cohort.members[name].heard(told[-1], cohort.allow)
+    assert first is not None
+    assert first.HasField("revealed")
+    assert cohort.members[name].heard(told[-1], cohort.allow) == first
+
+
+def test_nothing_is_masked_with_secrets_that_are_forgotten() -> None:
+    """A leader that ends the session in the moment before would know the mask."""
+    cohort = Cohort(4)
+    cohort.do(cohort.session.open())
+    member, (values, wide) = cohort.members[cohort.names[0]], cohort.plain(cohort.names[0])
+    member.forget()
+    before = values.copy()
+    with pytest.raises(LateUpdateError, match="is over"):
+        member.mask(values, wide, MODEL)
+    assert (values == before).all()

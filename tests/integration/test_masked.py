@@ -1,0 +1,147 @@
+"""Masked runs in which leader and learners are killed anywhere have the bits of one without kills or masks."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from collections.abc import Mapping
+
+import pytest
+
+from tests.clusters import TINY
+from tests.integration.harness import (
+    Cluster,
+    Leader,
+    Program,
+    Settings,
+    assert_same_bits,
+    cluster_in,
+    noise,
+    succeed,
+)
+
+ROUNDS = 9
+PLAIN: Settings = {
+    **TINY,
+    "learners": 4,
+    "rounds": ROUNDS,
+    "cohort.quorum": 0.75,
+    "cohort.lease_s": 8,  # of which a learner's name is kept for a quarter
+    "limits.chunk_bytes": 1024,  # of which a masked update is more than one
+}
+MASKED: Settings = {**PLAIN, "secagg.mode": "masked", "secagg.bits": 64}
+#: In the order of a round: before any upload is in, with all of them in, and between commit and round.
+LEADER_KILLS = (
+    "leader.selecting",
+    "leader.uploading",
+    "leader.pending",
+    "leader.revealed",
+    "leader.collected",
+    "leader.stepping",
+    "leader.checkpointing",
+    "leader.committed",
+)
+SUM_IS_KEPT = LEADER_KILLS[2:7]
+#: In the order of a round: the learner's update is not in, then it is.
+LOST = (
+    "learner.advertised",
+    "learner.shared",
+    "learner.training",
+    "learner.trained",
+    "learner.uploading",
+)
+IN_THE_SUM = ("learner.uploaded", "learner.revealing")
+
+
+def learner(cluster: Cluster, leader: Leader, name: str, faults: str = "") -> Program:
+    """A learner with data of its own that keeps its vow over restarts."""
+    state = cluster.folder / f"state-{name}"
+    flags = ["--state-dir", str(state), "--log-level", "debug"]
+    return cluster.learner(leader, "--name", name, *noise(name), *flags, faults=faults)
+
+
+def vows(cluster: Cluster, names: str) -> dict[str, list[Mapping[str, str]]]:
+    """What each learner has revealed, by round: digests of survivors by work id."""
+    told: dict[str, list[Mapping[str, str]]] = {}
+    for name in names:
+        made = json.loads((cluster.folder / f"state-{name}" / "vows.json").read_bytes())
+        for place, revealed in made.items():
+            told.setdefault(place, []).append(revealed)
+    return told
+
+
+def assert_in_one_sum_each(cluster: Cluster, names: str, rounds: int) -> None:
+    """Check that all that were asked in a round have revealed one update each, in the same sum."""
+    told = vows(cluster, names)
+    assert len(told) == rounds
+    for revealed in told.values():
+        assert [len(work) for work in revealed] == [1] * len(revealed)
+        assert len({digest for work in revealed for digest in work.values()}) == 1
+
+
+def rounds_told(leader: Leader) -> list[dict[str, object]]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (leader.run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Leader:
+    """The run without masks and kills."""
+    with cluster_in(tmp_path_factory.mktemp("plain")) as cluster:
+        leader = cluster.leader(PLAIN)
+        succeed(leader, *[learner(cluster, leader, name) for name in "abcd"])
+        return leader
+
+
+def test_a_leader_killed_at_every_point_unmasks_the_same_sums(cluster: Cluster, plain: Leader) -> None:
+    kills = dict(zip(LEADER_KILLS, range(1, ROUNDS + 1), strict=False))  # one in each round
+    faults = [f"kill@{point}:{round_}" for point, round_ in kills.items()]
+    leader = cluster.leader(MASKED, faults=faults[0])
+    crew = [learner(cluster, leader, name) for name in "abcd"]
+    for (point, round_), next_fault in zip(kills.items(), [*faults[1:], ""], strict=True):
+        assert leader.wait() == -signal.SIGKILL
+        leader = cluster.resumed(leader, faults=next_fault)
+        kept = round_ if point == "leader.committed" else round_ - 1
+        assert leader.started["resumed_round"] == kept
+    succeed(leader, *crew)
+    assert_same_bits(leader.run_dir, plain.run_dir)
+    for one in crew:
+        made = Counter(event["work_id"] for event in one.events("UpdateMade"))
+        assert list(made.values()) == [1] * ROUNDS
+        for point in SUM_IS_KEPT:
+            assert f"round {kills[point]}: sending the update again" not in one.output
+    assert_in_one_sum_each(cluster, "abcd", ROUNDS)
+    told = rounds_told(leader)
+    assert [line["round"] for line in told] == list(range(1, ROUNDS + 1))
+    assert {(line["learners"], line["examples"]) for line in told} == {(4, 96)}
+
+
+@pytest.fixture(scope="module")
+def without_d(tmp_path_factory: pytest.TempPathFactory) -> Leader:
+    """The run without masks in which d comes for the rounds after those in which it will be lost."""
+    with cluster_in(tmp_path_factory.mktemp("without")) as cluster:
+        leader = cluster.leader({**PLAIN, "learners": 3})
+        waits = learner(cluster, leader, "a", faults=f"stop@learner.training:{len(LOST)}")
+        others = [learner(cluster, leader, name) for name in "bc"]
+        waits.frozen()
+        late = learner(cluster, leader, "d")
+        leader.event("LearnerJoined", name="d")
+        waits.signal(signal.SIGCONT)
+        succeed(leader, waits, *others, late)
+        return leader
+
+
+def test_a_learner_killed_at_every_point_is_in_the_sum_if_its_update_was(
+    cluster: Cluster, without_d: Leader
+) -> None:
+    leader = cluster.leader(MASKED)
+    crew = [learner(cluster, leader, name) for name in "abc"]
+    for round_, point in enumerate(LOST + IN_THE_SUM, 1):
+        killed = learner(cluster, leader, "d", faults=f"kill@{point}:{round_}")
+        assert killed.wait() == -signal.SIGKILL
+    succeed(learner(cluster, leader, "d"), leader, *crew)
+    assert [line["learners"] for line in rounds_told(leader)] == [3] * len(LOST) + [4] * (ROUNDS - len(LOST))
+    assert leader.events("RoundAbandoned") == leader.events("LearnerLeft") == []
+    assert_same_bits(leader.run_dir, without_d.run_dir)
+    assert_in_one_sum_each(cluster, "abcd", ROUNDS)
