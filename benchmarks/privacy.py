@@ -1,12 +1,14 @@
-"""What privacy costs a leader: the noise of a model beside numpy's, and an update's way to the lattice."""
+"""What privacy costs: the noise of a model beside numpy's, an update's way to the lattice, and masks."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
+from benchmarks import masks
 from benchmarks.result import Figure, Result, Target
 from benchmarks.spread import Spread
 from utils.dp.discrete_gaussian import DiscreteGaussian
@@ -35,7 +37,9 @@ def measure(quick: bool) -> Result:
     for _ in range(turns):
         for name, do in work.items():
             seconds[name].append(_cpu_s(do))
-    return result({name: Spread.of(values) for name, values in seconds.items()}, size)
+    noise = result({name: Spread.of(values) for name, values in seconds.items()}, size)
+    further, figures = masks.targets(quick)
+    return replace(noise, further=further, figures=(*noise.figures, *figures))
 
 
 def _cpu_s(do: Callable[[], object]) -> float:
