@@ -14,7 +14,7 @@ import safetensors.numpy
 from leader.evaluation.federated import FederatedScores
 from leader.events import RoundCommitted, Spread
 from leader.rounds.buffer import OpenWork
-from leader.state import Claim, PartHistory, RunState, Seats
+from leader.state import Claim, PartHistory, PrivacyState, RunState, Seats
 from leader.storage.checkpoint import (
     _fields,
     _state,
@@ -141,6 +141,18 @@ def test_a_checkpoint_keeps_the_head_of_the_audit_where_there_is_one(tmp_path: P
     assert [load_checkpoint(path).audit_head for path in paths] == ["", f"7:{'ab' * 32}"]
     assert [b"audit" in path.read_bytes() for path in paths] == [False, True]
     assert kept_heads(paths[1]) == [Head(7, b"\xab" * 32)]
+
+
+def test_a_private_run_keeps_its_key_and_what_the_ledger_says_for_its_owner_alone(tmp_path: Path) -> None:
+    kept = PrivacyState(bytes(range(32)), 0.75, 7, "ab" * 32, 0.1 + 0.2, 8.0)
+    paths = [
+        save_checkpoint(tmp_path, written, keep=3, config=CONFIG)
+        for written in (state(), replace(state(6), privacy=kept))
+    ]
+    assert [load_checkpoint(path).privacy for path in paths] == [None, kept]
+    assert [b"noise_key" in path.read_bytes() for path in paths] == [False, True]
+    assert [path.stat().st_mode & 0o077 for path in paths][1] == 0
+    assert bytes(range(32)).hex() not in repr(kept)
 
 
 def test_the_order_of_parts_makes_no_difference(tmp_path: Path) -> None:
