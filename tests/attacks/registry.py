@@ -212,8 +212,8 @@ CALLERS = (
     Attack(
         "failures",
         'two learners that say "can\'t do it"',
-        "who has done counted work before",
-        "cluster/test_forged_work.py",
+        "the run ends only if all fail, one of whom has done counted work",
+        "attacks/test_silence.py",
     ),
     Attack(
         "names",
@@ -248,9 +248,21 @@ CALLERS = (
         "plain-registrations",
         "1,000 plain registrations",
         "a lease",
-        "leader/learners/test_workforce.py",
+        "attacks/test_silence.py",
         again(callers.plain_registrations, at_once=4),
         modes=(PLAIN,),
+    ),
+    Attack(
+        "silent-learners",
+        "40 plain registrations before the first round, silent",
+        "a deadline in all: who owed work at one comes after the others",
+        "attacks/test_silence.py",
+    ),
+    Attack(
+        "idle-takers",
+        "a learner that takes a shard, beats and never sends",
+        "its shard moves after one deadline",
+        "attacks/test_silence.py",
     ),
 )
 

@@ -17,6 +17,7 @@ RESULTS = "siege.json"
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 _BEGIN, _END = "<!-- siege -->", "<!-- /siege -->"
 _HEADS = ("attack", "bound", "unary call", "download", "upload", "leader", "run", "bits")
+_WORST = ("unary_s", "download_s", "upload_s", "grown_bytes")
 Found = Mapping[str, Mapping[str, Mapping[str, Any]]]  # by attack, then mode: the figures, see `figures`
 
 
@@ -66,8 +67,19 @@ def shown(attacks: tuple[Attack, ...], found: Found) -> Table:
 def markdown(attacks: tuple[Attack, ...], found: Found) -> str:
     """The table for docs/reliability.md."""
     lines = [_line(_HEADS), _line(["---"] * 2 + ["---:"] * 5 + ["---"])]
+    lines += [_line(["nothing", "", *_undisturbed(found)])]
     lines += [_line([attack.says, *_cells(attack, found.get(attack.name, {}))]) for attack in attacks]
     return "\n".join(lines)
+
+
+def _undisturbed(found: Found) -> list[str]:
+    """What the runs bore that the others are compared with: the slowest of all of a mode."""
+    quiet: dict[str, list[Mapping[str, Any]]] = {}
+    for of in found.values():
+        for mode, one in of.items():
+            quiet.setdefault(mode, []).append({**one["quiet"], "quiet": one["quiet"], "run_ratio": 1.0})
+    worst = [{**runs[0], **{key: max(run[key] for run in runs) for key in _WORST}} for runs in quiet.values()]
+    return [" / ".join(column) for column in zip(*(_figures(one) for one in worst), strict=True)]
 
 
 def publish(table: str, page: Path = PAGE) -> None:

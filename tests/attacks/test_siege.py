@@ -53,6 +53,8 @@ def test_a_siege_is_remembered_and_put_into_the_page(tmp_path: Path) -> None:
         "",
         "| attack | bound | unary call | download | upload | leader | run | bits |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| nothing |  | 0.01 s / 0.01 s | 0.02 s / 0.02 s | 0.03 s / 0.03 s | +20 MiB / +20 MiB | x 1.00 / x 1.00 "
+        "| same / same |",
         "| waves, at once | `limits.x` | 0.01 s / never | 0.02 s / 0.02 s | 0.03 s / 0.03 s | +20 MiB / +20 MiB "
         "| x 1.00 / x 1.20 | same / same |",
         "| names | identity | – | – | – | – | – | `tests/attacks/test_names.py` |",
