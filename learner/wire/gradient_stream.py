@@ -48,6 +48,8 @@ class GradientStream:
         self._outbox: deque[tuple[StreamedUpdate, SentPiece]] = deque()
         self._filled = asyncio.Event()
         self._looked = asyncio.Event()  # something has come, or ended
+        self._sent: tuple[str, bool] | None = None  # update whose header went last, and whether with its time
+        self._wanted: set[str] = set()  # ids of work that was asked for anew while its update was on its way
         self._ended = False
 
     async def run(self) -> None:
@@ -91,9 +93,14 @@ class GradientStream:
 
     def begin(self, update: StreamedUpdate) -> None:
         """An update's header is there; pieces that are made already follow at once."""
+        self._sent = None  # to the leader it may be of another try, which it is to hear of
         self._updates[update.order.work_id] = update
         for piece in update.pieces:
             self._put(update, piece)
+
+    def ask_again(self, work_id: str) -> None:
+        """The order of an update that is on its way came anew: should its exchange be given up, it goes once more."""
+        self._wanted.add(work_id)
 
     def made(self, update: StreamedUpdate, piece: SentPiece) -> None:
         """The next piece of an update is there."""
@@ -114,7 +121,6 @@ class GradientStream:
 
     async def _write(self, call: aio.StreamStreamCall[bytes, bytes]) -> None:
         """Send pieces as they come; a failure ends the call, and `_read` tells of it."""
-        sent: tuple[str, bool] | None = None  # update, and whether with the time that it took
         try:
             while True:
                 while not self._outbox:
@@ -122,11 +128,11 @@ class GradientStream:
                     await self._filled.wait()
                 update, piece = self._outbox.popleft()
                 header = (update.order.work_id, update.complete)
-                if header != sent:
+                if header != self._sent:
                     said = leader_pb2.UpdateHeader(token=self._token)
                     said.MergeFrom(update.said)
                     await call.write(leader_pb2.GradientData(header=said).SerializeToString())
-                    sent = header
+                    self._sent = header
                 await call.write(piece.announced(self._attempts.get(update.place, 0)))
                 for message in piece.messages:
                     await call.write(message)
@@ -185,5 +191,11 @@ class GradientStream:
         self._attempts = {key: attempt for key, attempt in self._attempts.items() if key > place}
         got = (stepped.version, weights) if stepped.version and weights is not None else None
         counted = set(stepped.counted)
-        self._settled(got, [(update, update.order.work_id in counted) for update in over])
+        given_up = set() if stepped.version else self._wanted - counted
+        again = [update for update in over if update.order.work_id in given_up]
+        self._wanted.difference_update(update.order.work_id for update in over)
+        fates = [(update, update.order.work_id in counted) for update in over if update not in again]
+        self._settled(got, fates)
+        for update in again:
+            self.begin(update)
         self._looked.set()

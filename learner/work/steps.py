@@ -64,6 +64,8 @@ class Steps:
             held.counted = None
             held.stage(self._memory)
             self._open().begin(held)
+        else:
+            self._stream.ask_again(order.work_id)
         return True
 
     async def over(self) -> None:

@@ -121,7 +121,10 @@ def test_the_shard_of_a_learner_that_never_sends_moves_after_the_first_deadline(
     assert cluster.model_sha256 == undisturbed()
 
 
-@pytest.mark.parametrize("kind", [{}, {"exchange": "gradient", "train.pipeline": False}, {"buffer.size": 3}])
+@pytest.mark.parametrize(
+    "kind",
+    [{}, {"exchange": "gradient"}, {"exchange": "gradient", "train.pipeline": False}, {"buffer.size": 3}],
+)
 def test_own_data_of_a_learner_that_never_sends_is_passed_over(kind: Settings) -> None:
     async def attacked(cluster: Cluster) -> None:
         async with Stranger(cluster.address) as eve:

@@ -246,6 +246,39 @@ def test_an_update_is_sent_again_over_a_new_stream_and_not_twice_over_one() -> N
     assert len(streams) == 2
 
 
+@pytest.mark.parametrize("order_first", [True, False])
+def test_work_that_is_given_up_and_tried_again_is_sent_again_whichever_is_heard_first(
+    order_first: bool,
+) -> None:
+    sent, told = asyncio.Event(), asyncio.Event()
+
+    async def play(line: Line) -> None:
+        await line.update()
+        sent.set()
+        if order_first:
+            await told.wait()
+        await line.say(stepped=leader_pb2.Stepped(round=1, step=0))
+        assert len(await line.update()) == COUNT
+        # Each try begins with the header: by that the leader knows whom to tell of its end.
+        assert {header.work_id for header in line.headers} == {"1-0-x"}
+        assert len(line.headers) >= 2
+        await line.say(stepped=leader_pb2.Stepped(round=1, step=0, version=1, counted=["1-0-x"]))
+
+    async def scenario() -> None:
+        async with against(play) as learner:
+            update = learner.send(0)
+            await asyncio.wait_for(sent.wait(), TIMEOUT_S)
+            if not order_first:
+                await asyncio.wait_for(learner.steps.over(), TIMEOUT_S)
+                assert update.counted is False
+            assert learner.steps.send_again(order(0))
+            told.set()
+            await asyncio.wait_for(learner.steps.over(), TIMEOUT_S)
+            assert update.counted is True
+
+    asyncio.run(scenario())
+
+
 def test_an_answer_about_an_old_update_leaves_the_weights_that_come() -> None:
     async def play(line: Line) -> None:
         await line.update()
