@@ -93,7 +93,8 @@ def test_a_frozen_learner_holds_nobody_up_and_goes_on(
     assert (first["step"] == 0) == taken
     finish(leader, slow, *quick)
     assert ("is no longer open" in slow.output) != taken
-    assert max(counted(leader, 10).values()) == 1
+    # Work of slow's that became too old went to another, for whom each part has numbers of its own.
+    assert max(counted(leader, 10).values()) <= (1 if taken else 2)
     assert_complete(leader)
 
 
