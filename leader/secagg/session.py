@@ -121,6 +121,7 @@ class MaskSession:
         self._work = dict(work)
         self.here = set(work)  # that are waited for
         self._adverts: dict[str, leader_pb2.Advert] = {}
+        self._seats: dict[str, int] = {}  # by name, once keys are here
         self._shares: dict[int, dict[int, bytes]] = {}  # sealed: by sender, by receiver
         self._last: dict[str, leader_pb2.MaskDown] = {}  # what each was told last, for whoever reconnects
         self._signatures: dict[int, bytes] = {}
@@ -247,7 +248,7 @@ class MaskSession:
         self._refused.discard(name)
 
     def _seat(self, name: str) -> int:
-        if self.phase is Phase.KEYS or name not in self._seats:
+        if name not in self._seats:
             raise PayloadError("this learner has no seat in the session; wait for the next one")
         return self._seats[name]
 

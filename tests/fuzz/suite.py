@@ -9,12 +9,13 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from tests.fuzz import leader_targets, learner_targets
+from tests.fuzz import leader_targets, learner_targets, masking_targets
 from tests.fuzz.codec_targets import ChangeTarget, EncodedUpdateTarget
 from tests.fuzz.gradient_targets import ExchangeTarget
 from tests.fuzz.leader import in_process_leader
 from tests.fuzz.leader_targets import RpcTarget
 from tests.fuzz.learner_targets import LearnerTarget, in_process_learner
+from tests.fuzz.masking_targets import RunTarget
 from tests.fuzz.payload_targets import (
     CheckpointTarget,
     DataTarget,
@@ -27,6 +28,7 @@ from tests.fuzz.runner import Tally, Target, run, run_async
 from tests.fuzz.trust_targets import EnrolTarget
 
 Run = Callable[[int, int], Tally]  # count, seed
+_MEMORY = Path("/dev/shm")  # where files are written fast
 
 
 Plain = HeaderTarget | UpdateTarget | FramingTarget | EncodedUpdateTarget | ChangeTarget
@@ -58,6 +60,11 @@ def _enrol(count: int, seed: int) -> Tally:
         return asyncio.run(run_async(EnrolTarget(Path(folder), seed), count, seed))
 
 
+def _masked(make: type[RunTarget], count: int, seed: int) -> Tally:
+    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
+        return run(make(Path(folder), seed), count, seed)
+
+
 def _leader_rpc(make: type[RpcTarget], count: int, seed: int) -> Tally:
     async def fuzz() -> Tally:
         async with in_process_leader(**make.changes) as leader:
@@ -82,6 +89,7 @@ def _suite() -> dict[str, Run]:
     runs |= {kind: partial(_stream, kind) for kind in (ModelTarget, DataTarget)}
     runs |= {kind: partial(_leader_rpc, kind) for kind in leader_targets.TARGETS}
     runs[ExchangeTarget] = partial(_leader_rpc, ExchangeTarget)
+    runs |= {kind: partial(_masked, kind) for kind in masking_targets.TARGETS}
     runs |= {kind: partial(_learner_rpc, kind) for kind in learner_targets.TARGETS}
     return {kind.name: run for kind, run in runs.items()}
 

@@ -16,6 +16,8 @@ OUTCOMES = {
     "model payload": {"taken", "PayloadError", "LimitError", "IncompatibleError"},
     "data payload": {"taken", "PayloadError", "LimitError"},
     "checkpoint file": {"loaded", "CheckpointError"},
+    "masked run": {"0 crashes", "1 crashes", "2 crashes", "3 crashes"},
+    "masking messages": {"0 crashes", "1 crashes", "2 crashes", "3 crashes"},
     "framing": {"one chunk", "message", "DecodeError"},
     "RegisterLearner": {
         "OK",
