@@ -19,7 +19,7 @@ from leader.data.dataset import open_data
 from leader.dp.accountant import Accountant
 from leader.dp.ledger import Head, Ledger, Release
 from leader.dp.privacy import open_privacy
-from leader.events import RoundCommitted, UpdateAccepted
+from leader.events import Event, RoundCommitted, UpdateAccepted
 from leader.global_model.initial import open_origin
 from leader.initial_state import initial_state, open_folder
 from leader.storage.checkpoint import load_checkpoint, load_newest, save_checkpoint
@@ -213,12 +213,9 @@ def test_parts_that_can_not_pay_sit_out_while_a_quorum_can(tmp_path: Path) -> No
     for number in (7, 8):
         book.charge(Release(number, "ab", "central", multiplier, 1.0, [f"own-{NAMES[0]}"]))
 
-    async def scenario(cluster: Cluster) -> None:
-        async with going_on(cluster, folder):
-            pass
-
-    cluster = play(scenario, PRIVATE)
-    assert [event.learners for event in cluster.seen(RoundCommitted)] == [1, 1]
+    events: list[Event] = []
+    simulate(config, hooks=Hooks(own=own(), listener=events.append), resume=True)
+    assert [event.learners for event in events if isinstance(event, RoundCommitted)] == [1, 1]
     releases = [entry for entry in ledger(folder) if entry["kind"] == "release"][2:]
     parts = {entry["set"]: entry["parts"] for entry in ledger(folder) if entry["kind"] == "parts"}
     assert [parts[entry["set"]] for entry in releases] == [[f"own-{NAMES[1]}"]] * 2
