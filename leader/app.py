@@ -62,7 +62,12 @@ class App:
         self._config = config
         self._folder = folder
         origin = open_origin(config, data.classes)
-        state = resumed_state(folder, origin.layout) if resume else initial_state(config, origin)
+        examples = 0 if data.train is None else len(data.train.labels)
+        state = (
+            resumed_state(config, folder, origin.layout, examples)
+            if resume
+            else initial_state(config, origin)
+        )
         self.resumed_round = state.round
         save = partial(
             save_checkpoint, folder.checkpoints, keep=config.keep_checkpoints, config=dump_config(config)

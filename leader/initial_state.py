@@ -6,6 +6,7 @@ import hashlib
 import secrets
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from leader.config import RunConfig
 from leader.config.yaml_file import dump_config
@@ -15,8 +16,9 @@ from leader.state import RunState
 from leader.storage.checkpoint import load_newest
 from leader.storage.run_folder import RunFolder, default_run_dir
 from model.flat import Layout
-from utils.errors import CheckpointError
 from utils.files import write_atomically
+
+_CHANGED = "was config.yaml of the run folder changed?"
 
 
 def open_folder(config: RunConfig, *, resume: bool) -> tuple[RunConfig, RunFolder]:
@@ -48,15 +50,24 @@ def initial_state(config: RunConfig, origin: Origin) -> RunState:
     )
 
 
-def resumed_state(folder: RunFolder, layout: Layout) -> RunState:
-    """The newest whole checkpoint; raises CheckpointError if there is none that fits the model."""
-    state = load_newest(folder.checkpoints)
-    if state.vector.size != layout.total:
-        raise CheckpointError(
-            f"checkpoint holds {state.vector.size} values, the model has {layout.total}; "
-            "was config.yaml of the run folder changed?"
-        )
+def resumed_state(config: RunConfig, folder: RunFolder, layout: Layout, examples: int) -> RunState:
+    """The newest whole checkpoint; raises CheckpointError if there is none of this run.
+
+    `examples` is the number of training examples that the leader holds.
+    """
+    state = load_newest(folder.checkpoints, partial(_check_fit, config, layout, examples))
     return state if state.secret else replace(state, secret=_new_secret())  # of a release that had none
+
+
+def _check_fit(config: RunConfig, layout: Layout, examples: int, state: RunState) -> None:
+    optimizer = dict.fromkeys(make_optimizer(config).init(0), layout.parameter_count)
+    wanted = {"the model": layout.total, **optimizer}
+    held = {"the model": state.vector.size, **{name: kept.size for name, kept in state.optimizer.items()}}
+    if held != wanted:
+        raise ValueError(f"it holds {held} values, the run has {wanted}; {_CHANGED}")
+    last = max((shard.max(initial=-1) for shard in state.seats.shards), default=-1) if state.seats else -1
+    if last >= examples:
+        raise ValueError(f"it deals out example {last}, the data has {examples}; {_CHANGED}")
 
 
 def _new_secret() -> str:

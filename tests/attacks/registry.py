@@ -266,4 +266,13 @@ CALLERS = (
     ),
 )
 
-ATTACKS: tuple[Attack, ...] = HELD + TRANSFERS + HEADERS + FLOODS + CALLERS
+FILES = (
+    Attack(
+        "checkpoints",
+        "checkpoints whose state has wrong types, missing or extra keys, under a SHA-256 that fits",
+        "one schema of state and tensors; the one before is used",
+        "attacks/test_checkpoints.py",
+    ),
+)
+
+ATTACKS: tuple[Attack, ...] = HELD + TRANSFERS + HEADERS + FLOODS + CALLERS + FILES

@@ -15,14 +15,8 @@ from leader.evaluation.federated import FederatedScores
 from leader.events import RoundCommitted, Spread
 from leader.rounds.buffer import OpenWork
 from leader.state import Claim, PartHistory, PrivacyState, RunState, Seats
-from leader.storage.checkpoint import (
-    _fields,
-    _state,
-    checkpoints,
-    load_checkpoint,
-    load_newest,
-    save_checkpoint,
-)
+from leader.storage.checkpoint import checkpoints, load_checkpoint, load_newest, save_checkpoint
+from leader.storage.saved_state import fields_of, state_of
 from leader.trust.audit import Head
 from leader.trust.audit_check import kept_heads
 from protos import leader_pb2
@@ -77,8 +71,14 @@ def state(round_: int = 5, seed: int = 0) -> RunState:
         seconds=12.5,
         federated=spreads(0.1 + 0.2),
         committed=RoundCommitted(round_, 0.1 + 0.2, 2.5, 10, 20, 2, 640, 0.05),
-        history={"shard-00000": PartHistory(3, 5, 0.1 + 0.2, 1e-9), "own-b": PartHistory(1, 2, -7.5, 0.0)},
-        open_work={"shard-00001": OpenWork(4, 17, (1 << 62) + 4), "own-b": OpenWork(5, 2, (1 << 62) + 5)},
+        history={
+            "shard-00000": PartHistory(3, round_, 0.1 + 0.2, 1e-9),
+            "own-b": PartHistory(1, 1, -7.5, 0.0),
+        },
+        open_work={
+            "shard-00001": OpenWork(round_ - 1, 17, (1 << 62) + 4),
+            "own-b": OpenWork(round_, 2, (1 << 62) + 5),
+        },
         turns={"shard-00001": 18, "own-b": 3, "own-gone": 1},
         secret="5ec2e7",
     )
@@ -176,10 +176,10 @@ def test_a_part_that_told_no_loss_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_a_release_without_history_is_loaded() -> None:
-    fields = _fields(replace(state(), seats=None))
+    fields = json.loads(fields_of(replace(state(), seats=None)))
     for name in ("history", "open_work", "turns"):
         del fields[name]
-    loaded = _state(json.loads(json.dumps(fields)), {"vector": state().vector})
+    loaded = state_of(json.dumps(fields), {"vector": state().vector})
     assert (loaded.history, loaded.open_work, loaded.turns) == ({}, {}, {})
     assert loaded.round == 5
 
