@@ -12,7 +12,7 @@ from utils.dp.gaussian import least_noise, releases_within
 
 
 def test_releases_of_other_noise_add_up_as_in_the_reference() -> None:
-    for case in vectors("privacy/epsilon")["mixed"]:
+    for case in vectors("epsilon")["mixed"]:
         accountant = Accountant(100.0, case["delta"])
         for z in case["zs"]:
             accountant.charge(["own-a"], z)

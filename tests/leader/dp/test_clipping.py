@@ -10,7 +10,7 @@ from tests.vectors import vectors
 
 
 def test_the_clip_follows_the_quantile_as_in_the_reference() -> None:
-    for step in vectors("privacy/adaptive_clipping")["steps"]:
+    for step in vectors("adaptive_clipping")["steps"]:
         after = next_clip(step["clip"], step["noisy_share_within"], step["gamma"], step["eta"])
         assert after == pytest.approx(step["next"], rel=1e-12)
 
@@ -27,7 +27,7 @@ def test_a_share_that_noise_has_driven_out_of_its_range_moves_it_no_further_than
 
 
 def test_the_bit_and_the_values_share_the_noise_as_in_the_reference() -> None:
-    for case in vectors("privacy/epsilon")["adaptive_clipping_split"]:
+    for case in vectors("epsilon")["adaptive_clipping_split"]:
         mechanism = Mechanism.of(case["z"], 400_000, case["sigma_b"])
         assert mechanism.noise.sigma / mechanism.value_reach == pytest.approx(case["z_delta"], rel=1e-4)
         squares = mechanism.value_reach**2 + (mechanism.bit // 2) ** 2

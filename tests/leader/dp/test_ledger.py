@@ -50,7 +50,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_it_reads_and_adds_up_the_entries_of_the_reference(tmp_path: Path) -> None:
-    reference = vectors("privacy/ledger")
+    reference = vectors("ledger")
     for count in range(1, len(reference["lines"]) + 1):
         path = tmp_path / f"{count}.jsonl"
         path.write_text("".join(f"{line}\n" for line in reference["lines"][:count]))

@@ -19,7 +19,7 @@ def sha256(values: np.ndarray, dtype: str) -> str:
 
 
 def test_it_draws_what_the_reference_draws() -> None:
-    reference = vectors("privacy/discrete_gaussian")
+    reference = vectors("discrete_gaussian")
     thresholds, values, aliases = alias_table()
     assert sha256(thresholds, "<u8") == reference["threshold_sha256"]
     assert sha256(values, "<i4") == reference["value_sha256"]

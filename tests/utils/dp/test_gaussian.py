@@ -17,7 +17,7 @@ def exact_delta(epsilon: float, mu: float) -> mpmath.mpf:
 
 
 def test_it_gives_the_epsilons_of_the_reference() -> None:
-    reference = vectors("privacy/epsilon")
+    reference = vectors("epsilon")
     for case in reference["gaussian"]:
         mu = math.sqrt(case["participations"]) / case["z"]
         assert epsilon_of(mu, case["delta"]) == pytest.approx(case["epsilon"], rel=1e-9)

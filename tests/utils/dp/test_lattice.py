@@ -21,7 +21,7 @@ def squares(levels: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> int:
 
 
 def test_it_gives_the_levels_of_the_reference() -> None:
-    for case in vectors("privacy/lattice")["cases"]:
+    for case in vectors("lattice")["cases"]:
         made = to_lattice(np.array(case["values"], np.float32), case["clip"], case["reach"])
         assert made.levels.tolist() == case["levels"]
         assert made.within == case["norm_within_clip"]

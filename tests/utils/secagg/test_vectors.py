@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from protos import leader_pb2
+from tests.vectors import vectors
 from utils.errors import PayloadError, ValueRangeError
 from utils.secagg import graph, keys
 from utils.secagg.masks import add_streams
@@ -19,16 +18,9 @@ from utils.secagg.ring import WORDS, Ring
 from utils.secagg.roster import Seated, bit_set
 from utils.secagg.shamir import Combiner, split
 
-VECTORS = Path(__file__).parents[2] / "vectors"
 of_hex = bytes.fromhex
 
-
-def load(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((VECTORS / f"{name}.json").read_text(encoding="utf-8"))
-    return loaded
-
-
-STREAMS, SHAMIR, SESSION = load("mask_streams"), load("shamir"), load("session")
+STREAMS, SHAMIR, SESSION = vectors("mask_streams"), vectors("shamir"), vectors("session")
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -70,7 +62,7 @@ def test_a_wrong_share_gives_another_secret_or_none() -> None:
 
 @pytest.mark.parametrize(
     "case",
-    [case for case in load("quantise")["cases"] if case["bits"] < 64],  # 64 are those of the exact sum
+    [case for case in vectors("quantise")["cases"] if case["bits"] < 64],  # 64 are those of the exact sum
     ids=lambda c: f"{c['bits']}-{c['parties']}",
 )
 def test_levels(case: dict[str, Any]) -> None:
@@ -96,7 +88,7 @@ def test_no_level_for_what_is_no_number(bad: float) -> None:
 
 @pytest.mark.parametrize(
     "case",
-    load("graph")["cases"],
+    vectors("graph")["cases"],
     ids=lambda c: "-".join(str(c[k]) for k in ("n", "gamma", "sigma", "active")),
 )
 def test_the_fewest_neighbours_that_are_safe(case: dict[str, Any]) -> None:
