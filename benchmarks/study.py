@@ -123,7 +123,8 @@ def _run(trial: Trial, data: Path, folder: Path) -> None:
             check=False,
         ).returncode
     if code or not (path / "summary.json").exists():
-        raise TrialFailedError(f"{trial.name} failed; its output is in {log}:\n{log.read_text()[-2000:]}")
+        end = log.read_text()[-2000:].splitlines()
+        raise TrialFailedError(f"{trial.name} failed; its output is in {log}:", *end)
 
 
 def read_curve(path: Path) -> Curve:

@@ -8,6 +8,7 @@ import sys
 from leader.cli import parse
 from leader.config.yaml_file import dump_config
 from utils import faults
+from utils.console import say
 from utils.errors import program
 from utils.malloc import keep_freed_memory
 
@@ -18,7 +19,7 @@ def main() -> int:
     command = parse(sys.argv[1:], os.environ)
     faults.arm(os.environ)
     if command.print_config:
-        print(dump_config(command.config), end="")
+        say(*dump_config(command.config).splitlines())
         return 0
     keep_freed_memory()
     from leader.app import run  # here, so that --help does not wait for torch

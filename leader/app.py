@@ -38,6 +38,7 @@ from leader.training.exchanges.kinds import choose_kind
 from leader.trust.admission import Admission, Invitation
 from leader.wiring import Wiring
 from model.weights_file import model_header
+from utils.console import say
 from utils.errors import INTERRUPTED, CheckpointError, FlockstepError
 from utils.files import remedy, write_atomically
 from utils.vector import Vector
@@ -254,11 +255,11 @@ def run(command: Command) -> int:
     except FlockstepError as error:
         if not resume and folder.discard():
             raise  # nothing began, so the same command can be given again
-        raise type(error)(f"{error}\n{_how_to_resume(folder.path)}") from error
-    print(
-        f"{reason}\n{_how_to_resume(folder.path)}" if reason else f"results are in {folder.path}",
-        file=sys.stderr,
-    )
+        raise type(error)(*error.args, _how_to_resume(folder.path)) from error
+    if reason:
+        say(reason, _how_to_resume(folder.path), file=sys.stderr)
+    else:
+        say(f"results are in {folder.path}", file=sys.stderr)
     return INTERRUPTED if reason else 0
 
 

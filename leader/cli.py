@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from leader.config import RunConfig
 from leader.config.yaml_file import SCHEMA, dump_schema, read_config
+from utils.console import say
 from utils.errors import ConfigError
 from utils.settings.flags import SETTINGS, FlagParser, key_table, paragraph
 from utils.settings.scalars import show
@@ -137,7 +138,7 @@ class _PrintSchema(argparse.Action):
     """Prints what the keys of a config file are, and exits, as `--help` does."""
 
     def __call__(self, *_: Any) -> NoReturn:
-        print(dump_schema(), end="")
+        say(*dump_schema().splitlines())
         raise SystemExit(0)
 
 
@@ -186,4 +187,4 @@ def _check_resumable(run: RunConfig, config: RunConfig, given: Mapping[str, Give
         if now[name] != before[name] and not name.startswith(RESUMABLE)
     ]
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(*problems)

@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
+from utils.console import printable
+
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Event:
-    """Base of all run events."""
+    """Base of all run events. Their texts, of whoever they come, are lines that no terminal acts on."""
+
+    def __post_init__(self) -> None:
+        """Make the texts safe."""
+        for name, value in vars(self).items():
+            if isinstance(value, str):
+                object.__setattr__(self, name, printable(value))
 
 
 @dataclass(frozen=True)

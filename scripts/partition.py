@@ -14,13 +14,12 @@ from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from leader.data.partition import Kind, partition
 from scripts.partition_plot import Panel, draw_split
-from utils.console import printable
+from utils.console import open_console, printable
 from utils.datasets import Dataset, open_dataset, save_dataset
 from utils.errors import ConfigError, program
 from utils.files import replace_file
@@ -173,12 +172,8 @@ def table(split: Split) -> Table:
         name = split.names[part] if split.names else str(part)
         largest = split.data.classes[row.argmax()]
         cells = (name, str(sizes[part]), str(present[part]), f"{share[part]:.1%}", largest)
-        shown.add_row(*map(_plain, cells))
+        shown.add_row(*map(Text, cells))
     return shown
-
-
-def _plain(text: str) -> Text:
-    return Text(printable(text))
 
 
 def picture(splits: Sequence[Split]) -> bytes:
@@ -238,19 +233,19 @@ def run(argv: Sequence[str]) -> None:
     if options.out is not None:
         check_out(options.out)
     splits = split(options, open_dataset(options.data, options.data_dir).train)
-    console = Console()
+    console = open_console()
     for made in splits:
-        console.print(Text(f"{printable(made.data.name)} in {len(made.parts)} parts: {made.title}"))
+        console.print(f"{made.data.name} in {len(made.parts)} parts: {made.title}")
         console.print(table(made))
     try:
         replace_file(options.plot, picture(splits))
     except OSError as error:
         raise ConfigError(f"--plot {options.plot} can't be written: {error.strerror}") from error
-    console.print(f"picture: {options.plot}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"picture: {options.plot}", soft_wrap=True)
     if options.out is not None:
         write(splits[0], options.out)
         text = f"parts: {options.out}, for python -m learner --data {options.out}/part-00000.safetensors"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
 
 @program

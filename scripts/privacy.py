@@ -14,6 +14,7 @@ from typing import Any
 
 from leader.config.dp_rules import releases_needed
 from leader.metric_names import headline, is_share
+from utils.console import say
 from utils.dp.gaussian import epsilon_of, least_noise
 from utils.errors import ConfigError, program
 from utils.files import replace_file
@@ -159,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if word.startswith("-"):
             make_parser().parse_or_raise([word], {})
         raise ConfigError(f"give a verb, one of {', '.join(VERBS)}; see python -m scripts.privacy --help")
-    print(VERBS[word].run(make_parser(word).parse_or_raise(rest, {})))
+    say(*VERBS[word].run(make_parser(word).parse_or_raise(rest, {})).splitlines())
     return 0
 
 

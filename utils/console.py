@@ -1,4 +1,4 @@
-"""How log messages reach people and machines: rich on a terminal, plain lines, or JSON lines."""
+"""The one way to terminals and logs, where text is made safe: whole lines, rich on a terminal, or JSON lines."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import json
 import logging
 import math
 import sys
+import unicodedata
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.segment import Segment
 
 Format = Literal["auto", "rich", "plain", "json"]
 Level = Literal["debug", "info", "warning", "error"]
 
+_MOST = 2000  # characters of one text
+_MARKS = 4  # accents on one letter; more are drawn over the lines around
 #: Libraries whose debug messages are of no use here.
 _CHATTY = ("asyncio", "grpc", "matplotlib", "PIL")
 
@@ -42,12 +47,46 @@ def setup_logging(log_format: Format, level: Level, stream: TextIO | None = None
 
 
 def printable(text: str) -> str:
-    """`text` with control characters escaped: names and reasons come from peers and may hold any.
+    """`text` as one line that no terminal acts on: names and reasons come from peers and may hold anything.
+
+    What controls, turns round or can't be seen is escaped, and of more than 2000 characters the middle is left
+    out. Letters of all scripts stay.
 
     >>> print(printable("a\\x1b[2Jb"))
     a\\x1b[2Jb
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    if len(text) > _MOST:
+        text = f"{text[: _MOST * 3 // 4]} ... {text[-_MOST // 4 :]}"
+    if text.isascii() and text.isprintable():
+        return text
+    shown, marks = [], 0
+    for letter in text:
+        marks = marks + 1 if unicodedata.category(letter)[0] == "M" else 0
+        fine = letter.isprintable() and marks <= _MARKS
+        shown.append(letter if fine else letter.encode("unicode_escape").decode())
+    return "".join(shown)
+
+
+def _each_line(text: str, indent: str = "") -> str:
+    return "\n".join(indent + printable(line) for line in text.split("\n"))
+
+
+def say(*lines: str, file: TextIO | None = None) -> None:
+    """Print each of `lines` as one line, on standard output unless `file` says otherwise."""
+    print(*map(printable, lines), sep="\n", file=file, flush=True)
+
+
+def open_console(file: TextIO | None = None) -> Console:
+    """A rich console, on standard output unless `file` says otherwise, where text is text: no markup, no escapes."""
+    from rich.console import Console  # imported here because plain and JSON logs don't need it
+    from rich.segment import Segment
+
+    class SafeConsole(Console):
+        def render(self, *args: Any, **kwargs: Any) -> Iterator[Segment]:
+            for text, style, control in super().render(*args, **kwargs):
+                yield Segment(text if control else _each_line(text), style, control)
+
+    return SafeConsole(file=file, markup=False, emoji=False, highlight=False)
 
 
 class LineFormatter(logging.Formatter):
@@ -65,6 +104,10 @@ class LineFormatter(logging.Formatter):
             text = f"{self.formatTime(record, self.datefmt)} {level}{text}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """Its lines, indented: none passes for a message."""
+        return _each_line(super().formatException(ei), "  ")
+
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (unix seconds), level, event and its fields, or logger and message."""
@@ -74,25 +117,26 @@ class JsonFormatter(logging.Formatter):
         entry: dict[str, Any] = {"time": round(record.created, 3), "level": record.levelname.lower()}
         fields: dict[str, Any] | None = getattr(record, "fields", None)
         if fields is None:
-            entry |= {"event": "log", "logger": record.name, "message": record.getMessage()}
+            entry |= {"event": "log", "logger": record.name, "message": printable(record.getMessage())}
         else:
             entry["event"] = getattr(record, "event", "log")
             entry |= {k: _json_value(v) for k, v in fields.items()}
         if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
+            entry["exception"] = _each_line(self.formatException(record.exc_info))
         return json.dumps(entry, allow_nan=False, default=str)
 
 
 def _json_value(value: object) -> object:
+    if isinstance(value, str):
+        return printable(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _rich_handler(stream: TextIO) -> tuple[Console, logging.Handler]:
-    from rich.console import Console  # imported here because plain and JSON logs don't need it
     from rich.highlighter import NullHighlighter
     from rich.logging import RichHandler
 
-    console = Console(file=stream)
+    console = open_console(stream)
     handler = RichHandler(
         console=console,
         show_path=False,

@@ -1,14 +1,17 @@
 """Every error that Flockstep raises on purpose, in one tree; utils/wire/status.py tells them to peers.
 
-A message says what is wrong, where, and what to do next; programs print it as one line.
+A message says what is wrong, where, and what to do next; each argument is one line of it, whatever it quotes.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
+import traceback
 from collections.abc import Callable
 from typing import ParamSpec
+
+from utils.console import printable, say
 
 P = ParamSpec("P")
 INTERRUPTED = 130  # the shell's exit code for a program that was interrupted
@@ -18,6 +21,10 @@ class FlockstepError(Exception):
     """Base of all errors that a user or a peer can cause."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The arguments, each as one line that no terminal acts on."""
+        return "\n".join(printable(str(line)) for line in self.args)
 
 
 class ConfigError(FlockstepError):
@@ -130,9 +137,12 @@ def program(main: Callable[P, int]) -> Callable[P, int]:
         try:
             return main(*args, **kwargs)
         except FlockstepError as error:
-            print(f"error: {error}", file=sys.stderr)
+            say(*f"error: {error}".split("\n"), file=sys.stderr)
             return error.exit_code
         except KeyboardInterrupt:
             return INTERRUPTED
+        except Exception:
+            say(*traceback.format_exc().splitlines(), file=sys.stderr)  # as Python would, but safe
+            return FlockstepError.exit_code
 
     return run

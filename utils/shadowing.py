@@ -6,6 +6,7 @@ import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from utils.console import say
 from utils.errors import ConfigError
 
 _OURS = Path(__file__).parents[1]
@@ -21,7 +22,7 @@ def refuse_shadows(*packages: str) -> None:
             else []
         )
         if found and not any(Path(place).is_relative_to(_OURS) for place in found):
-            print(
+            say(
                 f"error: {found[0]} hides Flockstep's own package {name!r}; start in another folder, rename it, "
                 "or use the command flockstep, which it does not get in the way of",
                 file=sys.stderr,

@@ -77,7 +77,7 @@ class _Reader:
                 f"{self._origin(root)}: the config must be KEY: VALUE lines, such as rounds: 10"
             )
         if self._problems:
-            raise ConfigError("\n".join(self._problems))
+            raise ConfigError(*self._problems)
         return self._given
 
     def _walk(self, loader: yaml.SafeLoader, mapping: yaml.MappingNode, prefix: str) -> None:

@@ -11,7 +11,7 @@ from leader.events import Event, RunStarted
 from leader.reporting.messages import describe, invitation_lines, learner_command, level_of
 from leader.reporting.turnover import Turnover
 from leader.trust.admission import Invitation
-from utils.console import setup_logging
+from utils.console import say, setup_logging
 from utils.files import write_atomically
 
 _log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ def show_invitation(config: LogConfig, stream: TextIO, started: RunStarted, invi
     Raises CheckpointError if it can't be written there.
     """
     if stream.isatty() and config.format != "json":
-        print("\n".join(invitation_lines(started, invitation, invitation.token)), file=stream, flush=True)
+        say(*invitation_lines(started, invitation, invitation.token), file=stream)
         return
     path = invitation.folder / "join"
     write_atomically(path, [invitation.token.encode()], mode=0o600)

@@ -22,7 +22,6 @@ from leader.metric_names import show
 from leader.reporting.messages import describe, describe_spread, learner_command, level_of, number_of, size
 from leader.reporting.progress import LearnerView, RoundView, RunProgress, Score
 from leader.reporting.turnover import Turnover
-from utils.console import printable
 
 _REFRESHES_PER_S = 4
 _MESSAGES = 5
@@ -89,14 +88,14 @@ def render_end(progress: RunProgress) -> ConsoleRenderable:
     """What stays on the terminal: how the run ended, and its last rounds."""
     ending = progress.finished
     words = describe(ending, progress.rounds) if ending else f"run ended after round {progress.committed}"
-    parts: list[ConsoleRenderable] = [Text(printable(words[0].upper() + words[1:]), style="bold")]
+    parts: list[ConsoleRenderable] = [Text(words[0].upper() + words[1:], style="bold")]
     if progress.newest is not None and progress.best is not None:
         best = f"best {_value(progress.best)} after round {progress.best.round}"
-        parts.append(Text(printable(f"Test {progress.newest.metric} {_value(progress.newest)} ({best})")))
+        parts.append(Text(f"Test {progress.newest.metric} {_value(progress.newest)} ({best})"))
     if progress.federated is not None:
         parts.append(Text(f"At the learners {describe_spread(progress.federated)}"))
     if progress.started is not None:
-        parts.append(Text(f"Results in {printable(str(progress.started.run_dir))}"))
+        parts.append(Text(f"Results in {progress.started.run_dir}"))
     if progress.history:
         parts.append(_history(progress))
     return Group(*parts)
@@ -110,7 +109,7 @@ def _history(progress: RunProgress) -> Table:
     headings = [
         "round",
         "eps" if private else "loss",
-        printable(f"test {metric}"),
+        f"test {metric}",
         "seconds",
         "up",
         "down",
@@ -144,10 +143,10 @@ def _header(started: RunStarted) -> Panel:
     facts = Table.grid(padding=(0, 1), expand=True)
     for ratio, style in ((None, "dim"), (1, "none"), (None, "dim"), (None, "none")):
         facts.add_column(ratio=ratio, style=style, no_wrap=True, overflow="ellipsis")
-    model = f"{printable(started.model)}, {number_of(started.parameters, 'parameter')}"
+    model = f"{started.model}, {number_of(started.parameters, 'parameter')}"
     facts.add_row("model", Text(model), "exchange", Text(started.exchange))
-    facts.add_row("data", Text(printable(started.dataset)), "address", Text(started.address))
-    title = Text.assemble(("Flockstep leader ", "bold"), (printable(started.run_id), "dim"))
+    facts.add_row("data", Text(started.dataset), "address", Text(started.address))
+    title = Text.assemble(("Flockstep leader ", "bold"), (started.run_id, "dim"))
     return Panel(facts, title=title, title_align="left", border_style="blue", box=box.ROUNDED)
 
 
@@ -177,7 +176,7 @@ def _bar(fraction: float) -> ProgressBar:
 def _numbers(progress: RunProgress) -> Text:
     up, down = ("-", "-") if progress.rate is None else (f"{size(rate)}/s" for rate in progress.rate)
     newest, best = progress.newest, progress.best
-    metric = printable(newest.metric) if newest else "accuracy"
+    metric = newest.metric if newest else "accuracy"
     best_words = f" (best {_value(best)})" if best and best is not newest else ""
     parts = (
         _learnt(progress),
@@ -228,8 +227,8 @@ def _learners(views: list[LearnerView], room: int, width: int) -> Table:
     for view in shown:
         cells: list[str | Text | ProgressBar] = [
             str(view.learner_id),
-            Text(printable(view.name)),
-            Text(printable(view.device)),
+            Text(view.name),
+            Text(view.device),
             Text(view.state, style=_STATE_STYLES.get(view.state, "")),
             _number(view.images_per_s, ",.0f"),
             _number(view.loss, ".4f"),
@@ -245,7 +244,7 @@ def _learners(views: list[LearnerView], room: int, width: int) -> Table:
 
 def _message(clock: str, text: str, warning: bool) -> Text:
     line = Text(no_wrap=True, overflow="ellipsis")
-    return line.append(f" {clock} ", "dim").append(printable(text), "yellow" if warning else None)
+    return line.append(f" {clock} ", "dim").append(text, "yellow" if warning else None)
 
 
 def _number(value: float | None, spec: str) -> str:

@@ -24,6 +24,7 @@ from leader.trust.authority import Applicant, Authority
 from leader.trust.gateway import Gateway, key_in, make_gateway
 from leader.trust.manager import LOCAL, MANAGED, MOST_HOURS, Manager
 from protos import trust_pb2
+from utils.console import say
 from utils.errors import ConfigError, UnreachableError, program
 from utils.files import replace_file
 from utils.settings.flags import FlagParser, number, whole
@@ -84,22 +85,22 @@ def _token(options: Namespace) -> None:
     request = trust_pb2.TokenRequest(name=options.name, role=options.role, uses=options.uses)
     request.hours, request.replace = options.hours or 72, options.replace
     token = _ask(options, contract.MAKE_TOKEN, request)
-    print(token.text)
+    say(token.text)
     _say(f"token {_described(token)}; there, once: python -m learner --leader HOST:PORT --join TOKEN")
 
 
 def _list(options: Namespace) -> None:
     for one in _ask(options, contract.LIST_IDENTITIES, trust_pb2.ListRequest()).identities:
         state = f"revoked: {one.revoked}" if one.revoked else f"until {_day(one.until)}"
-        print(f"{one.name:<24} {one.role or '-':<10} {state}; {one.how or 'never joined'}")
+        say(f"{one.name:<24} {one.role or '-':<10} {state}; {one.how or 'never joined'}")
     for token in _ask(options, contract.LIST_TOKENS, trust_pb2.ListRequest()).tokens:
-        print(f"token {_described(token)}")
+        say(f"token {_described(token)}")
 
 
 def _revoke(options: Namespace) -> None:
     tokens = _ask(options, contract.LIST_TOKENS, trust_pb2.ListRequest()).tokens
     one = _ask(options, contract.REVOKE, trust_pb2.RevokeRequest(name=options.what, why=options.why))
-    print(f"{one.name} is revoked" + ("" if one.role else "; nobody has joined under that name yet"))
+    say(f"{one.name} is revoked" + ("" if one.role else "; nobody has joined under that name yet"))
     for token in tokens:
         if one.how == f"token {token.id}" and token.until > time.time() and token.uses != token.used:
             _say(f"its token lets others in: {_PROG} revoke-token {token.id} ends that")
@@ -107,12 +108,12 @@ def _revoke(options: Namespace) -> None:
 
 def _forget(options: Namespace) -> None:
     _ask(options, contract.FORGET, trust_pb2.ForgetRequest(name=options.what))
-    print(f"{options.what} is forgotten; a new token may give the name again")
+    say(f"{options.what} is forgotten; a new token may give the name again")
 
 
 def _revoke_token(options: Namespace) -> None:
     _ask(options, contract.REVOKE_TOKEN, trust_pb2.TokenId(id=options.what))
-    print(f"token {options.what} lets nobody in any more; who came with it stays, see list")
+    say(f"token {options.what} lets nobody in any more; who came with it stays, see list")
 
 
 def _issue(options: Namespace) -> None:
@@ -127,7 +128,7 @@ def _issue(options: Namespace) -> None:
         files["key.pem"] = pki.key_to_pem(key)
     write_secrets(options.out, files)
     until = _day(pki.ends_at(certificate))
-    print(f"{options.out}: {', '.join(files)} of {credential.name}, {credential.role}, until {until}")
+    say(f"{options.out}: {', '.join(files)} of {credential.name}, {credential.role}, until {until}")
 
 
 def _issued_here(options: Namespace, csr: bytes) -> trust_pb2.Credential:
@@ -160,13 +161,13 @@ def _gateway(options: Namespace) -> None:
         made = make_gateway(authority, config, gateway, key_in(options.out), hours, options.replace)
     write_secrets(options.out, made)
     until = _day(time.time() + 3600 * hours)
-    print(f"{options.out}: {', '.join(made)} of {options.what}, gateway, until {until}")
+    say(f"{options.out}: {', '.join(made)} of {options.what}, gateway, until {until}")
     _say(f"to start it: cd {options.out} && envoy -c envoy.yaml")
 
 
 def _audit(options: Namespace) -> int:
     text, code = report(options.dir, options.head, options.run)
-    print(text)
+    say(*text.split("\n"))
     return code
 
 
@@ -281,7 +282,7 @@ def _day(unix_s: float) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    say(text, file=sys.stderr)
 
 
 @program

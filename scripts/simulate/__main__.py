@@ -11,6 +11,7 @@ from leader import cli
 from leader.config.yaml_file import dump_config
 from scripts.simulate.simulation import Options, Outcome, simulate
 from utils import faults
+from utils.console import say
 from utils.errors import INTERRUPTED, program
 from utils.settings.flags import FlagParser, number, paragraph, whole
 
@@ -75,7 +76,7 @@ def run(argv: Sequence[str]) -> Outcome | None:
     options, rest = parse(argv)
     command = cli.parse(rest, os.environ)
     if command.print_config:
-        print(dump_config(command.config), end="")
+        say(*dump_config(command.config).splitlines())
         return None
     faults.arm(os.environ)
     return simulate(command.config, options, resume=command.resume is not None)
@@ -88,12 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if outcome is None:
         return 0
     if not outcome.reason:
-        print(f"results are in {outcome.folder}", file=sys.stderr)
+        say(f"results are in {outcome.folder}", file=sys.stderr)
         return 0
-    print(
-        f"{outcome.reason}\nresume with: python -m scripts.simulate --resume {outcome.folder}",
-        file=sys.stderr,
-    )
+    how = f"resume with: python -m scripts.simulate --resume {outcome.folder}"
+    say(outcome.reason, how, file=sys.stderr)
     return INTERRUPTED
 
 

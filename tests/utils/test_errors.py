@@ -98,5 +98,12 @@ def test_a_program_tells_an_error_in_one_line_and_ends_with_its_exit_code(
 
     assert [main(error) for error in (None, ConfigError("no such key"), KeyboardInterrupt())] == [7, 2, 130]
     assert capsys.readouterr().err == "error: no such key\n"
-    with pytest.raises(ZeroDivisionError):
-        main(ZeroDivisionError())
+    assert main(ZeroDivisionError("a\x1b[2J")) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "Traceback (most recent call last):"
+    assert told[-1] == r"ZeroDivisionError: a\x1b[2J"
+
+
+def test_each_argument_of_an_error_is_one_line_that_no_terminal_acts_on() -> None:
+    assert str(ConfigError("a\nb: \u202ec", "then")) == "a\\nb: \\u202ec\nthen"
+    assert str(errors.BusyError("wait\r", 2.0)) == r"wait\r"

@@ -65,7 +65,7 @@ class FlagParser(argparse.ArgumentParser):
         options, rest = self.parse_known_args(argv)
         flags = [text.partition("=")[0] for text in rest if text.startswith("-")]
         if flags:
-            raise ConfigError("\n".join(self._unknown(flag, others) for flag in flags))
+            raise ConfigError(*(self._unknown(flag, others) for flag in flags))
         if rest:
             raise ConfigError(f"unexpected argument {rest[0]!r}; settings are given by flags, see --help")
         return options

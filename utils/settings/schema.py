@@ -78,7 +78,7 @@ class Schema(Generic[Model]):
         except ValidationError as error:
             problems += [self._problem(detail, given) for detail in error.errors()]
         if problems:
-            raise ConfigError("\n".join(problems))
+            raise ConfigError(*problems)
         return model
 
     def values(self, model: Model) -> dict[str, object]:
