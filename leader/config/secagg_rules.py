@@ -55,6 +55,20 @@ def problems_of_masks(config: RunFields) -> Iterator[str]:
     yield from _numbers(config)
 
 
+def sum_of_least(config: RunFields) -> int:
+    """Fewest updates in a sum, as long as the learners waited for stay."""
+    secagg, parties = config.secagg, _asked(config)
+    return max(secagg.least, min(parties, math.floor(parties * (secagg.threshold or 2 / 3)) + 1))
+
+
+def _awaited(config: RunFields) -> int:
+    return min(config.cohort.size or config.learners, config.learners)
+
+
+def _asked(config: RunFields) -> int:
+    return min(math.ceil(_awaited(config) * config.cohort.over_selection), config.learners)
+
+
 def _numbers(config: RunFields) -> Iterator[str]:
     secagg, cohort = config.secagg, config.cohort
     if 0 < secagg.threshold < 0.5:
@@ -62,15 +76,14 @@ def _numbers(config: RunFields) -> Iterator[str]:
             f"secagg.threshold is {secagg.threshold:g}, and two halves of the learners could unmask two sums: "
             "set 0.5 or more, or 0"
         )
-    awaited = min(cohort.size or config.learners, config.learners)
-    parties = min(math.ceil(awaited * cohort.over_selection), config.learners)
+    awaited, parties = _awaited(config), _asked(config)
     if parties < secagg.least:
         yield (
             f"{'cohort.size' if cohort.size else 'learners'} is {parties}, but secagg.least is {secagg.least}: "
             "of two, each can compute the other's update; set secagg.least=2 if that does no harm"
         )
         return
-    need = max(secagg.least, min(parties, math.floor(parties * (secagg.threshold or 2 / 3)) + 1))
+    need = sum_of_least(config)
     closes = max(1, math.ceil(cohort.quorum * awaited))
     if awaited < need:
         yield (

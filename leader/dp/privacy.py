@@ -14,6 +14,7 @@ import numpy as np
 from leader.aggregation.base import Aggregator
 from leader.config import RunConfig
 from leader.config.dp_rules import releases_a_part
+from leader.config.secagg_rules import sum_of_least
 from leader.dp.accountant import Accountant
 from leader.dp.aggregate import PrivateAggregate, Sums
 from leader.dp.clipping import bit_sigma, next_clip
@@ -61,11 +62,15 @@ def open_privacy(config: RunConfig, layout: Layout, path: Path, state: RunState)
 
     Raises ConfigError where the model can't be kept private, and PrivacyError where the ledger is not whole.
     """
-    return CentralPrivacy(config, layout, path, state) if config.dp.on else NoPrivacy()
+    return CentralPrivacy(config, layout, path, state) if config.dp.on else NoPrivacy(config)
 
 
 class NoPrivacy:
-    """Nothing is promised, and nothing has to be paid."""
+    """No noise, and nothing has to be paid; masks are all that may be promised."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._mode = config.secagg.mode
+        self._least = sum_of_least(config)
 
     def begin(self, state: RunState) -> RunState:
         """See Privacy."""
@@ -85,11 +90,15 @@ class NoPrivacy:
 
     def promise(self, layout: Layout) -> list[str]:
         """See Privacy."""
-        return []
+        if self._mode == "off":
+            return []
+        return [
+            f"updates come masked: the leader sees sums of at least {self._least} (secagg.mode={self._mode})"
+        ]
 
     def summary(self) -> Mapping[str, Any]:
         """See Privacy."""
-        return {}
+        return {} if self._mode == "off" else {"mode": self._mode, "least": self._least}
 
 
 class CentralPrivacy:

@@ -57,7 +57,7 @@ class Engine:
             floor_s=config.cohort.deadline_floor_s,
             k=config.cohort.deadline_k,
         )
-        self._privacy = privacy or NoPrivacy()
+        self._privacy = privacy or NoPrivacy(config)
         self.rounds = RoundPlanner(config, workforce, self.orders, self.deadlines, self._privacy)
         self.publisher = Publisher(config, layout, self.host)
         self._fragments = Fragments(layout, config.streaming.fragments)

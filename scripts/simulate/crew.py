@@ -11,6 +11,9 @@ from leader.learners.links import LearnerLink
 from leader.learners.membership import Member
 from leader.trust.callers import Caller
 from learner.memory import Memory
+from learner.secagg.member import Floors
+from learner.secagg.sessions import MaskSessions
+from learner.secagg.vow import Vows
 from learner.work.workbench import Assignments
 from model.task import Examples
 from protos import leader_pb2
@@ -22,6 +25,7 @@ from scripts.simulate.wire import Downloads, message_bytes, shard_bytes
 from utils.codecs import KINDS
 from utils.datasets import Dataset
 from utils.errors import LateUpdateError
+from utils.secagg.roster import VERSION
 from utils.version import PROTOCOL, RELEASE
 
 
@@ -35,9 +39,15 @@ class VirtualLink(LearnerLink):
     def work(self, order: leader_pb2.WorkOrder) -> None:
         """See LearnerLink."""
         self._crew.take(self._member, order)
+        self._crew.say(self._member, self._crew.masks[self._member.name].ordered(order))
+
+    def mask(self, message: leader_pb2.MaskDown) -> None:
+        """See LearnerLink."""
+        self._crew.say(self._member, self._crew.masks[self._member.name].heard(message))
 
     def committed(self, round_: int, version: int) -> None:
         """See LearnerLink."""
+        self._crew.masks[self._member.name].committed(round_)
         self._crew.committed(round_)
 
 
@@ -52,6 +62,7 @@ class Crew:
     assignments: Assignments
     memory: Memory
     data: Dataset | None  # the leader's
+    masks: dict[str, MaskSessions] = field(default_factory=dict)  # by learner
     _own: dict[str, Examples] = field(default_factory=dict)  # by learner
     _shards: dict[int, PartOf] = field(default_factory=dict)
     _fetched: set[tuple[int, int]] = field(default_factory=set)  # learner, shard
@@ -73,11 +84,16 @@ class Crew:
                 control=leader_pb2.CONTROL_SESSION,
                 own_data=own.said if own else None,
                 codecs=(*KINDS, "zstd"),
+                secagg=VERSION,
             )
             caller = Caller(
                 name, "learner", "", name
             )  # known, so that a resumed run takes it for the same one
             member = self.app.coordinator.workforce.register(info, caller)
+            floors = Floors(2)  # the run's own least is meant
+            masks = MaskSessions(Vows(None), floors, own.said.examples if own else 0)
+            masks.registered(member.name, self.app.description.run_id)
+            self.masks[member.name] = masks
             if own:
                 self._own[member.name] = own.examples
             self.app.coordinator.workforce.attach(member, VirtualLink(self, member))
@@ -99,6 +115,11 @@ class Crew:
         assignment = self.assignments.of(order, self._downloads.read(version), examples, part)
         finish = self.agenda.finish(member.name, assignment, self.clock.now())
         self.agenda.add(Job(member, part, assignment, finish, self.pool.train(assignment)))
+
+    def say(self, member: Member, message: leader_pb2.MaskUp | None) -> None:
+        """Tell the leader what `member` says in a session of masks, if anything."""
+        if message is not None:
+            self.app.coordinator.masked(member, message)
 
     def _examples(self, member: Member, order: leader_pb2.WorkOrder) -> tuple[Examples, str]:
         """The order's examples and the part that they are."""

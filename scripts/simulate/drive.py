@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from leader.app import App
 from learner.memory import Memory
+from learner.secagg.sessions import MaskSessions
 from learner.training.update import Assignment, Update
+from learner.wire.transfer import Download
+from learner.wire.whole_update import HeldUpdate
 from learner.work.workbench import Assignments
 from scripts.simulate.agenda import Agenda, Job
 from scripts.simulate.clock import VirtualClock
@@ -28,6 +31,7 @@ class Driver:
     assignments: Assignments
     memory: Memory
     tamper: Tamper | None
+    masks: Mapping[str, MaskSessions]  # by learner
     _starved: int | None = None  # model version at which nobody had work left
 
     async def run(self) -> None:
@@ -74,7 +78,7 @@ class Driver:
 
     async def _send(self, job: Job, update: Update) -> None:
         order = job.assignment.order
-        sent = upload(self.assignments.made(order, job.part, update))
+        sent = upload(await self._travelling(job, update))
         self.app.coordinator.traffic.up += sent.bytes
         try:
             await self.app.coordinator.desk.submit(job.member, sent, order.work_id)
@@ -84,6 +88,13 @@ class Driver:
             self.memory.refused(job.part)
             return
         self.memory.counted(job.part)
+
+    async def _travelling(self, job: Job, update: Update) -> HeldUpdate:
+        order, base = job.assignment.order, Download(job.assignment.base)
+        if not order.HasField("masking"):
+            return self.assignments.made(order, job.part, update)
+        masked = self.assignments.masked(order, base, job.part, update)
+        return await masked.travelling(self.masks[job.member.name])
 
     def _fail(self, job: Job, reason: str) -> None:
         """What the leader does when a learner says that it can't go on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from typing import Any, ClassVar
@@ -163,3 +164,13 @@ def test_a_sum_that_nobody_unmasks_is_tried_again_with_other_batches() -> None:
 
     run = play(scenario, {**MASKED, "secagg.reveal_s": 0.3})
     assert not run.seen(RoundCommitted)
+
+
+def test_a_masked_run_says_what_it_promises(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await train(cluster)
+        assert cluster.summary["privacy"] == {"mode": "masked", "least": 3}
+
+    with caplog.at_level(logging.INFO, "leader"):
+        play(scenario, {**MASKED, "rounds": 1})
+    assert "updates come masked: the leader sees sums of at least 3 (secagg.mode=masked)" in caplog.text

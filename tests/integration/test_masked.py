@@ -20,6 +20,7 @@ from tests.integration.harness import (
     noise,
     succeed,
 )
+from tests.integration.test_simulation import simulate
 
 ROUNDS = 9
 PLAIN: Settings = {
@@ -145,3 +146,21 @@ def test_a_learner_killed_at_every_point_is_in_the_sum_if_its_update_was(
     assert leader.events("RoundAbandoned") == leader.events("LearnerLeft") == []
     assert_same_bits(leader.run_dir, without_d.run_dir)
     assert_in_one_sum_each(cluster, "abcd", ROUNDS)
+
+
+def test_processes_whose_leader_is_killed_end_in_the_bits_of_a_simulation(cluster: Cluster) -> None:
+    """With 32 bits, where saturation and rounding are the ring's, and others' than those of the run without masks."""
+    settings = {**MASKED, "rounds": 4, "secagg.bits": 32, "learners": 3, "cohort.quorum": 1}
+    parts = cluster.folder / "parts"
+    parts.mkdir()
+    for name in "abc":
+        (parts / f"noise-{name}").touch()
+    leader = cluster.leader(settings, faults="kill@leader.pending:1")
+    crew = [
+        cluster.learner(leader, "--name", f"learner-{n:05d}", *noise(name)) for n, name in enumerate("abc")
+    ]
+    for fault in ("kill@leader.revealed:3", ""):
+        assert leader.wait() == -signal.SIGKILL
+        leader = cluster.resumed(leader, faults=fault)
+    succeed(leader, *crew)
+    assert_same_bits(simulate(cluster, settings, "--parts", str(parts)), leader.run_dir)

@@ -137,3 +137,22 @@ def test_without_ray_its_flag_says_what_to_install(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match="pip install ray"):
         run(config(tmp_path / "run"), Options(ray="local"))
+
+
+@pytest.mark.parametrize("deadline_s", [300, 0.008])
+def test_masked_runs_have_the_same_bits_and_stragglers_are_in_no_sum(
+    tmp_path: Path, deadline_s: float
+) -> None:
+    plain = {"cohort": {"quorum": 0.8, "deadline_s": deadline_s}, "seed": 3}
+    masked = {**plain, "secagg": {"mode": "masked", "bits": 64}}
+    spread = Options(speed_spread=0.5)
+    told: list[list[int]] = []
+    outcomes = []
+    for name, settings in (("plain", plain), ("masked", masked)):
+        events: list[Event] = []
+        outcomes.append(run(config(tmp_path / name, **settings), spread, Hooks(listener=events.append)))
+        told.append([event.learners for event in events if isinstance(event, RoundCommitted)])
+    assert digest(outcomes[0]) == digest(outcomes[1])
+    assert told[0] == told[1]
+    assert (min(told[0]) < LEARNERS) == (deadline_s < 1)
+    assert outcomes[1].summary["privacy"] == {"mode": "masked", "least": 5}
