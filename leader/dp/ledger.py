@@ -21,6 +21,7 @@ from utils.files import sync_folder
 
 ADJACENCY = "zero-out"
 _NEXT = "restore the file or start a new run"
+_LEAST = 1e-12  # noise multiplier that an entry can have; the most is as far from 1
 _SET_DIGITS = 16  # of the hash that names a set of parts
 
 
@@ -128,15 +129,22 @@ class Ledger:
     def _take(self, entry: Mapping[str, Any]) -> None:
         match entry["kind"]:
             case "parts":
+                if not all(isinstance(part, str) for part in entry["parts"]):
+                    raise ValueError("a part is no text")
                 self._sets[entry["set"]] = list(entry["parts"])
             case "release":
+                if not _LEAST <= entry["z"] <= 1 / _LEAST:
+                    raise ValueError("z can't be")
                 self._charged.add((entry["round"], entry["of"]))
                 self.accountant.charge(self._sets[entry["set"]], entry["z"])
 
     # --- what an earlier process left ------------------------------------------------------
 
     def _read(self, known: Head) -> None:
-        content = self._path.read_bytes() if self._path.exists() else b""
+        try:
+            content = self._path.read_bytes() if self._path.exists() else b""
+        except OSError as error:
+            raise PrivacyError(f"{self._path} can't be read: {error.strerror}; {_NEXT}") from error
         *lines, torn = content.split(b"\n")
         for number, line in enumerate(lines, start=1):
             self._read_line(number, line)
@@ -157,6 +165,8 @@ class Ledger:
             if number == 1 and {**self._opening, "prev": entry["prev"]} != entry:
                 raise PrivacyError(f"{self._path} is of another run or budget ({line[:200]!r}); {_NEXT}")
             self._take(entry)
-        except (ValueError, KeyError, TypeError) as error:
-            raise PrivacyError(f"{self._path}: entry {number} is damaged ({error!r}); {_NEXT}") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise PrivacyError(
+                f"{self._path}: entry {number} is damaged ({error!r:.200}); {_NEXT}"
+            ) from error
         self.head = Head(number, hashlib.sha256(line).hexdigest())

@@ -15,7 +15,7 @@ from leader.secagg.pending import PendingSum
 from leader.secagg.unmasking import Seeds
 from model.flat import Layout
 from protos import leader_pb2
-from utils.errors import PayloadError
+from utils.errors import CheckpointError, PayloadError
 from utils.secagg.masks import add_streams
 from utils.secagg.ring import WORDS, Words
 from utils.secagg.update import FACTS, VALUES, WIDE, facts_of, ring_of
@@ -75,9 +75,11 @@ class MaskedSum:
 
     @classmethod
     def restored(cls, layout: Layout, pending: PendingSum, scale: Scale) -> MaskedSum:
-        """A sum that was written down, under the plan and the scale of that time."""
+        """A sum that was written down, under the plan and the scale of that time; raises CheckpointError."""
         plan = pending.closed.plan
         made = cls(layout, plan, replace(scale, fraction_bits=plan.fraction_bits))
+        if (pending.values.shape, pending.wide.shape) != (made.values.shape, made.wide.shape):
+            raise CheckpointError("the pending sum is of another model; start a new run")
         made.parts, made.values, made.wide = list(pending.parts), pending.values, pending.wide
         return made
 

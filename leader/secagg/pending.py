@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from leader.secagg.session import Closed
@@ -18,6 +19,7 @@ from protos import leader_pb2
 from utils.errors import CheckpointError, FlockstepError
 from utils.files import write_atomically
 from utils.secagg.ring import WORDS, Words
+from utils.secagg.roster import check_plan
 from utils.secagg.update import VALUES, WIDE
 from utils.wire.payload import PayloadReader, encode_header
 
@@ -81,7 +83,16 @@ class PendingFile:
             return None
         try:
             return self._read(self._path.read_bytes(), round_)
-        except (FlockstepError, OSError, ValueError, KeyError, TypeError) as error:
+        except (
+            FlockstepError,
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            ArithmeticError,
+            RecursionError,
+            DecodeError,
+        ) as error:
             raise CheckpointError(
                 f"{self._path} is damaged: {error}; learners that have revealed their masks will not do so for "
                 "another sum: start a new run"
@@ -95,9 +106,10 @@ class PendingFile:
         if said["round"] != round_:
             return None
         if "attempt" in said:
-            self._attempts = (round_, int(said["attempt"]))
+            self._attempts = (round_, leader_pb2.MaskPlan(attempt=said["attempt"]).attempt)
             return None
         plan = leader_pb2.MaskPlan.FromString(_bytes(said["plan"]))
+        check_plan(plan)
         self._attempts = (round_, plan.attempt)
         closed = Closed(
             bytes.fromhex(said["session"]),

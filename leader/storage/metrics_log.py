@@ -10,15 +10,34 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+
 from leader.events import Evaluated, EvaluationSkipped, Event, FederatedEvaluated, RoundCommitted
 from leader.metric_names import on_test_split
 from leader.storage.run_folder import RunFolder
+from leader.storage.saved_state import Count, Scores, Seconds, in_words
+from utils.console import printable
 from utils.errors import ConfigError
 from utils.files import replace_file
 
 Record = dict[str, Any]  # one line of metrics.jsonl; a value that is not finite is None
 
 TEST, FEDERATED = "test", "federated"  # the evaluations that a line may wait for
+
+
+class _Line(BaseModel):
+    """What a line must have for what is made of all of them at the end, and what else it may have."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    __pydantic_extra__: dict[str, Count | FiniteFloat | None]
+
+    round: Count
+    loss: FiniteFloat | None
+    seconds: Seconds
+    bytes_up: Count
+    bytes_down: Count
+    learners: Count
+    federated: Scores = {}
 
 
 class MetricsLog:
@@ -155,13 +174,13 @@ def _whole_records(path: Path) -> list[Record]:
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            record["round"] = int(record["round"])
-        except (ValueError, TypeError, KeyError) as error:
+            _Line.model_validate_json(line)
+        except ValidationError as error:
             if number == len(lines):
                 break
             raise ConfigError(
-                f"{path} line {number} is not a record of a round; mend or remove that line"
+                f"{path} line {number} is not a record of a round ({printable(in_words(error))}); "
+                "mend or remove that line"
             ) from error
-        records.append(record)
+        records.append(json.loads(line))
     return records

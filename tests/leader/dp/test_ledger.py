@@ -149,6 +149,10 @@ def test_missing_changed_and_foreign_entries_are_refused(tmp_path: Path) -> None
     assert refusal(last) == f"{path}: entry 5 is not what the checkpoint knows; {next_}"
     assert "entry 4 is damaged" in refusal([*sound[:3], b"{}\n", sound[4]])
     assert "entry 1 is damaged" in refusal([b"\xff\n", *sound[1:]])
+    for z in (b"0.0", b"-2.0", b"1e-300", b"NaN", b'"2"'):
+        wrong = [*sound[:2], sound[2].replace(b'"z":2.0', b'"z":' + z)]
+        assert "entry 3 is damaged" in refusal(wrong)
+    assert "entry 1 is damaged" in refusal([b"[" * 100_000 + b"\n"])
     assert "is of another run or budget" in refusal(sound, epsilon=51.0)
     path.write_bytes(b"".join(sound))
     assert opened(path, known).head == known

@@ -204,9 +204,24 @@ def test_resuming_drops_later_rounds_and_a_torn_line(tmp_path: Path) -> None:
 
 
 def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
-    RunFolder(tmp_path).metrics.write_text('{"round": 1}\nrubbish\n{"round": 3}\n')
-    with pytest.raises(ConfigError, match=r"metrics\.jsonl line 2 is not a record"):
-        open_log(tmp_path, resumed_round=3)
+    log = open_log(tmp_path, every=100)
+    for number in (1, 2, 3):
+        log.on_event(committed(number))
+    path = RunFolder(tmp_path).metrics
+    first, _, last = path.read_text().splitlines()
+    rubbish = (
+        "rubbish",
+        '{"round": 2}',
+        "[" * 100_000,
+        first.replace("2.5", "NaN"),
+        first.replace("1.5", '"low"'),
+    )
+    for wrong in rubbish:
+        path.write_text(f"{first}\n{wrong}\n{last}\n")
+        with pytest.raises(
+            ConfigError, match=r"metrics\.jsonl line 2 is not a record of a round .*; mend or"
+        ):
+            open_log(tmp_path, resumed_round=3)
 
 
 def test_a_loss_that_is_not_finite_is_null(tmp_path: Path) -> None:
