@@ -273,6 +273,12 @@ FILES = (
         "one schema of state and tensors; the one before is used",
         "attacks/test_checkpoints.py",
     ),
+    Attack(
+        "texts",
+        "escape sequences, CR and bidirectional marks in failures, goodbyes and names",
+        "escaped in every error, event, log line and final line; 2000 characters",
+        "attacks/test_text.py",
+    ),
 )
 
 ATTACKS: tuple[Attack, ...] = HELD + TRANSFERS + HEADERS + FLOODS + CALLERS + FILES
