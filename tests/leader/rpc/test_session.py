@@ -40,11 +40,13 @@ class Leader:
         self.received = asyncio.Event()
         self.refusals = Refusals(stream)
         desk = SimpleNamespace(
-            resend_work=lambda member: member.link.work(ORDER),
             failed=lambda member, work_id, reason: self.failures.append((work_id, reason)),
         )
         coordinator = SimpleNamespace(
-            workforce=self.workforce, state=SimpleNamespace(round=3), desk=desk, **vars(desk)
+            workforce=self.workforce,
+            state=SimpleNamespace(round=3),
+            desk=desk,
+            returned=lambda member: member.link.work(ORDER),
         )
         self.sessions = Sessions(cast(Coordinator, coordinator), 0.05, stream, self.refusals)
 
