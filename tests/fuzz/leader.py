@@ -33,7 +33,6 @@ from leader.training.engine import Engine
 from leader.training.exchanges.base import Admitted, ExchangeKind, OpenExchange
 from leader.training.exchanges.kinds import choose_kind
 from leader.training.inbox import Submission
-from leader.trust.callers import anonymous
 from leader.wiring import Wiring
 from protos import leader_pb2
 from tests.fuzz.channel import Context, RefusedError, find_method, stream
@@ -268,11 +267,10 @@ class InProcessLeader:
                 expected.add(file, 1)
 
     async def next_round(self) -> None:
-        """Wait until work is open for the first resident."""
-        anchor = self.workforce.by_token(self.members["anchor"].token, anonymous("anchor"))
+        """Wait until work is open: for the residents, unless somebody else has got the place of one meanwhile."""
 
         def is_open() -> bool:
-            return bool(self.coordinator.desk.work_of(anchor))
+            return any(self.coordinator.desk.work_of(member) for member in self.workforce)
 
         assert await self._wait(self.coordinator.desk.opened, is_open, _LONGEST_WAIT_S), "no round was opened"
 
