@@ -23,6 +23,9 @@ STREAMS = 32
 #: Calls of a connection that came to nothing, broken off or refused at the door, a second and at once: one that has
 #: more is ended. An honest one has a few when its learner stops.
 _VAIN_PER_S, _VAIN_AT_ONCE = 50.0, 200.0
+#: What one that is broken off counts: of a flood of streams that are opened and reset little more than STREAMS are seen
+#: here, for gRPC refuses the others itself, at the price of some memory for each.
+_BROKEN_OFF = 8.0
 #: Where a host has four times as many, so few of a connection are enough: whoever floods comes again.
 _VAIN_AGAIN = 8.0
 _LOOK_S = 0.1
@@ -124,10 +127,10 @@ class Connections:
         self._vain = Limiter(_VAIN_PER_S, 1.0, _VAIN_AT_ONCE, "")
         self._vain_of_host = Limiter(4 * _VAIN_PER_S, 1.0, 4 * _VAIN_AT_ONCE, "")
 
-    def in_vain(self, peer: str) -> bool:
+    def in_vain(self, peer: str, *, broken_off: bool) -> bool:
         """Count a call of a gRPC peer that came to nothing; whether its connection is to be ended for that."""
         host = host_of(peer)
-        self._vain.add(peer)
+        self._vain.add(peer, _BROKEN_OFF if broken_off else 1.0)
         self._vain_of_host.add(host)
         again = self._vain_of_host.wait_s(host) and self._vain.wait_s(peer, _VAIN_AT_ONCE - _VAIN_AGAIN)
         if again or self._vain.wait_s(peer):

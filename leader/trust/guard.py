@@ -331,9 +331,9 @@ class Guard(Door):
     ) -> None:
         """Tell of a call that was refused, or of a connection that is ended, as that was one too many."""
         peer = context.peer()
-        if self.connections.is_doomed(peer):
+        if not peer or self.connections.is_doomed(peer):  # it is ended already, or about to be
             return
-        if not self._callers.carries(context) and self.connections.in_vain(peer):
+        if not self._callers.carries(context) and self.connections.in_vain(peer, broken_off=error is None):
             error = LimitError("too many calls over its connection were broken off or refused; it is ended")
         if error and not (self._is_nobody(caller) and self._refusals.wait_s(caller.address)):
             self._refused(method.rpartition("/")[2], error, caller)

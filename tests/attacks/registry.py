@@ -116,7 +116,7 @@ FLOODS = (
     Attack(
         "rapid-resets",
         "HTTP/2 streams opened and reset at once",
-        "200 calls in vain of a connection at once, 50 a second: it is ended",
+        "25 calls of a connection broken off at once, 6 a second: it is ended",
         "attacks/test_floods.py",
         again(floods.rapid_resets),
     ),
