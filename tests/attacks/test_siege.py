@@ -23,6 +23,20 @@ def test_every_attack_has_a_name_of_its_own_and_a_test() -> None:
     assert [attack.test for attack in ATTACKS if not (TESTS / attack.test).is_file()] == []
 
 
+#: Each of what was once seen to harm a leader.
+SEEN = {
+    *("zstd-bombs", "mute-uploads", "metrics", "broken-uploads", "trickled-uploads", "slow-uploads"),
+    *("unread-downloads", "mute-calls", "silent-connections", "plain-registrations", "silent-learners"),
+    *("idle-takers", "failures", "forged-work", "names", "addresses", "claims", "claims-in-gradient-runs"),
+    *("instant-answers", "trickled-downloads", "passing", "rapid-resets", "chatter", "held-out-claims"),
+    *("texts", "checkpoints", "dialled", "half-messages", "own-address", "costly-headers"),
+}
+
+
+def test_whatever_was_seen_to_harm_a_leader_is_among_the_attacks() -> None:
+    assert SEEN - {attack.name for attack in ATTACKS} == set()
+
+
 def test_what_a_leader_may_not_do_under_attack_is_told() -> None:
     assert QUIET.missed(QUIET) == []
     bad = Borne(0.51, 1.04, 1.31, 0.01, 0.1, math.inf, 257 * MIB, 10.0, 30, "other", "exit code 4")
