@@ -13,7 +13,6 @@ from tests.attacks.claims import own, refusal_of
 from tests.attacks.headers import bomb, costly_header, of_metrics
 from tests.attacks.raw_http2 import RawConnection, framed
 from tests.attacks.siege import DEEDS, Victim
-from tests.attacks.texts import talk
 from tests.attacks.transfers import broken_off, trickled, uploading
 from tests.strangers import Stranger
 
@@ -29,12 +28,6 @@ async def names(victim: Victim) -> None:
     async with Stranger(victim.address, victim.held) as thief:
         for name in ("a", "b", "newcomer"):
             await refusal_of(thief.register(name))
-
-
-async def nasty_texts(victim: Victim) -> None:
-    """Say what is not fit for a terminal in every field of every call, over and over."""
-    while True:
-        DEEDS["refused"] += len(await talk(victim.address, {}))
 
 
 async def come_and_go(victim: Victim) -> None:
