@@ -88,8 +88,12 @@ class Allocation:
         self._moved()
         self._behind -= {member.learner_id}
         self._own_parts.pop(member.learner_id, None)
-        if self._eligible.pop(member.learner_id, None) is not None and member.own_data is None:
+        if self._eligible.pop(member.learner_id, None) is None:
+            return
+        if member.own_data is None:
             self._map.remove(member.learner_id)
+        # Where only those with data of their own are left that stand behind, it is their turn.
+        if member.own_data is None or (self._own_parts and self._own_parts.keys() <= self._behind):
             self.spread()
 
     def spread(self) -> None:

@@ -44,6 +44,7 @@ class Sessions:
         member = await self._greet(caller, messages)
         link = SessionLink(self._workforce.audit_head)
         self._workforce.attach(member, link)
+        _log.debug("session of %s is open", member.name)
         self._coordinator.returned(member)
         listener = asyncio.ensure_future(self._listen(member, link, messages))
         try:

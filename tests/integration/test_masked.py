@@ -127,7 +127,7 @@ def without_d(tmp_path_factory: pytest.TempPathFactory) -> Leader:
         others = [learner(cluster, leader, name) for name in "bc"]
         waits.frozen()
         late = learner(cluster, leader, "d")
-        leader.event("LearnerJoined", name="d")
+        leader.event("log", message="session of d is open")  # before that a newcomer is not waited for
         waits.signal(signal.SIGCONT)
         succeed(leader, waits, *others, late)
         return leader

@@ -49,6 +49,7 @@ def test_a_method_reads_what_the_messages_of_its_proto_file_are_written_as(name:
 
 #: What may be larger than a few settings: what holds a model, or grows with the model or the learners.
 BIG = {
+    "leader.LeaderMessage",  # a roster of secure aggregation
     "leader.AckWithMetadata",
     "leader.WorkOrders",
     "leader.ModelChunk",
