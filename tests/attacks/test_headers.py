@@ -24,6 +24,7 @@ from tests.strangers import Stranger
 MODEL = "resnet9-w8"
 LAYOUT = Layout.of(build_model(MODEL, classes=10))
 _MIB = 1 << 20
+_PROMPT_S = 3.0  # for what takes some tenths alone on a machine, and took 4 s or never came
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_a_small_update_that_inflates_to_a_large_header_is_refused_by_its_size(c
     async def attack(attacker: HeaderAttacker) -> None:
         started = time.monotonic()
         assert await attacker.upload(file) is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < _PROMPT_S
 
     assert grown(leader, attack) < 64 * _MIB
 
@@ -89,5 +90,5 @@ def test_costly_headers_hold_up_nobody(cluster: Cluster, size: int) -> None:
 
     growth = grown(leader, attack)
     print(growth / 1e6)
-    assert max(waits) < 0.5
+    assert max(waits) < _PROMPT_S
     assert growth < 256 * _MIB

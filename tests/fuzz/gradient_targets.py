@@ -123,6 +123,13 @@ class ExchangeTarget(RpcTarget):
 
     async def _finish(self, name: str) -> Download:
         """Send the pieces of a learner's work that are missing, and read until the step is over."""
+        context, code = await self._finish_once(name)
+        while code is grpc.StatusCode.RESOURCE_EXHAUSTED:  # others had the places: as told, it comes again
+            await asyncio.sleep(0.05)
+            context, code = await self._finish_once(name)
+        return Download(context.written)
+
+    async def _finish_once(self, name: str) -> tuple[Listener, grpc.StatusCode]:
         work_id, context = self._work[name].work_id, Listener(_peer(name))
         messages = [self._header(name).SerializeToString()]
         if not self._expected.complete(work_id):
@@ -135,8 +142,7 @@ class ExchangeTarget(RpcTarget):
                 yield message
             await context.stepped.wait()
 
-        await self._serve(stream(), context)
-        return Download(context.written)
+        return context, await self._serve(stream(), context)
 
     async def _send_whole(self, name: str) -> str:
         """Send a learner's whole update, or what is missing of it where pieces are there."""
