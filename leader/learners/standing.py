@@ -61,7 +61,8 @@ class Standings:
     def rank(self, member: Member, now: float) -> int:
         """Whose turn it is: those of the lowest rank are given work.
 
-        0 is everybody as long as nobody has held the run up. Afterwards strangers are 1, those among them that came
+        0 is everybody as long as nobody has held the run up, but for a newcomer that has registered and not called yet:
+        it is 2 as soon as others' work has counted. After somebody has, strangers are 1, those among them that came
         since or never called are 2, and who did it is 3, or 4 if its work has never counted.
         """
         proven = member.name in self._proven

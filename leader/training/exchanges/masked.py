@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from leader.aggregation.base import Contribution
-from leader.config import RunConfig
 from leader.data.part import Part
 from leader.learners.membership import Member
 from leader.rounds.protocol import Applied, Reopen, RoundEvent
@@ -31,12 +30,12 @@ from leader.training.engine import Engine
 from leader.training.exchanges.base import Admitted, Closed, OpenExchange, Recalled
 from leader.training.exchanges.synchronous import SynchronousExchange
 from leader.training.inbox import Submission, Upload
+from leader.training.mask_plan import plan_of
 from leader.training.open_orders import Orders
 from leader.training.planning import Opening
 from protos import leader_pb2
 from utils import faults
 from utils.errors import LateUpdateError, PayloadError
-from utils.secagg import graph
 from utils.secagg.keys import SESSION_BYTES
 from utils.secagg.roster import need, order_bytes
 from utils.wire.payload import Manifest, Payload
@@ -375,27 +374,3 @@ def _with_quorum(opening: Opening, least: int) -> Opening:
 
 def _future() -> asyncio.Future[Unmask | Failed]:
     return asyncio.get_running_loop().create_future()
-
-
-def plan_of(config: RunConfig, opening: Opening, attempt: int) -> leader_pb2.MaskPlan:
-    """How the updates of a round are masked."""
-    secagg, parties = config.secagg, len(opening.parts)
-    share = secagg.threshold or 2 / 3
-    plan = leader_pb2.MaskPlan(
-        bits=secagg.bits,
-        parties=parties,
-        threshold=min(parties, math.floor(parties * share) + 1),
-        least=secagg.least,
-        range=config.aggregate.max_abs if secagg.bits == 64 else secagg.range,
-        attempt=attempt,
-        fraction_bits=opening.scale.fraction_bits,
-        epochs=0 if config.train.local_steps else config.train.local_epochs,
-    )
-    if config.aggregate.weighting == "examples":
-        largest = max(part.examples for part in opening.parts.values())
-        plan.weight_bound = 1 << (largest - 1).bit_length()
-    if parties > graph.ALL_TO_ALL:
-        plan.neighbours, plan.neighbour_threshold = graph.least(
-            parties, graph.COLLUDING, graph.LOST, graph.SECURITY, active=False
-        )
-    return plan
