@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from leader.secagg.session import Action, Failed, MaskSession, Send, Times, Unmask
 from leader.secagg.unmasking import seeds
-from learner.secagg.member import Floors, MaskMember, Phase
+from learner.secagg.member import Floors, MaskMember, Phase, Signing
 from protos import leader_pb2
 from utils.secagg.masks import add_streams
 from utils.secagg.roster import order_bytes
@@ -44,17 +45,28 @@ def names_of(count: int) -> list[str]:
 class Cohort:
     """A leader's session and its learners; what is said is carried at once, in turn, unless it is held back."""
 
-    def __init__(self, count: int, *, names: Iterable[str] = (), **planned: Any) -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        names: Iterable[str] = (),
+        signing: Mapping[str, Signing] = MappingProxyType({}),
+        **planned: Any,
+    ) -> None:
         self.names = list(names) or names_of(count)
+        self.signing = dict(signing)  # by name
         self.plan = plan(count, **planned)
         self.orders = {name: order(name, self.plan) for name in self.names}
         self.members = {
-            name: MaskMember(name, SESSION, self.orders[name], Floors(least=self.plan.least))
+            name: MaskMember(
+                name, SESSION, self.orders[name], Floors(least=self.plan.least), self.signing.get(name)
+            )
             for name in self.names
         }
         work = {name: one.work_id for name, one in self.orders.items()}
         alike = order_bytes(self.orders[self.names[0]])
-        self.session = MaskSession(SESSION, self.plan, alike, work, 0.0, TIMES)
+        check = next(iter(self.signing.values())).check if self.signing else None
+        self.session = MaskSession(SESSION, self.plan, alike, work, 0.0, TIMES, check)
         self.gone: set[str] = set()
         self.vows: dict[str, bytes] = {}
         self.events: list[Action] = []  # all that is not a message
