@@ -83,11 +83,11 @@ class LearnersCounted(Event):
 
 @dataclass(frozen=True)
 class LearnerOverdue(Event):
-    """A learner sent no update until the deadline; others are given work before it for a while."""
+    """A learner's work is too old, or past the deadline; others are given work before it for a while."""
 
     learner_id: int
     name: str
-    deadline_s: float
+    waited_s: float  # since it was given work
     behind_s: float  # seconds for which the others come first
     moved: Mapping[str, str]  # who holds its parts now, by part; "" = nobody does
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from leader.learners.membership import Member
@@ -44,10 +44,13 @@ class Standings:
         if len(self._proven) > self._most:
             del self._proven[next(iter(self._proven))]
 
-    def held_up(self, names: Iterable[str], seconds: float, now: float) -> None:
-        """These learners cost the run so many seconds."""
-        keys = {key for name in names for key in (name, name if name in self._proven else _STRANGERS)}
-        for key in sorted(keys):
+    def held_up(self, cost: Mapping[str, float], now: float) -> None:
+        """These learners cost the run so many seconds each."""
+        costs: dict[str, float] = {}
+        for name, seconds in cost.items():
+            for key in (name, name if name in self._proven else _STRANGERS):
+                costs[key] = max(seconds, costs.get(key, 0.0))
+        for key, seconds in sorted(costs.items()):
             standing = self._standings.pop(key, _Standing())
             score = min(standing.score + 1, _WORST)
             self._standings[key] = _Standing(score, now, now + seconds * 2**score)

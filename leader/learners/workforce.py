@@ -241,6 +241,7 @@ class Workforce:
 
     def worked(self, member: Member) -> None:
         """An update of `member` counts."""
+        member.owes_since = None
         self._standings.worked(member.name)
 
     def proven(self, name: str) -> bool:
@@ -249,23 +250,25 @@ class Workforce:
 
     def failed(self, member: Member, seconds: float) -> None:
         """`member` could not do its work, and said so after so many seconds."""
-        self._standings.held_up([member.name], seconds, self.clock.now())
+        self._standings.held_up({member.name: seconds}, self.clock.now())
 
     def overdue(self, learners: Collection[int], deadline_s: float, *, abandoned: bool) -> None:
-        """These learners sent no update until the deadline: their work goes to others, if others are here.
+        """These learners' work is too old, or past the deadline: it goes to others, if others are here.
 
         Where the exchange closes without them, those whose work has counted before are only slow.
         """
         late = [m for m in self if m.learner_id in learners and (abandoned or not self.proven(m.name))]
-        self._standings.held_up([m.name for m in late], deadline_s, self.clock.now())
+        now = self.clock.now()
+        waited = {m.name: deadline_s if m.owes_since is None else min(deadline_s, now - m.owes_since) for m in late}
+        self._standings.held_up(waited, now)
         before = dict(self.holders())
         self._allocation.spread()
         after, names = self.holders(), {member.learner_id: member.name for member in self}
         for member in late:
             parts = sorted(part for part, learner in before.items() if learner == member.learner_id)
             moved = {part: names.get(after.get(part, 0), "") for part in parts}
-            behind_s = self._standings.behind_s(member.name, self.clock.now())
-            self._events.publish(LearnerOverdue(member.learner_id, member.name, deadline_s, behind_s, moved))
+            behind_s, waited_s = self._standings.behind_s(member.name, now), waited[member.name]
+            self._events.publish(LearnerOverdue(member.learner_id, member.name, waited_s, behind_s, moved))
         self.announce()
 
     # --- who does what; see Allocation -----------------------------------------------------

@@ -91,7 +91,7 @@ def describe(event: events.Event, rounds: int, join: str = "") -> str:
         case events.LearnerOverdue():
             moved = [_moved(part, to, event.name) for part, to in event.moved.items()]
             return (
-                f"learner {event.learner_id} {event.name} sent no update within {event.deadline_s:g} s: "
+                f"learner {event.learner_id} {event.name} sent no update within {event.waited_s:.3g} s: "
                 f"{', '.join(moved)}; for {event.behind_s:.3g} s others are given work first"
             )
         case events.LearnerProgress():

@@ -128,7 +128,8 @@ class WorkDesk:
             return
         order = self.exchange.orders.give(learner, part)
         if (member := self._workforce.get(learner)) is not None:
-            self._given_at[part] = self._clock.now()
+            self._given_at[part] = now = self._clock.now()
+            member.owes_since = now if member.owes_since is None else member.owes_since
             member.link.work(order)
 
     def resend_work(self, member: Member) -> None:

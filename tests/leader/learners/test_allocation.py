@@ -150,6 +150,22 @@ def test_the_shard_of_one_that_is_late_goes_to_others_and_comes_back_after_a_whi
     assert set(crew.workforce.holders().values()) == {a.learner_id, eve.learner_id}
 
 
+def test_one_whose_work_is_too_old_comes_after_the_others_by_the_time_that_it_had_it() -> None:
+    crew, clock = Crew(learners=2), Clock()
+    crew.workforce.clock = clock
+    slow, a = crew.dealt("slow", "a")
+    crew.workforce.worked(a)
+    crew.workforce.heard(slow)
+    slow.owes_since, clock.time = 2.0, 2.5
+    crew.workforce.overdue([slow.learner_id], 3600.0, abandoned=False)
+    assert crew.events[-1] == LearnerOverdue(slow.learner_id, "slow", 0.5, 1.0, {"shard-00000": "a"})
+    clock.time = 3.5
+    crew.workforce.rebalance()
+    crew.workforce.worked(slow)
+    assert slow.owes_since is None
+    assert set(crew.workforce.holders().values()) == {a.learner_id, slow.learner_id}
+
+
 def test_one_that_is_alone_keeps_its_work_however_late_it_is_and_whoever_comes_then_takes_it_over() -> None:
     crew = Crew(learners=1)
     (eve,) = crew.dealt("eve")
