@@ -52,7 +52,9 @@ class Member:
     parted: float = 0.0  # when it registered, or its session broke
     called: bool = False  # since it registered
     joined: float = 0.0  # when it came, by the clock of the rounds
-    owes_since: float | None = None  # when it was given work first since its last update counted; the same clock
+    owes_since: float | None = (
+        None  # when it was given work first since its last update counted; the same clock
+    )
     said: leader_pb2.LearnerInfo = field(default_factory=leader_pb2.LearnerInfo, repr=False)
     link: LearnerLink = field(default_factory=LearnerLink, repr=False)
 

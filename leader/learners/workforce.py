@@ -259,7 +259,9 @@ class Workforce:
         """
         late = [m for m in self if m.learner_id in learners and (abandoned or not self.proven(m.name))]
         now = self.clock.now()
-        waited = {m.name: deadline_s if m.owes_since is None else min(deadline_s, now - m.owes_since) for m in late}
+        waited = {
+            m.name: deadline_s if m.owes_since is None else min(deadline_s, now - m.owes_since) for m in late
+        }
         self._standings.held_up(waited, now)
         before = dict(self.holders())
         self._allocation.spread()

@@ -95,7 +95,9 @@ class ExchangeTarget(RpcTarget):
         version = leader.coordinator.versions.number
         order = next(iter(self._work.values()))
         async with asyncio.timeout(_LONGEST_STEP_S):
-            await self._anchor_sends()  # after what broken calls have left in the inbox: it may begin the step anew
+            await (
+                self._anchor_sends()
+            )  # after what broken calls have left in the inbox: it may begin the step anew
             await self._send_whole("plain")
             downloads = await asyncio.gather(*(self._finish(name) for name in RESIDENTS))
         after = self._stepped(expected.mean())
