@@ -249,6 +249,7 @@ def run(command: Command) -> int:
     """Lead the run that `command` describes; returns the exit code."""
     resume = command.resume is not None
     data = open_data(command.config)
+    command.clear_away()
     config, folder = open_folder(command.config, resume=resume)
     try:
         reason = asyncio.run(_lead(config, folder, data, resume=resume))

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from leader.config import RunConfig
 from leader.config.yaml_file import SCHEMA, dump_schema, read_config
@@ -16,6 +16,9 @@ from utils.settings.flags import SETTINGS, FlagParser, key_table, paragraph
 from utils.settings.scalars import show
 from utils.settings.schema import Given
 from utils.settings.spelling import closest
+
+if TYPE_CHECKING:
+    from leader.storage.run_folder import RunFolder
 
 #: Flags that set one key; all other keys are set by `--set`.
 FLAGS = (
@@ -78,6 +81,12 @@ class Command:
     config: RunConfig
     resume: Path | None  # run folder to go on from; `config.run_dir` is the same folder then
     print_config: bool  # print `config` and exit
+    cut: RunFolder | None = None  # of a start that --continue finds cut before its first checkpoint
+
+    def clear_away(self) -> None:
+        """Make room for the run where an earlier start of it was cut before anything began."""
+        if self.cut:
+            self.cut.discard()
 
 
 def parse(argv: list[str], environ: Mapping[str, str]) -> Command:
@@ -86,17 +95,20 @@ def parse(argv: list[str], environ: Mapping[str, str]) -> Command:
     Raises ConfigError with one line for each problem; `--help`, `--version` and `--print-schema` raise SystemExit.
     """
     options = make_parser().parse_or_raise(argv, _set_spellings())
-    run = _run_file(options.resume) if options.resume else {}
     file = read_config(options.config) if options.config else {}
     environment = SCHEMA.from_environment(environ, IGNORED)
     flags = SCHEMA.from_text(options.settings)
-    given = {**run, **file, **environment, **flags}  # the one place of precedence: later ones win
+    asked = {**file, **environment, **flags}  # the one place of precedence: later ones win
+    folder = _folder_to_continue(asked) if options.go_on else None
+    resume = folder.path if folder and folder.begun else options.resume
+    run = _run_file(resume) if resume else {}
+    given = {**run, **asked}
     config = SCHEMA.build(given)
     if config.model.name and not config.model.task:
         _check_model_name(config.model.name, given)
-    if options.resume:
+    if resume:
         _check_resumable(SCHEMA.build(run), config, given)
-    return Command(config, options.resume, options.print_config)
+    return Command(config, resume, options.print_config, None if resume else folder)
 
 
 def make_parser() -> FlagParser:
@@ -117,7 +129,14 @@ def make_parser() -> FlagParser:
         parser.add_key(flag, SCHEMA.keys[name], metavar)
     for flag, name, value, text in SWITCHES:
         parser.add_argument(flag, dest=SETTINGS, action="append_const", const=(flag, name, value), help=text)
-    parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with the run in this folder")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with the run in this folder")
+    again.add_argument(
+        "--continue",
+        dest="go_on",
+        action="store_true",
+        help="go on with the run in --run-dir, or start it there: one command for service managers",
+    )
     parser.add_argument("--print-config", action="store_true", help="print the config as YAML and exit")
     parser.add_argument(
         "--print-schema", action=_PrintSchema, nargs=0, help="print the JSON Schema of such a file and exit"
@@ -128,7 +147,7 @@ def make_parser() -> FlagParser:
             _KEYS,
             key_table(SCHEMA),
             "",
-            paragraph(f"With --resume, only these may differ from the run's: {changeable}."),
+            paragraph(f"With --resume and --continue, only these may differ from the run's: {changeable}."),
         ]
     )
     return parser
@@ -155,6 +174,15 @@ def _set_spellings() -> dict[str, list[str]]:
         f"--set {key.name}=VALUE": [key.name, key.name.rpartition(".")[2], key.description]
         for key in SCHEMA.keys.values()
     }
+
+
+def _folder_to_continue(asked: Mapping[str, Given]) -> RunFolder:
+    from leader.storage.run_folder import RunFolder  # here, so that --help doesn't load numpy
+
+    run_dir = asked["run_dir"].value if "run_dir" in asked else None
+    if run_dir is None:
+        raise ConfigError("--continue: say in which folder, each time the same: --run-dir DIR")
+    return RunFolder(Path(str(run_dir)))
 
 
 def _run_file(run_dir: Path) -> dict[str, Given]:

@@ -71,6 +71,8 @@ class RunFolder:
         self.config.unlink(missing_ok=True)
         self.metrics.unlink(missing_ok=True)
         self.ledger.unlink(missing_ok=True)
+        for cut in self.checkpoints.glob("*"):
+            cut.unlink()
         with suppress(OSError):
             self.checkpoints.rmdir()
             self.path.rmdir()
@@ -81,6 +83,13 @@ class RunFolder:
         """Whether any file of a run is there."""
         files = (self.config, self.metrics, self.ledger, self.summary, self.model, self.best)
         return any(file.exists() for file in files) or any(self.checkpoints.glob("*"))
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run got to its first checkpoint here, or left what must not be lost; else `discard` loses nothing."""
+        results = (self.summary, self.model, self.best)
+        measured = self.metrics.exists() and self.metrics.stat().st_size > 0
+        return bool(checkpoints(self.checkpoints)) or measured or any(file.exists() for file in results)
 
     @property
     def config(self) -> Path:

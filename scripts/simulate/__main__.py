@@ -79,6 +79,7 @@ def run(argv: Sequence[str]) -> Outcome | None:
         say(*dump_config(command.config).splitlines())
         return None
     faults.arm(os.environ)
+    command.clear_away()
     return simulate(command.config, options, resume=command.resume is not None)
 
 

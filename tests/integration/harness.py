@@ -194,15 +194,20 @@ class Cluster:
         host: str = "",
         *,
         secure: bool = False,
+        again: Leader | None = None,
     ) -> Leader:
-        """A leader for a new run with these config keys; it listens on a free port."""
+        """A leader for a new run with these config keys; it listens on a free port.
+
+        With `again` it continues the run of that one, which has ended, by the same command.
+        """
         name, log = self._name("leader")
         if secure:
             settings = {"trust.mode": "on", "trust.dir": self.trust, **settings}
         given = [f"{key}={value}" for key, value in settings.items()]
         sets = [argument for text in given for argument in ("--set", text)]
-        run_dir = self.folder / f"{name}-run"
+        run_dir = again.run_dir if again else self.folder / f"{name}-run"
         arguments = ["--listen", listen, "--run-dir", str(run_dir), *sets]
+        arguments += ["--continue"] if again else []
         leader = Leader(name, arguments, log, run_dir, faults, host=host, **self._more)
         self._programs.append(leader)
         return leader

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
@@ -26,6 +27,27 @@ def test_a_leader_that_is_killed_again_and_again_goes_on_from_its_last_commit(
         assert "Traceback" not in program.output
     assert [event["round"] for event in leader.events("RoundCommitted")] == [4, 5]
     assert_same_bits(leader.run_dir, undisturbed_delta.run_dir)
+
+
+def test_one_command_starts_a_run_goes_on_with_it_and_has_nothing_to_do_once_it_is_done(
+    cluster: Cluster, delta: Settings, undisturbed_delta: Leader
+) -> None:
+    settings = {**delta, "learners": 2}
+    leader = cluster.leader(settings, faults="kill@leader.checkpointing:0")
+    crew = [cluster.learner(leader, "--name", name) for name in "ab"]
+    for next_fault, resumed_round in (("kill@leader.uploading:3", 0), ("", 2), ("", 5)):
+        address = leader.address
+        leader.wait()
+        leader = cluster.leader(settings, address, next_fault, again=leader)
+        assert leader.started["resumed_round"] == resumed_round
+    for program in (leader, *crew):
+        program.succeed()
+    assert leader.events("RoundCommitted") == []
+    assert_same_bits(leader.run_dir, undisturbed_delta.run_dir)
+    rounds = [
+        json.loads(line)["round"] for line in (leader.run_dir / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert rounds == [1, 2, 3, 4, 5]
 
 
 def test_a_killed_gradient_run_keeps_its_momentum(

@@ -9,6 +9,7 @@ import pytest
 from leader.cli import Command, parse
 from leader.config import RunConfig
 from leader.config.yaml_file import SCHEMA, dump_config
+from leader.storage.run_folder import RunFolder
 from utils.errors import ConfigError
 from utils.version import RELEASE
 
@@ -188,6 +189,50 @@ def test_a_resumed_run_refuses_to_become_another_run(tmp_path: Path) -> None:
 def test_resuming_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     message = f"--resume: {tmp_path} has no config.yaml, so it is not the folder of a run"
     assert refusal("--resume", str(tmp_path)) == message
+
+
+def test_continue_starts_a_run_where_there_is_none_and_goes_on_where_there_is_one(tmp_path: Path) -> None:
+    file = config_file(tmp_path, f"rounds: 3\nrun_dir: {tmp_path}/run\n")
+    same = ["--continue", "--config", file]
+    first = parse(same, {})
+    assert (first.resume, first.config.rounds) == (None, 3)
+    folder = RunFolder.create(tmp_path / "run", dump_config(first.config))
+    (folder.checkpoints / "round-00000000.safetensors").touch()
+    assert parse(same, {}).resume == folder.path
+    longer = parse([*same, "--rounds", "6"], {})
+    assert (longer.resume, longer.config.rounds, longer.config.seed) == (folder.path, 6, first.config.seed)
+    end = "leave it out, or start a new run without --resume"
+    message = f"FLOCKSTEP_SEED: seed is 8, but this run has {first.config.seed} for good; {end}"
+    assert refusal(*same, FLOCKSTEP_SEED="8") == message
+
+
+def test_continue_clears_away_a_start_that_was_cut_before_its_first_checkpoint(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, dump_config(RunConfig(run_dir=tmp_path, seed=1)))
+    (folder.checkpoints / "round-00000000.safetensors.partial").touch()
+    folder.metrics.touch()
+    command = parse(["--continue", "--run-dir", str(tmp_path), "--seed", "2"], {})
+    assert (command.resume, command.config.seed, folder.holds_run) == (None, 2, True)
+    command.clear_away()
+    assert not folder.holds_run
+    RunFolder.create(tmp_path, dump_config(command.config))
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "summary.json", "model.safetensors", "best.safetensors"])
+def test_continue_never_clears_away_a_run_whose_checkpoints_alone_are_gone(tmp_path: Path, file: str) -> None:
+    folder = RunFolder.create(tmp_path, dump_config(RunConfig(run_dir=tmp_path)))
+    (tmp_path / file).write_text("{}\n")
+    command = parse(["--continue", "--run-dir", str(tmp_path)], {})
+    command.clear_away()
+    assert command.resume == tmp_path  # which is then refused: there is no checkpoint
+    assert folder.config.exists()
+
+
+def test_continue_needs_a_folder_and_no_other_one(tmp_path: Path) -> None:
+    message = "--continue: say in which folder, each time the same: --run-dir DIR"
+    assert refusal("--continue") == message
+    assert refusal("--continue", "--set", "run_dir=null") == message
+    both = refusal("--continue", "--resume", str(tmp_path))
+    assert both == "--resume: not allowed with argument --continue; see --help"
 
 
 @pytest.mark.parametrize("columns", [80, 120])
