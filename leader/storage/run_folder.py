@@ -86,7 +86,7 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether a run got to its first checkpoint here, or left what must not be lost; else `discard` loses nothing."""
+        """Whether a run got to its first checkpoint here, or left results; else `discard` loses nothing."""
         results = (self.summary, self.model, self.best)
         measured = self.metrics.exists() and self.metrics.stat().st_size > 0
         return bool(checkpoints(self.checkpoints)) or measured or any(file.exists() for file in results)
