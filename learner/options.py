@@ -127,7 +127,7 @@ class LearnerOptions(BaseModel):
 
 SCHEMA = Schema(LearnerOptions, prefix="FLOCKSTEP_LEARNER_")
 
-_METAVARS = {
+METAVARS = {
     "leader": "HOST:PORT",
     "data": "DIR",
     "task": "MODULE:NAME",
@@ -176,6 +176,6 @@ def make_parser() -> FlagParser:
     """The learner's flags."""
     parser = FlagParser("python -m learner", "%(prog)s --leader HOST:PORT [flags]", _DESCRIPTION)
     for name, key in SCHEMA.keys.items():
-        parser.add_key(f"--{name.replace('_', '-')}", key, _METAVARS.get(name, ""))
+        parser.add_key(f"--{name.replace('_', '-')}", key, METAVARS.get(name, ""))
     parser.epilog = paragraph(_ENVIRONMENT)
     return parser

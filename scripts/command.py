@@ -44,6 +44,7 @@ WORDS: Mapping[str, Word] = {
     "privacy": Word(
         "scripts.privacy", "plan what a private run costs, and draw what it came to", ("scripts.privacy",)
     ),
+    "health": Word("scripts.health", "ask whether a leader serves", ("scripts.health",)),
     "demo": Word(
         "scripts.demo", "a leader and two learners on this machine train CIFAR-10", ("scripts.demo",)
     ),

@@ -238,7 +238,7 @@ def write_secrets(folder: Path, files: Mapping[str, bytes]) -> None:
 def _ask(options: Namespace, method: Method[Any, Any], request: Any) -> Any:
     """The answer of a method that manages, here or at the leader of --leader."""
     if options.leader:
-        return asyncio.run(_call(options.leader, _identity(options.identity), method, request))
+        return asyncio.run(_call(options.leader, identity_in(options.identity), method, request))
     with opened(options.dir, make=method is contract.MAKE_TOKEN) as authority:
         return MANAGED[method](Manager(authority), request)
 
@@ -253,7 +253,8 @@ async def _call(leader: str, shown: Credentials, method: Method[Any, Any], reque
             raise UnreachableError(f"--leader {leader}: {error}") from error
 
 
-def _identity(folder: Path | None) -> Credentials:
+def identity_in(folder: Path | None) -> Credentials:
+    """What somebody whose files `issue` wrote shows and trusts; raises ConfigError."""
     if folder is None:
         raise ConfigError("--leader: say who you are with --identity DIR, a folder that `issue` wrote there")
     try:
