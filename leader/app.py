@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from leader.events import RunFinished, RunStarted
 from leader.global_model.initial import model_title, open_origin
 from leader.initial_state import initial_state, open_folder, resumed_state
 from leader.reporting.curves import curves_title, draw_curves
-from leader.reporting.log import open_display, show_invitation
+from leader.reporting.log import open_display, show_invitation, show_page
 from leader.reporting.summary import summarize, write_summary
 from leader.rpc.server import serving
 from leader.runtime import Host
@@ -36,6 +36,7 @@ from leader.training.engine import Engine
 from leader.training.exchanges.base import ExchangeKind
 from leader.training.exchanges.kinds import choose_kind
 from leader.trust.admission import Admission, Invitation
+from leader.web.server import View, web_server
 from leader.wiring import Wiring
 from model.weights_file import model_header
 from utils.console import say
@@ -233,9 +234,17 @@ async def _lead(config: RunConfig, folder: RunFolder, data: Data, *, resume: boo
         app = App(config, folder, data, resume=resume)
         app.events.subscribe(display.on_event)
         stop_on_signals(app.coordinator)
-        return await app.serve(partial(show_invitation, config.log, sys.stderr))
+        with web_server(config.web.listen, folder.page, app.events, partial(_views, config)) as url:
+            show_page(config.log, sys.stderr, url, folder.page)
+            return await app.serve(partial(show_invitation, config.log, sys.stderr))
     finally:
         display.close()
+
+
+def _views(config: RunConfig) -> Sequence[View]:
+    from leader.web.views import views_of  # here, in the server's thread: it loads a web server's libraries
+
+    return views_of(config)
 
 
 def stop_on_signals(coordinator: Coordinator) -> None:

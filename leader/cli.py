@@ -37,6 +37,7 @@ FLAGS = (
 SWITCHES = (
     ("--secure", "trust.mode", "on", "encrypt and authenticate on loopback too"),
     ("--insecure", "trust.mode", "off", "never encrypt: whoever reaches the port may take part"),
+    ("--no-web", "web.listen", "", "no live page and no metrics"),
 )
 
 #: Variables that begin like the leader's own but belong to the learner (all of them), to fault injection and the CA.
@@ -55,6 +56,7 @@ RESUMABLE = (
     "limits.",
     "log.",
     "trust.",
+    "web.",
 )
 
 _DESCRIPTION = """\

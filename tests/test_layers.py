@@ -28,7 +28,7 @@ FLOORS = {
         ["evaluation", "initial_state"],
         ["training"],
         ["reporting", "rpc"],
-        ["cli", "wiring"],
+        ["cli", "web", "wiring"],
         ["app"],
         ["__main__"],
     ],

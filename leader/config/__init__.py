@@ -16,6 +16,7 @@ from leader.config.sections import (
     TrainConfig,
 )
 from leader.config.trust import TrustConfig
+from leader.config.web import WebConfig
 
 __all__ = [
     "AggregateConfig",
@@ -32,4 +33,5 @@ __all__ = [
     "StreamingConfig",
     "TrainConfig",
     "TrustConfig",
+    "WebConfig",
 ]

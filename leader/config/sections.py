@@ -13,6 +13,7 @@ from leader.config.requirement import Requirement
 from leader.config.secagg import SecaggConfig
 from leader.config.section import MIB, Fraction, Positive, Section
 from leader.config.trust import TrustConfig
+from leader.config.web import WebConfig
 from utils.wire.rpc import is_loopback
 
 
@@ -364,6 +365,7 @@ class RunFields(Section):
     trust: TrustConfig = TrustConfig()
     limits: LimitsConfig = LimitsConfig()
     log: LogConfig = LogConfig()
+    web: WebConfig = WebConfig()
 
     @property
     def parts_held(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from pathlib import Path
 from typing import Protocol, TextIO
 
 from leader.config import LogConfig
@@ -29,6 +30,15 @@ def show_invitation(config: LogConfig, stream: TextIO, started: RunStarted, invi
     write_atomically(path, [invitation.token.encode()], mode=0o600)
     for line in invitation_lines(started, invitation, f"@{path}"):
         _log.info("%s", line)
+
+
+def show_page(config: LogConfig, stream: TextIO, url: str, file: Path) -> None:
+    """Tell where the live page is; a URL with a token on a terminal alone, elsewhere the file that it is in."""
+    address, _, token = url.partition("?")
+    if token and stream.isatty() and config.format != "json":
+        say(f"live page: {url}", file=stream)
+    elif url:
+        _log.info("live page: %s%s", address, f" with the token that is in {file}" if token else "")
 
 
 class Display(Protocol):

@@ -73,6 +73,7 @@ class RunFolder:
         self.ledger.unlink(missing_ok=True)
         for cut in self.checkpoints.glob("*"):
             cut.unlink()
+        self.page.unlink(missing_ok=True)
         with suppress(OSError):
             self.checkpoints.rmdir()
             self.path.rmdir()
@@ -120,6 +121,11 @@ class RunFolder:
     def curves(self) -> Path:
         """The metrics as a picture."""
         return self.path / "curves.png"
+
+    @property
+    def page(self) -> Path:
+        """Where the live page is, or was."""
+        return self.path / "page"
 
     @property
     def checkpoints(self) -> Path:

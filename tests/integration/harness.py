@@ -356,6 +356,7 @@ def _entry(line: str) -> Entry:
 
 
 def _environment(faults: str) -> dict[str, str]:
-    """Without settings of the person who runs the tests; the leader's arithmetic on one CPU thread."""
+    """Without settings of the person who runs the tests; the leader's arithmetic on one CPU thread, no page."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("FLOCKSTEP_")}
-    return kept | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "FLOCKSTEP_FAULTS": faults}
+    more = {"FLOCKSTEP_WEB__LISTEN": "", "FLOCKSTEP_FAULTS": faults}
+    return kept | more | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

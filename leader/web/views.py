@@ -1,0 +1,14 @@
+"""What a leader's web server shows of its run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from leader.config import RunConfig
+from leader.web.page import Page
+from leader.web.server import View
+
+
+def views_of(config: RunConfig) -> Sequence[View]:
+    """The page."""
+    return [Page(config)]
