@@ -123,6 +123,8 @@ class UpdateAccepted(Event):
     loss: float
     images_per_s: float
     bytes: int
+    part: str = ""  # whose share of the work it is
+    seconds: float = 0.0  # since that was given out
 
 
 @dataclass(frozen=True)

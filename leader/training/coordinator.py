@@ -301,5 +301,7 @@ class Coordinator:
                 contribution.loss,
                 contribution.weight / trained_s if trained_s > _LEAST_S else 0.0,
                 submission.upload.bytes,
+                admitted.part.id,
+                seconds,
             )
         )
