@@ -51,6 +51,7 @@ setup(
         # The live page; imported by a leader that has one.
         "starlette>=1.0",
         "uvicorn>=0.40",
+        "prometheus-client>=0.26",
         "isal>=1.7; platform_machine in 'x86_64 AMD64 aarch64 arm64'",
     ],
     extras_require={
@@ -70,6 +71,9 @@ setup(
             "h2>=4.1",
             # What the tables of the privacy noise are checked against.
             "mpmath>=1.3",
+            # Makes the Grafana dashboard; another release would write other JSON. The parser reads its queries.
+            "grafana-foundation-sdk==1769699998!10.1.0",
+            "promql-parser>=0.6",
             # For the examples.
             "scikit-learn>=1.5",
             "jax>=0.4.30",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from leader.config import RunConfig
+from leader.web.metrics import Metrics
 from leader.web.page import Page
 from leader.web.server import View
 
 
 def views_of(config: RunConfig) -> Sequence[View]:
-    """The page."""
-    return [Page(config)]
+    """The page, and the metrics."""
+    return [Page(config), Metrics(config.web.learner_metrics)]
