@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from leader.config import RunConfig
@@ -30,6 +31,7 @@ from leader.trust.listeners import Ports
 from leader.trust.run_audit import RunAudit
 from utils import faults
 from utils.errors import ForbiddenError, WireError
+from utils.secagg.signatures import check_signed
 
 
 class Wiring:
@@ -81,6 +83,7 @@ class Wiring:
         admission = Admission(self.config, self._refused)
         admission.guard.learners = self._places
         self.workforce.dial = admission.dial
+        self._engine.signed = partial(check_signed, admission.ca)
         self._run_audit = RunAudit(admission.audit, dump_config(self.config))
         self.events.subscribe(self._run_audit.on_event)
         self.workforce.audit_head = lambda: admission.audit.head

@@ -17,6 +17,7 @@ from learner.memory import Memory, alone_in
 from learner.options import LearnerOptions
 from learner.secagg.member import Floors
 from learner.secagg.sessions import MaskSessions
+from learner.secagg.signing import Peers, Signer
 from learner.secagg.vow import Vows
 from learner.trust.access import choose
 from learner.wire.connection import Connection
@@ -28,6 +29,7 @@ from model.task import Examples, Task, load_task
 from protos import leader_pb2
 from utils.errors import (
     BusyError,
+    ConfigError,
     DataError,
     FlockstepError,
     ForbiddenError,
@@ -98,19 +100,37 @@ class App:
     ) -> None:
         self._options = options
         memory = Memory(options.state_dir)
+        floors = Floors(options.least_learners, signed=options.secagg == "signed")
+        self._peers = Peers(options.peers) if options.peers else None
+        self._promised = False  # whether this learner has said whom it masks with
         masks = MaskSessions(
             Vows(options.state_dir),
-            Floors(options.least_learners),
+            floors,
             own.said.examples if own else 0,
-            required=options.secagg == "require",
+            required=options.secagg != "allow",
+            signing=self._signing,
         )
         self._worker = worker_type(tools, memory, options.network_addr, own.examples if own else None, masks)
         self._access = choose(options)
+        if floors.signed and not self._access.enrolled:
+            raise ConfigError(
+                "--secagg signed: this learner has no identity to sign with; join with --join TOKEN"
+            )
         address = options.network_addr
         self._server = LearnerServer(address, self._worker, self._access) if address else None
         self._registration = Registration(options, tools.device, own.said if own else None)
         self._session: Session | None = None
         self._leaving = asyncio.Event()
+
+    def _signing(self) -> Signer | None:
+        """By what this learner can prove who it is in a session of masks."""
+        if not self._access.enrolled or self._access.credentials is None:
+            return None
+        signer = Signer(self._access.credentials, self._peers)
+        if not self._promised:
+            self._promised = True
+            _log.info("%s", signer.promise)
+        return signer
 
     def leave(self, reason: str) -> None:
         """Say goodbye and end."""

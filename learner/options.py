@@ -87,8 +87,15 @@ class LearnerOptions(BaseModel):
     jwt_leader: Annotated[str, AfterValidator(_address_or_empty)] = Field(
         "", description="where the leader takes JWTs; if not given, at --leader"
     )
-    secagg: Literal["allow", "require"] = Field(
-        "allow", description="require: take part only where updates are masked (secure aggregation)"
+    secagg: Literal["allow", "require", "signed"] = Field(
+        "allow",
+        description="require: take part only where updates are masked (secure aggregation); signed: only where "
+        "the others' keys are signed too",
+    )
+    peers: Path | None = Field(
+        None,
+        description="file of those that this learner masks with, a line each: NAME, or NAME and KEY; if not given, "
+        "whom the leader's CA certifies",
     )
     least_learners: int = Field(
         3, ge=2, le=10_000, description="fewest updates in a masked sum that this learner's may be in"
@@ -117,11 +124,17 @@ class LearnerOptions(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _own_pki(self) -> Self:
+    def _go_together(self) -> Self:
         if self.certificate and not (self.key and self.ca):
             raise ValueError("certificate, key and ca go together; give all three")
         if self.certificate and self.network_addr:
             raise ValueError("network_addr is for learners that joined; leave it or certificate out")
+        if self.peers and self.secagg != "signed":
+            raise ValueError("peers are known by what they sign; add --secagg signed, or leave peers out")
+        if self.secagg == "signed" and (self.insecure or self.certificate):
+            raise ValueError(
+                "secagg signed needs an identity that joined; leave insecure and certificate out"
+            )
         return self
 
 
@@ -138,6 +151,7 @@ METAVARS = {
     "tags": "TAG,TAG",
     "join": "TOKEN",
     "identity": "DIR",
+    "peers": "FILE",
     "ca": "FILE",
     "certificate": "FILE",
     "key": "FILE",

@@ -6,6 +6,7 @@ notes all that learners reveal: whoever has two sums of one update has their dif
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterable
 from contextlib import suppress
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leader.secagg.pending import PendingFile, PendingSum
-from leader.secagg.session import Action, Failed, MaskSession, Phase, Ready, Send, Unmask
+from leader.secagg.session import Action, Check, Failed, MaskSession, Phase, Ready, Send, Unmask
 from leader.secagg.unmasking import seeds
 from learner.secagg.member import Floors
 from learner.secagg.member import Phase as MemberPhase
@@ -24,7 +25,7 @@ from learner.secagg.sessions import MaskSessions
 from learner.secagg.vow import Vows
 from protos import leader_pb2
 from tests.secagg import MODEL, TIMES, plan
-from utils.errors import PayloadError
+from utils.errors import ForbiddenError, PayloadError
 from utils.secagg.masks import add_streams
 from utils.secagg.roster import need, order_bytes, seats_of
 
@@ -39,19 +40,41 @@ def update(work_id: str) -> Words:
     return rng.integers(0, 2**20, SIZE).astype(np.uint32), rng.integers(0, 2**40, WIDE).astype(np.uint64)
 
 
+class Signer:
+    """Signs with a key that all know; who forges signatures is not part of these stories."""
+
+    def __init__(self, name: str) -> None:
+        self.identity = name.encode()
+        self._count = 0
+
+    def sign(self, digest: bytes) -> bytes:
+        """See Signing; each time another one, as ECDSA's are."""
+        self._count += 1
+        salt = self._count.to_bytes(8, "big")
+        return salt + hashlib.sha256(salt + self.identity + digest).digest()
+
+    def check(self, identity: bytes, name: str, digest: bytes, signature: bytes, what: str) -> None:
+        """See Signing."""
+        told = hashlib.sha256(signature[:8] + name.encode() + digest).digest()
+        if (identity, signature[8:]) != (name.encode(), told):
+            raise ForbiddenError(f"{what} of {name} is not signed by it")
+
+
 class Learner:
     """One learner: its part in sessions, its vow, and what it has masked."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, signed: bool) -> None:
         self.name = name
         self.here = True
+        self._signed = signed
         self._folder = folder
         folder.mkdir()
         self.restart()
 
     def restart(self) -> None:
         """Only the folder is left."""
-        self.sessions = MaskSessions(Vows(self._folder), Floors(), 8)
+        floors, signer = Floors(signed=self._signed), Signer(self.name)
+        self.sessions = MaskSessions(Vows(self._folder), floors, 8, signing=lambda: signer)
         self.sessions.registered(self.name, "run")
         self._masked: dict[bytes, Words] = {}
 
@@ -73,7 +96,8 @@ class Story:
     def __init__(self, seed: int, folder: Path) -> None:
         self.random = random.Random(seed)
         names = [f"learner-{n}" for n in range(self.random.choice([3, 4, 5]))]
-        self.learners = {name: Learner(name, folder / name) for name in names}
+        self.signed = seed % 2 == 1
+        self.learners = {name: Learner(name, folder / name, self.signed) for name in names}
         self.shown: dict[
             tuple[bytes, frozenset[str]], set[str]
         ] = {}  # who has, by session and updates in the sum
@@ -89,6 +113,10 @@ class Story:
 
     # --- the leader ------------------------------------------------------------------------
 
+    @property
+    def _check(self) -> Check | None:
+        return Signer("").check if self.signed else None
+
     def _start(self) -> None:
         """The leader's process begins; what it knows is on disk."""
         self._file = PendingFile(self._path)
@@ -99,13 +127,13 @@ class Story:
         pending = self._file.read(self.round)
         self._open_attempt()
         if pending:
-            self.session = MaskSession.resumed(pending.closed, TIMES)
+            self.session = MaskSession.resumed(pending.closed, TIMES, self._check)
             self._sum, self._in_sum = (pending.values.astype(np.uint32), pending.wide), list(pending.parts)
             self._do(self.session.unmask(self.now))
 
     def _open_attempt(self) -> None:
         attempt = self._file.attempt(self.round)
-        masking = plan(len(self.learners), attempt=attempt)
+        masking = plan(len(self.learners), attempt=attempt, signed=self.signed)
         self.orders = {
             name: leader_pb2.WorkOrder(
                 round=self.round,
@@ -122,7 +150,7 @@ class Story:
         alike = order_bytes(next(iter(self.orders.values())))
         work = {name: order.work_id for name, order in self.orders.items()}
         session = self.random.randbytes(16)
-        self.session = MaskSession(session, masking, alike, work, self.now, TIMES)
+        self.session = MaskSession(session, masking, alike, work, self.now, TIMES, self._check)
         self._do(self.session.open())
         for name in self.learners:
             self._give(name)
@@ -141,7 +169,7 @@ class Story:
             self._note(said.session, self.learners[name])
         heard = self.carry(name, said)
         if heard is not None and heard.session == self.session.session:
-            with suppress(PayloadError):  # which the leader's log has
+            with suppress(PayloadError, ForbiddenError):  # which the leader's log has
                 self._do(self.session.heard(name, heard, self.now))
 
     def carry(self, name: str, message: M) -> M | None:

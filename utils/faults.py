@@ -39,6 +39,7 @@ MASKED_POINTS = (  # of leader and learners, in runs with secagg.mode
     "leader.revealed",  # all that takes the masks off is here
     "learner.advertised",  # its keys are with the leader, its shares are not
     "learner.shared",  # its shares are with the others
+    "learner.agreeing",  # signed: it is asked whether it agrees to who is in the sum
     "learner.revealing",  # it is asked for what takes the masks off
 )
 _POINTS = LEADER_POINTS + PRIVATE_POINTS + LEARNER_POINTS + MASKED_POINTS

@@ -12,8 +12,10 @@ from leader.config.section import Positive, Section
 class SecaggConfig(Section):
     """Secure aggregation: updates come masked, and only their sum is ever seen."""
 
-    mode: Literal["off", "masked"] = Field(
-        "off", description="masked: learners mask their updates; what the leader learns is their sum"
+    mode: Literal["off", "masked", "signed"] = Field(
+        "off",
+        description="masked: learners mask their updates, and the leader learns their sum; signed: their keys are "
+        "signed as well, so that a leader that lies about them is refused",
     )
     bits: Literal[32, 64] = Field(
         32, description="bits of a masked value; 64: the same weights as without masks, bit for bit"

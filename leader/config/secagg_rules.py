@@ -18,6 +18,8 @@ def problems_of_masks(config: RunFields) -> Iterator[str]:
     masked = f"secagg.mode is {secagg.mode}, but "
     if config.data.holder == "leader":
         yield f"{masked}data.holder is leader, which has the data anyway: set data.holder=learner"
+    if secagg.mode == "signed":
+        yield from _identities(config)
     if config.exchange == "gradient":
         yield (
             f"{masked}exchange is gradient, where each step would need an unmasking of its own: "
@@ -53,6 +55,26 @@ def problems_of_masks(config: RunFields) -> Iterator[str]:
             "each learner alone: set evaluation.federated_every=0"
         )
     yield from _numbers(config)
+
+
+def _identities(config: RunFields) -> Iterator[str]:
+    """What learners need to sign with."""
+    signed, trust, threshold = "secagg.mode is signed, but ", config.trust, config.secagg.threshold
+    if not config.secure:
+        yield (
+            f"{signed}there is no trust on {config.listen} (trust.mode is {trust.mode}), so that nobody has an "
+            "identity to sign with: set trust.mode=on (--secure)"
+        )
+    if trust.certificate:
+        yield (
+            f"{signed}trust.certificate is set, and learners sign by identities of the leader's own CA: leave it "
+            "out, or set secagg.mode=masked"
+        )
+    if 0 < threshold < 2 / 3:
+        yield (
+            f"{signed}secagg.threshold is {threshold:g}, and with a few learners that lie two sums could be agreed to: "
+            "set 0, which is two thirds, or more"
+        )
 
 
 def sum_of_least(config: RunFields) -> int:

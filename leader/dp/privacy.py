@@ -92,8 +92,13 @@ class NoPrivacy:
         """See Privacy."""
         if self._mode == "off":
             return []
+        sums = f"the leader sees sums of at least {self._least}"
+        if self._mode == "masked":
+            return [f"updates come masked: {sums} (secagg.mode=masked)"]
         return [
-            f"updates come masked: the leader sees sums of at least {self._least} (secagg.mode={self._mode})"
+            f"updates come masked, by keys that learners sign: {sums}, whatever it tells to whom, while fewer than a "
+            "third of the learners work for it (secagg.mode=signed)",
+            "who is a learner its own CA says; who must not trust that either lists whom it masks with (--peers FILE)",
         ]
 
     def summary(self) -> Mapping[str, Any]:

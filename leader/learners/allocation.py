@@ -131,7 +131,7 @@ class Allocation:
     def _least(self) -> int:
         """Fewest parts that a round can be made of."""
         aggregate, secagg = self._config.aggregate, self._config.secagg
-        masked = secagg.least if secagg.mode == "masked" else 0
+        masked = secagg.least if secagg.mode != "off" else 0
         return max(masked, least_updates(aggregate.rule, aggregate.byzantine))
 
     def _moved(self) -> None:

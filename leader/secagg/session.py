@@ -86,7 +86,8 @@ class Closed:
 
 
 Action = Send | Ready | Failed | Unmask
-Check = Callable[[bytes, str, bytes, bytes], None]  # see learner.secagg.member.Signing.check
+#: Raises ForbiddenError unless it is signed: identity, name, digest, signature, what. See utils.secagg.signatures.
+Check = Callable[[bytes, str, bytes, bytes, str], object]
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class MaskSession:
         self.session = session
         self._order = order
         self._times = times
+        assert check is not None or not plan.signed
         self._check = check if plan.signed else None
         self._work = dict(work)
         self.here = set(work)  # that are waited for
@@ -131,10 +133,10 @@ class MaskSession:
         self._ends = 0.0  # clock value at which nobody is waited for any more
 
     @classmethod
-    def resumed(cls, closed: Closed, times: Times) -> MaskSession:
+    def resumed(cls, closed: Closed, times: Times, check: Check | None = None) -> MaskSession:
         """A session that was closed and written down before the leader ended; nobody is there yet."""
         work = {seat.name: "" for seat in closed.seats}
-        made = cls(closed.session, closed.plan, closed.order, work, 0.0, times)
+        made = cls(closed.session, closed.plan, closed.order, work, 0.0, times, check)
         made._open_seats(closed.seats)
         made._shares = {seat: {} for seat in seats_of(closed.survivors.masked_with, len(closed.seats))}
         made.survivors = closed.survivors
@@ -239,7 +241,7 @@ class MaskSession:
         check_advert(advert)
         if self._check is not None:
             signed = signed_advert(self.session, self._order, name, advert)
-            self._check(advert.identity, name, signed, advert.signature)
+            self._check(advert.identity, name, signed, advert.signature, "the advert")
         others = [other for of, other in self._adverts.items() if of != name]
         for field in ("share_key", "mask_key", "self_hash"):
             if any(getattr(other, field) == getattr(advert, field) for other in others):
@@ -303,7 +305,7 @@ class MaskSession:
             raise PayloadError("who is not in the sum has no say in it")
         digest = self._seated.survivors_digest(self.survivors)
         advert = self._seated.seats[seat].advert
-        self._check(advert.identity, self._name(seat), digest, agreed.signature)
+        self._check(advert.identity, self._name(seat), digest, agreed.signature, "the agreement")
         self._signatures[seat] = agreed.signature
 
     def _reveal(self) -> list[Action]:

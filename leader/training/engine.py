@@ -19,6 +19,7 @@ from leader.rounds.deadline import Deadlines
 from leader.rounds.protocol import RoundPlan
 from leader.runtime import Host
 from leader.secagg.masked_sum import MaskedUpdates
+from leader.secagg.session import Check
 from leader.state import RunState
 from leader.training.planning import RoundPlanner
 from leader.training.publisher import Publisher
@@ -50,6 +51,7 @@ class Engine:
         self.decoder = Decoder(config.codec, layout, config.streaming.fragments, config.limits.header_bytes)
         masked = config.secagg.mode != "off"
         self.updates: UpdateReader = MaskedUpdates(layout, config.secagg.bits) if masked else self.decoder
+        self.signed: Check | None = None  # of a secure run: what tells whether a learner has signed
         self.host = host or Host()
         self.orders = WorkPlanner(config, secret)
         self.deadlines = Deadlines(

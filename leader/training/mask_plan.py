@@ -7,7 +7,8 @@ import math
 from leader.config import RunConfig
 from leader.training.planning import Opening
 from protos import leader_pb2
-from utils.secagg import graph
+from utils.secagg.graph import ALL_TO_ALL
+from utils.secagg.roster import fewest_neighbours
 
 
 def plan_of(config: RunConfig, opening: Opening, attempt: int) -> leader_pb2.MaskPlan:
@@ -20,6 +21,7 @@ def plan_of(config: RunConfig, opening: Opening, attempt: int) -> leader_pb2.Mas
         threshold=min(parties, math.floor(parties * share) + 1),
         least=secagg.least,
         range=config.aggregate.max_abs if secagg.bits == 64 else secagg.range,
+        signed=secagg.mode == "signed",
         attempt=attempt,
         fraction_bits=opening.scale.fraction_bits,
         epochs=0 if config.train.local_steps else config.train.local_epochs,
@@ -27,8 +29,6 @@ def plan_of(config: RunConfig, opening: Opening, attempt: int) -> leader_pb2.Mas
     if config.aggregate.weighting == "examples":
         largest = max(part.examples for part in opening.parts.values())
         plan.weight_bound = 1 << (largest - 1).bit_length()
-    if parties > graph.ALL_TO_ALL:
-        plan.neighbours, plan.neighbour_threshold = graph.least(
-            parties, graph.COLLUDING, graph.LOST, graph.SECURITY, active=False
-        )
+    if parties > ALL_TO_ALL:
+        plan.neighbours, plan.neighbour_threshold = fewest_neighbours(plan)
     return plan

@@ -46,6 +46,7 @@ class Admission:
         self._config = config.trust
         self.audit = Audit(config.trust.dir)
         self._authority = Authority(config.trust.dir, config.trust, self.audit.record)
+        self.ca = self._authority.ca  # of the identities that it issues
         self._state = self._authority.state
         self._seen = self._state.read()
         verify = open_verifier(config.trust)

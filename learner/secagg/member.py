@@ -61,8 +61,8 @@ class Signing(Protocol):
         """A signature of 32 bytes."""
         ...
 
-    def check(self, identity: bytes, name: str, digest: bytes, signature: bytes) -> None:
-        """Raise ForbiddenError unless `name`, whose identity this is, has signed."""
+    def check(self, identity: bytes, name: str, digest: bytes, signature: bytes, what: str) -> None:
+        """Raise ForbiddenError unless `name`, whose identity this is, has signed; `what`, such as "the advert"."""
         ...
 
 
@@ -138,7 +138,7 @@ class MaskMember:
 
         Raises PayloadError or ForbiddenError, and then answers nothing more than before.
         """
-        said = message.SerializeToString(deterministic=True)
+        said = _asked(message)
         if said in self._answers:
             return self._answers[said]
         match message.WhichOneof("kind"):
@@ -205,7 +205,8 @@ class MaskMember:
         if self._signing:
             for seat in seats:
                 signed = signed_advert(self.session, self._order, seat.name, seat.advert)
-                self._signing.check(seat.advert.identity, seat.name, signed, seat.advert.signature)
+                advert = seat.advert
+                self._signing.check(advert.identity, seat.name, signed, advert.signature, "the advert")
 
     def _below(self, bound: int) -> int:
         """A secret integer below `bound`, each as likely but for 2^-128."""
@@ -227,7 +228,10 @@ class MaskMember:
             )
         held = {}
         for share in shares.shares:
-            plain = self._sharing[share.seat].unseal(share.seat, self._me, share.sealed)
+            try:
+                plain = self._sharing[share.seat].unseal(share.seat, self._me, share.sealed)
+            except PayloadError as error:
+                raise PayloadError(f"{self._seated.seats[share.seat].name}: {error}") from None
             held[share.seat] = plain[: shamir.SHARE_BYTES], plain[shamir.SHARE_BYTES :]
         self._held |= held
         self._shares = shares
@@ -305,7 +309,8 @@ class MaskMember:
             )
         for signature in reveal.signatures:
             seat = self._seated.seats[signature.seat]
-            self._signing.check(seat.advert.identity, seat.name, digest, signature.sealed)
+            identity, name = seat.advert.identity, seat.name
+            self._signing.check(identity, name, digest, signature.sealed, "the agreement")
 
     # --- and the rest ----------------------------------------------------------------------
 
@@ -331,3 +336,11 @@ class MaskMember:
 
     def _up(self, **said: Any) -> leader_pb2.MaskUp:
         return leader_pb2.MaskUp(session=self.session, **said)
+
+
+def _asked(message: leader_pb2.MaskDown) -> bytes:
+    """What tells a message from others: a reveal is the same, whoever of those in the sum has signed it this time."""
+    if message.HasField("reveal"):
+        said = leader_pb2.Reveal(survivors=message.reveal.survivors)
+        message = leader_pb2.MaskDown(session=message.session, reveal=said)
+    return message.SerializeToString(deterministic=True)

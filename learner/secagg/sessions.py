@@ -5,23 +5,39 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Callable
 
-from learner.secagg.member import Floors, MaskMember, Phase
+from learner.secagg.member import Floors, MaskMember, Phase, Signing
 from learner.secagg.vow import Vows
 from protos import leader_pb2
 from utils import faults
 from utils.errors import LateUpdateError, PayloadError, WireError
 
 _log = logging.getLogger(__name__)
-_POINTS = {"roster": "learner.advertised", "shares": "learner.shared", "reveal": "learner.revealing"}
+_POINTS = {
+    "roster": "learner.advertised",
+    "shares": "learner.shared",
+    "survivors": "learner.agreeing",
+    "reveal": "learner.revealing",
+}
 
 
 class MaskSessions:
     """Answers what the leader says in sessions, and tells when an update can be masked."""
 
-    def __init__(self, vows: Vows, floors: Floors, examples: int, *, required: bool = False) -> None:
+    def __init__(
+        self,
+        vows: Vows,
+        floors: Floors,
+        examples: int,
+        *,
+        required: bool = False,
+        signing: Callable[[], Signing | None] = lambda: None,
+    ) -> None:
+        """`signing` is how this learner proves who it is at the time, if it can."""
         self._vows = vows
         self._floors = floors
+        self._signing = signing
         self._examples = examples  # of its own, as registered
         self._required = required
         self._name, self._run = "", ""
@@ -40,8 +56,9 @@ class MaskSessions:
         """A work order came; what is said to that. Raises PayloadError for one that this learner must not do."""
         if not order.HasField("masking"):
             if self._required:
+                asked = "signed" if self._floors.signed else "require"
                 raise PayloadError(
-                    "the leader asks for an update without masks, and this learner masks all (--secagg require)"
+                    f"the leader asks for an update without masks, and this learner masks all (--secagg {asked})"
                 )
             return None
         self._check(order)
@@ -91,7 +108,7 @@ class MaskSessions:
         if self._member is None or self._member.session != session:
             self._forget()
             try:
-                self._member = MaskMember(self._name, session, self._order, self._floors)
+                self._member = MaskMember(self._name, session, self._order, self._floors, self._signing())
             except WireError as error:
                 _log.warning("masks: %s", error)
                 return _refused(session, str(error))

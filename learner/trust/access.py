@@ -35,6 +35,7 @@ class Access:
     credentials: Credentials | None = None  # of the last channel, for a server of this learner's too
     renewed = False  # whether the next channel will have others
     known_by = ""  # what tells the leader from others
+    enrolled = False  # whether its credentials are an identity of the leader's own CA
 
     def __init__(self, options: LearnerOptions) -> None:
         self._options = options
@@ -148,6 +149,7 @@ class Enrolled(Certified):
     """By an identity of the leader's own CA, which joins first where it has not, and is renewed."""
 
     known_by = "identity"
+    enrolled = True
 
     def __init__(self, options: LearnerOptions, identity: Identity, token: JoinToken | None) -> None:
         super().__init__(options)

@@ -32,7 +32,7 @@ from scripts.simulate.drive import Driver, Tamper
 from scripts.simulate.parts import Brought, brought
 from scripts.simulate.pool import OneWorker, Pool, Threads
 from utils.datasets import Dataset
-from utils.errors import FlockstepError
+from utils.errors import ConfigError, FlockstepError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -77,6 +77,11 @@ def simulate(
     Raises FlockstepError.
     """
     options, hooks = options or Options(), hooks or Hooks()
+    if config.secagg.mode == "signed":
+        raise ConfigError(
+            "secagg.mode is signed, but virtual learners have no identities: set secagg.mode=masked, which ends in "
+            "the same bits"
+        )
     config = _roomy(config)
     task = load_task(config.model.task, "model.task") if config.model.task else None
     tools = Tools(choose_device(options.device), task)

@@ -118,6 +118,35 @@ def test_a_leader_killed_at_every_point_unmasks_the_same_sums(cluster: Cluster, 
     assert {(line["learners"], line["examples"]) for line in told} == {(4, 96)}
 
 
+def test_a_signed_run_whose_leader_and_learners_are_killed_has_the_bits_of_one_without_kills_signatures_and_masks(
+    cluster: Cluster, plain: Leader
+) -> None:
+    """What was agreed on before the leader ended is agreed on again; who is gone then is in the sum all the same."""
+    leader_faults = [
+        f"kill@{point}" for point in ("leader.pending:2", "leader.revealed:3", "leader.stepping:4")
+    ]
+    leader = cluster.leader({**MASKED, "secagg.mode": "signed"}, faults=leader_faults[0], secure=True)
+
+    def signs(name: str, faults: str = "") -> Program:
+        state = ["--state-dir", str(cluster.folder / f"state-{name}"), "--secagg", "signed"]
+        return cluster.join(leader, name, *noise(name), *state, faults=faults)
+
+    crew = [signs(name) for name in "abc"]
+    killed = signs("d", "kill@learner.agreeing:6")
+    for next_fault in (*leader_faults[1:], ""):
+        assert leader.wait() == -signal.SIGKILL
+        leader = cluster.resumed(leader, faults=next_fault)
+    for point in ("learner.revealing:7", ""):
+        assert killed.wait() == -signal.SIGKILL
+        killed = signs("d", point and f"kill@{point}")
+    succeed(leader, *crew, killed)
+    assert_same_bits(leader.run_dir, plain.run_dir)
+    assert_in_one_sum_each(cluster, "abcd", ROUNDS)
+    assert {line["learners"] for line in rounds_told(leader)} == {4}
+    summary = json.loads((leader.run_dir / "summary.json").read_text())
+    assert summary["privacy"] == {"mode": "signed", "least": 3}
+
+
 @pytest.fixture(scope="module")
 def without_d(tmp_path_factory: pytest.TempPathFactory) -> Leader:
     """The run without masks in which d comes for the rounds after those in which it will be lost."""

@@ -31,7 +31,8 @@ def test_every_flag_sets_its_option() -> None:
     argv = (
         "--leader [::1]:1 --data d --task my.tasks:Digits --state-dir s "
         "--device cuda:1 --threads 2 --network-addr h:2 --name 007 --tags a,b.c --compile "
-        "--join flk1_x --identity i --ca ca --server-name n --jwt-file j --jwt-leader h:3 --insecure "
+        "--join flk1_x --identity i --secagg require --least-learners 5 "
+        "--ca ca --server-name n --jwt-file j --jwt-leader h:3 --insecure "
         "--no-channels-last --window-bytes 70000 --connect-timeout-s 3 --reconnect-timeout-s 4.5 "
         "--log-format json --log-level debug"
     )
@@ -47,6 +48,8 @@ def test_every_flag_sets_its_option() -> None:
         tags="a,b.c",
         join=SecretStr("flk1_x"),
         identity=Path("i"),
+        secagg="require",
+        least_learners=5,
         ca=Path("ca"),
         server_name="n",
         jwt_file=Path("j"),
@@ -112,6 +115,16 @@ def test_tags_that_a_leader_would_refuse_are_refused(tags: str) -> None:
         parse(["--leader", "h:1", "--tags", tags], {})
     most = ",".join(letter * 32 for letter in "abcdefghijklmnop")
     assert parse(["--leader", "h:1", "--tags", most], {}).tags == most
+
+
+def test_who_asks_for_signatures_may_list_its_peers_and_must_be_able_to_sign() -> None:
+    options = parse(["--leader", "h:1", "--secagg", "signed", "--peers", "hospitals"], {})
+    assert (options.secagg, options.peers) == ("signed", Path("hospitals"))
+    unsigned = "peers are known by what they sign; add --secagg signed, or leave peers out"
+    assert unsigned in refusal("--leader h:1 --secagg require --peers hospitals")
+    unknown = "secagg signed needs an identity that joined; leave insecure and certificate out"
+    assert unknown in refusal("--leader h:1 --secagg signed --insecure")
+    assert unknown in refusal("--leader h:1 --secagg signed --certificate c --key k --ca ca")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ ALL_TO_ALL = 128  # learners up to which everybody shares with everybody: fewer 
 #: What a sparse graph is to be safe from: a share of the learners that work for the leader, and one that is lost.
 COLLUDING, LOST = 0.2, 0.1
 SECURITY = 40  # it fails once in 2^this
+SIGNED_SECURITY = 80  # of signed sessions, whose leader may try one roster after the other
 _FAILS = 20  # a session that can't be unmasked is tried again: once in 2^20 is enough
 
 

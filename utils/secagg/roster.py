@@ -8,7 +8,7 @@ from functools import cached_property
 
 from protos import leader_pb2
 from utils.errors import PayloadError
-from utils.secagg.graph import ALL_TO_ALL, COLLUDING, LOST, SECURITY, least, neighbours
+from utils.secagg.graph import ALL_TO_ALL, COLLUDING, LOST, SECURITY, SIGNED_SECURITY, least, neighbours
 from utils.secagg.keys import KEY_BYTES, SESSION_BYTES, digest
 
 VERSION = 1  # of the protocol, as LearnerInfo.secagg says it
@@ -111,18 +111,32 @@ def check_plan(plan: leader_pb2.MaskPlan) -> None:
         raise PayloadError(
             f"{plan.threshold} of {plan.parties} learners could unmask; more than half must be needed"
         )
+    if plan.signed and 3 * plan.threshold <= 2 * plan.parties:
+        raise PayloadError(
+            f"{plan.threshold} of {plan.parties} learners could agree to two sums with a few that lie; more than "
+            "two thirds must be needed where sessions are signed"
+        )
     if not plan.neighbours:
         return
     if plan.parties <= ALL_TO_ALL or plan.neighbours >= plan.parties:
         raise PayloadError(
             f"{plan.parties} learners all share with all, not with {plan.neighbours} neighbours"
         )
-    count, threshold = least(plan.parties, COLLUDING, LOST, SECURITY, active=plan.signed)
+    count, threshold = fewest_neighbours(plan)
     if plan.neighbours < count or not threshold <= plan.neighbour_threshold <= plan.neighbours:
         raise PayloadError(
             f"{plan.neighbour_threshold} of {plan.neighbours} neighbours could unmask; of {plan.parties} learners "
             f"{threshold} of {count} must be needed"
         )
+
+
+def fewest_neighbours(plan: leader_pb2.MaskPlan) -> tuple[int, int]:
+    """The fewest neighbours in a sparse graph of the plan's learners, and how many of their shares unmask.
+
+    All see the same survivors: signatures prove it, or the leader follows the protocol.
+    """
+    security = SIGNED_SECURITY if plan.signed else SECURITY
+    return least(plan.parties, COLLUDING, LOST, security, active=False)
 
 
 def check_session(session: bytes) -> None:

@@ -31,7 +31,7 @@ CA_S = 10 * 365 * 86400.0
 SKEW_S = 300.0  # certificates begin this much in the past, for clocks that are behind
 _FOR_EVER: Span = (1577836800.0, 4070908800.0)  # 2020 to 2099
 
-_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
 
 
 def new_key() -> Key:
@@ -143,7 +143,7 @@ def identity_of(certificate: x509.Certificate, ca: x509.Certificate) -> Identity
         identity = Identity.parse(uri)
         if identity.fleet != fleet:
             raise ValueError(f"it is one of {identity.fleet}")
-    except (*_UNREADABLE, InvalidSignature, x509.ExtensionNotFound) as error:
+    except (*UNREADABLE, InvalidSignature, x509.ExtensionNotFound) as error:
         raise ForbiddenError(f"this certificate is not an identity of {fleet}; join with a token") from error
     return identity
 
@@ -165,7 +165,7 @@ def key_of_csr(der: bytes) -> PublicKey:
         key = _p256(request.public_key())
         if not request.is_signature_valid:
             raise ValueError("signed with another key")
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ForbiddenError(f"the certificate request is not one by its own P-256 key: {error}") from error
     return key
 
@@ -178,7 +178,7 @@ def from_pem(pem: bytes, where: str = "certificate") -> x509.Certificate:
     """The first certificate of a PEM text; ConfigError, which names `where`, if there is none."""
     try:
         return x509.load_pem_x509_certificate(pem)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{where} is not a certificate in PEM: {error}") from error
 
 
@@ -192,7 +192,7 @@ def key_from_pem(pem: bytes, where: str = "key", passphrase: str | None = None) 
     """A private key; ConfigError, which names `where`, if it is damaged, of another kind, or sealed otherwise."""
     try:
         key = forms.load_pem_private_key(pem, passphrase.encode() if passphrase else None)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{where} can't be read; is its passphrase right? {error}") from error
     if not isinstance(key, Key) or not isinstance(key.curve, ec.SECP256R1):
         raise ConfigError(f"{where} is not a P-256 key")

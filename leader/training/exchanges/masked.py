@@ -35,12 +35,14 @@ from leader.training.open_orders import Orders
 from leader.training.planning import Opening
 from protos import leader_pb2
 from utils import faults
+from utils.console import printable
 from utils.errors import LateUpdateError, PayloadError
 from utils.secagg.keys import SESSION_BYTES
 from utils.secagg.roster import need, order_bytes
 from utils.wire.payload import Manifest, Payload
 
 _log = logging.getLogger(__name__)
+_LONGEST_REASON = 256  # characters of what a learner refuses with
 _SAID_ALONE = (
     "examples",
     "loss",
@@ -136,7 +138,7 @@ class MaskedExchange(SynchronousExchange):
         super().__init__(engine, state, opening, pending.parts if pending else ())
         if pending:
             self.aggregate = MaskedSum.restored(engine.layout, pending, self._scale)
-            self._session = MaskSession.resumed(pending.closed, self._times)
+            self._session = MaskSession.resumed(pending.closed, self._times, engine.signed)
         masking.open_now = self
         self.look_at_learners()
         if self._session is None:
@@ -191,7 +193,8 @@ class MaskedExchange(SynchronousExchange):
         alike = order_bytes(next(iter(orders.values())))
         self.orders.session = os.urandom(SESSION_BYTES)
         self._not_before = None
-        self._session = MaskSession(self.orders.session, self._plan, alike, work, now, self._times)
+        opened = self.orders.session, self._plan, alike, work, now, self._times
+        self._session = MaskSession(*opened, self._engine.signed)
         self._do(self._session.open())
 
     def _now(self) -> float:
@@ -244,6 +247,9 @@ class MaskedExchange(SynchronousExchange):
 
     def heard(self, member: Member, message: leader_pb2.MaskUp) -> None:
         """See ExchangeKind.masked."""
+        if message.HasField("refused"):
+            reason = printable(message.refused.reason[:_LONGEST_REASON])
+            _log.info("masks: %s refuses: %s", member.name, reason)
         if self._session is not None and message.session == self._session.session:
             self._do(self._session.heard(member.name, message, self._now()))
 

@@ -22,6 +22,7 @@ def refusal(*settings: str) -> str:
     return str(caught.value)
 
 
+SIGNED = "secagg.mode=signed data.holder=learner learners=3 trust.mode=on cohort.quorum=1"
 PRIVATE = "dp.mode=central model.norm=group aggregate.weighting=uniform"
 REFUSED = {
     "krum": ("aggregate.rule=krum aggregate.byzantine=1 learners=4", "2 x 1 + 3 = 5 updates", "close on 4"),
@@ -78,6 +79,21 @@ REFUSED = {
     "private gradients": (
         f"{PRIVATE} exchange=gradient",
         "each step would be paid alone: set exchange=delta",
+    ),
+    "signed without trust": (
+        f"{SIGNED} trust.mode=auto",
+        "secagg.mode is signed, but there is no trust on 127.0.0.1:50051 (trust.mode is auto)",
+        "so that nobody has an identity to sign with: set trust.mode=on (--secure)",
+    ),
+    "signed by others": (
+        f"{SIGNED} trust.certificate=c trust.key=k trust.client_ca=ca trust.roles=r",
+        "secagg.mode is signed, but trust.certificate is set, and learners sign by identities of the leader's own CA",
+        "set secagg.mode=masked",
+    ),
+    "signed by few": (
+        f"{SIGNED} secagg.threshold=0.6",
+        "secagg.mode is signed, but secagg.threshold is 0.6, and with a few learners that lie two sums could",
+        "set 0, which is two thirds, or more",
     ),
     "private masks": (
         f"{PRIVATE} secagg.mode=masked data.holder=learner learners=3",

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import pytest
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from leader.secagg.session import Phase, Send
+import pytest
+
+from leader.secagg.session import MaskSession, Phase, Send, Unmask
+from learner.secagg.signing import Peers, Signer
 from protos import leader_pb2
-from tests.secagg import SESSION, Cohort, names_of
+from tests.leader.trust.fleet import Fleet
+from tests.secagg import SESSION, TIMES, Cohort, names_of
 from utils.errors import ForbiddenError, PayloadError
 from utils.secagg.roster import bit_set
 
 
-class Signer:
-    """Keys that everybody knows to be whose they are; the identity is the public key."""
-
-    def __init__(self, name: str, known: dict[str, bytes]) -> None:
-        self._key = Ed25519PrivateKey.generate()
-        self._known = known
-        self.identity = known[name] = self._key.public_key().public_bytes_raw()
-
-    def sign(self, digest: bytes) -> bytes:
-        """See Signing."""
-        return self._key.sign(digest)
-
-    def check(self, identity: bytes, name: str, digest: bytes, signature: bytes) -> None:
-        """See Signing."""
-        try:
-            Ed25519PublicKey.from_public_bytes(identity).verify(signature, digest)
-        except (InvalidSignature, ValueError):
-            raise ForbiddenError(f"the advert of {name} is not signed by it") from None
-        if self._known.get(name) != identity:
-            raise ForbiddenError(f"the advert of {name} is not signed by it")
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    """A CA, and whom it admits."""
+    return Fleet(tmp_path)
 
 
-def cohort(count: int = 4) -> Cohort:
-    known: dict[str, bytes] = {}
-    return Cohort(count, signing={name: Signer(name, known) for name in names_of(count)}, signed=True)
+def cohort(fleet: Fleet, count: int = 4) -> Cohort:
+    """Learners that all have an identity."""
+    signing = {name: Signer(fleet.admit(name), None) for name in names_of(count)}
+    return Cohort(count, signing=signing, signed=True)
 
 
 def closed(these: Cohort) -> None:
@@ -47,8 +36,8 @@ def closed(these: Cohort) -> None:
     these.do(these.session.close(these.names, 0.0))
 
 
-def test_survivors_sign_who_is_in_the_sum_before_anything_is_revealed() -> None:
-    these = cohort()
+def test_survivors_sign_who_is_in_the_sum_before_anything_is_revealed(fleet: Fleet) -> None:
+    these = cohort(fleet)
     these.do(these.session.open())
     total = these.collect(these.names)
     these.do(these.session.close(these.names, 0.0))
@@ -62,8 +51,8 @@ def test_survivors_sign_who_is_in_the_sum_before_anything_is_revealed() -> None:
     assert (wide == expected[1]).all()
 
 
-def test_an_advert_that_another_has_signed_is_refused_by_leader_and_learner() -> None:
-    these = cohort()
+def test_an_advert_that_another_has_signed_is_refused_by_leader_and_learner(fleet: Fleet) -> None:
+    these = cohort(fleet)
     one, other = sorted(these.names)[:2]
     forged = leader_pb2.MaskUp()
     forged.CopyFrom(these.members[one].advert)
@@ -80,8 +69,10 @@ def test_an_advert_that_another_has_signed_is_refused_by_leader_and_learner() ->
         these.members[other].heard(lie, these.allow)
 
 
-def test_nothing_is_revealed_to_other_survivors_than_were_agreed_on_or_without_enough_signatures() -> None:
-    these = cohort(6)  # five unmask
+def test_nothing_is_revealed_to_other_survivors_than_were_agreed_on_or_without_enough_signatures(
+    fleet: Fleet,
+) -> None:
+    these = cohort(fleet, 6)  # five unmask
     closed(these)
     name = these.names[0]
     member, survivors = these.members[name], these.session.survivors
@@ -109,10 +100,76 @@ def test_nothing_is_revealed_to_other_survivors_than_were_agreed_on_or_without_e
     assert member.heard(reveal(survivors, signatures), these.allow) is not None
 
 
-def test_too_few_signatures_end_the_session() -> None:
-    these = cohort()
+def test_too_few_signatures_end_the_session(fleet: Fleet) -> None:
+    these = cohort(fleet)
     closed(these)
     these.gone |= set(these.names[:2])
     these.do(these.session.unmask(0.0))
     these.do(these.session.tick(10.0), 10.0)
     assert these.failure == "2 learners agreed to who is in the sum, 3 must"
+
+
+def test_after_a_crash_the_same_survivors_are_agreed_on_and_revealed_again_by_whoever_signs_this_time(
+    fleet: Fleet,
+) -> None:
+    """Of five only four have signed in time before, and another is silent now: nobody takes that for another sum."""
+    these = cohort(fleet, 5)
+    these.do(these.session.open())
+    total = these.collect(these.names)
+    these.do(these.session.close(these.names, 0.0))
+    pending = these.session.closed
+    these.gone = {these.names[0]}
+    these.do(these.session.unmask(0.0))
+    these.do(these.session.tick(10.0), 10.0)
+    before = [event for event in these.events if isinstance(event, Unmask)]
+    assert len(before) == 1
+    check = these.signing[these.names[0]].check
+    these.session = MaskSession.resumed(pending, TIMES, check)
+    these.gone = {these.names[1]}
+    these.do(these.session.unmask(20.0), 20.0)
+    these.do(these.session.tick(30.0), 30.0)
+    assert len([event for event in these.events if isinstance(event, Unmask)]) == 2
+    assert (these.unmask(total)[0] == these.expected(these.names)[0]).all()
+
+
+class Puppets:
+    """A leader that plays all others for one learner: their keys are its own, and so are their certificates."""
+
+    def __init__(self, signing: Mapping[str, Signer], **planned: Any) -> None:
+        self.cohort = Cohort(4, names="abcd", signing=signing, **planned)
+
+    def learnt(self, victim: str) -> bool:
+        """Whether the sum of the victim's update and of nothing else comes out."""
+        these = self.cohort
+        these.do(these.session.open())
+        total = these.collect(these.names)
+        these.do(these.session.close(these.names, 0.0))
+        these.do(these.session.unmask(0.0))
+        values, _ = these.unmask(total)
+        puppets, _ = these.expected(name for name in these.names if name != victim)
+        return bool((values - puppets == these.plain(victim)[0]).all())
+
+
+def test_puppets_of_the_leader_lay_an_update_bare_unless_keys_are_signed(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    """What signing is for: masks alone promise nothing against a leader that lies to all about keys."""
+    assert Puppets({}).learnt("a")
+    elsewhere = Fleet(tmp_path / "elsewhere")
+    signing = {name: Signer((fleet if name == "a" else elsewhere).admit(name), None) for name in "abcd"}
+    signing["b"].check = lambda *given: None  # type: ignore[method-assign]
+    with pytest.raises(
+        ForbiddenError, match="the advert of b is not signed by it: its certificate is none of"
+    ):
+        Puppets(signing, signed=True).learnt("a")
+
+
+def test_puppets_that_the_leaders_own_ca_certifies_are_kept_out_by_a_list_of_peers(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    signing = {name: Signer(fleet.admit(name), None) for name in "abcd"}
+    assert Puppets(signing, signed=True).learnt("a")  # what the CA says counts
+    (tmp_path / "peers").write_text("clinic-*\n")
+    signing["a"] = Signer(fleet.admit("a"), Peers(tmp_path / "peers"))
+    with pytest.raises(ForbiddenError, match="b is none of those that this learner masks with"):
+        Puppets(signing, signed=True).learnt("a")

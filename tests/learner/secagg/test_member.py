@@ -269,6 +269,11 @@ def test_without_the_vow_nothing_is_shown() -> None:
         ({"parties": 150, "threshold": 101, "neighbours": 2, "neighbour_threshold": 2}, "must be needed"),
         ({"parties": 150, "threshold": 101, "neighbours": 60, "neighbour_threshold": 2}, "must be needed"),
         ({"signed": True}, "no identity"),
+        ({"parties": 6, "threshold": 4, "signed": True}, "more than two thirds must be needed"),
+        (
+            {"parties": 150, "threshold": 101, "neighbours": 60, "neighbour_threshold": 40, "signed": True},
+            "60 neighbours could unmask",  # enough for a leader that follows the protocol
+        ),
     ],
 )
 def test_a_weak_plan_is_refused_before_anything_is_said(planned: dict[str, Any], why: str) -> None:

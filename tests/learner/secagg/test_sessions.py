@@ -60,6 +60,9 @@ def test_who_requires_masks_does_no_work_without_them() -> None:
     assert sessions().ordered(plain) is None
     with pytest.raises(PayloadError, match=r"masks all \(--secagg require\)"):
         sessions(required=True).ordered(plain)
+    signed = MaskSessions(Vows(None), Floors(signed=True), EXAMPLES, required=True)
+    with pytest.raises(PayloadError, match=r"masks all \(--secagg signed\)"):
+        signed.ordered(plain)
 
 
 @pytest.mark.parametrize("order_first", [True, False])

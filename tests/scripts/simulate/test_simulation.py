@@ -139,6 +139,12 @@ def test_without_ray_its_flag_says_what_to_install(tmp_path: Path, monkeypatch: 
         run(config(tmp_path / "run"), Options(ray="local"))
 
 
+def test_signed_runs_are_not_for_learners_without_identities(tmp_path: Path) -> None:
+    settings = {"secagg": {"mode": "signed"}, "trust": {"mode": "on"}, "cohort": {"quorum": 0.8}}
+    with pytest.raises(ConfigError, match=r"virtual learners have no identities: set secagg\.mode=masked"):
+        run(config(tmp_path / "run", **settings))
+
+
 @pytest.mark.parametrize("deadline_s", [300, 0.008])
 def test_masked_runs_have_the_same_bits_and_stragglers_are_in_no_sum(
     tmp_path: Path, deadline_s: float
