@@ -55,6 +55,7 @@ setup(
         "isal>=1.7; platform_machine in 'x86_64 AMD64 aarch64 arm64'",
     ],
     extras_require={
+        "mlflow": ["mlflow-skinny>=3.5,<4"],
         "dev": [
             f"grpcio-tools=={GENERATOR}",
             "pytest>=8.3",
@@ -62,6 +63,8 @@ setup(
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "psutil>=6",
+            # Clients of the extras.
+            "mlflow-skinny>=3.5,<4",
             # The live page, asked for and looked at in Debian's or the machine's own Chromium.
             "httpx>=0.27",
             "playwright>=1.50",

@@ -45,6 +45,9 @@ WORDS: Mapping[str, Word] = {
         "scripts.privacy", "plan what a private run costs, and draw what it came to", ("scripts.privacy",)
     ),
     "health": Word("scripts.health", "ask whether a leader serves", ("scripts.health",)),
+    "registry": Word(
+        "scripts.registry", "list, pull and promote the models that runs registered", ("scripts.registry",)
+    ),
     "demo": Word(
         "scripts.demo", "a leader and two learners on this machine train CIFAR-10", ("scripts.demo",)
     ),

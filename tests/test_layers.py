@@ -27,7 +27,7 @@ FLOORS = {
         ["dp", "global_model", "learners", "secagg", "storage"],
         ["evaluation", "initial_state"],
         ["training"],
-        ["reporting", "rpc"],
+        ["reporting", "rpc", "services"],
         ["cli", "web", "wiring"],
         ["app"],
         ["__main__"],
