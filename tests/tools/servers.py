@@ -1,0 +1,44 @@
+"""Servers that tests talk to: started in a folder, waited for by connecting, ended by their process id."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+TIMEOUT_S = 60.0
+_PAUSE_S = 0.05  # between two tries to connect
+
+
+@contextmanager
+def serving(command: Sequence[str], port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `command`, which listens on this port of loopback, from when it does to the end of the block.
+
+    What it says is in FOLDER/server-PORT.log. Raises AssertionError with the end of that if it doesn't listen.
+    """
+    log = folder / f"server-{port}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not _listens(port):
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_PAUSE_S)
+            up = process.poll() is None and time.monotonic() < deadline
+            assert up, log.read_text(errors="replace")[-3000:]
+        yield process
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def _listens(port: int) -> bool:
+    with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), TIMEOUT_S):
+        return True
+    return False
