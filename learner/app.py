@@ -16,6 +16,7 @@ from learner.control.session import Session
 from learner.memory import Memory, alone_in
 from learner.options import LearnerOptions
 from learner.secagg.member import Floors
+from learner.secagg.noise_key import NoiseKeys
 from learner.secagg.sessions import MaskSessions
 from learner.secagg.signing import Peers, Signer
 from learner.secagg.vow import Vows
@@ -109,6 +110,7 @@ class App:
             own.said.examples if own else 0,
             required=options.secagg != "allow",
             signing=self._signing,
+            noise_keys=NoiseKeys(options.state_dir),
         )
         self._worker = worker_type(tools, memory, options.network_addr, own.examples if own else None, masks)
         self._access = choose(options)

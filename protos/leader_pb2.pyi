@@ -263,7 +263,7 @@ class WorkOrders(_message.Message):
     def __init__(self, orders: _Optional[_Iterable[_Union[WorkOrder, _Mapping]]] = ...) -> None: ...
 
 class WorkOrder(_message.Message):
-    __slots__ = ("work_id", "round", "step", "version", "shard", "seed", "exchange", "first_batch", "local_steps", "batch_size", "progress_start", "progress_end", "schedule", "momentum", "weight_decay", "nesterov", "augment", "dtype", "label_smoothing", "last_round", "proximal_mu", "control_variates", "personal_lambda", "evaluate", "start_loss", "fragments", "fragment", "fresh", "overlap_steps", "mix", "masking")
+    __slots__ = ("work_id", "round", "step", "version", "shard", "seed", "exchange", "first_batch", "local_steps", "batch_size", "progress_start", "progress_end", "schedule", "momentum", "weight_decay", "nesterov", "augment", "dtype", "label_smoothing", "last_round", "proximal_mu", "control_variates", "personal_lambda", "evaluate", "start_loss", "fragments", "fragment", "fresh", "overlap_steps", "mix", "masking", "noise")
     WORK_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -295,6 +295,7 @@ class WorkOrder(_message.Message):
     OVERLAP_STEPS_FIELD_NUMBER: _ClassVar[int]
     MIX_FIELD_NUMBER: _ClassVar[int]
     MASKING_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
     work_id: str
     round: int
     step: int
@@ -326,7 +327,8 @@ class WorkOrder(_message.Message):
     overlap_steps: int
     mix: float
     masking: MaskPlan
-    def __init__(self, work_id: _Optional[str] = ..., round: _Optional[int] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., shard: _Optional[int] = ..., seed: _Optional[int] = ..., exchange: _Optional[str] = ..., first_batch: _Optional[int] = ..., local_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., progress_start: _Optional[float] = ..., progress_end: _Optional[float] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., momentum: _Optional[float] = ..., weight_decay: _Optional[float] = ..., nesterov: _Optional[bool] = ..., augment: _Optional[str] = ..., dtype: _Optional[str] = ..., label_smoothing: _Optional[float] = ..., last_round: _Optional[int] = ..., proximal_mu: _Optional[float] = ..., control_variates: _Optional[bool] = ..., personal_lambda: _Optional[float] = ..., evaluate: _Optional[bool] = ..., start_loss: _Optional[bool] = ..., fragments: _Optional[int] = ..., fragment: _Optional[int] = ..., fresh: _Optional[int] = ..., overlap_steps: _Optional[int] = ..., mix: _Optional[float] = ..., masking: _Optional[_Union[MaskPlan, _Mapping]] = ...) -> None: ...
+    noise: NoisePlan
+    def __init__(self, work_id: _Optional[str] = ..., round: _Optional[int] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., shard: _Optional[int] = ..., seed: _Optional[int] = ..., exchange: _Optional[str] = ..., first_batch: _Optional[int] = ..., local_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., progress_start: _Optional[float] = ..., progress_end: _Optional[float] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., momentum: _Optional[float] = ..., weight_decay: _Optional[float] = ..., nesterov: _Optional[bool] = ..., augment: _Optional[str] = ..., dtype: _Optional[str] = ..., label_smoothing: _Optional[float] = ..., last_round: _Optional[int] = ..., proximal_mu: _Optional[float] = ..., control_variates: _Optional[bool] = ..., personal_lambda: _Optional[float] = ..., evaluate: _Optional[bool] = ..., start_loss: _Optional[bool] = ..., fragments: _Optional[int] = ..., fragment: _Optional[int] = ..., fresh: _Optional[int] = ..., overlap_steps: _Optional[int] = ..., mix: _Optional[float] = ..., masking: _Optional[_Union[MaskPlan, _Mapping]] = ..., noise: _Optional[_Union[NoisePlan, _Mapping]] = ...) -> None: ...
 
 class Schedule(_message.Message):
     __slots__ = ("kind", "lr", "warmup")
@@ -447,6 +449,18 @@ class MaskPlan(_message.Message):
     fraction_bits: int
     epochs: int
     def __init__(self, bits: _Optional[int] = ..., parties: _Optional[int] = ..., threshold: _Optional[int] = ..., least: _Optional[int] = ..., range: _Optional[float] = ..., weight_bound: _Optional[int] = ..., signed: _Optional[bool] = ..., attempt: _Optional[int] = ..., neighbours: _Optional[int] = ..., neighbour_threshold: _Optional[int] = ..., fraction_bits: _Optional[int] = ..., epochs: _Optional[int] = ...) -> None: ...
+
+class NoisePlan(_message.Message):
+    __slots__ = ("clip", "reach", "spread", "bit_levels")
+    CLIP_FIELD_NUMBER: _ClassVar[int]
+    REACH_FIELD_NUMBER: _ClassVar[int]
+    SPREAD_FIELD_NUMBER: _ClassVar[int]
+    BIT_LEVELS_FIELD_NUMBER: _ClassVar[int]
+    clip: float
+    reach: int
+    spread: _containers.RepeatedScalarFieldContainer[int]
+    bit_levels: int
+    def __init__(self, clip: _Optional[float] = ..., reach: _Optional[int] = ..., spread: _Optional[_Iterable[int]] = ..., bit_levels: _Optional[int] = ...) -> None: ...
 
 class MaskUp(_message.Message):
     __slots__ = ("session", "advert", "shares", "agreed", "revealed", "refused")

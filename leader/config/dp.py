@@ -15,8 +15,10 @@ _LEAST_NOISE = 0.01  # that noise_multiplier = 0 comes to, however large epsilon
 class DpConfig(Section):
     """Differential privacy: each learner's update is clipped, and noise hides it in what the run makes of them."""
 
-    mode: Literal["off", "central"] = Field(
-        "off", description="central: the leader, which is trusted, clips updates and adds noise to their sum"
+    mode: Literal["off", "central", "distributed"] = Field(
+        "off",
+        description="central: the leader, which is trusted, clips updates and adds noise to their sum; "
+        "distributed: each learner clips its own and adds a share of the noise, under masks",
     )
     clip: Positive = Field(1.0, description="L2 norm that updates are clipped to; with a quantile, at first")
     clip_quantile: float = Field(
@@ -27,7 +29,8 @@ class DpConfig(Section):
         0.0,
         ge=0,
         le=1e4,
-        description="noise's standard deviation over the clip; 0 = the least that pays all rounds",
+        description="noise's standard deviation over the clip; 0 = the least that pays all rounds; distributed: in "
+        "the smallest sum that a round may have",
     )
     epsilon: Positive = Field(
         8.0, le=1e5, description="budget of each learner over the run; nothing beyond it"
@@ -38,6 +41,18 @@ class DpConfig(Section):
     sampling: Literal["none", "poisson"] = Field(
         "none", description="none: learners pay for the rounds that they are in; poisson is not there yet"
     )
+
+    colluding: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the learners whose noise is not counted, as they may tell it to the leader (distributed)",
+    )
+
+    @property
+    def tells_clipping(self) -> bool:
+        """Whether an update of a learner has one more value, of whether it was clipped."""
+        return self.mode == "distributed" and self.clip_quantile > 0
 
     @property
     def on(self) -> bool:

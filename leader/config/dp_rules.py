@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
+from leader.config.secagg_rules import asked, closes_on, sum_of_least
 from leader.config.sections import RunFields
+from utils.dp.discrete_gaussian import DiscreteGaussian
 from utils.dp.gaussian import releases_within
+from utils.dp.shares import room_of
 
 
 def releases_a_part(config: RunFields) -> int:
@@ -27,13 +31,15 @@ def problems_of_privacy(config: RunFields) -> Iterator[str]:
     if config.dp.on:
         yield from _unclipped(config)
         yield from _telling(config)
+        if config.dp.mode == "distributed":
+            yield from _unshared(config)
         yield from _unpaid(config)
 
 
 def _unclipped(config: RunFields) -> Iterator[str]:
     """Where an update counts by more than its clipped values."""
     begins, aggregate = f"dp.mode is {config.dp.mode}, but ", config.aggregate
-    if config.secagg.mode != "off":
+    if config.secagg.mode != "off" and config.dp.mode == "central":
         yield (
             f"{begins}secagg.mode is {config.secagg.mode}, so that the leader, which clips, sees no update: set "
             "secagg.mode=off"
@@ -62,6 +68,37 @@ def _unclipped(config: RunFields) -> Iterator[str]:
             f"{begins}train.control_variates is true, whose variates are made of updates without noise: set "
             "train.control_variates=false"
         )
+
+
+def _unshared(config: RunFields) -> Iterator[str]:
+    """Where the learners' shares of the noise are not enough, or don't fit."""
+    dp, secagg = config.dp, config.secagg
+    if secagg.mode == "off":
+        yield (
+            "dp.mode is distributed, but secagg.mode is off, so that each update would come with a share of the noise "
+            "alone: set secagg.mode=masked"
+        )
+        return
+    fewest, parties = max(sum_of_least(config), closes_on(config)), asked(config)
+    shares = shares_counted(fewest, parties, dp.colluding)
+    if shares < 1:
+        yield (
+            f"dp.colluding is {dp.colluding:g}, by which the noise of none of the {fewest} learners counts that a "
+            "round may close on: lower it, or raise cohort.quorum"
+        )
+        return
+    least, needed = DiscreteGaussian(()), releases_a_part(config)
+    reach = least.accounted * math.sqrt(shares) / dp.noise(needed)
+    if reach + least.peak > room_of(secagg.bits, parties):
+        yield (
+            f"secagg.bits is {secagg.bits}, in which sums of {parties} updates with noise of {dp.noise(needed):g} "
+            "times their length have no room: set secagg.bits=64, or raise dp.noise_multiplier"
+        )
+
+
+def shares_counted(in_sum: int, parties: int, colluding: float) -> int:
+    """Of a sum of so many updates, how many bring noise that nobody else knows, whoever of the parties colludes."""
+    return in_sum - math.ceil(colluding * parties - 1e-9)
 
 
 def _telling(config: RunFields) -> Iterator[str]:

@@ -79,7 +79,7 @@ def _identities(config: RunFields) -> Iterator[str]:
 
 def sum_of_least(config: RunFields) -> int:
     """Fewest updates in a sum, as long as the learners waited for stay."""
-    secagg, parties = config.secagg, _asked(config)
+    secagg, parties = config.secagg, asked(config)
     return max(secagg.least, min(parties, math.floor(parties * (secagg.threshold or 2 / 3)) + 1))
 
 
@@ -87,8 +87,14 @@ def _awaited(config: RunFields) -> int:
     return min(config.cohort.size or config.learners, config.learners)
 
 
-def _asked(config: RunFields) -> int:
+def asked(config: RunFields) -> int:
+    """Learners that are asked in a round."""
     return min(math.ceil(_awaited(config) * config.cohort.over_selection), config.learners)
+
+
+def closes_on(config: RunFields) -> int:
+    """Updates that a round closes on at its deadline, if the learners waited for stay."""
+    return max(1, math.ceil(config.cohort.quorum * _awaited(config)))
 
 
 def _numbers(config: RunFields) -> Iterator[str]:
@@ -98,7 +104,7 @@ def _numbers(config: RunFields) -> Iterator[str]:
             f"secagg.threshold is {secagg.threshold:g}, and two halves of the learners could unmask two sums: "
             "set 0.5 or more, or 0"
         )
-    awaited, parties = _awaited(config), _asked(config)
+    awaited, parties = _awaited(config), asked(config)
     if parties < secagg.least:
         yield (
             f"{'cohort.size' if cohort.size else 'learners'} is {parties}, but secagg.least is {secagg.least}: "
@@ -106,7 +112,7 @@ def _numbers(config: RunFields) -> Iterator[str]:
         )
         return
     need = sum_of_least(config)
-    closes = max(1, math.ceil(cohort.quorum * awaited))
+    closes = closes_on(config)
     if awaited < need:
         yield (
             f"secagg.threshold needs {need} of {parties} learners, but cohort.over_selection is "

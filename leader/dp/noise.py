@@ -35,12 +35,33 @@ class Mechanism:
         The bit is one more coordinate of the same vector, so that z^-2 = z_values^-2 + (2 bit_sigma)^-2
         (Andrew et al. 2021, theorem 1).
         """
-        fine = _FINE * math.sqrt(size / 12)
-        noises = [DiscreteGaussian((_STEP,) * levels) for levels in _LEVELS]
-        fit = [noise for noise in noises if noise.accounted / multiplier <= MAX_REACH] or noises[:1]
-        noise = next((noise for noise in fit if noise.accounted / multiplier >= fine), fit[-1])
-        reach = max(1, min(MAX_REACH, math.floor(noise.accounted / multiplier)))
-        bit = 2 * round(noise.sigma / bit_sigma / 2) if bit_sigma else 0
+        return cls._of(multiplier, size, bit_sigma, [DiscreteGaussian((_STEP,) * most) for most in _LEVELS])
+
+    @classmethod
+    def shared(cls, multiplier: float, size: int, bit_sigma: float, shares: int, room: int) -> Mechanism:
+        """The same where each of `shares` updates brings as much of `noise`, and it with an update is within `room`."""
+        noises = [DiscreteGaussian((_STEP,) * levels) for levels in range(_LEVELS.stop)]
+        return cls._of(multiplier, size, bit_sigma, noises, shares, room)
+
+    @classmethod
+    def _of(
+        cls,
+        multiplier: float,
+        size: int,
+        bit_sigma: float,
+        noises: list[DiscreteGaussian],
+        shares: int = 1,
+        room: int = 1 << 62,
+    ) -> Mechanism:
+        fine, times = _FINE * math.sqrt(size / 12), math.sqrt(shares)
+
+        def reach_of(noise: DiscreteGaussian) -> float:
+            return noise.accounted * times / multiplier
+
+        fit = [one for one in noises if reach_of(one) <= min(MAX_REACH, room - one.peak)] or noises[:1]
+        noise = next((one for one in fit if reach_of(one) >= fine), fit[-1])
+        reach = max(1, min(MAX_REACH, room - noise.peak, math.floor(reach_of(noise))))
+        bit = 2 * round(noise.sigma * times / bit_sigma / 2) if bit_sigma else 0
         return cls(multiplier, noise, reach, bit)
 
     @property

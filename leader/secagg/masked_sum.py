@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -13,14 +15,17 @@ from leader.aggregation.base import Contribution, Result
 from leader.aggregation.exact_sum import ExactSum, Scale
 from leader.secagg.pending import PendingSum
 from leader.secagg.unmasking import Seeds
+from leader.state import PrivacyState
 from model.flat import Layout
 from protos import leader_pb2
+from utils.dp.shares import mean_of
 from utils.errors import CheckpointError, PayloadError
 from utils.secagg.masks import add_streams
 from utils.secagg.ring import WORDS, Words
 from utils.secagg.update import FACTS, VALUES, WIDE, facts_of, ring_of
 from utils.wire.payload import Manifest, Payload
 
+After = Callable[[float], PrivacyState | None]
 _THREADS = 2
 _HEADER_BYTES = 1024  # of two tensors without metadata
 _DTYPES = {32: "I32", 64: "I64"}
@@ -31,8 +36,9 @@ class MaskedUpdates:
 
     header_bytes = _HEADER_BYTES
 
-    def __init__(self, layout: Layout, bits: int) -> None:
+    def __init__(self, layout: Layout, bits: int, *, tells_clipping: bool = False) -> None:
         values, wide = sizes_of(layout)
+        values += tells_clipping
         self.max_bytes = values * bits // 8 + 8 * wide
         self._expected = [(VALUES, _DTYPES[bits], (values,)), (WIDE, "I64", (wide,))]
 
@@ -56,10 +62,23 @@ def sizes_of(layout: Layout) -> tuple[int, int]:
 
 
 class MaskedSum:
-    """An aggregator of masked updates, all under one plan; 4 or 8 bytes a value, however many come."""
+    """An aggregator of masked updates, all under one plan; 4 or 8 bytes a value, however many come.
 
-    def __init__(self, layout: Layout, plan: leader_pb2.MaskPlan, scale: Scale) -> None:
+    Where they bring noise, `after` gives the privacy's state after the sum by the noisy share of those within the clip.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        plan: leader_pb2.MaskPlan,
+        scale: Scale,
+        noise: leader_pb2.NoisePlan | None = None,
+        after: After = lambda within: None,
+    ) -> None:
         values, wide = sizes_of(layout)
+        values += noise is not None and noise.bit_levels > 0
+        self.noise = noise
+        self._after = after
         self._plan = plan
         self._scale = scale
         self.parts: list[str] = []
@@ -74,10 +93,13 @@ class MaskedSum:
         self.parts.append(contribution.part)
 
     @classmethod
-    def restored(cls, layout: Layout, pending: PendingSum, scale: Scale) -> MaskedSum:
-        """A sum that was written down, under the plan and the scale of that time; raises CheckpointError."""
-        plan = pending.closed.plan
-        made = cls(layout, plan, replace(scale, fraction_bits=plan.fraction_bits))
+    def restored(
+        cls, layout: Layout, pending: PendingSum, scale: Scale, after: After = lambda within: None
+    ) -> MaskedSum:
+        """A sum that was written down, under the plans and the scale of that time; raises CheckpointError."""
+        plan, order = pending.closed.plan, leader_pb2.WorkOrder.FromString(pending.closed.order)
+        noise = order.noise if order.HasField("noise") else None
+        made = cls(layout, plan, replace(scale, fraction_bits=plan.fraction_bits), noise, after)
         if (pending.values.shape, pending.wide.shape) != (made.values.shape, made.wide.shape):
             raise CheckpointError("the pending sum is of another model; start a new run")
         made.parts, made.values, made.wide = list(pending.parts), pending.values, pending.wide
@@ -93,14 +115,17 @@ class MaskedSum:
     def finish(self) -> Result:
         """See Aggregator; all masks must be off."""
         facts = facts_of(self.wide)
+        counted = hashlib.sha256(self.values.data).hexdigest(), hashlib.sha256(self.wide.data).hexdigest()
+        digest = digest_of([*sorted(self.parts), *counted])
+        if self.noise is not None:
+            noisy, within = mean_of(self.values, self.noise, len(self.parts))
+            return Result(noisy, facts.examples, math.nan, digest, self._after(within))
         weight = facts.examples if self._plan.weight_bound else len(self.parts)
         if self._plan.bits == 64:
             mean = ExactSum.of(self.values.astype(np.uint64, copy=False), weight, self._scale).mean()
         else:
             mean = ring_of(self._plan).means(self.values, weight / (self._plan.weight_bound or 1))
         buffers = ExactSum.of(self.wide[FACTS:], weight, self._scale).mean()
-        counted = hashlib.sha256(self.values.data).hexdigest(), hashlib.sha256(self.wide.data).hexdigest()
-        digest = digest_of([*sorted(self.parts), *counted])
         return Result(np.concatenate([mean, buffers]), facts.examples, facts.loss, digest)
 
     @property

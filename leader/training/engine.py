@@ -50,7 +50,11 @@ class Engine:
         self.optimizer = make_optimizer(config)
         self.decoder = Decoder(config.codec, layout, config.streaming.fragments, config.limits.header_bytes)
         masked = config.secagg.mode != "off"
-        self.updates: UpdateReader = MaskedUpdates(layout, config.secagg.bits) if masked else self.decoder
+        self.updates: UpdateReader = (
+            MaskedUpdates(layout, config.secagg.bits, tells_clipping=config.dp.tells_clipping)
+            if masked
+            else self.decoder
+        )
         self.signed: Check | None = None  # of a secure run: what tells whether a learner has signed
         self.host = host or Host()
         self.orders = WorkPlanner(config, secret)
@@ -59,8 +63,8 @@ class Engine:
             floor_s=config.cohort.deadline_floor_s,
             k=config.cohort.deadline_k,
         )
-        self._privacy = privacy or NoPrivacy(config)
-        self.rounds = RoundPlanner(config, workforce, self.orders, self.deadlines, self._privacy)
+        self.privacy = privacy or NoPrivacy(config)
+        self.rounds = RoundPlanner(config, workforce, self.orders, self.deadlines, self.privacy)
         self.publisher = Publisher(config, layout, self.host)
         self._fragments = Fragments(layout, config.streaming.fragments)
         self.scratch = spool and spool.parent  # the run's folder, where it has one
@@ -70,7 +74,7 @@ class Engine:
         """An empty aggregate for one exchange of the round after `state`."""
         shared = self._fragments.of(state.round + 1)
         usual = partial(open_aggregate, self.config, shared, scale, self._spool)
-        return self._privacy.aggregate(shared, state, usual)
+        return self.privacy.aggregate(shared, state, usual)
 
     async def fold(self, aggregate: Aggregator, contribution: Contribution) -> None:
         """Add an update to the sum, decoded; raises what it is refused with."""

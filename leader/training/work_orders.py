@@ -105,10 +105,16 @@ class WorkPlanner:
         return self._sealed(order, part)
 
     def masked(
-        self, order: leader_pb2.WorkOrder, part: Part, plan: leader_pb2.MaskPlan
+        self,
+        order: leader_pb2.WorkOrder,
+        part: Part,
+        plan: leader_pb2.MaskPlan,
+        noise: leader_pb2.NoisePlan | None = None,
     ) -> leader_pb2.WorkOrder:
         """`order`, its update to be masked; a further attempt is other work, with other batches."""
         order.masking.CopyFrom(plan)
+        if noise is not None:
+            order.noise.CopyFrom(noise)
         if plan.attempt:
             order.seed = derive_seed(order.seed, "attempt", plan.attempt)
         return self._sealed(order, part)

@@ -8,9 +8,11 @@ import math
 from collections.abc import Callable
 
 from learner.secagg.member import Floors, MaskMember, Phase, Signing
+from learner.secagg.noise_key import NoiseKeys
 from learner.secagg.vow import Vows
 from protos import leader_pb2
 from utils import faults
+from utils.dp.shares import check_noise
 from utils.errors import LateUpdateError, PayloadError, WireError
 
 _log = logging.getLogger(__name__)
@@ -33,9 +35,11 @@ class MaskSessions:
         *,
         required: bool = False,
         signing: Callable[[], Signing | None] = lambda: None,
+        noise_keys: NoiseKeys | None = None,
     ) -> None:
         """`signing` is how this learner proves who it is at the time, if it can."""
         self._vows = vows
+        self._noise_keys = noise_keys or NoiseKeys(None)
         self._floors = floors
         self._signing = signing
         self._examples = examples  # of its own, as registered
@@ -60,6 +64,8 @@ class MaskSessions:
                 raise PayloadError(
                     f"the leader asks for an update without masks, and this learner masks all (--secagg {asked})"
                 )
+            if order.HasField("noise"):
+                raise PayloadError("a share of the noise hides nothing of an update that comes without masks")
             return None
         self._check(order)
         if self._order is None or self._order.work_id != order.work_id:
@@ -71,6 +77,8 @@ class MaskSessions:
         """Each learner does its share: the sum of one update and of nothing else would be that update."""
         if order.HasField("shard") or order.exchange != "delta" or not order.local_steps:
             raise PayloadError("masked updates are of own data, and of training")
+        if order.HasField("noise"):
+            check_noise(order.noise, order.masking)
         epochs = order.masking.epochs
         if epochs and order.local_steps != epochs * math.ceil(self._examples / max(1, order.batch_size)):
             raise PayloadError(
@@ -117,6 +125,10 @@ class MaskSessions:
     def _allow(self, work_id: str, survivors: bytes) -> bool:
         assert self._order is not None
         return self._vows.allow(self._run, self._order.round, work_id, survivors)
+
+    def noise_key(self, order: leader_pb2.WorkOrder) -> bytes:
+        """What the noise of the order's update comes from; empty where it brings none."""
+        return self._noise_keys.of(self._run, order.round) if order.HasField("noise") else b""
 
     async def ready(self, work_id: str) -> MaskMember:
         """The member that masks, or has masked, this work's update; raises LateUpdateError if its round is over."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,8 +17,10 @@ from learner.wire.whole_update import HeldUpdate
 from model.flat import Layout
 from protos import leader_pb2
 from utils.codecs.files import File
+from utils.dp.shares import add_noise, clipped_words
+from utils.errors import PayloadError
 from utils.secagg.ring import Words
-from utils.secagg.update import VALUES, WIDE, words_of
+from utils.secagg.update import VALUES, WIDE, facts_words, words_of
 from utils.vector import Vector
 
 _THREADS = 2
@@ -25,7 +28,7 @@ _THREADS = 2
 
 @dataclass
 class MaskedUpdate:
-    """One order's update, as words that are not masked yet."""
+    """One order's update, as words that have neither masks nor noise yet."""
 
     order: leader_pb2.WorkOrder
     words: Words
@@ -36,9 +39,8 @@ class MaskedUpdate:
     @classmethod
     def of(cls, order: leader_pb2.WorkOrder, update: Update, base: Vector, layout: Layout) -> MaskedUpdate:
         """The update that answers `order`, which was trained from `base`; raises ValueRangeError."""
-        parameters = layout.shared_parameter_count
         shared = layout.gathered(update.values)
-        words, wide = words_of(order.masking, shared, parameters, update.examples, update.loss)
+        words, wide = _words(order, update, shared, layout.shared_parameter_count)
         model = hashlib.sha256(np.ascontiguousarray(layout.gathered(base)).data).digest()
         return cls(order, words, wide, model)
 
@@ -49,11 +51,14 @@ class MaskedUpdate:
         """
         member = await sessions.ready(self.order.work_id)
         if member.session not in self._sent:
-            self._sent = {member.session: await asyncio.to_thread(self._masked, member)}
+            key = sessions.noise_key(self.order)
+            self._sent = {member.session: await asyncio.to_thread(self._masked, member, key)}
         return self._sent[member.session]
 
-    def _masked(self, member: MaskMember) -> HeldUpdate:
+    def _masked(self, member: MaskMember, key: bytes) -> HeldUpdate:
         words, wide = self.words.copy(), self.wide.copy()
+        if key:
+            add_noise(words, self.order.noise, key, self.order.work_id)
         member.mask(words, wide, self.model, threads=_THREADS)
         signed = {VALUES: words.view(f"i{words.itemsize}"), WIDE: wide.view(np.int64)}
         file, order = File.of(signed, {}), self.order
@@ -61,3 +66,16 @@ class MaskedUpdate:
             work_id=order.work_id, total_bytes=file.total_bytes, crc32=file.crc32, session=member.session
         )
         return HeldUpdate(order.work_id, order.round, order.last_round or order.round, file, said)
+
+
+def _words(
+    order: leader_pb2.WorkOrder, update: Update, shared: Vector, parameters: int
+) -> tuple[Words, NDArray[np.uint64]]:
+    """The update's values and what it tells beside them, before noise and masks; with noise to come, no loss."""
+    if not order.HasField("noise"):
+        return words_of(order.masking, shared, parameters, update.examples, update.loss)
+    if parameters < shared.size:
+        raise PayloadError(
+            "the model has buffers that would travel without noise; keep them here (model.local)"
+        )
+    return clipped_words(shared, order.noise, order.masking.bits), facts_words(update.examples, math.nan)

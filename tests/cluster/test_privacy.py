@@ -87,6 +87,7 @@ def test_a_run_tells_what_it_has_spent_and_no_loss(tmp_path: Path) -> None:
         "delta": 1e-5,
         "spent_max": spent[-1],
         "adjacency": "zero-out",
+        "against": "models and results",
         "sampling": "none",
         "rounds_left": 0,
     }

@@ -51,6 +51,11 @@ class DiscreteGaussian:
         """Standard deviation of the continuous Gaussian whose rounding this is: what may be promised for it."""
         return math.sqrt(self.sigma**2 - _SMOOTHING)
 
+    @property
+    def peak(self) -> int:
+        """Largest magnitude of a draw."""
+        return _TAIL * sum(int(step) for step in accumulate((1, *self.multipliers), mul))
+
     def draw(self, key: bytes, count: int, start: int = 0) -> NDArray[np.int32]:
         """Elements `start`, which must be even, to `start + count` of the noise of this key (32 bytes)."""
         last, *others = [_Level(key, number, start) for number in reversed(range(len(self.multipliers) + 1))]

@@ -11,7 +11,7 @@ from utils.errors import PayloadError
 from utils.secagg.graph import ALL_TO_ALL, COLLUDING, LOST, SECURITY, SIGNED_SECURITY, least, neighbours
 from utils.secagg.keys import KEY_BYTES, SESSION_BYTES, digest
 
-VERSION = 1  # of the protocol, as LearnerInfo.secagg says it
+VERSION = 2  # of the protocol, as LearnerInfo.secagg says it; 2: adds its share of noise where it is asked to
 MOST_SEATS = 10_000
 _MAX_METRICS = 64
 _TEXT_BYTES = 256

@@ -47,10 +47,15 @@ def words_of(
     else:
         share = weight / (plan.weight_bound or 1)
         words, saturated = ring_of(plan).levels(own, share)
+    averages = exact_words(buffers, weight, plan.fraction_bits, np.inf)
+    return words, np.concatenate([facts_words(examples, loss, saturated), averages])
+
+
+def facts_words(examples: int, loss: float, saturated: int = 0) -> NDArray[np.uint64]:
+    """What one update tells beside its values; a loss that is not finite is none."""
     bounded = min(max(loss, -_MAX_LOSS), _MAX_LOSS) if math.isfinite(loss) else 0.0
     facts = np.array([examples, round(bounded * examples * 2**_LOSS_BITS), saturated], np.int64)
-    averages = exact_words(buffers, weight, plan.fraction_bits, np.inf)
-    return words, np.concatenate([facts.view(np.uint64), averages])
+    return facts.view(np.uint64)
 
 
 def facts_of(wide: NDArray[np.uint64]) -> Facts:

@@ -38,7 +38,7 @@ from utils import faults
 from utils.console import printable
 from utils.errors import LateUpdateError, PayloadError
 from utils.secagg.keys import SESSION_BYTES
-from utils.secagg.roster import need, order_bytes
+from utils.secagg.roster import Seated, need, order_bytes
 from utils.wire.payload import Manifest, Payload
 
 _log = logging.getLogger(__name__)
@@ -127,6 +127,7 @@ class MaskedExchange(SynchronousExchange):
         self._times = Times(secagg.keys_s, secagg.reveal_s)
         self._plan = plan_of(engine.config, opening, masking.pending.attempt(state.round + 1))
         self._opening = opening = _with_quorum(opening, need(self._plan))
+        self._release = engine.privacy.masked(engine.layout, state, self._plan, opening.plan.quorum)
         self._session: MaskSession | None = None
         self._not_before: float | None = (
             None  # clock value: where learners refuse, they are not asked over and over
@@ -137,7 +138,7 @@ class MaskedExchange(SynchronousExchange):
         self._outcome = _future()
         super().__init__(engine, state, opening, pending.parts if pending else ())
         if pending:
-            self.aggregate = MaskedSum.restored(engine.layout, pending, self._scale)
+            self.aggregate = MaskedSum.restored(engine.layout, pending, self._scale, self._release.after)
             self._session = MaskSession.resumed(pending.closed, self._times, engine.signed)
         masking.open_now = self
         self.look_at_learners()
@@ -150,13 +151,14 @@ class MaskedExchange(SynchronousExchange):
             )
 
     def _order(self, step: int, part: Part) -> leader_pb2.WorkOrder:
-        return self._engine.orders.masked(super()._order(step, part), part, self._plan)
+        return self._engine.orders.masked(super()._order(step, part), part, self._plan, self._release.noise)
 
     def _listed(self, place: str, orders: Iterable[tuple[Part, leader_pb2.WorkOrder]]) -> MaskedOrders:
         return MaskedOrders(self.machine, place, orders)
 
     def _open_sum(self, step: int) -> None:
-        self.aggregate = MaskedSum(self._engine.layout, self._plan, self._scale)
+        layout = self._engine.layout
+        self.aggregate = MaskedSum(layout, self._plan, self._scale, self._release.noise, self._release.after)
         self._in_sum = []
 
     def holders(self) -> Mapping[str, int]:
@@ -273,7 +275,10 @@ class MaskedExchange(SynchronousExchange):
     async def close(self, step: int, parts: tuple[str, ...]) -> Closed:
         """See OpenExchange: the round's other attempt, with other work, where the sum can't be unmasked."""
         self._closing = True
-        reason = await self._write_down() or await self._unmask()
+        reason = await self._write_down()
+        if not reason:
+            await self._engine.host.compute(self._charge)
+            reason = await self._unmask()
         if self._masking.stopped and reason:
             return Closed(Reopen(()))  # what is written down is unmasked when the run is resumed
         recalled, self._pending = self._recalled(), None
@@ -300,6 +305,14 @@ class MaskedExchange(SynchronousExchange):
         await self._engine.host.compute(self._masking.pending.write, pending)
         faults.reach("leader.pending", self.machine.plan.round)
         return ""
+
+    def _charge(self) -> None:
+        """Have what is about to be revealed on disk as paid; raises PrivacyError and CheckpointError."""
+        assert self._session is not None
+        closed = self._session.closed
+        seated = Seated(closed.session, closed.order, closed.plan, closed.seats)
+        of = seated.survivors_digest(closed.survivors).hex()
+        self._release.charge(closed.plan, self.aggregate.noise, self.aggregate.parts, of)
 
     async def _unmask(self) -> str:
         """Take the masks off the sum; why that can't be, or ""."""
@@ -344,6 +357,7 @@ class MaskedExchange(SynchronousExchange):
         round_, pending = self.machine.plan.round, self._masking.pending
         _log.warning("round %d is tried again with other batches: %s", round_, reason)
         await self._engine.host.compute(pending.failed, round_)
+        self._engine.privacy.check_paid(round_, self.machine.plan.parts)
         self._plan = plan_of(self._engine.config, self._opening, pending.attempt(round_))
         self._session, self._closing, self._outcome = None, False, _future()
         self._open(step)

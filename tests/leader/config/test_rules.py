@@ -24,6 +24,7 @@ def refusal(*settings: str) -> str:
 
 SIGNED = "secagg.mode=signed data.holder=learner learners=3 trust.mode=on cohort.quorum=1"
 PRIVATE = "dp.mode=central model.norm=group aggregate.weighting=uniform"
+SHARED = f"{PRIVATE} dp.mode=distributed secagg.mode=masked data.holder=learner learners=4"
 REFUSED = {
     "krum": ("aggregate.rule=krum aggregate.byzantine=1 learners=4", "2 x 1 + 3 = 5 updates", "close on 4"),
     "multi_krum": ("aggregate.rule=multi_krum learners=2", "2 x 0 + 3 = 3 updates", "close on 2"),
@@ -101,6 +102,26 @@ REFUSED = {
     ),
     "private buffer": (f"{PRIVATE} buffer.size=3", "buffer.size is 3", "set buffer.size=0"),
     "private rule": (f"{PRIVATE} aggregate.rule=median learners=3", "set aggregate.rule=mean"),
+    "shares without masks": (
+        "dp.mode=distributed model.norm=group aggregate.weighting=uniform data.holder=learner learners=3",
+        "dp.mode is distributed, but secagg.mode is off, so that each update would come with a share of the noise "
+        "alone: set secagg.mode=masked",
+    ),
+    "shares weighted": (f"{SHARED} aggregate.weighting=examples", "set aggregate.weighting=uniform"),
+    "shares of batch norm": (f"{SHARED} model.norm=batch", "dp.mode is distributed, but model.norm is batch"),
+    "nobody's share": (
+        f"{SHARED} dp.colluding=0.9",
+        "dp.colluding is 0.9, by which the noise of none of the 4 learners counts that a round may close on",
+    ),
+    "shares too small": (
+        f"{SHARED} learners=9000 dp.noise_multiplier=0.01 dp.epsilon=99999",
+        "secagg.bits is 32, in which sums of 9000 updates with noise of 0.01 times their length have no room: set "
+        "secagg.bits=64, or raise dp.noise_multiplier",
+    ),
+    "shares unpaid": (
+        f"{SHARED} rounds=50 dp.noise_multiplier=1",
+        "which pays a learner 2 rounds at dp.noise_multiplier=1, but 50 rounds may need 50 of one",
+    ),
     "private clip": (f"{PRIVATE} aggregate.clip_norm=3", "clipped to dp.clip: set aggregate.clip_norm=0"),
     "private bound": (f"{PRIVATE} aggregate.reject_norm=3", "set aggregate.reject_norm=0"),
     "private scaffold": (

@@ -10,7 +10,8 @@ import pytest
 
 from leader.aggregation.base import Contribution, Result
 from leader.config import RunConfig
-from leader.dp.privacy import CentralPrivacy, NoPrivacy, open_privacy
+from leader.dp.central import CentralPrivacy
+from leader.dp.privacy import NoPrivacy, open_privacy
 from leader.state import RunState
 from model.flat import Entry, Layout
 from utils.errors import CheckpointError, ConfigError, PrivacyError

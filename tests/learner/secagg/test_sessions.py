@@ -54,6 +54,16 @@ def test_in_passes_the_steps_are_those_of_its_own_examples() -> None:
         sessions().ordered(asked)
 
 
+def test_a_share_of_noise_without_masks_and_one_that_hides_nothing_are_refused() -> None:
+    plain = work(noise=leader_pb2.NoisePlan(clip=1.0, reach=50_000, spread=[32]))
+    assert sessions().ordered(plain) is None
+    plain.ClearField("masking")
+    with pytest.raises(PayloadError, match="hides nothing of an update that comes without masks"):
+        sessions().ordered(plain)
+    with pytest.raises(PayloadError, match="clipped to 0"):
+        sessions().ordered(work(noise=leader_pb2.NoisePlan(reach=50_000)))
+
+
 def test_who_requires_masks_does_no_work_without_them() -> None:
     plain = work()
     plain.ClearField("masking")

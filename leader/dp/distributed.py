@@ -1,0 +1,129 @@
+"""Distributed privacy: learners clip their updates and add the noise in shares, under masks.
+
+The leader never sees a sum without noise. Each share is so large that the smallest sum that a round may have, less
+the noise of those that collude, is hidden as planned; larger sums are charged for the more noise that they have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+from leader.aggregation.base import Aggregator
+from leader.config.dp_rules import shares_counted
+from leader.config.secagg_rules import asked, closes_on, sum_of_least
+from leader.dp.budget import Budget
+from leader.dp.clipping import bit_sigma
+from leader.dp.ledger import Release
+from leader.dp.masked_release import MaskedRelease
+from leader.dp.noise import Mechanism
+from leader.state import PrivacyState, RunState
+from model.flat import Layout
+from protos import leader_pb2
+from utils import faults
+from utils.dp.shares import multiplier_of, room_of
+from utils.errors import PrivacyError
+
+
+class DistributedPrivacy(Budget):
+    """Whoever has the models, and the leader too, learns little of one learner."""
+
+    against = "models and results, and against a leader that follows the protocol and reads all"
+
+    @property
+    def besides(self) -> str:  # type: ignore[override]
+        """See Budget."""
+        config = self._config
+        colluding = math.ceil(self._dp.colluding * asked(config) - 1e-9)
+        return (
+            f"it sees sums of at least {sum_of_least(config)} updates with noise of their learners, of which that of "
+            f"{colluding} is not counted"
+        )
+
+    def begin(self, state: RunState) -> RunState:
+        """See Privacy: the leader has no key, as it makes no noise."""
+        clip = state.privacy.clip if state.privacy else self._dp.clip
+        return replace(state, privacy=self._state(b"", clip))
+
+    def aggregate(self, layout: Layout, state: RunState, usual: Callable[[], Aggregator]) -> Aggregator:
+        """See Privacy: what comes masked is summed elsewhere."""
+        return usual()
+
+    def masked(
+        self, layout: Layout, state: RunState, masks: leader_pb2.MaskPlan, fewest: int
+    ) -> SharedRelease:
+        """See Privacy."""
+        return SharedRelease(self, layout, state, masks, fewest)
+
+    def charge(self, release: Release) -> None:
+        """See Ledger.charge."""
+        self._ledger.charge(release)
+
+    def after(self, state: RunState, within: float) -> PrivacyState:
+        """What follows `state`, by the noisy share of updates within the clip."""
+        assert state.privacy is not None
+        return self._state(b"", self._next_clip(state.privacy.clip, within))
+
+    def mechanism(self, size: int, masks: leader_pb2.MaskPlan, fewest: int) -> Mechanism:
+        """How updates of `size` values are clipped, and how much noise each brings."""
+        bit = bit_sigma(self._multiplier, self._config.updates_awaited) if self._dp.clip_quantile else 0.0
+        shares = max(1, self.shares(fewest, masks.parties))
+        return Mechanism.shared(self._multiplier, size, bit, shares, room_of(masks.bits, masks.parties))
+
+    def shares(self, in_sum: int, parties: int) -> int:
+        """Updates in a sum whose noise counts."""
+        return shares_counted(in_sum, parties, self._dp.colluding)
+
+    @property
+    def _full_multiplier(self) -> float:
+        config = self._config
+        fewest, parties = max(sum_of_least(config), closes_on(config)), asked(config)
+        return self._multiplier * math.sqrt(
+            config.updates_awaited / shares_counted(fewest, parties, self._dp.colluding)
+        )
+
+
+class SharedRelease(MaskedRelease):
+    """The release of a sum whose learners have added the noise."""
+
+    noise: leader_pb2.NoisePlan
+
+    def __init__(
+        self,
+        privacy: DistributedPrivacy,
+        layout: Layout,
+        state: RunState,
+        masks: leader_pb2.MaskPlan,
+        fewest: int,
+    ) -> None:
+        assert state.privacy is not None
+        self._privacy = privacy
+        self._state = state
+        mechanism = privacy.mechanism(layout.shared_parameter_count, masks, fewest)
+        self.noise = leader_pb2.NoisePlan(
+            clip=state.privacy.clip,
+            reach=mechanism.value_reach,
+            spread=mechanism.noise.multipliers,
+            bit_levels=mechanism.bit,
+        )
+
+    def charge(
+        self, masks: leader_pb2.MaskPlan, noise: leader_pb2.NoisePlan | None, parts: Collection[str], of: str
+    ) -> None:
+        """See MaskedRelease: by the plan that the sum was made under, maybe before a restart."""
+        assert noise is not None
+        shares, round_ = self._privacy.shares(len(parts), masks.parties), self._state.round + 1
+        if shares < 1:
+            raise PrivacyError(
+                f"round {round_}: of {len(parts)} updates the noise of none counts (dp.colluding)"
+            )
+        paid = multiplier_of(noise, shares)
+        self._privacy.charge(
+            Release(round_, of, "distributed", paid, noise.clip, sorted(parts), masks.attempt)
+        )
+        faults.reach("leader.charged", round_)
+
+    def after(self, within: float) -> PrivacyState:
+        """See MaskedRelease."""
+        return self._privacy.after(self._state, within)
