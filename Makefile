@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 JOBS ?= 2
+# Commands of servers and linters that .ci/services has brought for tests.
+export PATH := $(CURDIR)/.services/bin:$(PATH)
 
 # The first Python from 3.11 on that can make an environment.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
