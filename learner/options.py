@@ -116,8 +116,8 @@ class LearnerOptions(BaseModel):
     reconnect_timeout_s: Seconds = Field(
         600.0, description="seconds to find a lost leader again before giving up"
     )
-    log_format: Literal["auto", "rich", "plain", "json"] = Field(
-        "auto", description="auto = rich on a terminal, else plain"
+    log_format: Literal["auto", "rich", "plain", "json", "ecs"] = Field(
+        "auto", description="auto = rich on a terminal, else plain; ecs = JSON for Elasticsearch"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe message shown"

@@ -7,14 +7,15 @@ import logging
 import math
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.segment import Segment
 
-Format = Literal["auto", "rich", "plain", "json"]
+Format = Literal["auto", "rich", "plain", "json", "ecs"]
+JSON: tuple[Format, ...] = ("json", "ecs")  # those that programs read
 Level = Literal["debug", "info", "warning", "error"]
 
 _MOST = 2000  # characters of one text
@@ -23,10 +24,13 @@ _MARKS = 4  # accents on one letter; more are drawn over the lines around
 _CHATTY = ("asyncio", "grpc", "matplotlib", "PIL")
 
 
-def setup_logging(log_format: Format, level: Level, stream: TextIO | None = None) -> Console | None:
+def setup_logging(
+    log_format: Format, level: Level, stream: TextIO | None = None, program: str = "learner"
+) -> Console | None:
     """Send all log messages from `level` up to `stream` (default: standard error).
 
     A message may carry `extra={"event": name, "fields": {...}}`; JSON shows them, the others only the text.
+    With ecs, lines say that they are of `program`, leader or learner.
 
     Returns:
         With rich, the console that anything else on this terminal must be drawn with, else None.
@@ -39,11 +43,19 @@ def setup_logging(log_format: Format, level: Level, stream: TextIO | None = None
     if log_format == "rich":
         console, handler = _rich_handler(stream)
     else:
-        handler.setFormatter(JsonFormatter() if log_format == "json" else LineFormatter())
+        handler.setFormatter(_formatter(log_format, program))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     return console
+
+
+def _formatter(log_format: Format, program: str) -> logging.Formatter:
+    if log_format == "ecs":
+        from utils.ecs import EcsFormatter  # imported here because it imports this
+
+        return EcsFormatter(program)
+    return JsonFormatter() if log_format == "json" else LineFormatter()
 
 
 def printable(text: str) -> str:
@@ -67,7 +79,8 @@ def printable(text: str) -> str:
     return "".join(shown)
 
 
-def _each_line(text: str, indent: str = "") -> str:
+def each_line(text: str, indent: str = "") -> str:
+    """All lines of `text`, each made safe by itself."""
     return "\n".join(indent + printable(line) for line in text.split("\n"))
 
 
@@ -84,7 +97,7 @@ def open_console(file: TextIO | None = None) -> Console:
     class SafeConsole(Console):
         def render(self, *args: Any, **kwargs: Any) -> Iterator[Segment]:
             for text, style, control in super().render(*args, **kwargs):
-                yield Segment(text if control else _each_line(text), style, control)
+                yield Segment(text if control else each_line(text), style, control)
 
     return SafeConsole(file=file, markup=False, emoji=False, highlight=False)
 
@@ -106,7 +119,7 @@ class LineFormatter(logging.Formatter):
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
         """Its lines, indented: none passes for a message."""
-        return _each_line(super().formatException(ei), "  ")
+        return each_line(super().formatException(ei), "  ")
 
 
 class JsonFormatter(logging.Formatter):
@@ -120,15 +133,18 @@ class JsonFormatter(logging.Formatter):
             entry |= {"event": "log", "logger": record.name, "message": printable(record.getMessage())}
         else:
             entry["event"] = getattr(record, "event", "log")
-            entry |= {k: _json_value(v) for k, v in fields.items()}
+            entry |= {k: json_value(v) for k, v in fields.items()}
         if record.exc_info:
-            entry["exception"] = _each_line(self.formatException(record.exc_info))
+            entry["exception"] = each_line(self.formatException(record.exc_info))
         return json.dumps(entry, allow_nan=False, default=str)
 
 
-def _json_value(value: object) -> object:
+def json_value(value: object) -> object:
+    """`value` with its texts made safe, and null in the place of what JSON has no number for."""
     if isinstance(value, str):
         return printable(value)
+    if isinstance(value, Mapping):
+        return {printable(str(key)): json_value(each) for key, each in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

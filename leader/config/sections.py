@@ -321,8 +321,8 @@ class AggregateConfig(Section):
 class LogConfig(Section):
     """What is printed."""
 
-    format: Literal["auto", "rich", "plain", "json"] = Field(
-        "auto", description="auto = rich on a terminal, else plain"
+    format: Literal["auto", "rich", "plain", "json", "ecs"] = Field(
+        "auto", description="auto = rich on a terminal, else plain; ecs = JSON for Elasticsearch"
     )
     level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe message shown"

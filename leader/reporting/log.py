@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 from leader.config import LogConfig
-from leader.events import Event, RunStarted
+from leader.events import Event, RoundStarted, RunStarted
 from leader.reporting.messages import describe, invitation_lines, learner_command, level_of
 from leader.reporting.turnover import Turnover
 from leader.trust.admission import Invitation
-from utils.console import say, setup_logging
+from utils.console import JSON, say, setup_logging
+from utils.ecs import PLACE
 from utils.files import write_atomically
 
 _log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ def show_invitation(config: LogConfig, stream: TextIO, started: RunStarted, invi
 
     Raises CheckpointError if it can't be written there.
     """
-    if stream.isatty() and config.format != "json":
+    if stream.isatty() and config.format not in JSON:
         say(*invitation_lines(started, invitation, invitation.token), file=stream)
         return
     path = invitation.folder / "join"
@@ -35,7 +36,7 @@ def show_invitation(config: LogConfig, stream: TextIO, started: RunStarted, invi
 def show_page(config: LogConfig, stream: TextIO, url: str, file: Path) -> None:
     """Tell where the live page is; a URL with a token on a terminal alone, elsewhere the file that it is in."""
     address, _, token = url.partition("?")
-    if token and stream.isatty() and config.format != "json":
+    if token and stream.isatty() and config.format not in JSON:
         say(f"live page: {url}", file=stream)
     elif url:
         _log.info("live page: %s%s", address, f" with the token that is in {file}" if token else "")
@@ -62,7 +63,9 @@ class EventLog:
     def on_event(self, event: Event) -> None:
         """Log `event` at its level."""
         if isinstance(event, RunStarted):
-            self._join = learner_command(event)
+            self._join, PLACE.run = learner_command(event), event.run_id
+        elif isinstance(event, RoundStarted):
+            PLACE.round = event.round
         for told in self._turnover.told(event):
             self._write(told)
 
@@ -84,7 +87,7 @@ def open_display(config: LogConfig, rounds: int, stream: TextIO) -> Display:
 
     On a terminal (or with format rich) that is a live display, else one log line an event.
     """
-    console = setup_logging(config.format, config.level, stream)
+    console = setup_logging(config.format, config.level, stream, "leader")
     if console is None:
         return EventLog(rounds)
     # Imported here because plain and JSON logs don't need rich.

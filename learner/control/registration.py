@@ -14,6 +14,7 @@ from learner.options import LearnerOptions
 from learner.wire.connection import Connection
 from protos import leader_pb2
 from utils.codecs import KINDS
+from utils.ecs import PLACE
 from utils.errors import (
     BusyError,
     FlockstepError,
@@ -67,6 +68,7 @@ class Registration:
         if not reply.success:
             raise FlockstepError(f"the leader refused this learner: {reply.message}")
         self._info.name, self._info.token = reply.name, reply.token
+        PLACE.run, PLACE.learner = reply.run.run_id, reply.name
         _log.info("registered as learner %d (%s) for run %s", reply.learner_id, reply.name, reply.run.run_id)
         return Connection(stub, reply.token, reply.learner_id, reply.name, reply.run)
 

@@ -26,6 +26,7 @@ from model.image_classification import Shard
 from model.task import Examples
 from protos import leader_pb2
 from utils import faults
+from utils.ecs import PLACE
 from utils.errors import (
     BusyError,
     ChecksumError,
@@ -179,6 +180,7 @@ class Worker:
         """Do the orders as they come, for ever; raises on an error that no reconnect can mend."""
         while True:
             order = await self._next()
+            PLACE.round = order.round
             try:
                 await self._do_when_let(order)
             except (CancelledError, LateUpdateError, DuplicateUpdateError) as error:
