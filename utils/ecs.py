@@ -76,9 +76,9 @@ class EcsFormatter(logging.Formatter):
 
 def _place(round_: int) -> Iterator[tuple[str, Any]]:
     if PLACE.run:
-        yield "flockstep.run.id", PLACE.run
+        yield "flockstep.run.id", printable(PLACE.run)
     if PLACE.learner:
-        yield "flockstep.learner.name", PLACE.learner
+        yield "flockstep.learner.name", printable(PLACE.learner)  # as a leader said it
     if round_:
         yield "flockstep.round", round_
     if PLACE.run and round_:

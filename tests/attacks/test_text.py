@@ -64,12 +64,13 @@ class Terminal(io.StringIO):
 
 
 class Shown:
-    """What a program shows on a terminal, as plain lines and as JSON, all at once."""
+    """What a program shows on a terminal, as plain lines and as JSON of both kinds, all at once."""
 
     def __init__(self, set_up: Callable[[str, io.StringIO], Any]) -> None:
         """`set_up` logs in a format to a stream."""
-        self.terminal, self.plain, self.json = Terminal(), io.StringIO(), io.StringIO()
-        streams = {"rich": self.terminal, "plain": self.plain, "json": self.json}
+        self.terminal, self.plain = Terminal(), io.StringIO()
+        self.json, self.ecs = io.StringIO(), io.StringIO()
+        streams = {"rich": self.terminal, "plain": self.plain, "json": self.json, "ecs": self.ecs}
         handlers: list[logging.Handler] = []
         self._displays = []
         for kind, stream in streams.items():
@@ -94,12 +95,13 @@ class Shown:
         """What is shown does no harm, and each line of the plain log is one message."""
         for display in filter(None, self._displays):
             display.close()
-        for stream in (self.terminal, self.plain, self.json):
+        for stream in (self.terminal, self.plain, self.json, self.ecs):
             assert unprintable(OF_RICH.sub("", stream.getvalue())) == []
             assert len(stream.getvalue()) > 1000
         assert harmful(self.plain.getvalue()) == []
         assert all(re.match(r"\d\d:\d\d:\d\d |  ", line) for line in self.plain.getvalue().splitlines())
-        lines = [json.loads(line) for line in self.json.getvalue().splitlines()]
+        entries = self.json.getvalue() + self.ecs.getvalue()
+        lines = [json.loads(line) for line in entries.splitlines()]
         assert [bad for line in lines for text in texts_in(line) for bad in harmful(text)] == []
 
 
