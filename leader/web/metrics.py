@@ -137,6 +137,7 @@ class _Learners:
         counter, gauge, histogram = _makers(registry)
         self._most = most
         self._here: dict[int, str] = {}  # names by id
+        self._wanted = 0  # how many must be here; told once, when the wait for them begins
         self._followed: dict[int, Gauge] = {}  # series of their own, by id
         self._connected = gauge("learners_connected", "Registered learners.")
         self._missing = gauge("learners_missing", "Learners that the run waits for.")
@@ -154,16 +155,22 @@ class _Learners:
             case events.UpdateAccepted():
                 self._updated(event)
             case events.WaitingForLearners():
-                self._missing.set(event.need - event.have)
+                self._wanted = event.need - event.have + len(self._here)
+                self._count()
             case events.RoundStarted():
-                self._missing.set(0)
+                self._wanted = 0
+                self._count()
             case events.LearnerJoined():
                 self._here[event.learner_id] = event.name
-                self._connected.set(len(self._here))
+                self._count()
             case events.LearnerLeft():
                 self._gone(event)
             case events.CallRefused():
                 self._refused.of(event.method, event.kind).inc(1 + event.suppressed)
+
+    def _count(self) -> None:
+        self._connected.set(len(self._here))
+        self._missing.set(max(0, self._wanted - len(self._here)))
 
     def _updated(self, event: events.UpdateAccepted) -> None:
         self._accepted.inc()
@@ -177,7 +184,7 @@ class _Learners:
 
     def _gone(self, event: events.LearnerLeft) -> None:
         self._here.pop(event.learner_id, None)
-        self._connected.set(len(self._here))
+        self._count()
         cause = next((c for c, start in _CAUSES.items() if event.reason.startswith(start)), _GOODBYE)
         self._left.labels(cause).inc()
         if self._followed.pop(event.learner_id, None) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,7 @@ from leader.web.metrics import Metrics
 from tests.leader.reporting.scores import SPREAD
 from tests.nasty_strings import NASTY
 
+DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
 STARTED = events.RunStarted("r1", Path("r"), "CIFAR-10", "resnet20", 9, "delta", 10, "h:1", 2, 2)
 
 
@@ -116,6 +118,9 @@ def test_learners_are_missing_until_a_round_starts() -> None:
     waiting = [joined(1), events.WaitingForLearners(1, 3)]
     assert of(*waiting)["learners_missing"] == 2
     assert of(*waiting)["learners_connected"] == 1
+    assert of(*waiting, joined(2))["learners_missing"] == 1  # nobody is told again that some are missing
+    assert of(*waiting, joined(2), events.LearnerLeft(1, "l1", "bye"))["learners_missing"] == 2
+    assert of(*waiting, joined(2), joined(3), joined(4))["learners_missing"] == 0
     assert of(*waiting, events.RoundStarted(1, 1, 2))["learners_missing"] == 0
 
 
@@ -220,3 +225,23 @@ def test_the_process_is_measured_too_and_times_of_creation_are_not() -> None:
     values = samples(told(joined(1), updated(1, 1.0)))
     assert values["process_resident_memory_bytes"] > 1e6
     assert not [name for name in values if name.endswith("_created")]
+
+
+def test_the_documentation_has_every_metric_with_its_labels_and_no_other() -> None:
+    table = re.findall(
+        r"^\| `(flockstep_\w+)` \| (.*?) \|", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    documented = {name: set(re.findall(r"`(\w+)`", labels.partition(" (")[0])) for name, labels in table}
+    metrics = told(
+        STARTED,
+        joined(1),
+        updated(1, 1.0),
+        committed(3, epsilon=1.0),
+        events.Evaluated(3, {"loss": 1.0}, 1.0),
+        events.CallRefused(None, "busy", "GetModel", "BusyError"),
+    )
+    ours = [f for f in text_format(metrics.write()[0].decode()) if f.name.startswith("flockstep_")]
+    exported = {
+        f.name + ("_total" if f.type == "counter" else ""): set(f.samples[0].labels) - {"le"} for f in ours
+    }
+    assert documented == exported
