@@ -55,6 +55,7 @@ RESUMABLE = (
     "evaluation.patience",
     "limits.",
     "log.",
+    "services.",
     "trust.",
     "web.",
 )

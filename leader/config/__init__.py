@@ -15,6 +15,7 @@ from leader.config.sections import (
     StreamingConfig,
     TrainConfig,
 )
+from leader.config.services import ServicesConfig
 from leader.config.trust import TrustConfig
 from leader.config.web import WebConfig
 
@@ -30,6 +31,7 @@ __all__ = [
     "RunConfig",
     "SecaggConfig",
     "ServerConfig",
+    "ServicesConfig",
     "StreamingConfig",
     "TrainConfig",
     "TrustConfig",

@@ -12,6 +12,7 @@ from leader.config.limits import LimitsConfig
 from leader.config.requirement import Requirement
 from leader.config.secagg import SecaggConfig
 from leader.config.section import MIB, Fraction, Positive, Section
+from leader.config.services import ServicesConfig
 from leader.config.trust import TrustConfig
 from leader.config.web import WebConfig
 from utils.wire.rpc import is_loopback
@@ -366,6 +367,7 @@ class RunFields(Section):
     limits: LimitsConfig = LimitsConfig()
     log: LogConfig = LogConfig()
     web: WebConfig = WebConfig()
+    services: ServicesConfig = ServicesConfig()
 
     @property
     def parts_held(self) -> int:

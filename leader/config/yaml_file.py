@@ -23,10 +23,12 @@ def dump_config(config: RunConfig) -> str:
     section = ""
     for name, value in SCHEMA.values(config).items():
         owner, _, leaf = name.rpartition(".")
+        indent = "  " * name.count(".")
         if owner != section:
             section = owner
-            lines += ["", f"{section}:  # {SCHEMA.sections[section]}"]
-        entry = f"{'  ' if owner else ''}{leaf}: {to_yaml(value)}"
+            heading = f"{indent[2:]}{section.rpartition('.')[2]}:  # {SCHEMA.sections[section]}"
+            lines += [heading] if "." in section else ["", heading]
+        entry = f"{indent}{leaf}: {to_yaml(value)}"
         lines.append(f"{entry:<{_COMMENT_COLUMN}}  # {SCHEMA.keys[name].description}")
     return "\n".join(lines) + "\n"
 
@@ -59,7 +61,7 @@ def read_config(path: Path) -> dict[str, Given]:
 
 
 class _Reader:
-    """One file's walk from YAML nodes to settings; sections are one level deep."""
+    """One file's walk from YAML nodes to settings."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

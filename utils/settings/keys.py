@@ -28,19 +28,23 @@ class Key:
 def keys_of(model: type[BaseModel]) -> tuple[dict[str, Key], dict[str, str]]:
     """All keys by dotted name, and the descriptions of the sections.
 
-    Fields of the model that are models are sections; these hold no further sections.
+    Fields of the model that are models are sections, and so are theirs.
     """
     schema = model.model_json_schema()
     keys: dict[str, Key] = {}
     sections: dict[str, str] = {}
-    for name, field in schema["properties"].items():
-        if "$ref" not in field:
-            keys[name] = _key(name, field)
-            continue
-        section = schema["$defs"][field["$ref"].rpartition("/")[2]]
-        sections[name] = section["description"]
-        for leaf, inner in section["properties"].items():
-            keys[f"{name}.{leaf}"] = _key(f"{name}.{leaf}", inner)
+
+    def walk(properties: Mapping[str, Any], prefix: str) -> None:
+        for leaf, field in properties.items():
+            name = prefix + leaf
+            if "$ref" not in field:
+                keys[name] = _key(name, field)
+                continue
+            section = schema["$defs"][field["$ref"].rpartition("/")[2]]
+            sections[name] = section["description"]
+            walk(section["properties"], f"{name}.")
+
+    walk(schema["properties"], "")
     return keys, sections
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -30,7 +32,7 @@ class Given:
 
 
 class Schema(Generic[Model]):
-    """The keys of a model of settings: plain fields, and sections one level deep.
+    """The keys of a model of settings: plain fields, and sections, which may hold sections.
 
     `prefix` starts the names of its environment variables.
     """
@@ -71,8 +73,8 @@ class Schema(Generic[Model]):
             if _is_disguised(self.keys[name], item.value):
                 problems.append(self._refusal(name, item))
                 continue
-            section, _, leaf = name.rpartition(".")
-            (nested.setdefault(section, {}) if section else nested)[leaf] = item.value
+            *path, leaf = name.split(".")
+            reduce(lambda branch, section: branch.setdefault(section, {}), path, nested)[leaf] = item.value
         try:
             model = self.model.model_validate(nested)
         except ValidationError as error:
@@ -83,7 +85,7 @@ class Schema(Generic[Model]):
 
     def values(self, model: Model) -> dict[str, object]:
         """Every key's value in `model`, as plain YAML types."""
-        tree = model.model_dump(mode="json")
+        tree = model.model_dump(mode="json", by_alias=True)
         return {name: _look_up(tree, name) for name in self.keys}
 
     def closest(self, name: str) -> str | None:
@@ -104,11 +106,19 @@ class Schema(Generic[Model]):
         if name in self.sections:
             keys = ", ".join(key for key in self.keys if key.startswith(f"{name}."))
             return f"{item.origin}: {name} is a section, not a value; its keys are {keys}"
+        if (top := name.partition(".")[0]) in self.sections and (inside := self._sections_in(top, name)):
+            return f"{item.origin}: {name}: unknown key; {top} has {inside}"
         meant = self.closest(name)
         if item.origin == self.variable(name):
             hint = self.variable(meant) if meant in self.keys else None
             return f"{item.origin}: unknown variable; " + (f"did you mean {hint}?" if hint else "see --help")
         return f"{item.origin}: {name}: unknown key; " + (f"did you mean {meant}?" if meant else "see --help")
+
+    def _sections_in(self, top: str, name: str) -> str:
+        """What section `top` has, if it holds sections and `name` begins with none of them."""
+        inside = dict.fromkeys(key.split(".")[1] for key in self.keys if key.startswith(f"{top}."))
+        nested = any(section.startswith(f"{top}.") for section in self.sections)
+        return ", ".join(inside) if nested and name.split(".")[1] not in inside else ""
 
     def _refusal(self, name: str, item: Given, why: str = "") -> str:
         return f"{item.origin}: {self._said(name, item)}; {why or 'allowed: ' + self._allowed(name)}"
@@ -148,5 +158,4 @@ def _is_disguised(key: Key, value: object) -> bool:
 
 
 def _look_up(tree: Mapping[str, Any], name: str) -> object:
-    section, _, leaf = name.rpartition(".")
-    return tree[section][leaf] if section else tree[leaf]
+    return reduce(getitem, name.split("."), tree)

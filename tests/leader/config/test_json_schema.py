@@ -77,9 +77,11 @@ def test_it_names_its_draft_and_describes_every_key() -> None:
     schema = json.loads(dump_schema())
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     for name, key in SCHEMA.keys.items():
-        section, _, leaf = name.rpartition(".")
-        owner = schema["properties"][section]["$ref"].rpartition("/")[2] if section else ""
-        field = (schema["$defs"][owner] if section else schema)["properties"][leaf]
+        *sections, leaf = name.split(".")
+        owner = schema
+        for section in sections:
+            owner = schema["$defs"][owner["properties"][section]["$ref"].rpartition("/")[2]]
+        field = owner["properties"][leaf]
         assert field["description"] == key.description
         assert "default" in field
 

@@ -1,0 +1,137 @@
+"""The section of the services that follow a run's record: where each is, and what it is told."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal
+from urllib.parse import parse_qsl, quote
+
+from pydantic import AfterValidator, Field
+
+from leader.config.section import Section
+from utils.errors import ConfigError
+from utils.wire.rpc import is_loopback
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SECRET = re.compile(r"password|secret|token", re.IGNORECASE)
+
+
+def _is_variable(text: str) -> bool:
+    return not text or _VARIABLE.fullmatch(text) is not None
+
+
+def _secretless(url: str) -> str:
+    """The URL; raises ValueError if a secret is written out in it, for it goes into every checkpoint."""
+    user, _, rest = url.partition("://")[2].rpartition("@")
+    options = parse_qsl(rest.partition("?")[2])
+    password = user.partition(":")[2]
+    if not _is_variable(password) or any(
+        _SECRET.search(key) and not _is_variable(text) for key, text in options
+    ):
+        raise ValueError(
+            "there is a password in it, which config.yaml would keep; write ${NAME} in its place and set NAME in "
+            "the environment"
+        )
+    return url
+
+
+def _mongodb_url(url: str) -> str:
+    if _is_variable(url):
+        return url
+    scheme, _, rest = _secretless(url).partition("://")
+    hosts, _, options = rest.rpartition("@")[2].partition("?")
+    asked = {key.lower(): value.lower() for key, value in parse_qsl(options)}
+    if scheme not in ("mongodb", "mongodb+srv") or not hosts.partition("/")[0]:
+        raise ValueError("it must be mongodb://HOST:PORT/DATABASE")
+    tls = asked.get("tls", asked.get("ssl", "true" if scheme == "mongodb+srv" else "false")) == "true"
+    if not tls and not all(_is_here(host) for host in hosts.partition("/")[0].split(",")):
+        raise ValueError(
+            "it leaves this machine unencrypted; add tls=true, as in mongodb://HOST/DATABASE?tls=true"
+        )
+    return url
+
+
+def _is_here(host: str) -> bool:
+    has_port = host.rpartition(":")[2].isdigit()
+    return host.lower().endswith(".sock") or is_loopback(host if has_port else f"{host}:0")
+
+
+def _http_url(url: str) -> str:
+    if _is_variable(url):
+        return url
+    scheme, _, host = url.partition("://")
+    if scheme not in ("http", "https") or not host:
+        raise ValueError("it must be http://HOST:PORT or https://HOST")
+    return _secretless(url)
+
+
+def _plain_name(name: str) -> str:
+    if name and not _NAME.fullmatch(name):
+        raise ValueError(
+            "it must be 1 to 64 of letters, digits, '.', '_' and '-', and begin with one of the first two"
+        )
+    return name
+
+
+_NotShown = Field(json_schema_extra={"format": "password"})
+Name = Annotated[str, AfterValidator(_plain_name)]
+MongodbUrl = Annotated[str, AfterValidator(_mongodb_url), _NotShown]
+HttpUrl = Annotated[str, AfterValidator(_http_url), _NotShown]
+
+
+class MongodbConfig(Section):
+    """MongoDB: the record of all runs in one database."""
+
+    url: MongodbUrl = Field("", description="mongodb://HOST:PORT/DATABASE; ${NAME} is from the environment")
+    retention_days: int = Field(
+        0, ge=0, le=36_500, description="days after which MongoDB forgets a round; 0 = never"
+    )
+
+
+class MlflowConfig(Section):
+    """MLflow: runs to compare, and the registry of models."""
+
+    url: HttpUrl = Field("", description="http(s)://HOST:PORT of an MLflow server")
+    experiment: str = Field("flockstep", description="experiment that the run belongs to")
+    model: Name = Field("", description="name in the registry that the run's model gets a version of")
+    register_: Literal["best", "last", "never"] = Field(
+        "best", alias="register", description="which model becomes that version"
+    )
+    alias: Name = Field("champion", description="alias that the best version has, by evaluation.metric")
+
+
+class ServicesConfig(Section):
+    """Services that follow the run's record; one that is down is caught up with later."""
+
+    tensorboard: bool = Field(False, description="write what TensorBoard reads to the run's folder tb")
+    mongodb: MongodbConfig = MongodbConfig()
+    mlflow: MlflowConfig = MlflowConfig()
+
+
+def filled(key: str, url: str, environ: Mapping[str, str] = os.environ) -> str:
+    """The URL that config key `key` holds, each ${NAME} replaced from the environment.
+
+    What stands before @ is escaped as URLs want it. Raises ConfigError if a name is not set there, or the URL
+    that comes out would not be allowed.
+    """
+    if missing := [name for name in _VARIABLE.findall(url) if name not in environ]:
+        raise ConfigError(f"{key}: ${{{missing[0]}}} is not set in the environment; export {missing[0]}")
+    user, at, rest = url.rpartition("@")
+    made = _VARIABLE.sub(lambda found: quote(environ[found[1]], safe=""), user) + at
+    made += _VARIABLE.sub(lambda found: environ[found[1]], rest)
+    try:
+        (_mongodb_url if key.endswith("mongodb.url") else _http_url)(_without_secrets(made))
+    except ValueError as error:
+        raise ConfigError(f"{key}, as the environment completes it: {error}") from None
+    return made
+
+
+def _without_secrets(url: str) -> str:
+    """The same place, with nothing that proves who calls."""
+    scheme, mark, rest = url.partition("://")
+    place, question, options = rest.rpartition("@")[2].partition("?")
+    kept = [option for option in options.split("&") if not _SECRET.search(option.partition("=")[0])]
+    return scheme + mark + place + question + "&".join(kept)
