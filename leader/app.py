@@ -21,7 +21,7 @@ from leader.config.yaml_file import dump_config
 from leader.data.dataset import Data, open_data
 from leader.dp.privacy import open_privacy
 from leader.evaluation.tracker import Tracker
-from leader.events import RunFinished, RunStarted
+from leader.events import Event, RoundCommitted, RunFinished, RunStarted
 from leader.global_model.initial import model_title, open_origin
 from leader.initial_state import initial_state, open_folder, resumed_state
 from leader.reporting.curves import curves_title, draw_curves
@@ -29,6 +29,7 @@ from leader.reporting.log import open_display, show_invitation, show_page
 from leader.reporting.summary import summarize, write_summary
 from leader.rpc.server import serving
 from leader.runtime import Host
+from leader.services.lineage import register_at_end, starting_weights
 from leader.storage.checkpoint import save_checkpoint
 from leader.storage.run_folder import RunFolder
 from leader.training.coordinator import Coordinator
@@ -45,6 +46,7 @@ from utils.files import remedy, write_atomically
 from utils.vector import Vector
 
 _log = logging.getLogger(__name__)
+_VERSIONS = 1000  # rounds whose model version is remembered
 _INSECURE = "--insecure: whoever reaches %s can fetch the model and send updates"
 
 
@@ -63,7 +65,7 @@ class App:
     ) -> None:
         self._config = config
         self._folder = folder
-        origin = open_origin(config, data.classes)
+        origin = open_origin(config, data.classes, starting_weights(config, folder, resume=resume))
         examples = 0 if data.train is None else len(data.train.labels)
         state = (
             resumed_state(config, folder, origin.layout, examples)
@@ -85,6 +87,8 @@ class App:
         self.events = self._wiring.events
         self.coordinator = self._wiring.coordinator
         self.description = self._wiring.description
+        self._versions = {state.round: state.version}  # of the newest rounds
+        self.events.subscribe(self._note_version)
         self._tracker = Tracker(config, folder, origin, data.test, state, self.events, self._weights)
 
     def _weights(self) -> Vector:
@@ -198,7 +202,19 @@ class App:
                 f"can't write the results to {self._folder.path}: {error.strerror}; "
                 f"{remedy(error)}, then resume the run"
             ) from error
+        if not reason:
+            await asyncio.to_thread(self._register)
         return finished
+
+    def _register(self) -> None:
+        register_at_end(
+            self._config, self._folder, self._tracker.records, self._versions, self._wiring.data.train
+        )
+
+    def _note_version(self, event: Event) -> None:
+        if isinstance(event, RoundCommitted):
+            self._versions[event.round] = self.coordinator.state.version
+            self._versions.pop(event.round - _VERSIONS, None)
 
     def _stopped_early(self, reason: str) -> str:
         done = reason or self.coordinator.state.round >= self._config.rounds

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from leader.config.dp import DpConfig
 from leader.config.limits import LimitsConfig
+from leader.config.reference import Reference
 from leader.config.requirement import Requirement
 from leader.config.secagg import SecaggConfig
 from leader.config.section import MIB, Fraction, Positive, Section
@@ -62,12 +63,21 @@ class ModelConfig(Section):
     )
     task: str = Field("", description="a task of your own, as package.module:Name, in place of a model name")
     weights: Path | None = Field(
-        None, description="safetensors file to start from; with model.name '' it alone says what the model is"
+        None,
+        description="safetensors file to start from, or models:/NAME@champion, models:/NAME/3 of a registry; "
+        "with model.name '' it alone says what the model is",
     )
     local: str = Field(
         "",
         description="comma-separated patterns of tensors that stay at each learner (FedBN), such as *.norm.*",
     )
+
+    @field_validator("weights")
+    @classmethod
+    def _reference(cls, weights: Path | None) -> Path | None:
+        if Reference.is_one(str(weights)):
+            Reference.parse(str(weights))
+        return weights
 
 
 class TrainConfig(Section):

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import parse_qsl, quote
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
+from leader.config.reference import ALIAS, NAME
 from leader.config.section import Section
 from utils.errors import ConfigError
 from utils.wire.rpc import is_loopback
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAME = re.compile(NAME)
 _SECRET = re.compile(r"password|secret|token", re.IGNORECASE)
 
 
@@ -91,16 +93,39 @@ class MongodbConfig(Section):
     )
 
 
-class MlflowConfig(Section):
-    """MLflow: runs to compare, and the registry of models."""
+class PublishConfig(Section):
+    """Which of a run's models is registered, and as what."""
 
-    url: HttpUrl = Field("", description="http(s)://HOST:PORT of an MLflow server")
-    experiment: str = Field("flockstep", description="experiment that the run belongs to")
     model: Name = Field("", description="name in the registry that the run's model gets a version of")
     register_: Literal["best", "last", "never"] = Field(
         "best", alias="register", description="which model becomes that version"
     )
-    alias: Name = Field("champion", description="alias that the best version has, by evaluation.metric")
+    alias: str = Field("champion", description="alias that the best version has, by evaluation.metric")
+
+    @field_validator("alias")
+    @classmethod
+    def _is_alias(cls, alias: str) -> str:
+        if not re.fullmatch(ALIAS, alias):
+            raise ValueError("it must be 1 to 64 of letters, digits, '_' and '-', and no number of a version")
+        return alias
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a model is registered."""
+        return bool(self.model) and self.register_ != "never"
+
+
+class MlflowConfig(PublishConfig):
+    """MLflow: runs to compare, and the registry of models."""
+
+    url: HttpUrl = Field("", description="http(s)://HOST:PORT of an MLflow server")
+    experiment: str = Field("flockstep", description="experiment that the run belongs to")
+
+
+class RegistryConfig(PublishConfig):
+    """The registry of models in a folder, which needs no server."""
+
+    dir: Path = Field(Path("registry"), description="its folder, which runs share")
 
 
 class ServicesConfig(Section):
@@ -109,6 +134,7 @@ class ServicesConfig(Section):
     tensorboard: bool = Field(False, description="write what TensorBoard reads to the run's folder tb")
     mongodb: MongodbConfig = MongodbConfig()
     mlflow: MlflowConfig = MlflowConfig()
+    registry: RegistryConfig = RegistryConfig()
 
 
 def filled(key: str, url: str, environ: Mapping[str, str] = os.environ) -> str:

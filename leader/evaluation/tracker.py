@@ -146,7 +146,7 @@ class Verdict:
     def recall(self, records: Iterable[Record], before: Vector | None) -> None:
         """Take in the rounds of a resumed run; `before` are the weights of the last but one."""
         for record in records:
-            self._stop.see(record["round"], _metrics_of(record))
+            self._stop.see(record["round"], metrics_of(record))
         self._before = before
 
     def on_event(self, event: Event) -> None:
@@ -192,7 +192,7 @@ def _means(scores: Mapping[str, Spread]) -> dict[str, float]:
     return {at_learners(name): spread["mean"] for name, spread in scores.items()}
 
 
-def _metrics_of(record: Record) -> dict[str, float]:
+def metrics_of(record: Record) -> dict[str, float]:
     """A round's metrics by the names that `evaluation.metric` uses; null was not finite."""
     tested = {name: value for name, value in record.items() if name.startswith(TEST_PREFIX)}
     finite = {name: math.nan if value is None else value for name, value in tested.items()}

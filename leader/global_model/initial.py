@@ -33,14 +33,15 @@ class Origin:
     own: bool  # whether learners must bring the task
 
 
-def open_origin(config: RunConfig, classes: int) -> Origin:
-    """The model that `config` names; `classes` is for those of the registry.
+def open_origin(config: RunConfig, classes: int, weights: Path | None = None) -> Origin:
+    """The model that `config` names; `classes` is for those of the registry, `weights` where those that it names lie.
 
     Raises ConfigError for an unknown task or model, and for a file that doesn't fit it.
     """
     wanted = config.model
     patterns = [pattern.strip() for pattern in wanted.local.split(",") if pattern.strip()]
-    payload = _read(wanted.weights) if wanted.weights else None
+    weights = weights or wanted.weights
+    payload = _read(weights) if weights else None
     if not wanted.task and not wanted.name:
         assert payload is not None  # refused when the config is read
         layout = _layout(payload.manifest).keeping(patterns)

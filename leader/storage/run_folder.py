@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -74,6 +75,7 @@ class RunFolder:
         for cut in self.checkpoints.glob("*"):
             cut.unlink()
         self.page.unlink(missing_ok=True)
+        shutil.rmtree(self.parent_model, ignore_errors=True)
         with suppress(OSError):
             self.checkpoints.rmdir()
             self.path.rmdir()
@@ -131,6 +133,16 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Folder with what a restart needs."""
         return self.path / "checkpoints"
+
+    @property
+    def lineage(self) -> Path:
+        """The cards of the run's models; absent where none is to be registered."""
+        return self.path / "lineage.json"
+
+    @property
+    def parent_model(self) -> Path:
+        """Folder with the registered model that the run started from; absent where there is none."""
+        return self.path / "parent"
 
     @property
     def model(self) -> Path:

@@ -52,8 +52,8 @@ def test_a_url_that_would_tell_a_secret_or_go_nowhere_is_refused_without_being_s
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("services.kafka.url", "unknown key; services has tensorboard, mongodb, mlflow"),
-        ("services.kafka", "unknown key; services has tensorboard, mongodb, mlflow"),
+        ("services.kafka.url", "unknown key; services has tensorboard, mongodb, mlflow, registry"),
+        ("services.kafka", "unknown key; services has tensorboard, mongodb, mlflow, registry"),
         ("services.mongodb.urk", "unknown key; did you mean services.mongodb.url?"),
     ],
 )
