@@ -35,7 +35,7 @@ from utils.errors import (
 DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "helm" / "flockstep"
 UNITS = ("flockstep-leader.service", "flockstep-learner@.service")
-SCRIPTS = ("deploy/slurm/flockstep.sbatch", ".ci/run", ".ci/services")
+SCRIPTS = ("deploy/slurm/flockstep.sbatch", "deploy/ray/submit.sh", ".ci/run", ".ci/services")
 #: Values that reach every branch of the templates.
 VALUES: Sequence[Mapping[str, Any]] = (
     {},
@@ -237,7 +237,12 @@ def parse(word: str, arguments: list[str], config: Path) -> None:
 
 def test_our_programs_take_the_commands_of_dockerfile_compose_file_and_units(tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
-    config.write_text(yaml.safe_load((DEPLOY / "compose.yaml").read_text())["configs"]["run"]["content"])
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    config.write_text(compose["configs"]["run"]["content"])
+    asked = {"MONGODB_URL:-": "mongodb://127.0.0.1:27017/flockstep", "MLFLOW_URL:-": "http://mlflow:5000"}
+    for urls in (asked, dict.fromkeys(asked, "")):
+        environ = compose["services"]["leader"]["environment"].items()
+        cli.parse([], {key: urls.get(value.strip("${}"), value) for key, value in environ})
     commands = [*commands_of_compose(), *commands_of_units(), command_of_dockerfile()]
     assert [command[0] for command in commands] == [
         *("trust", "trust", "leader", "learner", "learner"),
