@@ -56,6 +56,7 @@ setup(
     ],
     extras_require={
         "mlflow": ["mlflow-skinny>=3.5,<4"],
+        "mongodb": ["pymongo>=4.9"],
         "dev": [
             f"grpcio-tools=={GENERATOR}",
             "pytest>=8.3",
@@ -65,6 +66,7 @@ setup(
             "psutil>=6",
             # Clients of the extras.
             "mlflow-skinny>=3.5,<4",
+            "pymongo>=4.9",
             # The live page, asked for and looked at in Debian's or the machine's own Chromium.
             "httpx>=0.27",
             "playwright>=1.50",

@@ -29,7 +29,11 @@ from leader.reporting.log import open_display, show_invitation, show_page
 from leader.reporting.summary import summarize, write_summary
 from leader.rpc.server import serving
 from leader.runtime import Host
+from leader.services.followers import ServiceState
 from leader.services.lineage import register_at_end, starting_weights
+from leader.services.open import open_record
+from leader.services.record import Record
+from leader.state import RunState
 from leader.storage.checkpoint import save_checkpoint
 from leader.storage.run_folder import RunFolder
 from leader.training.coordinator import Coordinator
@@ -73,9 +77,8 @@ class App:
             else initial_state(config, origin)
         )
         self.resumed_round = state.round
-        save = partial(
-            save_checkpoint, folder.checkpoints, keep=config.keep_checkpoints, config=dump_config(config)
-        )
+        self._record = open_record(config, folder, state, resume=resume)
+        save = partial(_save, self._record, folder.checkpoints, config.keep_checkpoints, dump_config(config))
         spool = folder.path / "spool"
         self._privacy = open_privacy(config, origin.layout, folder.ledger, state)
         state = self._privacy.begin(state)
@@ -89,6 +92,7 @@ class App:
         self.description = self._wiring.description
         self._versions = {state.round: state.version}  # of the newest rounds
         self.events.subscribe(self._note_version)
+        self.events.subscribe(self._record.on_event)
         self._tracker = Tracker(config, folder, origin, data.test, state, self.events, self._weights)
 
     def _weights(self) -> Vector:
@@ -148,8 +152,19 @@ class App:
             if admission is not None:
                 admission.audit.close()
 
+    @property
+    def services(self) -> tuple[ServiceState, ...]:
+        """How the services are that follow the run's record."""
+        return self._record.followers.states
+
     async def lead(self, address: str, train: Callable[[], Awaitable[str]]) -> str:
         """Tell that the run begins, `train`, and write the results; returns why it was stopped, or ""."""
+        try:
+            return await self._lead(address, train)
+        finally:
+            await asyncio.to_thread(self._record.close)
+
+    async def _lead(self, address: str, train: Callable[[], Awaitable[str]]) -> str:
         started = self._started(address)
         self.events.publish(started)
         for line in self._privacy.promise(self.layout):
@@ -255,6 +270,11 @@ async def _lead(config: RunConfig, folder: RunFolder, data: Data, *, resume: boo
             return await app.serve(partial(show_invitation, config.log, sys.stderr))
     finally:
         display.close()
+
+
+def _save(record: Record, checkpoints: Path, keep: int, config: str, state: RunState) -> None:
+    record.settle()  # so that a round whose checkpoint is there is in the record too
+    save_checkpoint(checkpoints, state, keep=keep, config=config)
 
 
 def _views(config: RunConfig) -> Sequence[View]:

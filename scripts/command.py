@@ -48,6 +48,9 @@ WORDS: Mapping[str, Word] = {
     "registry": Word(
         "scripts.registry", "list, pull and promote the models that runs registered", ("scripts.registry",)
     ),
+    "history": Word(
+        "scripts.history", "ask the records of runs who did what, and how long it took", ("scripts.history",)
+    ),
     "demo": Word(
         "scripts.demo", "a leader and two learners on this machine train CIFAR-10", ("scripts.demo",)
     ),

@@ -76,6 +76,8 @@ class RunFolder:
             cut.unlink()
         self.page.unlink(missing_ok=True)
         shutil.rmtree(self.parent_model, ignore_errors=True)
+        for end in ("", "-wal", "-shm"):
+            self.record.with_name(self.record.name + end).unlink(missing_ok=True)
         with suppress(OSError):
             self.checkpoints.rmdir()
             self.path.rmdir()
@@ -113,6 +115,11 @@ class RunFolder:
     def ledger(self) -> Path:
         """What the run's learners have spent of their privacy; absent in a run without dp.mode."""
         return self.path / "privacy.jsonl"
+
+    @property
+    def record(self) -> Path:
+        """What there is to ask about the run later: an SQLite database."""
+        return self.path / "metadata.sqlite"
 
     @property
     def summary(self) -> Path:
