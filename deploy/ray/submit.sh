@@ -14,5 +14,5 @@ fi
 config=$1 run_dir=$2
 shift 2
 exec ray job submit --working-dir . \
-  --runtime-env-json '{"excludes": ["/.*", "/data", "/docs", "/runs", "/tests", "/trust"]}' \
+  --runtime-env-json '{"excludes": [".git", "/docs", "/tests"]}' \
   -- python -m scripts.simulate --ray auto --workers "${WORKERS:-2}" --config "$config" --continue --run-dir "$run_dir" "$@"
