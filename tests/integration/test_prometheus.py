@@ -121,7 +121,7 @@ def asked(prometheus: str, query: str) -> list[dict[str, Any]]:
 def unanswered(prometheus: str, target: str) -> set[str]:
     """The dashboard's queries that give no rows of this target, once no more come."""
     missing = {query["expr"] for panel in PANELS for query in panel["targets"]}
-    deadline = time.monotonic() + 20.0
+    deadline = time.monotonic() + TIMEOUT_S
     while missing and time.monotonic() < deadline:
         for query in list(missing):
             rows = asked(prometheus, filled(query))
