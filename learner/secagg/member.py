@@ -198,8 +198,7 @@ class MaskMember:
             raise PayloadError("a roster names each learner once, in order")
         for seat in seats:
             check_advert(seat.advert)
-        proofs = ("share_key", "mask_key", "self_hash") + (("identity",) if self._signing else ())
-        for field in proofs:
+        for field in ("share_key", "mask_key", "self_hash"):  # an identity is its name's alone
             if len({getattr(seat.advert, field) for seat in seats}) < len(seats):
                 raise PayloadError(f"two learners of the roster have one {field}")
         if self._signing:

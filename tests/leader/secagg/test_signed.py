@@ -100,6 +100,61 @@ def test_nothing_is_revealed_to_other_survivors_than_were_agreed_on_or_without_e
     assert member.heard(reveal(survivors, signatures), these.allow) is not None
 
 
+def asked(survivors: leader_pb2.Survivors) -> leader_pb2.MaskDown:
+    """Whether a learner agrees."""
+    return leader_pb2.MaskDown(session=SESSION, survivors=survivors)
+
+
+def test_a_learner_agrees_once_and_to_nothing_that_it_would_not_reveal(fleet: Fleet) -> None:
+    these = cohort(fleet)
+    closed(these)
+    member = these.members[these.names[0]]
+    everybody = bit_set(range(4), 4)
+    for in_sum, masked_with, why in (
+        ([0, 1], range(4), "a sum of 2 updates"),
+        ([0, 1, 2], range(3), "have not sent"),
+    ):
+        wrong = leader_pb2.Survivors(in_sum=bit_set(in_sum, 4), masked_with=bit_set(masked_with, 4))
+        with pytest.raises(PayloadError, match=why):
+            member.heard(asked(wrong), these.allow)
+    first = member.heard(asked(these.session.survivors), these.allow)
+    assert first is not None
+    assert member.heard(asked(these.session.survivors), these.allow) == first
+    fewer = leader_pb2.Survivors(in_sum=bit_set(range(3), 4), masked_with=everybody)
+    with pytest.raises(PayloadError, match="session that is agreed has no masked step"):
+        member.heard(asked(fewer), these.allow)
+    unsigned = Cohort(4)
+    closed(unsigned)
+    with pytest.raises(PayloadError, match="in signed sessions alone"):
+        unsigned.members[unsigned.names[0]].heard(asked(these.session.survivors), unsigned.allow)
+
+
+def test_who_is_not_in_the_sum_has_no_say_in_it_and_a_forged_agreement_does_not_count(fleet: Fleet) -> None:
+    """Of six learners, of which five unmask, one sends nothing: what it signs could be under any sum."""
+    these = cohort(fleet, 6)
+    these.do(these.session.open())
+    these.collect(these.names)
+    lost, *others = these.names
+    these.do(these.session.close(others, 0.0))
+    answers = {send.name: these.answer(send) for send in these.session.unmask(0.0) if isinstance(send, Send)}
+    assert answers.keys() == set(others)
+    outside = these.answer(Send(lost, asked(these.session.survivors)))
+    assert outside is not None
+    with pytest.raises(PayloadError, match="not in the sum has no say"):
+        these.session.heard(lost, outside, 0.0)
+    with pytest.raises(ForbiddenError, match=f"the agreement of {others[0]} is not signed by it"):
+        these.session.heard(others[0], outside, 0.0)
+    assert not these.session._signatures
+    seats = {name: seat for seat, name in enumerate(sorted(these.names))}
+    signed = {seats[name]: said.agreed.signature for name, said in answers.items() if said is not None}
+    signed.pop(seats[others[0]])
+    signed[seats[lost]] = outside.agreed.signature
+    shares = [leader_pb2.Share(seat=seat, sealed=signed[seat]) for seat in sorted(signed)]
+    reveal = leader_pb2.Reveal(survivors=these.session.survivors, signatures=shares)
+    with pytest.raises(PayloadError, match="5 survivors agreed to who is in the sum; 5 must"):
+        these.members[others[1]].heard(leader_pb2.MaskDown(session=SESSION, reveal=reveal), these.allow)
+
+
 def test_too_few_signatures_end_the_session(fleet: Fleet) -> None:
     these = cohort(fleet)
     closed(these)

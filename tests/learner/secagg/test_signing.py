@@ -11,6 +11,7 @@ from learner.secagg.signing import Peers, Signer, key_digest
 from tests.leader.trust.fleet import Fleet
 from utils.errors import ConfigError, ForbiddenError
 from utils.secagg.keys import digest
+from utils.secagg.signatures import identity_bytes, sign
 from utils.trust import pki
 from utils.trust.names import Identity
 
@@ -50,6 +51,13 @@ def test_what_counts_is_signed_by_the_key_that_the_fleets_ca_has_certified_for_t
     assert refusal(a, Signer(fleet.admit("b", "aggregator"), None), "b") == ""
     elsewhere = Signer(Fleet(tmp_path / "elsewhere").admit("b"), None)
     assert refusal(a, elsewhere, "b") == f"{unsigned}: its certificate is none of this fleet's CA"
+    forged = pki.new_key()  # of who claims to be in this fleet, and issues that itself
+    who = Identity(fleet.authority.fleet, "learner", "b")
+    claims = pki.issue(
+        fleet.authority.ca, forged, forged.public_key(), who, until=time.time() + 9, now=time.time()
+    )
+    with pytest.raises(ForbiddenError, match="none of this fleet's CA"):
+        a.check(identity_bytes(claims), "b", WHAT, sign(forged, WHAT), "the advert")
     for identity in (b"", b"0" * 300, b.identity[:-1], b.identity + b"0"):
         with pytest.raises(ForbiddenError, match="none of this fleet's CA"):
             a.check(identity, "b", WHAT, b.sign(WHAT), "the advert")
