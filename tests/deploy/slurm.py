@@ -17,7 +17,7 @@ from tests.integration.harness import closed_address
 from tests.tools.needs import need_commands
 
 TIMEOUT_S = 120.0
-_PAUSE_S = 0.1
+_PAUSE_S = 0.3
 _CONFIG = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
