@@ -26,7 +26,7 @@ setup(
     package_data={
         "": ["py.typed"],
         "protos": ["*.proto", "*.pyi"],
-        "leader": ["trust/gateway.yaml"],
+        "leader": ["trust/gateway.yaml", "web/static/*"],
         "scripts": ["completion.*sh"],
     },
     entry_points={"console_scripts": ["flockstep = scripts.command:main"]},

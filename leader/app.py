@@ -265,7 +265,8 @@ async def _lead(config: RunConfig, folder: RunFolder, data: Data, *, resume: boo
         app = App(config, folder, data, resume=resume)
         app.events.subscribe(display.on_event)
         stop_on_signals(app.coordinator)
-        with web_server(config.web.listen, folder.page, app.events, partial(_views, config, app)) as url:
+        views = partial(_views, config, folder, app)
+        with web_server(config.web.listen, folder.page, app.events, views) as url:
             show_page(config.log, sys.stderr, url, folder.page)
             return await app.serve(partial(show_invitation, config.log, sys.stderr))
     finally:
@@ -277,10 +278,10 @@ def _save(record: Record, checkpoints: Path, keep: int, config: str, state: RunS
     save_checkpoint(checkpoints, state, keep=keep, config=config)
 
 
-def _views(config: RunConfig, app: App) -> Sequence[View]:
+def _views(config: RunConfig, folder: RunFolder, app: App) -> Sequence[View]:
     from leader.web.views import views_of  # here, in the server's thread: it loads a web server's libraries
 
-    return views_of(config, lambda: app.services)
+    return views_of(config, folder, lambda: app.services)
 
 
 def stop_on_signals(coordinator: Coordinator) -> None:

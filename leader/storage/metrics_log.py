@@ -60,7 +60,7 @@ class MetricsLog:
         self._folder = folder
         self._awaited = awaited
         self._clock = clock
-        self._records = _read_records(folder, resumed_round)
+        self._records = read_records(folder, resumed_round)
         #: what each round that is not in metrics.jsonl yet waits for, in round order; a later one waits for it too
         self._waiting: dict[int, set[str]] = {}
         self._early: dict[int, Record] = {}  # evaluations that came before their round's commit
@@ -95,7 +95,7 @@ class MetricsLog:
         self._write_settled()
 
     def _add(self, event: RoundCommitted) -> None:
-        record = _record(event, self._clock())
+        record = record_of(event, self._clock())
         waiting = set(self._awaited(event.round))
         if event.round in self._early:
             record |= self._early.pop(event.round)
@@ -140,7 +140,8 @@ class MetricsLog:
         ).encode()
 
 
-def _record(event: RoundCommitted, now: float) -> Record:
+def record_of(event: RoundCommitted, now: float) -> Record:
+    """The line of a round, committed at time.time() = `now`, before its evaluations."""
     return {
         "round": event.round,
         "loss": _finite(event.loss),
@@ -160,13 +161,16 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _read_records(folder: RunFolder, resumed_round: int) -> dict[int, Record]:
-    """The records of rounds up to `resumed_round`; a line cut off by a crash is passed over."""
+def read_records(folder: RunFolder, last_round: float = math.inf) -> dict[int, Record]:
+    """The records of rounds up to `last_round`; a line cut off by a crash is passed over.
+
+    Raises ConfigError, and OSError where a file can't be read.
+    """
     by_round: dict[int, Record] = {}
     for path in (folder.pending_metrics, folder.metrics):
         if path.exists():
             by_round |= {record["round"]: record for record in _whole_records(path)}
-    return {number: by_round[number] for number in sorted(by_round) if number <= resumed_round}
+    return {number: by_round[number] for number in sorted(by_round) if number <= last_round}
 
 
 def _whole_records(path: Path) -> list[Record]:
