@@ -56,6 +56,7 @@ setup(
     ],
     extras_require={
         "mlflow": ["mlflow-skinny>=3.5,<4"],
+        "tensorboard": ["tensorboard>=2.17"],
         "mongodb": ["pymongo>=4.9"],
         "dev": [
             f"grpcio-tools=={GENERATOR}",
@@ -66,6 +67,7 @@ setup(
             "psutil>=6",
             # Clients of the extras.
             "mlflow-skinny>=3.5,<4",
+            "tensorboard>=2.17",
             "pymongo>=4.9",
             # The live page, asked for and looked at in Debian's or the machine's own Chromium.
             "httpx>=0.27",

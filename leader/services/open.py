@@ -20,11 +20,11 @@ def open_record(config: RunConfig, folder: RunFolder, state: RunState, *, resume
         untold.append(FederatedEvaluated(state.round - 1, state.federated))
     if state.committed is not None:
         untold.append(state.committed)
-    followers = Followers(folder.record, list(_followers(config, state.run_id)))
+    followers = Followers(folder.record, list(_followers(config, folder, state.run_id)))
     return Record(folder.record, followers, untold=untold if resume else None)
 
 
-def _followers(config: RunConfig, run_id: str) -> Iterator[Follower]:
+def _followers(config: RunConfig, folder: RunFolder, run_id: str) -> Iterator[Follower]:
     services = config.services
     if services.mongodb.url:
         from leader.services.mongodb import (
@@ -33,3 +33,11 @@ def _followers(config: RunConfig, run_id: str) -> Iterator[Follower]:
 
         url = filled("services.mongodb.url", services.mongodb.url)
         yield MongodbFollower(url, run_id, services.mongodb.retention_days)
+    if services.mlflow.url:
+        from leader.services.mlflow import MlflowFollower
+
+        yield MlflowFollower(config, folder, run_id)
+    if services.tensorboard:
+        from leader.services.tensorboard import TensorboardFollower
+
+        yield TensorboardFollower(folder.tensorboard)

@@ -122,6 +122,11 @@ class RunFolder:
         return self.path / "metadata.sqlite"
 
     @property
+    def tensorboard(self) -> Path:
+        """Folder for TensorBoard; absent unless it was asked for."""
+        return self.path / "tb"
+
+    @property
     def summary(self) -> Path:
         """The run in one JSON object."""
         return self.path / "summary.json"

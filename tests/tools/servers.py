@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -23,7 +24,12 @@ def serving(command: Sequence[str], port: int, folder: Path) -> Iterator[subproc
     log = folder / f"server-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         deadline = time.monotonic() + TIMEOUT_S
@@ -34,7 +40,8 @@ def serving(command: Sequence[str], port: int, folder: Path) -> Iterator[subproc
             assert up, log.read_text(errors="replace")[-3000:]
         yield process
     finally:
-        process.send_signal(signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # and what it has started itself
         process.wait()
 
 
