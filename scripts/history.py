@@ -76,20 +76,20 @@ QUERIES: Mapping[str, Query] = {
     ),
     "slow": Query(
         "each learner: how often a round waited for it last, and how long",
-        "WITH last AS (SELECT round, max(wait_s) AS wait_s FROM participation WHERE outcome = 'counted' "
-        f"AND seq NOT NULL GROUP BY round) SELECT {_RUN}, learner, sum(outcome = 'counted') AS rounds, "
-        "sum(outcome = 'counted' AND p.wait_s = l.wait_s) AS last_in, avg(iif(outcome = 'counted', p.wait_s, NULL)) "
-        "AS mean_wait_s, avg(iif(outcome = 'counted', p.wait_s / r.seconds, NULL)) AS mean_share, "
-        "sum(outcome <> 'counted') AS missed FROM participation AS p JOIN rounds AS r ON r.round = p.round "
-        "LEFT JOIN last AS l ON l.round = p.round WHERE p.seq NOT NULL GROUP BY learner "
-        "ORDER BY last_in DESC, mean_wait_s DESC, learner",
+        "WITH last AS MATERIALIZED (SELECT p.round, max(wait_s) AS most, r.seconds FROM participation AS p "
+        "JOIN rounds AS r ON r.round = p.round WHERE outcome = 'counted' AND p.seq NOT NULL GROUP BY p.round) "
+        f"SELECT {_RUN}, learner, sum(outcome = 'counted') AS rounds, "
+        "sum(outcome = 'counted' AND wait_s = most) AS last_in, avg(iif(outcome = 'counted', wait_s, NULL)) "
+        "AS mean_wait_s, avg(iif(outcome = 'counted', wait_s / seconds, NULL)) AS mean_share, "
+        "sum(outcome <> 'counted') AS missed FROM participation AS p LEFT JOIN last AS l ON l.round = p.round "
+        "WHERE p.seq NOT NULL GROUP BY +learner ORDER BY last_in DESC, mean_wait_s DESC, learner",
         ("participation", "rounds"),
     ),
     "bytes": Query(
         "each learner: bytes that it sent, in all and a round",
         f"SELECT {_RUN}, learner, sum(bytes) AS bytes, count(*) AS rounds, avg(bytes) AS bytes_a_round, "
-        "1.0 * sum(bytes) / (SELECT sum(bytes) FROM participation WHERE seq NOT NULL) AS share "
-        "FROM participation WHERE seq NOT NULL AND outcome = 'counted' GROUP BY learner ORDER BY bytes DESC, learner",
+        "1.0 * sum(bytes) / sum(sum(bytes)) OVER () AS share "
+        "FROM participation WHERE seq NOT NULL AND outcome = 'counted' GROUP BY +learner ORDER BY bytes DESC, learner",
         ("participation",),
     ),
 }
