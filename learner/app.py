@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from grpc import aio
@@ -14,12 +14,13 @@ from learner.control.dialled import LearnerServer
 from learner.control.registration import MENDABLE, Patience, Registration
 from learner.control.session import Session
 from learner.memory import Memory, alone_in
+from learner.noise_key import NoiseKeys
 from learner.options import LearnerOptions
 from learner.secagg.member import Floors
-from learner.secagg.noise_key import NoiseKeys
 from learner.secagg.sessions import MaskSessions
 from learner.secagg.signing import Peers, Signer
 from learner.secagg.vow import Vows
+from learner.training.example_privacy import ExamplePrivacy
 from learner.trust.access import choose
 from learner.wire.connection import Connection
 from learner.work.workbench import Tools
@@ -100,7 +101,7 @@ class App:
         worker_type: type[Worker] = Worker,
     ) -> None:
         self._options = options
-        memory = Memory(options.state_dir)
+        memory, keys = Memory(options.state_dir), NoiseKeys(options.state_dir)
         floors = Floors(options.least_learners, signed=options.secagg == "signed")
         self._peers = Peers(options.peers) if options.peers else None
         self._promised = False  # whether this learner has said whom it masks with
@@ -110,8 +111,9 @@ class App:
             own.said.examples if own else 0,
             required=options.secagg != "allow",
             signing=self._signing,
-            noise_keys=NoiseKeys(options.state_dir),
+            noise_keys=keys,
         )
+        tools = replace(tools, privacy=ExamplePrivacy(options.state_dir, keys, options.dp_budget))
         self._worker = worker_type(tools, memory, options.network_addr, own.examples if own else None, masks)
         self._access = choose(options)
         if floors.signed and not self._access.enrolled:
@@ -120,7 +122,10 @@ class App:
             )
         address = options.network_addr
         self._server = LearnerServer(address, self._worker, self._access) if address else None
-        self._registration = Registration(options, tools.device, own.said if own else None)
+        said = own.said if own else None
+        if said is not None and options.dp_budget:
+            said.ClearField("fingerprint")  # who guesses all of the data could check that by it
+        self._registration = Registration(options, tools.device, said)
         self._session: Session | None = None
         self._leaving = asyncio.Event()
 

@@ -100,6 +100,12 @@ class LearnerOptions(BaseModel):
     least_learners: int = Field(
         3, ge=2, le=10_000, description="fewest updates in a masked sum that this learner's may be in"
     )
+    dp_budget: float = Field(
+        0.0,
+        ge=0,
+        description="epsilon of each own example over all runs (dp.mode=examples, with --state-dir): once it is "
+        "spent, this learner takes part no more; 0 = what each run says",
+    )
     insecure: bool = Field(False, description="neither encrypt nor prove who is who")
     compile: bool = Field(False, description="compile the model with torch.compile")
     channels_last: bool = Field(
@@ -158,6 +164,7 @@ METAVARS = {
     "server_name": "NAME",
     "jwt_file": "FILE",
     "jwt_leader": "HOST:PORT",
+    "dp_budget": "EPSILON",
     "window_bytes": "BYTES",
     "connect_timeout_s": "SECONDS",
     "reconnect_timeout_s": "SECONDS",

@@ -33,7 +33,7 @@ FLOORS = {
         ["__main__"],
     ],
     "learner": [
-        ["memory", "options"],
+        ["memory", "noise_key", "options"],
         ["secagg", "training", "trust"],
         ["wire"],
         ["work"],

@@ -17,3 +17,6 @@ RELEASE = _release()
 
 #: Version of the wire protocol; leader and learner must have the same.
 PROTOCOL = 1
+
+#: Version of the privacy of examples (dp.mode=examples), as LearnerInfo says it.
+EXAMPLE_PRIVACY = 1

@@ -15,10 +15,11 @@ _LEAST_NOISE = 0.01  # that noise_multiplier = 0 comes to, however large epsilon
 class DpConfig(Section):
     """Differential privacy: each learner's update is clipped, and noise hides it in what the run makes of them."""
 
-    mode: Literal["off", "central", "distributed"] = Field(
+    mode: Literal["off", "central", "distributed", "examples"] = Field(
         "off",
         description="central: the leader, which is trusted, clips updates and adds noise to their sum; "
-        "distributed: each learner clips its own and adds a share of the noise, under masks",
+        "distributed: each learner clips its own and adds a share of the noise, under masks; "
+        "examples: each learner hides each of its examples in its own training, and keeps the ledger",
     )
     clip: Positive = Field(1.0, description="L2 norm that updates are clipped to; with a quantile, at first")
     clip_quantile: float = Field(

@@ -28,12 +28,35 @@ def releases_needed(rounds: int, parts: int, cohort: int) -> int:
 
 def problems_of_privacy(config: RunFields) -> Iterator[str]:
     """One line for each combination that would make a promise that does not hold, or that can't be paid."""
-    if config.dp.on:
+    if config.dp.mode == "examples":
+        yield from _examples_told(config)
+    elif config.dp.on:
         yield from _unclipped(config)
         yield from _telling(config)
         if config.dp.mode == "distributed":
             yield from _unshared(config)
         yield from _unpaid(config)
+
+
+def _examples_told(config: RunFields) -> Iterator[str]:
+    """Where examples can't be told apart, or more of them is told than what their noisy steps make."""
+    begins, train = "dp.mode is examples, but ", config.train
+    if config.data.holder == "leader":
+        yield f"{begins}data.holder is leader, which has the data anyway: set data.holder=learner"
+    if config.exchange == "gradient":
+        yield f"{begins}exchange is gradient, in which learners make no steps of their own: set exchange=delta"
+    if config.model.norm == "batch" and config.model.name and not config.model.task:
+        yield f"{begins}model.norm is batch, which mixes examples, so that none can be clipped: set model.norm=group"
+    if train.control_variates or train.personal_lambda:
+        key = "control_variates" if train.control_variates else "personal_lambda"
+        yield f"{begins}train.{key} is set, whose other steps have no noise: set train.{key}=0"
+    if config.streaming.fragments:
+        yield f"{begins}streaming.fragments is {config.streaming.fragments}: set streaming.fragments=0"
+    if config.dp.clip_quantile:
+        yield f"{begins}dp.clip_quantile is {config.dp.clip_quantile:g}, which is of updates: set dp.clip_quantile=0"
+    if config.aggregate.weighting == "qfedavg":
+        yield f"{begins}aggregate.weighting is qfedavg, which looks at losses: set aggregate.weighting=examples"
+    yield from _telling(config)
 
 
 def _unclipped(config: RunFields) -> Iterator[str]:

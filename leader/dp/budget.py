@@ -31,7 +31,7 @@ class Budget:
     besides = ""  # more of that, for people
 
     def __init__(self, config: RunConfig, layout: Layout, path: Path, state: RunState) -> None:
-        _check_buffers(config.dp.mode, layout)
+        check_buffers(config.dp.mode, layout)
         self._config = config
         self._dp = dp = config.dp
         self._multiplier = dp.noise(releases_a_part(config))
@@ -123,7 +123,8 @@ class Budget:
         }
 
 
-def _check_buffers(mode: str, layout: Layout) -> None:
+def check_buffers(mode: str, layout: Layout) -> None:
+    """Raise ConfigError for a model with tensors that would travel without noise."""
     buffers = [entry.name for entry in layout.buffers if entry.name not in layout.local]
     if buffers:
         raise ConfigError(

@@ -9,8 +9,10 @@ from typing import Any, Protocol, TypeVar
 from leader.aggregation.base import Aggregator
 from leader.config import RunConfig
 from leader.config.secagg_rules import sum_of_least
+from leader.dp.budget import check_buffers
 from leader.dp.central import CentralPrivacy
 from leader.dp.distributed import DistributedPrivacy
+from leader.dp.ledger import ADJACENCY
 from leader.dp.masked_release import MaskedRelease
 from leader.state import RunState
 from model.flat import Layout
@@ -67,6 +69,9 @@ def open_privacy(config: RunConfig, layout: Layout, path: Path, state: RunState)
             return CentralPrivacy(config, layout, path, state)
         case "distributed":
             return DistributedPrivacy(config, layout, path, state)
+        case "examples":
+            check_buffers("examples", layout)
+            return OfExamples(config)
         case _:
             return NoPrivacy(config)
 
@@ -119,3 +124,34 @@ class NoPrivacy:
     def summary(self) -> Mapping[str, Any]:
         """See Privacy."""
         return {} if self._mode == "off" else {"mode": self._mode, "least": self._least}
+
+
+class OfExamples(NoPrivacy):
+    """Each learner hides its examples in its own training, and keeps its own ledger; the leader knows of neither."""
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config)
+        self._dp = config.dp
+
+    def promise(self, layout: Layout) -> list[str]:
+        """See Privacy."""
+        dp = self._dp
+        return [
+            *super().promise(layout),
+            f"privacy of each example: epsilon {dp.epsilon:g} at delta {dp.delta:g} over the run, against the leader "
+            "and whoever has its models and results, by each learner's own noise and ledger (dp.mode=examples)",
+        ]
+
+    def summary(self) -> Mapping[str, Any]:
+        """See Privacy; what is spent is known to each learner alone."""
+        return {
+            **super().summary(),
+            "mode": self._dp.mode,
+            "unit": "example",
+            "epsilon": self._dp.epsilon,
+            "delta": self._dp.delta,
+            "spent_max": None,
+            "adjacency": ADJACENCY,
+            "against": "models and results, and against the leader",
+            "sampling": "poisson batches",
+        }

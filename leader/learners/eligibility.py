@@ -11,7 +11,7 @@ from leader.learners.membership import Member
 from protos import leader_pb2
 from utils.errors import IncompatibleError, LimitError
 from utils.secagg.roster import VERSION
-from utils.version import RELEASE
+from utils.version import EXAMPLE_PRIVACY, RELEASE
 
 
 class Eligibility:
@@ -32,6 +32,11 @@ class Eligibility:
             raise IncompatibleError(
                 f"learner {info.name or 'without a name'} can't mask updates (secagg.mode): it needs a session "
                 f"and this release: install flockstep {RELEASE} there, and leave --network-addr out"
+            )
+        if self._config.dp.mode == "examples" and info.example_privacy != EXAMPLE_PRIVACY:
+            raise IncompatibleError(
+                f"learner {info.name or 'without a name'} can't hide its examples (dp.mode=examples): install "
+                f"flockstep {RELEASE} there"
             )
         if not info.HasField("own_data"):
             if self._held is None:

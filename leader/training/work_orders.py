@@ -153,6 +153,10 @@ class WorkPlanner:
         )
         if self._config.streaming.fragments:
             self._stream(order)
+        if (dp := self._config.dp).mode == "examples":
+            order.examples.clip, order.examples.noise_multiplier = dp.clip, dp.noise_multiplier
+            order.examples.epsilon, order.examples.delta = dp.epsilon, dp.delta
+            order.examples.rounds = self._config.rounds
         return self._sealed(order, part)
 
     def _stream(self, order: leader_pb2.WorkOrder) -> None:

@@ -25,7 +25,7 @@ from utils.errors import (
     UnreachableError,
 )
 from utils.secagg.roster import VERSION
-from utils.version import PROTOCOL, RELEASE
+from utils.version import EXAMPLE_PRIVACY, PROTOCOL, RELEASE
 from utils.wire.contract import LeaderStub
 from utils.wire.status import told
 
@@ -56,6 +56,7 @@ class Registration:
             device_kind=device.type,
             memory_bytes=memory_bytes(device),
             codecs=(*KINDS, "zstd"),
+            example_privacy=EXAMPLE_PRIVACY,
             secagg=VERSION if control == leader_pb2.CONTROL_SESSION else 0,
         )
 

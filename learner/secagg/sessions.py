@@ -7,8 +7,8 @@ import logging
 import math
 from collections.abc import Callable
 
+from learner.noise_key import NoiseKeys
 from learner.secagg.member import Floors, MaskMember, Phase, Signing
-from learner.secagg.noise_key import NoiseKeys
 from learner.secagg.vow import Vows
 from protos import leader_pb2
 from utils import faults

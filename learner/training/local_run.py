@@ -82,14 +82,19 @@ class LocalRun:
         for step, (number, indices) in zip(steps, self.batches(steps), strict=True):
             if self._cancelled.is_set():
                 raise CancelledError(f"round {order.round} is over")
-            losses.append((len(indices), self._backward(number, indices)))
+            count = self.counted(indices)
+            losses.append((count, self._backward(number, indices)))
             if sgd is not None:
                 sgd.step(step)
-            trained += len(indices)
+            trained += count
             faults.reach("learner.training", order.round)
             if not quiet:
                 self._progress(step + 1, order.local_steps, trained / (time.perf_counter() - began))
         return losses
+
+    def counted(self, indices: Indices) -> int:
+        """How many examples a batch is told to have."""
+        return len(indices)
 
     def _backward(self, number: int, indices: Indices) -> Tensor:
         self.model.zero_gradient()

@@ -16,6 +16,7 @@ from learner.training.algorithms.base import Algorithm
 from learner.training.algorithms.choose import choose_algorithms
 from learner.training.local_run import LocalRun
 from learner.training.local_sgd import LocalSgd
+from learner.training.private_run import PrivateRun
 from learner.training.update import Assignment, Head, Progress, Update
 from model.flat import FlatModel
 from utils.errors import IncompatibleError
@@ -82,7 +83,8 @@ class Trainer:
         return next((head for head in heads if head is not None), None)
 
     def _open(self, assignment: Assignment, progress: Progress) -> LocalRun:
-        return LocalRun(self.model, self._forward, assignment, self._cancelled, progress)
+        kind = PrivateRun if assignment.order.HasField("examples") else LocalRun
+        return kind(self.model, self._forward, assignment, self._cancelled, progress)
 
     def _values(self, run: LocalRun, change: Vector, algorithms: Sequence[Algorithm]) -> Vector:
         """What travels: the change, or the gradient and the change of the buffers."""

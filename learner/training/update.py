@@ -68,6 +68,10 @@ class Head:
     seconds: float
 
 
+#: Has the steps of an order on so many examples on disk as paid; noise multiplier and key of their noise.
+Charge = Callable[[leader_pb2.WorkOrder, int], tuple[float, bytes]]
+
+
 @dataclass(frozen=True)
 class Assignment:
     """A work order with everything that it needs."""
@@ -81,6 +85,7 @@ class Assignment:
     holdout: float = 0.0  # share of the examples that is not trained on
     head: Head | None = None  # the order's first steps, if they were made before it came
     watcher: Watcher | None = None  # takes the gradient while backward makes it
+    charge: Charge | None = None  # where each example is private: see ExamplePrivacy
 
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, images a second

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +13,7 @@ import torch
 
 from learner.memory import Memory, Vectors
 from learner.training.algorithms.streaming_diloco import is_head_of
+from learner.training.example_privacy import ExamplePrivacy
 from learner.training.trainer import Trainer
 from learner.training.update import Assignment, Head, Progress, Update
 from learner.wire.encoding import Coding
@@ -37,6 +39,7 @@ class Tools:
     task: Task | None = None  # the user's own; None = what the leader names
     compile: bool = False
     channels_last: bool = True
+    privacy: ExamplePrivacy | None = None  # of its examples
 
 
 def build_trainer(
@@ -86,10 +89,12 @@ class Assignments:
             base.control,
             memory,
             self._run.holdout,
+            charge=partial(self._tools.privacy.charge, self._run.run_id) if self._tools.privacy else None,
         )
 
     def made(self, order: leader_pb2.WorkOrder, part: str, update: Update) -> HeldUpdate:
         """The update as it travels; what the part is to remember is staged, and holds once that counts."""
+        update = _told(order, update)
         before = self._memory.of(part, order.round, order.step)
         file, remembered = self.coding.encode(order, update.values, before)
         if vectors := {**update.memory, **remembered}:
@@ -101,7 +106,7 @@ class Assignments:
         """The update of an order that asks for masks; see `made`."""
         if update.memory:
             self._memory.stage(part, order.round, update.memory, order.step)
-        return MaskedUpdate.of(order, update, base.vector, self._layout)
+        return MaskedUpdate.of(order, _told(order, update), base.vector, self._layout)
 
     def maker(
         self, update: StreamedUpdate, memory: Vectors, post: Callable[[SentPiece | None], None]
@@ -190,6 +195,13 @@ class Workbench:
     def cancel(self) -> None:
         """Make the order that runs now raise CancelledError before its next step; any thread may call it."""
         self._trainer.cancel()
+
+
+def _told(order: leader_pb2.WorkOrder, update: Update) -> Update:
+    """The update without what would tell of examples that are private."""
+    if not order.HasField("examples"):
+        return update
+    return replace(update, loss=math.nan, start_loss=None, scores={})
 
 
 def _images(

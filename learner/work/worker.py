@@ -157,6 +157,8 @@ class Worker:
                 f"{order.batch_size}; install the same release on both sides"
             )
         check_streaming(order)
+        if self._tools.privacy is not None:
+            self._tools.privacy.check(order)
         answer = self.masks.ordered(order)
         if self._book.ordered(order):
             self._cancel()

@@ -18,8 +18,8 @@ from leader.cli import parse
 from leader.events import RoundCommitted, UpdateAccepted
 from leader.secagg.masked_sum import MaskedSum
 from leader.secagg.pending import PendingFile
+from learner import noise_key
 from learner.app import fingerprint_of
-from learner.secagg import noise_key
 from protos import leader_pb2
 from scripts.cluster import Cluster
 from scripts.simulate.parts import Brought

@@ -86,3 +86,13 @@ class SlowNoise(Noise):
         """See Task."""
         time.sleep(0.05)
         return super().make_batch(examples, indices, rng)
+
+
+class NormlessNoise(Noise):
+    """The same, of a net in which no example has a part in what becomes of another."""
+
+    def build_model(self, seed: int) -> nn.Module:
+        """See Task."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return nn.Sequential(nn.Linear(FEATURES, FEATURES), nn.Tanh(), nn.Linear(FEATURES, 1))

@@ -290,7 +290,10 @@ class MaskedExchange(SynchronousExchange):
                 100 * self.aggregate.saturated,
                 self._plan.range,
             )
-        return Closed(Applied(), await self._step(step), recalled)
+        result = await self._step(step)
+        if self._engine.config.dp.on:
+            result = replace(result, loss=math.nan)  # nobody has told one
+        return Closed(Applied(), result, recalled)
 
     async def _write_down(self) -> str:
         """Decide who is in the sum, for good; why there can be none, or ""."""

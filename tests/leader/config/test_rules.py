@@ -25,6 +25,7 @@ def refusal(*settings: str) -> str:
 SIGNED = "secagg.mode=signed data.holder=learner learners=3 trust.mode=on cohort.quorum=1"
 PRIVATE = "dp.mode=central model.norm=group aggregate.weighting=uniform"
 SHARED = f"{PRIVATE} dp.mode=distributed secagg.mode=masked data.holder=learner learners=4"
+EXAMPLES = "dp.mode=examples model.norm=group data.holder=learner"
 REFUSED = {
     "krum": ("aggregate.rule=krum aggregate.byzantine=1 learners=4", "2 x 1 + 3 = 5 updates", "close on 4"),
     "multi_krum": ("aggregate.rule=multi_krum learners=2", "2 x 0 + 3 = 3 updates", "close on 2"),
@@ -122,6 +123,25 @@ REFUSED = {
         f"{SHARED} rounds=50 dp.noise_multiplier=1",
         "which pays a learner 2 rounds at dp.noise_multiplier=1, but 50 rounds may need 50 of one",
     ),
+    "examples here": (
+        f"{EXAMPLES} data.holder=leader",
+        "dp.mode is examples, but data.holder is leader, which has the data anyway: set data.holder=learner",
+    ),
+    "examples by gradients": (f"{EXAMPLES} exchange=gradient", "no steps of their own: set exchange=delta"),
+    "examples in batch norm": (
+        f"{EXAMPLES} model.norm=batch",
+        "dp.mode is examples, but model.norm is batch, which mixes examples, so that none can be clipped: set "
+        "model.norm=group",
+    ),
+    "examples and a personal model": (f"{EXAMPLES} train.personal_lambda=1", "set train.personal_lambda=0"),
+    "examples in fragments": (f"{EXAMPLES} streaming.fragments=2", "set streaming.fragments=0"),
+    "examples by quantile": (f"{EXAMPLES} dp.clip_quantile=0.5", "set dp.clip_quantile=0"),
+    "examples by losses": (f"{EXAMPLES} aggregate.weighting=qfedavg", "set aggregate.weighting=examples"),
+    "examples scored": (
+        f"{EXAMPLES} evaluation.federated_every=1 evaluation.holdout=0.1",
+        "set evaluation.federated_every=0",
+    ),
+    "examples and oort": (f"{EXAMPLES} cohort.policy=oort cohort.size=1", "set cohort.policy=uniform"),
     "private clip": (f"{PRIVATE} aggregate.clip_norm=3", "clipped to dp.clip: set aggregate.clip_norm=0"),
     "private bound": (f"{PRIVATE} aggregate.reject_norm=3", "set aggregate.reject_norm=0"),
     "private scaffold": (

@@ -119,6 +119,7 @@ def test_no_sum_of_the_longest_updates_with_the_largest_noise_wraps(
 ) -> None:
     plan = planned(multiplier, parties, bits, parties, size=1000)
     check_noise(plan, leader_pb2.MaskPlan(bits=bits, parties=parties))
+    assert multiplier_of(plan, parties) < 1.02 * multiplier  # no more noise than asked for, either
     longest = plan.reach + noise_of(plan).peak
     total = np.array([longest * parties, -longest * parties]).astype(f"i{bits // 8}").view(f"u{bits // 8}")
     mean, _ = mean_of(total, plan, parties)

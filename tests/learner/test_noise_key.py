@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from learner.noise_key import NoiseKeys
 from learner.secagg.member import Floors
-from learner.secagg.noise_key import NoiseKeys
 from learner.secagg.sessions import MaskSessions
 from learner.secagg.vow import Vows
 from learner.training.update import Update
@@ -43,6 +43,7 @@ def test_another_run_and_a_round_far_away_have_keys_of_their_own() -> None:
     keys = NoiseKeys(None)
     drawn = [keys.of("run", 1), keys.of("other", 2), keys.of("other", 2**31), NoiseKeys(None).of("run", 1)]
     assert len(set(drawn)) == 4
+    assert drawn[1] != hmac.digest(drawn[0], b"flockstep dp 1 next", "sha256")
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '{"run": "r", "round": 1, "key": "00"}'])

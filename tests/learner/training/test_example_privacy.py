@@ -1,0 +1,143 @@
+"""The ledger of a learner's own examples: charged once, before anything is made of them, within the budget."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from learner.noise_key import NoiseKeys
+from learner.training.example_privacy import ExamplePrivacy
+from protos import leader_pb2
+from utils.dp.sampled_gaussian import divergences_of, epsilon_of, least_noise
+from utils.errors import PayloadError, PrivacyError
+
+EXAMPLES = 240
+
+
+def order(round_: int = 1, **plan: Any) -> leader_pb2.WorkOrder:
+    asked = {"clip": 1.0, "epsilon": 8.0, "delta": 1e-5, "rounds": 10, **plan}
+    return leader_pb2.WorkOrder(
+        work_id=f"{round_}-0-a",
+        round=round_,
+        local_steps=5,
+        batch_size=24,
+        exchange="delta",
+        examples=leader_pb2.ExamplePlan(**asked),
+    )
+
+
+def opened(folder: Path, budget: float = 0.0) -> ExamplePrivacy:
+    return ExamplePrivacy(folder, NoiseKeys(folder), budget)
+
+
+def entries(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "privacy.jsonl").read_text().splitlines()]
+
+
+def test_the_least_noise_pays_all_rounds_of_the_run_and_no_more(tmp_path: Path) -> None:
+    privacy = opened(tmp_path)
+    for round_ in range(1, 11):
+        noise, key = privacy.charge("run", order(round_), EXAMPLES)
+        assert noise == least_noise(0.1, 50, 8.0, 1e-5)
+        assert len(key) == 32
+    spent = epsilon_of(sum(e["steps"] * divergences_of(e["rate"], e["z"]) for e in entries(tmp_path)), 1e-5)
+    assert 7.9 < spent <= 8.0
+    with pytest.raises(PrivacyError, match=r"round 11 would bring .* to epsilon 8\.\d+ of 8 in this run"):
+        privacy.charge("run", order(11), EXAMPLES)
+    assert len(entries(tmp_path)) == 10
+    privacy.charge("another run", order(1), EXAMPLES)
+
+
+def test_the_same_work_is_charged_once_and_has_the_same_noise_after_a_restart_too(tmp_path: Path) -> None:
+    first = opened(tmp_path).charge("run", order(), EXAMPLES)
+    restarted = opened(tmp_path)
+    assert restarted.charge("run", order(), EXAMPLES) == restarted.charge("run", order(), EXAMPLES) == first
+    assert len(entries(tmp_path)) == 1
+
+
+def test_a_budget_is_of_all_runs_and_once_it_is_spent_that_is_for_good(tmp_path: Path) -> None:
+    three, four = (epsilon_of(5 * n * divergences_of(0.1, 2.0), 1e-5) for n in (3, 4))
+    budget = (three + four) / 2
+    privacy, asked = opened(tmp_path, budget), order(noise_multiplier=2.0)
+    for run in ("one", "two", "three"):
+        privacy.charge(run, asked, EXAMPLES)
+    with pytest.raises(
+        PrivacyError, match=r"to epsilon [\d.]+ of [\d.]+ \(--dp-budget\); it takes part no more"
+    ):
+        privacy.charge("four", asked, EXAMPLES)
+    for less in (budget, 0.5):
+        with pytest.raises(PrivacyError, match=r"is spent .* it takes part no more"):
+            opened(tmp_path, less)
+    opened(tmp_path, 6.0).charge("four", asked, EXAMPLES)
+
+
+def test_a_budget_lets_no_work_be_done_without_noise(tmp_path: Path) -> None:
+    plain = order()
+    plain.ClearField("examples")
+    opened(tmp_path).check(plain)
+    with pytest.raises(PayloadError, match="work without noise for each example"):
+        opened(tmp_path, 4.0).check(plain)
+    opened(tmp_path, 4.0).check(order())
+
+
+@pytest.mark.parametrize("plan", [{"clip": 0}, {"epsilon": 0}, {"delta": 0}, {"delta": 1}])
+def test_a_plan_that_promises_nothing_is_refused(tmp_path: Path, plan: dict[str, Any]) -> None:
+    with pytest.raises(PayloadError, match="promises nothing"):
+        opened(tmp_path).check(order(**plan))
+
+
+def test_gradients_are_not_steps_of_its_own(tmp_path: Path) -> None:
+    asked = order()
+    asked.exchange = "gradient"
+    with pytest.raises(PayloadError, match="promises nothing"):
+        opened(tmp_path).check(asked)
+
+
+def test_without_a_folder_there_is_no_ledger_and_no_work() -> None:
+    with pytest.raises(PrivacyError, match="start the learner with --state-dir"):
+        ExamplePrivacy(None, NoiseKeys(None)).charge("run", order(), EXAMPLES)
+
+
+def test_a_line_that_a_crash_cut_off_is_cut_and_any_other_damage_is_an_error(tmp_path: Path) -> None:
+    privacy = opened(tmp_path)
+    for round_ in (1, 2, 3):
+        privacy.charge("run", order(round_), EXAMPLES)
+    path = tmp_path / "privacy.jsonl"
+    sound = path.read_bytes()
+    path.write_bytes(sound + b'{"run": "ru')
+    opened(tmp_path)
+    assert path.read_bytes() == sound
+    lines = sound.splitlines(keepends=True)
+    for damaged in (lines[0] + lines[2], sound.replace(b'"steps": 5', b'"steps": 1', 1), b"{}\n", b"[]\n"):
+        path.write_bytes(damaged)
+        with pytest.raises(PrivacyError, match="is damaged"):
+            opened(tmp_path)
+
+
+def test_whenever_it_is_killed_all_that_was_trained_is_charged_once(tmp_path: Path) -> None:
+    """Fifty histories of rounds, repeats, restarts and torn lines, beside a model of what must be there."""
+    draw = random.Random(5)
+    for number in range(50):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        privacy, trained, round_ = opened(folder), set[str](), 1
+        for _ in range(12):
+            match draw.randrange(4):
+                case 0:
+                    round_ += 1
+                case 1:
+                    privacy = opened(folder)
+                case 2:
+                    with (folder / "privacy.jsonl").open("ab") as file:
+                        file.write(b'{"run": "run", "of')
+                    privacy = opened(folder)
+            asked = order(round_, noise_multiplier=2.0, epsilon=99.0)
+            privacy.charge("run", asked, EXAMPLES)
+            trained.add(asked.work_id)
+        assert [entry["of"] for entry in entries(folder)] == sorted(
+            trained, key=lambda of: int(of.split("-")[0])
+        )
