@@ -192,8 +192,11 @@ class _Writer:
         try:
             self._file = self._file or RecordFile(self._path)
             while self._owed:
-                with self._file:
-                    self._owed[0](self._file)
+                try:
+                    with self._file:
+                        self._owed[0](self._file)
+                except (OverflowError, sqlite3.ProgrammingError, sqlite3.InterfaceError):  # no disk's fault
+                    _log.exception("part of the record %s can't be kept", self._path)
                 self._owed.popleft()
         except sqlite3.Error as error:
             if not self._failed:

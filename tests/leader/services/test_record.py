@@ -210,3 +210,12 @@ def test_of_what_callers_can_make_any_number_of_the_newest_rows_are_kept(
     recorded(path, [STARTED, *came, *refused])
     assert rows(path, "SELECT count(*) FROM refusals") == [(500,)]
     assert rows(path, "SELECT count(*), max(name) FROM learners WHERE name >= 'n1400'") == [(100, "n1499")]
+
+
+def test_what_the_database_can_not_hold_costs_its_own_row_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metadata.sqlite"
+    recorded(path, [STARTED, replace(committed(1), bytes_up=2**70), committed(2)])
+    assert rows(path, "SELECT round FROM rounds") == [(2,)]
+    assert len(caplog.records) == 1
