@@ -1,1 +1,1 @@
-"""Secure aggregation at the learner: its part in sessions, the vow that it keeps, and the key of its noise."""
+"""Secure aggregation at the learner: its part in sessions, and the vow that it keeps."""
