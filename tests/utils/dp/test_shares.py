@@ -126,6 +126,12 @@ def test_no_sum_of_the_longest_updates_with_the_largest_noise_wraps(
     assert mean.tolist() == pytest.approx([longest * 2.0 / plan.reach, -longest * 2.0 / plan.reach])
 
 
+def test_finer_noise_that_the_ring_has_no_room_for_is_not_taken() -> None:
+    plan = planned(0.5, 9000, 32, 9000, size=11_000_000)
+    check_noise(plan, leader_pb2.MaskPlan(bits=32, parties=9000))
+    assert multiplier_of(plan, 9000) == pytest.approx(0.5, rel=1e-3)
+
+
 def test_the_largest_draw_is_the_peak() -> None:
     assert noise_of(PLAN).peak == 640 * 33
     assert np.abs(noise_of(PLAN).draw(KEY, 1 << 20)).max() < noise_of(PLAN).peak
