@@ -79,6 +79,8 @@ HELD = {
     "Metric.value": f"{METRICS}::test_metrics_that_cannot_be_meant_are_refused",
     "Metric.examples": f"{METRICS}::test_scores_weigh_no_more_than_what_their_part_holds_out",
     "LearnerInfo.secagg": "leader/learners/test_eligibility.py::test_who_can_not_mask_has_no_part_in_a_masked_run",
+    "LearnerInfo.example_privacy": "leader/learners/test_eligibility.py::"
+    "test_who_can_not_hide_its_examples_has_no_part_in_a_run_that_promises_it",
     "UpdateHeader.session": "cluster/test_masked.py::test_an_update_counts_only_under_the_masks_of_its_round",
     "MaskUp.session": "cluster/test_masked.py::test_what_a_learner_says_in_no_session_changes_nothing",
     "Advert.share_key": ADVERT,

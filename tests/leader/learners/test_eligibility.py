@@ -9,6 +9,7 @@ from leader.trust.callers import anonymous
 from tests.leader.learners.crew import Crew, info
 from utils.errors import IncompatibleError, LimitError, NotReadyError
 from utils.secagg.roster import VERSION
+from utils.version import EXAMPLE_PRIVACY
 
 
 def test_learners_whose_data_does_not_fit_the_run_are_refused() -> None:
@@ -125,5 +126,19 @@ def test_who_can_not_mask_has_no_part_in_a_masked_run() -> None:
         ):
             crew.workforce.register(said, anonymous("peer"))
     said.secagg = VERSION
+    crew.workforce.register(said, anonymous("peer"))
+    assert len(crew.workforce) == 1
+
+
+def test_who_can_not_hide_its_examples_has_no_part_in_a_run_that_promises_it() -> None:
+    crew = Crew(learners=3, holder="learner", dp={"mode": "examples"}, model={"norm": "group"})
+    said = info("a", own=5)
+    for version in (0, EXAMPLE_PRIVACY + 1):
+        said.example_privacy = version
+        with pytest.raises(
+            IncompatibleError, match=r"a can't hide its examples \(dp.mode=examples\): install"
+        ):
+            crew.workforce.register(said, anonymous("peer"))
+    said.example_privacy = EXAMPLE_PRIVACY
     crew.workforce.register(said, anonymous("peer"))
     assert len(crew.workforce) == 1
