@@ -51,6 +51,7 @@ WORDS: Mapping[str, Word] = {
     "history": Word(
         "scripts.history", "ask the records of runs who did what, and how long it took", ("scripts.history",)
     ),
+    "page": Word("scripts.page", "show runs that have ended in a browser, side by side", ("scripts.page",)),
     "demo": Word(
         "scripts.demo", "a leader and two learners on this machine train CIFAR-10", ("scripts.demo",)
     ),
