@@ -137,14 +137,20 @@ class App:
                 write_atomically(self._folder.path / "address", [address.encode()])
                 if admission is not None and (invitation := admission.invite()):
                     invite(self._started(address), invitation)
-                return await self.lead(address, partial(self._train_under_watch, admission))
+                reason = await self._lead(address, partial(self._train_under_watch, admission))
+            # Not before the server has stopped: what may take seconds must not leave learners with a leader
+            # that answers and counts nothing.
+            await self._close_record()
+            return reason
         except asyncio.CancelledError:
+            self._record.abandon()
             self._tracker.evaluations.cancel()
             for member in self.coordinator.workforce:
                 member.link.end()
             raise
-        except FlockstepError as error:
-            if admission is not None:
+        except Exception as error:
+            await self._close_record()
+            if admission is not None and isinstance(error, FlockstepError):
                 round_ = self.coordinator.state.round
                 admission.audit.record("stop", round=round_, reason=f"failed: {error}")
             raise
@@ -162,7 +168,10 @@ class App:
         try:
             return await self._lead(address, train)
         finally:
-            await asyncio.to_thread(self._record.close)
+            await self._close_record()
+
+    async def _close_record(self) -> None:
+        await asyncio.to_thread(self._record.close)
 
     async def _lead(self, address: str, train: Callable[[], Awaitable[str]]) -> str:
         started = self._started(address)

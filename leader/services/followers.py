@@ -103,6 +103,12 @@ class Followers:
                     self._path,
                 )
 
+    def abandon(self) -> None:
+        """Send nothing more, wait for nothing and say nothing, as where the process is killed."""
+        with self._news:
+            self._closing_at = time.monotonic()
+            self._news.notify()
+
     def _run(self) -> None:
         database: sqlite3.Connection | None = None
         while True:

@@ -8,8 +8,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from leader import events
 from leader.events import Event, RoundCommitted
@@ -71,6 +72,15 @@ class Record:
             self._jobs.put(None)
             self._thread.join(_CLOSE_S)
         self.followers.close(_LAST_ROWS_S)
+
+    def abandon(self) -> None:
+        """Write nothing more and wait for nothing, as where the process is killed."""
+        with suppress(Empty):
+            while True:
+                if isinstance(job := self._jobs.get_nowait(), threading.Event):
+                    job.set()
+        self._jobs.put(None)
+        self.followers.abandon()
 
     def _started(self, event: events.RunStarted) -> None:
         now, self._round = self._clock(), event.resumed_round
