@@ -1,4 +1,4 @@
-"""A real server that speaks MongoDB's protocol (SecantusDB) follows a run: through an end of one and a kill of the other, and by index."""
+"""A real server that speaks MongoDB's protocol (SecantusDB) follows a run: both are ended, and reads go by an index."""
 
 from __future__ import annotations
 
