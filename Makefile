@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install proto check test fuzz demo bench federated attacks attack clean
+.PHONY: help install proto check test fuzz slurm demo bench federated attacks attack clean
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ test: $(INSTALLED) ## run the tests, JOBS=2 at a time; ARGS="-k name" passes arg
 
 fuzz: $(INSTALLED) ## a million mutated inputs for every payload kind and RPC; ARGS="--seed 1" passes on
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+slurm: $(INSTALLED) ## the Slurm script in a real Slurm of one node, a minute; .ci/services installs it
+	SLURM=1 $(BIN)/python -m pytest -q tests/deploy/test_slurm.py $(ARGS)
 
 demo: $(INSTALLED) ## train with a leader and two learners here; DATA=DIR holds CIFAR-10
 	@$(BIN)/python -m scripts.demo $(if $(DATA),--data "$(DATA)") $(ARGS)
