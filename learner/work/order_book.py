@@ -5,7 +5,7 @@ the commit of its round: when the order comes again after a reconnect or a leade
 nothing is trained twice.
 
     --ordered--> queued --next--> under way --made--> under way, its update held --finished--> held
-    queued --disconnected--> forgotten: it will come again     queued or held --commit of its round--> let go
+    queued --disconnected--> forgotten: it will come again     queued or held --commit of its round, refused--> let go
     under way --a later order, the commit of its round--> unwanted, for whoever trains it to stop
 """
 
@@ -72,6 +72,10 @@ class OrderBook:
     def hold(self, order: leader_pb2.WorkOrder, update: object) -> None:
         """Keep the update of an order, in place of its part's last one."""
         self._held[part_of(order)] = (order, update)
+
+    def let_go(self, part: str) -> None:
+        """The update of a part is void: should its order come again, it is to be made again."""
+        self._held.pop(part, None)
 
     def held(self, order: leader_pb2.WorkOrder, kind: type[T]) -> T | None:
         """The update of this very order, if it is kept, as one of `kind`."""

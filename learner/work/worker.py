@@ -240,8 +240,9 @@ class Worker:
         """What was staged with an update holds, or is void."""
         if fate is Fate.COUNTED:
             self._memory.counted(part)
-        elif fate is Fate.REFUSED:
+        elif fate is Fate.REFUSED:  # what the part was to remember with it is gone
             self._memory.refused(part)
+            self._book.let_go(part)
 
     async def _do_in_pieces(self, steps: Steps, order: leader_pb2.WorkOrder, part: str) -> None:
         """Send the update while it is made; whether it counts is heard with the weights that it makes."""

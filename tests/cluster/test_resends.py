@@ -19,7 +19,7 @@ from learner.work.worker import Worker
 from protos import leader_pb2, leader_pb2_grpc
 from scripts.cluster import Cluster
 from tests.clusters import TIMEOUT_S, TINY, join, play, train
-from utils.errors import NameTakenError, UnreachableError, WireError
+from utils.errors import LateUpdateError, NameTakenError, UnreachableError, WireError
 
 FORGED = b"sixteen made up."
 
@@ -58,6 +58,32 @@ class Holding(Worker):
             self.held.set()
             await self.may_go.wait()
         await super()._send(held, resume=resume)
+
+
+class Refused(Worker):
+    """Is told that its update of round 2 came too late, as by a leader that ends."""
+
+    refused: asyncio.Event
+
+    async def _send(self, held: HeldUpdate, *, resume: bool) -> None:
+        if held.round == 2 and not self.refused.is_set():
+            self.refused.set()
+            raise LateUpdateError("the run is over")
+        await super()._send(held, resume=resume)
+
+
+def test_an_update_that_a_leader_refused_in_its_end_is_made_again_for_the_one_that_goes_on() -> None:
+    settings = {**TINY, "rounds": 4, "codec.up": "int8", "model.local": "norm.*"}  # parts remember something
+
+    async def scenario(cluster: Cluster) -> None:
+        refused = asyncio.Event()
+        join(cluster, "a", worker=type("Refused", (Refused,), {"refused": refused}))
+        join(cluster, "b")
+        await asyncio.wait_for(refused.wait(), TIMEOUT_S)
+        await cluster.resume()
+        await cluster.finished()
+
+    assert play(scenario, settings).model_sha256 == play(train, settings).model_sha256
 
 
 def test_an_update_that_is_sent_too_often_counts_once() -> None:

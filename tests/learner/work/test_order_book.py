@@ -70,8 +70,11 @@ def test_an_update_is_held_for_the_very_order_that_it_answers() -> None:
     book.hold(order(1, shard=0), "other part")
     assert book.held(order(1, 1), str) == "two"
     assert book.newest() == order(1, 1)
-    book.cleared()
+    book.let_go("own")
     assert book.held(order(1, 1), str) is None
+    assert book.held(order(1, shard=0), str) == "other part"
+    book.cleared()
+    assert book.held(order(1, shard=0), str) is None
     assert book.newest() is None
 
 
