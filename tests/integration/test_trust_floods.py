@@ -21,8 +21,8 @@ from utils.trust import contract
 from utils.trust.credentials import Credentials
 from utils.wire.status import failures_told
 
-SILENT = 500  # connections at once that say nothing
-HANDSHAKES = 2000  # by whom the leader does not know, before the first round; they go on then
+SILENT = 200  # connections at once that say nothing
+HANDSHAKES = 800  # by whom the leader does not know, before the first round; they go on then
 AT_ONCE = 8
 
 
