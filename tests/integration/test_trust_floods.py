@@ -21,8 +21,8 @@ from utils.trust import contract
 from utils.trust.credentials import Credentials
 from utils.wire.status import failures_told
 
-SILENT = 200  # connections at once that say nothing
-HANDSHAKES = 800  # by whom the leader does not know, before the first round; they go on then
+SILENT = 500  # connections at once that say nothing
+HANDSHAKES = 2000  # by whom the leader does not know, before the first round; they go on then
 AT_ONCE = 8
 
 
@@ -141,7 +141,8 @@ def test_neither_strangers_nor_a_learner_that_floods_keep_others_from_training(
         await attack.call_off()
         assert attack.seen["silent"] == attack.seen["closed"]
         await asyncio.to_thread(crew[0].frozen)
-        await asyncio.to_thread(wait_released, leader, before + 2 * len(crew))
+        # Before, the record (metadata.sqlite, its log and that one's index) may not have been open yet.
+        await asyncio.to_thread(wait_released, leader, before + 2 * len(crew) + 3)
         crew[0].signal(signal.SIGCONT)
         for program in (leader, *crew):
             await asyncio.to_thread(program.succeed)
