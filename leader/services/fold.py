@@ -11,6 +11,7 @@ from leader.events import CallRefused, Evaluated, FederatedEvaluated, LearnerJoi
 from leader.metric_names import at_learners, on_test_split
 from leader.services.record_file import Value
 
+_MOST_MISSING = 10_000  # learners without an update whose reasons are kept; names may come and go without end
 _MOST_REFUSALS = 1000  # kinds of them that are told apart between two rounds
 _SPREADS = ("std", "worst_decile", "min", "max")  # of a metric over the learners, beside its mean
 
@@ -67,7 +68,8 @@ class Participation:
 
     def missing(self, name: str, outcome: str) -> None:
         """A learner has no update to show so far, and why."""
-        self._missing.setdefault(name, outcome)
+        if len(self._missing) < _MOST_MISSING:
+            self._missing.setdefault(name, outcome)
 
     def rows(self, round_: int) -> Iterator[tuple[Value, ...]]:
         """Of table participation."""

@@ -114,15 +114,18 @@ class WebServer:
     async def _tell(self, server: Server, views: Sequence[View]) -> None:
         """Let the views take in what happened, twice a second."""
         last = False
-        while not last:
-            last = server.should_exit
-            while self._events:
-                at, event = self._events.popleft()
+        try:
+            while not last:
+                last = server.should_exit
+                while self._events:
+                    at, event = self._events.popleft()
+                    for view in views:
+                        view.on_event(event, at)
                 for view in views:
-                    view.on_event(event, at)
-            for view in views:
-                view.tick(last=last)
-            await asyncio.sleep(0 if last else _TICK_S)
+                    view.tick(last=last)
+                await asyncio.sleep(0 if last else _TICK_S)
+        finally:
+            server.should_exit = True  # a view that fails ends the page: it must not stand still unnoticed
 
 
 def listen_on(address: str, before: int | None = None) -> socket.socket:

@@ -121,6 +121,28 @@ def test_a_view_that_fails_ends_the_page_and_not_the_run(
     assert "the live page has ended; the run goes on" in caplog.text
 
 
+def _ask_for(seconds: float, url: str) -> None:
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        httpx.get(url)
+
+
+def test_a_view_that_fails_at_an_event_shows_no_run_that_stands_still(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Said):
+        def on_event(self, event: Event, at: float) -> None:
+            raise ValueError("a bug")
+
+    events = EventStream()
+    with web_server("127.0.0.1:0", tmp_path / "page", events, lambda: [Broken()]) as url:
+        assert httpx.get(f"{url}healthz").text == "ok\n"
+        events.publish(WaitingForLearners(0, 1))
+        with pytest.raises(httpx.TransportError):
+            _ask_for(20.0, f"{url}healthz")
+    assert "the live page has ended; the run goes on" in caplog.text
+
+
 def test_without_an_address_there_is_no_page(tmp_path: Path) -> None:
     with web_server("", tmp_path / "page", EventStream(), lambda: [Said()]) as url:
         assert url == ""
