@@ -143,7 +143,7 @@ class App:
             await self._close_record()
             return reason
         except asyncio.CancelledError:
-            self._record.abandon()
+            await asyncio.to_thread(self._record.abandon)
             self._tracker.evaluations.cancel()
             for member in self.coordinator.workforce:
                 member.link.end()

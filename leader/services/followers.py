@@ -104,10 +104,12 @@ class Followers:
                 )
 
     def abandon(self) -> None:
-        """Send nothing more, wait for nothing and say nothing, as where the process is killed."""
+        """Send nothing more and say nothing, as where the process is killed; what is under way ends."""
         with self._news:
             self._closing_at = time.monotonic()
             self._news.notify()
+        if self._thread.is_alive():
+            self._thread.join(_CALL_S)
 
     def _run(self) -> None:
         database: sqlite3.Connection | None = None

@@ -74,12 +74,14 @@ class Record:
         self.followers.close(_LAST_ROWS_S)
 
     def abandon(self) -> None:
-        """Write nothing more and wait for nothing, as where the process is killed."""
+        """Write nothing more, as where the process is killed; what is under way ends."""
         with suppress(Empty):
             while True:
                 if isinstance(job := self._jobs.get_nowait(), threading.Event):
                     job.set()
         self._jobs.put(None)
+        if self._thread.is_alive():
+            self._thread.join(_CLOSE_S)
         self.followers.abandon()
 
     def _started(self, event: events.RunStarted) -> None:

@@ -140,6 +140,18 @@ class MaskSessions:
             self._changed.clear()
             await self._changed.wait()
 
+    async def again(self, work_id: str, session: bytes) -> bool:
+        """Whether this work is to be sent under the masks of another session than this; waits until that is known.
+
+        False at once for work without masks, else when its round is over.
+        """
+        while self._order is not None and self._order.work_id == work_id:
+            if self._member is not None and self._member.session != session:
+                return True
+            self._changed.clear()
+            await self._changed.wait()
+        return False
+
     def committed(self, round_: int) -> None:
         """A round is on disk: nobody needs what unmasks it any more."""
         if self._order is not None and self._order.round <= round_:

@@ -231,6 +231,10 @@ class Worker:
         try:
             await self._send(sent, resume=again)
         except WireError as refusal:
+            late = isinstance(refusal, LateUpdateError)
+            if late and await self.masks.again(order.work_id, sent.said.session):
+                await self._do(order)
+                return
             self._settle(part, self._book.fate(refusal, again=again))
             raise
         self._settle(part, self._book.fate(None, again=again))

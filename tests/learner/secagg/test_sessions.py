@@ -124,6 +124,27 @@ def test_an_update_waits_for_its_masks_until_its_round_is_over() -> None:
     asyncio.run(scenario())
 
 
+def test_an_update_that_was_refused_is_sent_again_where_another_session_is_opened_for_it() -> None:
+    async def scenario() -> None:
+        mine, asked = sessions(), work()
+        assert not await mine.again(asked.work_id, b"")  # work without masks
+        mine.ordered(asked)
+        mine.heard(opened(asked.work_id))
+        waiting = asyncio.ensure_future(mine.again(asked.work_id, SESSION))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        another = opened(asked.work_id)
+        another.session = bytes(len(SESSION))
+        mine.heard(another)
+        assert await waiting
+        waiting = asyncio.ensure_future(mine.again(asked.work_id, another.session))
+        await asyncio.sleep(0)
+        mine.committed(3)
+        assert not await waiting
+
+    asyncio.run(scenario())
+
+
 async def _waits(mine: MaskSessions, asked: leader_pb2.WorkOrder) -> Phase:
     mine.ordered(asked)
     return (await mine.ready(asked.work_id)).phase
