@@ -181,12 +181,18 @@ class RecordFile:
 
 
 def rows_after(database: sqlite3.Connection, seq: int, most: int) -> list[Row]:
-    """The `most` oldest rows that were written after number `seq`, in the order of their numbers."""
+    """The `most` oldest rows that were written after number `seq`, in the order of their numbers; none is left out."""
     found = []
-    for table, columns in TABLES.items():
-        chosen = f"SELECT seq, {', '.join(columns)} FROM {table} WHERE seq > ? ORDER BY seq LIMIT ?"
-        for number, *values in database.execute(chosen, [seq, most]):
-            found.append(Row(number, table, dict(zip(columns, values, strict=True))))
+    database.execute(
+        "BEGIN"
+    )  # of one moment: else a row might be missed in one table, and a later one found in the next
+    try:
+        for table, columns in TABLES.items():
+            chosen = f"SELECT seq, {', '.join(columns)} FROM {table} WHERE seq > ? ORDER BY seq LIMIT ?"
+            for number, *values in database.execute(chosen, [seq, most]):
+                found.append(Row(number, table, dict(zip(columns, values, strict=True))))
+    finally:
+        database.execute("COMMIT")
     return sorted(found, key=lambda row: row.seq)[:most]
 
 

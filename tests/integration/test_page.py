@@ -146,3 +146,19 @@ def test_a_large_hostile_run_is_shown_at_once_and_as_text(
         seen.page.keyboard.press("Tab")
         assert seen.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
         seen.page.close()
+
+
+@pytest.mark.parametrize("loss", [1.3936, 2.5e15, -7.0, 0.0])
+def test_a_curve_of_one_value_has_axes(tmp_path: Path, browser: Browser, loss: float) -> None:
+    stream, view = events.EventStream(), RunView(10)
+    with web_server("127.0.0.1:0", tmp_path / "page", stream, lambda: [Pages([view])]) as url:
+        stream.publish(started())
+        for round_ in (1, 2):
+            for event in committed(round_, loss=loss):
+                stream.publish(event)
+        seen = Seen(browser, url)
+        seen.wait(f"{ROUND} === 2")
+        seen.assert_sound(url)
+        labels = seen.page.locator("#charts figure").first.locator("text.y").all_text_contents()
+        assert len(set(labels)) >= 3  # two values at least, and the word round
+        seen.page.close()

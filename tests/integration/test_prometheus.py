@@ -112,7 +112,10 @@ def watched(target: str, folder: Path) -> Iterator[tuple[str, queue.SimpleQueue[
 
 
 def asked(prometheus: str, query: str) -> list[dict[str, Any]]:
-    answer = httpx.get(f"{prometheus}/api/v1/query", params={"query": query}).json()
+    told = httpx.get(f"{prometheus}/api/v1/query", params={"query": query})
+    if told.status_code == httpx.codes.SERVICE_UNAVAILABLE:  # it listens before it is ready
+        return []
+    answer = told.json()
     assert answer["status"] == "success", answer
     rows: list[dict[str, Any]] = answer["data"]["result"]
     return rows

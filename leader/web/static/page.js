@@ -85,7 +85,8 @@ function listen() {
 
 /** Round numbers that span `low` to `high`, about `most` of them. */
 function ticks(low, high, most, least = 0) {
-  const rough = Math.max((high - low) / most, least, 1e-12);
+  const finest = 1e-3 * Math.max(Math.abs(low), Math.abs(high)); // of a line that is flat
+  const rough = Math.max((high - low) / most, least, finest, 1e-12);
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough * 0.999);
   const first = Math.floor(low / step + 1e-9);
