@@ -68,7 +68,8 @@ def play(scenario: Scenario, settings: Settings = TINY, **more: Any) -> Cluster:
             await asyncio.wait(
                 left, timeout=10.0
             )  # channels close after their calls, which have five seconds
-        assert not [task for task in left if not task.done()]
+        stuck = [task for task in left if not task.done()]
+        assert not stuck, [(task, task.get_stack()) for task in stuck]
         return cluster
 
     return asyncio.run(whole())

@@ -42,8 +42,12 @@ async def serving(config: RunConfig, service: LeaderService, ports: Ports) -> As
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await server.stop(grace_s)
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await server.stop(grace_s)
+        except asyncio.CancelledError:  # a server that is let go while it stops answers for ever
+            await server.stop(None)
+            raise
 
 
 class _Server:
