@@ -23,6 +23,7 @@ from benchmarks import (
     step_time,
     transport,
     trust,
+    watched_round,
 )
 from benchmarks.learners_plot import draw_learners
 from benchmarks.result import Result, document
@@ -65,6 +66,7 @@ ENTRIES: Mapping[str, Entry] = {
     "learners": Entry(_alone(learners.measure), draw_learners),
     "scaling": Entry(_alone(scaling.measure), scaling_page.draw_scaling, scaling_page.page),
     "idle_round": Entry(_alone(idle_round.measure)),
+    "watched_round": Entry(_alone(watched_round.measure)),
     "resnet18_round": Entry(_alone(resnet18_round.measure)),
     "leader_memory": Entry(_alone(leader_memory.measure)),
     "robust_memory": Entry(_alone(robust_memory.measure), draw_robust_memory),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 
 from benchmarks.probe import PROBE_FILE, WHOLE, Reading, read_probe
 from benchmarks.spread import Spread
@@ -24,6 +25,9 @@ TOY_DATA: Mapping[str, object] = {
 }
 
 
+_LEADER = "benchmarks.small_leader"
+
+
 @dataclass(frozen=True)
 class FleetRun:
     """What the processes of one run were seen to do; the first rounds, which warm up, are left out."""
@@ -36,8 +40,20 @@ class FleetRun:
     checkpoint_bytes: int
 
 
-def run_fleet(model: str, *, learners: int, rounds: int, warmup: int, secure: bool = False) -> FleetRun:
+def run_fleet(
+    model: str,
+    *,
+    learners: int,
+    rounds: int,
+    warmup: int,
+    secure: bool = False,
+    leader: str = _LEADER,
+    settings: Mapping[str, object] = MappingProxyType({}),
+    viewers: int = 0,
+) -> FleetRun:
     """Train `rounds` + `warmup` rounds with no-op learners, which join if the leader is to be `secure`.
+
+    `leader` is the module that leads, with `settings` of its own; `viewers` look at its page.
 
     Raises ProgramFailedError with the end of the log of a process that failed.
     """
@@ -45,17 +61,18 @@ def run_fleet(model: str, *, learners: int, rounds: int, warmup: int, secure: bo
         folder = Path(scratch)
         way = choose_way(folder / "trust" if secure else None)
         sizes = {"model.name": model, "rounds": rounds + warmup, "learners": learners}
-        settings = {**TOY_DATA, **way.settings, **sizes}
-        leader, address = probed_leader(folder, settings)
+        program, address = probed_leader(
+            folder, {**TOY_DATA, **way.settings, **sizes, **settings}, module=leader
+        )
         crew = [
             probed_program(
                 name, folder, "benchmarks.noop_learner", "--leader", address, *way.learner_flags(name)
             )
             for name in (f"learner-{number}" for number in range(1, learners + 1))
         ]
-        run_together(leader, crew)
+        run_together(program, [*crew, *_viewers(folder, viewers)])
         first, *commits = read_probe(folder / "leader.probe")
-        orders = [read_probe(folder / f"{program.name}.probe")[warmup:] for program in crew]
+        orders = [read_probe(folder / f"{learner.name}.probe")[warmup:] for learner in crew]
         newest = max((folder / "run" / "checkpoints").iterdir())
         return FleetRun(
             round_s=clock_s(commits[warmup:]),
@@ -67,13 +84,18 @@ def run_fleet(model: str, *, learners: int, rounds: int, warmup: int, secure: bo
         )
 
 
+def _viewers(folder: Path, count: int) -> Sequence[Program]:
+    page = str(folder / "run" / "page")
+    command = (sys.executable, "-m", "benchmarks.viewers", "--page", page, "--viewers", str(count))
+    return [Program("viewers", command, folder / "viewers.log")] if count else []
+
+
 def probed_leader(
-    folder: Path, settings: Mapping[str, object], *, whole: bool = False
+    folder: Path, settings: Mapping[str, object], *, whole: bool = False, module: str = _LEADER
 ) -> tuple[Program, str]:
     """A leader that runs in `folder`, and its address; `whole` readings have descriptors and tasks too."""
     address = f"127.0.0.1:{free_port()}"
     flags = set_flags({**settings, "listen": address, "run_dir": folder / "run"})
-    module = "benchmarks.small_leader"
     return probed_program("leader", folder, module, *flags, whole=whole), address
 
 

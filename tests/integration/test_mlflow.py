@@ -29,7 +29,7 @@ from tests.tools.servers import serving
 from utils.errors import UnreachableError
 
 OWN = Path(__file__).parents[2] / ".services" / "bin"
-ROUNDS = 30
+ROUNDS = 130
 
 
 class Server:
@@ -112,7 +112,7 @@ def test_a_run_is_there_once_after_both_were_killed_and_its_model_is_pulled_byte
         [first] = found(cluster)
         await asyncio.to_thread(server.kill)
         join(cluster, "b")
-        await cluster.committed(cluster.app.coordinator.state.round + 2)
+        await cluster.committed(cluster.app.coordinator.state.round + 100)
         await asyncio.gather(cluster.leader.kill(), asyncio.to_thread(server.start))
         assert cluster.app.coordinator.state.round < ROUNDS
         await cluster.resume()

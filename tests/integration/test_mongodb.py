@@ -23,7 +23,7 @@ from tests.tools.needs import need_commands
 from tests.tools.servers import serving
 
 OWN = Path(__file__).parents[2] / ".services" / "bin"  # where .ci/services puts commands
-ROUNDS = 8
+ROUNDS = 110
 
 
 def secantus(
@@ -67,7 +67,7 @@ def test_every_row_is_there_once_after_the_server_was_ended_and_the_leader_kille
     settings = {**TINY, "rounds": ROUNDS, "evaluation.holdout": 0.25, "evaluation.federated_every": 1}
     with cluster_in(tmp_path) as cluster:
         with secantus(tmp_path, address, monkeypatch) as server:
-            faults = "stop@leader.selecting:3,kill@leader.committed:5"
+            faults = "stop@leader.selecting:3,kill@leader.committed:105"
             leader = cluster.leader({**settings, "services.mongodb.url": url}, faults=faults)
             crew = [cluster.learner(leader, "--name", name, *noise(name)) for name in "ab"]
             leader.frozen()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import resource
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -186,6 +187,30 @@ def test_a_record_that_can_not_be_written_costs_one_line_and_is_complete_when_it
         f"the record {path} is written again",
     ]
     assert rows(path, "SELECT round FROM rounds") == [(1,), (2,)]
+
+
+def test_a_disk_that_is_full_costs_one_line_and_what_it_had_no_room_for_is_written_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metadata.sqlite"
+    recorded(path, [STARTED, A, committed(1)])
+    record = Record(path, Followers(path, []), untold=[])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with caplog.at_level(logging.INFO, "leader.services.record"):
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (250_000, before[1]))  # no file can grow beyond this
+            for event in (replace(STARTED, resumed_round=1), *map(committed, range(2, 201))):
+                record.on_event(event)
+            while not caplog.records:
+                record.settle()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert 1 < len(rows(path, "SELECT round FROM rounds")) < 200
+        record.on_event(committed(201))
+        record.close()
+    assert [entry.levelname for entry in caplog.records] == ["WARNING", "INFO"]
+    assert "can't be written (" in caplog.text
+    assert rows(path, "SELECT round FROM rounds") == [(round_,) for round_ in range(1, 202)]
 
 
 def test_a_file_that_is_no_record_never_holds_up_the_run(
