@@ -39,7 +39,7 @@ class ServiceState(NamedTuple):
     """How a service is, for the page and /metrics."""
 
     name: str
-    up: bool  # whether it took what it was sent last
+    up: bool | None  # whether it took what it was sent last; None before it was sent anything
     waiting: int  # rows that it does not have yet
 
 
@@ -49,6 +49,7 @@ class _Place:
 
     follower: Follower
     seq: int = 0  # of the newest row that it has
+    up: bool | None = None
     pause_s: float = 0.0  # until the next try; 0 while it is up
     again_at: float = 0.0
     caught_up: int = 0  # rows since it is back
@@ -72,9 +73,7 @@ class Followers:
     @property
     def states(self) -> tuple[ServiceState, ...]:
         """How each service is now."""
-        return tuple(
-            ServiceState(place.follower.name, not place.pause_s, place.waiting) for place in self._places
-        )
+        return tuple(ServiceState(place.follower.name, place.up, place.waiting) for place in self._places)
 
     def tell(self) -> None:
         """There is something new in the record; called by one thread."""
@@ -178,6 +177,7 @@ class Followers:
             if waiting(database, place.seq) == 0:
                 _log.info("%s is back: %d rows caught up", place.follower.name, place.caught_up)
                 place.pause_s, place.caught_up = 0.0, 0
+        place.up = not place.pause_s
         return True
 
     def _failed(self, place: _Place, error: Exception) -> None:
@@ -189,5 +189,6 @@ class Followers:
                 told,
                 self._path,
             )
+        place.up = False
         place.pause_s = min(max(_FIRST_PAUSE_S, 2 * place.pause_s), _LONGEST_PAUSE_S)
         place.again_at = time.monotonic() + place.pause_s

@@ -20,7 +20,7 @@ from leader import events
 from utils.console import printable
 
 #: A service's name, whether it took what it was sent last, and how many rows wait for it.
-Services = Callable[[], Iterable[tuple[str, bool, int]]]
+Services = Callable[[], Iterable[tuple[str, bool | None, int]]]
 
 _BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _LONGEST_LABEL = 64  # characters
@@ -216,10 +216,11 @@ class _Services(Collector):
     def collect(self) -> Iterator[Metric]:
         """Both families."""
         family = partial(GaugeMetricFamily, labels=["service"])
-        up = family("flockstep_service_up", "Whether the service took what it was sent last.")
+        up = family("flockstep_service_up", "Whether the service took what it was sent last; no sample before that.")
         waiting = family("flockstep_service_rows_waiting", "Rows that the service does not have yet.")
         for name, is_up, rows in self._services():
-            up.add_metric([name], is_up)
+            if is_up is not None:
+                up.add_metric([name], is_up)
             waiting.add_metric([name], rows)
         yield from (up, waiting)
 

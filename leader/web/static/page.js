@@ -290,7 +290,8 @@ function drawMessages(run) {
 function drawServices(run) {
   $("#services").hidden = !run.services.length;
   $("#services ul").replaceChildren(...run.services.map(([name, up, waiting]) =>
-    el("li", {}, el("span", { class: `chip ${up ? "finished" : "stalled"}` }, up ? "up" : "down"), name,
+    el("li", {}, up === null ? el("span", { class: "chip" }, "starting")
+      : el("span", { class: `chip ${up ? "finished" : "stalled"}` }, up ? "up" : "down"), name,
       waiting ? el("small", {}, `${count(waiting, "row")} waiting`) : null)));
 }
 

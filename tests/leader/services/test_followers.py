@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from leader.services.followers import Followers
+from leader.services.followers import Followers, ServiceState
 from leader.services.record import Record
 from leader.services.record_file import Row
 from tests.leader.services.test_record import STARTED, A, applied, committed, update
@@ -55,6 +55,7 @@ def round_(record: Record, number: int) -> None:
 def test_rows_reach_a_follower_while_the_run_goes_on_and_none_of_an_open_round(tmp_path: Path) -> None:
     shelf = Shelf()
     record = Record(tmp_path / "r.sqlite", Followers(tmp_path / "r.sqlite", [shelf]))
+    assert record.followers.states == (("shelf", None, 0),)  # nobody knows yet whether it is there
     record.on_event(STARTED)
     record.on_event(A)
     round_(record, 1)
@@ -63,7 +64,7 @@ def test_rows_reach_a_follower_while_the_run_goes_on_and_none_of_an_open_round(t
         record.on_event(event)
     record.close()
     assert shelf.rounds == ["participation:1:a", "rounds:1"]
-    assert record.followers.states == (("shelf", True, 0),)
+    assert record.followers.states == (ServiceState("shelf", True, 0),)
 
 
 def test_an_outage_is_two_lines_and_everything_is_there_afterwards(
