@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from argparse import SUPPRESS, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -18,7 +16,7 @@ from leader.services.registry import MODEL, Registry, Version, open_registry, pu
 from utils.console import open_console, say
 from utils.errors import ConfigError, program
 from utils.files import remedy
-from utils.settings.flags import FlagParser
+from utils.settings.verbs import Flag, Verb, Verbs
 
 _DESCRIPTION = """\
 The models that runs have registered (services.registry.model, services.mlflow.model), each with where it comes from. \
@@ -38,27 +36,17 @@ def _reference(text: str) -> Reference:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-#: Of each flag what stands for its value, the type of that, the default and the description.
-_FLAGS: Mapping[str, tuple[str, Callable[[str], Any], Any, str]] = {
+_FLAGS: Mapping[str, Flag] = {
     "--registry": ("DIR|URL", str, "registry", "folder, or URL of an MLflow server [registry]"),
     "--out": ("DIR", Path, Path(), "folder for the model and its card [this one]"),
     "--alias": ("ALIAS", str, "champion", "alias to move [champion]"),
+    "--json": ("", None, False, "JSON in place of a table"),
 }
-
-
-@dataclass(frozen=True)
-class Verb:
-    """A word after `python -m scripts.registry`."""
-
-    about: str
-    run: Callable[[Registry, Namespace], None]
-    operand: tuple[str, Callable[[str], Any], bool]  # what it is called, its type, whether it is needed
-    flags: tuple[str, ...]
 
 
 def show(registry: Registry, options: Namespace) -> None:
     """A row a version."""
-    versions = registry.versions(options.operand or "")
+    versions = registry.versions(options.what or "")
     if options.json:
         say(*json.dumps([_fields(version) for version in versions], indent=2).splitlines())
         return
@@ -90,62 +78,50 @@ def _fields(version: Version) -> dict[str, object]:
 
 def fetch(registry: Registry, options: Namespace) -> None:
     """Bring a model here, checked against its card."""
-    version = registry.find(options.operand)
+    version = registry.find(options.what)
     pull(registry, version, options.out)
     _done(options, version, f"{options.out / MODEL}: {version}, SHA-256 of its weights {version.card.sha256}")
 
 
 def promote(registry: Registry, options: Namespace) -> None:
     """Move an alias."""
-    version = registry.find(options.operand)
+    version = registry.find(options.what)
     registry.promote(version, options.alias)
-    _done(options, registry.find(options.operand), f"models:/{version.name}@{options.alias} is {version} now")
+    _done(options, registry.find(options.what), f"models:/{version.name}@{options.alias} is {version} now")
 
 
 def _done(options: Namespace, version: Version, line: str) -> None:
     say(json.dumps(_fields(version)) if options.json else line)
 
 
-VERBS: Mapping[str, Verb] = {
-    "list": Verb("the versions of a model, or of all", show, ("NAME", str, False), ("--registry",)),
-    "pull": Verb(
-        "bring a model here, with its card", fetch, ("MODEL", _reference, True), ("--registry", "--out")
-    ),
-    "promote": Verb(
-        "have an alias stand for a model", promote, ("MODEL", _reference, True), ("--registry", "--alias")
-    ),
-}
-
-
-def make_parser(word: str = "") -> FlagParser:
-    """The flags of one verb; without one, a description of the verbs, and unseen all flags, for shells to complete."""
-    verb, prog = VERBS.get(word), "python -m scripts.registry"
-    if verb is None:
-        words = "\n".join(f"  {name:<8} {known.about}" for name, known in VERBS.items())
-        parser = FlagParser(prog, "%(prog)s VERB [flags of this verb]", _DESCRIPTION + words)
-    else:
-        name, kind, needed = verb.operand
-        usage = f"%(prog)s {word} {name if needed else f'[{name}]'} [flags]"
-        parser = FlagParser(prog, usage, f"{verb.about[0].upper()}{verb.about[1:]}.")
-        parser.add_argument("operand", nargs=None if needed else "?", type=kind, metavar=name, help=SUPPRESS)
-    for flag in verb.flags if verb else _FLAGS:
-        value, kind, default, about = _FLAGS[flag]
-        parser.add_argument(flag, type=kind, default=default, metavar=value, help=about if verb else SUPPRESS)
-    parser.add_argument("--json", action="store_true", help="JSON in place of a table" if verb else SUPPRESS)
-    return parser
+_OUT, _ALIAS = ("--registry", "--out", "--json"), ("--registry", "--alias", "--json")
+PROGRAM = Verbs[Callable[[Registry, Namespace], None]](
+    "python -m scripts.registry",
+    _DESCRIPTION,
+    _FLAGS,
+    {
+        "list": Verb("the versions of a model, or of all", show, ("--registry", "--json"), "[NAME]"),
+        "pull": Verb(
+            "bring a model here, with its card", fetch, ("--registry", "--out", "--json"), "MODEL", _reference
+        ),
+        "promote": Verb(
+            "have an alias stand for a model",
+            promote,
+            ("--registry", "--alias", "--json"),
+            "MODEL",
+            _reference,
+        ),
+    },
+)
+make_parser = PROGRAM.parser
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the first word says; returns the exit code."""
-    word, *rest = (sys.argv[1:] if argv is None else argv) or [""]
-    if word not in VERBS:
-        if word.startswith("-"):
-            make_parser().parse_or_raise([word], {})
-        raise ConfigError(f"give a verb, one of {', '.join(VERBS)}; see python -m scripts.registry --help")
-    options = make_parser(word).parse_or_raise(rest, {})
+    run, options = PROGRAM.parse(sys.argv[1:] if argv is None else argv)
     try:
-        VERBS[word].run(open_registry(options.registry), options)
+        run(open_registry(options.registry), options)
     except OSError as error:
         raise ConfigError(
             f"{error.filename or options.registry}: {error.strerror}; {remedy(error)}"

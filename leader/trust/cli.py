@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from argparse import SUPPRESS, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,8 @@ from protos import trust_pb2
 from utils.console import say
 from utils.errors import ConfigError, UnreachableError, program
 from utils.files import replace_file
-from utils.settings.flags import FlagParser, number, whole
-from utils.settings.spelling import closest
+from utils.settings.flags import number, whole
+from utils.settings.verbs import Flag, Verb, Verbs
 from utils.trust import contract, pki
 from utils.trust.credentials import Credentials
 from utils.trust.names import TLS_NAME, TOKEN_ROLES
@@ -47,15 +46,14 @@ Say who may take part in the runs of a leader: in its folder of trust, also whil
 python -m leader.trust token --help.
 
 """
-#: Of each flag what stands for its value, the type of that (or the choices), the default and the description.
-_FLAGS: Mapping[str, tuple[str, Any, Any, str]] = {
+_FLAGS: Mapping[str, Flag] = {
     "--name": ("NAME", str, "", "the only name that may join with it [any]"),
     "--role": ("", TOKEN_ROLES, "learner", "what they may do [learner]"),
     "--uses": ("N", whole(0, 2**32 - 1), 1, "how many may join with it; 0 = any number [1]"),
     "--hours": ("H", _HOURS, None, "how long it counts [a token 72, a certificate 720, a gateway 8760]"),
     "--replace": ("", None, False, "the name may be another key's by now"),
     "--why": ("TEXT", str, "", "the reason, which is listed"),
-    "--out": ("DIR", Path, None, "folder to write to"),
+    "--out": ("DIR", Path, ..., "folder to write to"),
     "--csr": ("FILE", Path, None, "certificate request of a key that stays where it is (PEM or DER)"),
     "--head": ("N:HASH", str, [], "a line that was kept elsewhere and must be there; may be given often"),
     "--run": ("DIR", Path, [], "run folder that keeps such lines; may be given often"),
@@ -67,18 +65,7 @@ _FLAGS: Mapping[str, tuple[str, Any, Any, str]] = {
     "--dir": ("DIR", Path, Path("trust"), "the leader's folder [trust]"),
 }
 _PROG = "python -m leader.trust"
-_REQUIRED = ("--out",)
 _WHERE = ("--leader", "--identity", "--dir")
-
-
-@dataclass(frozen=True)
-class Verb:
-    """A word after `python -m leader.trust`."""
-
-    about: str
-    run: Callable[[Namespace], int | None]  # gives the exit code, None = 0
-    flags: tuple[str, ...]
-    what: str = ""  # what it takes beside flags
 
 
 def _token(options: Namespace) -> None:
@@ -174,44 +161,28 @@ def _audit(options: Namespace) -> int:
 _OF_TOKEN = ("--name", "--role", "--uses", "--hours", "--replace")
 _OF_GATEWAY = ("--listen", "--leader", "--dns", "--out", "--hours", "--replace", "--config", "--dir")
 _OF_CERTIFICATE = ("--role", "--hours", "--replace", "--out", "--csr")
-VERBS: Mapping[str, Verb] = {
-    "token": Verb("make a join token, which alone is printed to stdout", _token, (*_OF_TOKEN, *_WHERE)),
-    "list": Verb("who was admitted or revoked, and the tokens", _list, _WHERE),
-    "revoke": Verb("refuse a name at once, also where it is connected", _revoke, ("--why", *_WHERE), "NAME"),
-    "forget": Verb("free a name, revoked or not, for somebody new", _forget, _WHERE, "NAME"),
-    "revoke-token": Verb("let nobody join with a token any more", _revoke_token, _WHERE, "ID"),
-    "issue": Verb("make files for people and foreign learners", _issue, (*_OF_CERTIFICATE, *_WHERE), "NAME"),
-    "gateway": Verb("make an Envoy's config and certificates", _gateway, _OF_GATEWAY, "NAME"),
-    "audit": Verb(
-        "check that nothing of the audit was changed", _audit, ("--head", "--run", "--dir"), "verify"
-    ),
-}
-
-
-def make_parser(word: str = "") -> FlagParser:
-    """The flags of one verb; without one, a description of the verbs, and unseen all flags, for shells to complete."""
-    verb = VERBS.get(word)
-    if verb is None:
-        words = [f"  {name + ' ' + known.what:<16} {known.about}" for name, known in VERBS.items()]
-        parser = FlagParser(_PROG, "%(prog)s VERB [flags of this verb]", _DESCRIPTION + "\n".join(words))
-    else:
-        usage = f"%(prog)s {word} {verb.what}".rstrip() + " [flags]"
-        parser = FlagParser(_PROG, usage, verb.about[0].upper() + verb.about[1:] + ".")
-        if verb.what:
-            only = [verb.what] if verb.what.islower() else None
-            parser.add_argument("what", metavar=verb.what, choices=only, help=SUPPRESS)
-    for flag in verb.flags if verb else _FLAGS:
-        value, kind, default, about = _FLAGS[flag]
-        settings: dict[str, Any] = {"default": default, "help": about if verb else SUPPRESS}
-        if kind is None:
-            settings["action"] = "store_true"
-        elif isinstance(kind, tuple):
-            settings["choices"] = kind
-        else:
-            settings |= {"type": kind, "metavar": value, "required": verb is not None and flag in _REQUIRED}
-            settings["action"] = "append" if default == [] else "store"
-        parser.add_argument(flag, **settings)
-    return parser
+PROGRAM = Verbs[Callable[[Namespace], int | None]](  # gives the exit code, None = 0
+    _PROG,
+    _DESCRIPTION,
+    _FLAGS,
+    {
+        "token": Verb("make a join token, which alone is printed to stdout", _token, (*_OF_TOKEN, *_WHERE)),
+        "list": Verb("who was admitted or revoked, and the tokens", _list, _WHERE),
+        "revoke": Verb(
+            "refuse a name at once, also where it is connected", _revoke, ("--why", *_WHERE), "NAME"
+        ),
+        "forget": Verb("free a name, revoked or not, for somebody new", _forget, _WHERE, "NAME"),
+        "revoke-token": Verb("let nobody join with a token any more", _revoke_token, _WHERE, "ID"),
+        "issue": Verb(
+            "make files for people and foreign learners", _issue, (*_OF_CERTIFICATE, *_WHERE), "NAME"
+        ),
+        "gateway": Verb("make an Envoy's config and certificates", _gateway, _OF_GATEWAY, "NAME"),
+        "audit": Verb(
+            "check that nothing of the audit was changed", _audit, ("--head", "--run", "--dir"), "verify"
+        ),
+    },
+)
+make_parser = PROGRAM.parser
 
 
 @contextmanager
@@ -289,10 +260,5 @@ def _say(text: str) -> None:
 @program
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb that the first argument names, else the command line's; returns the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
-    word = argv[0] if argv else ""
-    if word not in VERBS:
-        make_parser().parse_or_raise([text for text in argv if text.startswith("-")], {})
-        meant = closest(word, {name: [] for name in VERBS})
-        raise ConfigError(f"did you mean {meant}?" if meant else f"give a verb: {', '.join(VERBS)}")
-    return VERBS[word].run(make_parser(word).parse_or_raise(argv[1:], {})) or 0
+    run, options = PROGRAM.parse(sys.argv[1:] if argv is None else argv)
+    return run(options) or 0

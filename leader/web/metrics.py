@@ -216,7 +216,9 @@ class _Services(Collector):
     def collect(self) -> Iterator[Metric]:
         """Both families."""
         family = partial(GaugeMetricFamily, labels=["service"])
-        up = family("flockstep_service_up", "Whether the service took what it was sent last; no sample before that.")
+        up = family(
+            "flockstep_service_up", "Whether the service took what it was sent last; no sample before that."
+        )
         waiting = family("flockstep_service_rows_waiting", "Rows that the service does not have yet.")
         for name, is_up, rows in self._services():
             if is_up is not None:

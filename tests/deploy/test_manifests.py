@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from leader import cli
-from leader.trust.cli import VERBS
+from leader.trust.cli import PROGRAM
 from leader.trust.cli import make_parser as trust_parser
 from learner import options
 from scripts.command import WORDS
@@ -228,7 +228,7 @@ def parse(word: str, arguments: list[str], config: Path) -> None:
     elif word == "learner":
         options.parse(arguments, {"FLOCKSTEP_LEARNER_LEADER": "leader:50051"})
     elif word == "trust":
-        assert arguments[0] in VERBS
+        assert arguments[0] in PROGRAM.verbs
         trust_parser(arguments[0]).parse_or_raise(arguments[1:], {})
     else:
         assert word == "health"

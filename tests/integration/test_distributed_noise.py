@@ -18,7 +18,7 @@ SHARED: Settings = {
     "learners": 4,
     "rounds": ROUNDS,
     "cohort.quorum": 0.75,
-    "cohort.lease_s": 8,
+    "cohort.lease_s": 20,  # time for a learner to come back on a busy machine
     "limits.chunk_bytes": 1024,
     "aggregate.weighting": "uniform",
     "model.local": "norm.*",

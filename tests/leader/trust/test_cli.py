@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from leader.config import TrustConfig
 from leader.trust.authority import Authority
-from leader.trust.cli import VERBS, main, make_parser
+from leader.trust.cli import PROGRAM, main, make_parser
 from leader.trust.state import TokenEntry
 from protos import trust_pb2
 from tests.leader.trust.leaders import leader_in
@@ -184,9 +184,9 @@ def test_what_is_done_is_in_the_audit_and_the_audit_is_checked(capsys: Printed) 
 @pytest.mark.parametrize(
     ("argv", "code", "words"),
     [
-        ("", ConfigError, "give a verb: token, list, revoke, "),
+        ("", ConfigError, "give a verb, one of token, list, revoke, "),
         ("revok", ConfigError, "did you mean revoke?"),
-        ("xyzzy", ConfigError, "give a verb: "),
+        ("xyzzy", ConfigError, "give a verb, one of "),
         ("--verison", ConfigError, "--verison: unknown flag; did you mean --version?"),
         ("token --nam x", ConfigError, "--nam: unknown flag; did you mean --name?"),
         ("token --why x", ConfigError, "--why: unknown flag"),
@@ -225,23 +225,23 @@ def test_what_makes_no_sense_is_told_in_one_line(
     assert (records.tokens, records.identities, records.revoked) == ({}, {}, {})
 
 
-@pytest.mark.parametrize("word", ["", *VERBS])
+@pytest.mark.parametrize("word", ["", *PROGRAM.verbs])
 def test_every_verb_has_help(word: str, capsys: Printed) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*word.split(), "--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith("usage: python -m leader.trust ")
-    for flag in VERBS[word].flags if word else ():
+    for flag in PROGRAM.verbs[word].flags if word else ():
         assert f"  {flag}" in text
-    for name, verb in VERBS.items() if not word else ():
+    for name, verb in PROGRAM.verbs.items() if not word else ():
         assert f"  {name} {verb.what}".rstrip() in text
         assert verb.about in text
 
 
 def test_shells_can_complete_every_flag() -> None:
     known = {flag for action in make_parser()._actions for flag in action.option_strings}
-    assert known >= {flag for verb in VERBS.values() for flag in verb.flags}
+    assert known >= {flag for verb in PROGRAM.verbs.values() for flag in verb.flags}
 
 
 async def use_from_elsewhere(tmp_path: Path, capsys: Printed) -> None:
