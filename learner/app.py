@@ -16,6 +16,7 @@ from learner.control.session import Session
 from learner.memory import Memory, alone_in
 from learner.noise_key import NoiseKeys
 from learner.options import LearnerOptions
+from learner.privacy_floor import PrivacyFloor
 from learner.secagg.member import Floors
 from learner.secagg.sessions import MaskSessions
 from learner.secagg.signing import Peers, Signer
@@ -113,7 +114,8 @@ class App:
             signing=self._signing,
             noise_keys=keys,
         )
-        tools = replace(tools, privacy=ExamplePrivacy(options.state_dir, keys, options.dp_budget))
+        privacy = ExamplePrivacy(options.state_dir, keys, options.dp_budget)
+        tools = replace(tools, privacy=privacy, floor=PrivacyFloor(options.require_dp))
         self._worker = worker_type(tools, memory, options.network_addr, own.examples if own else None, masks)
         self._access = choose(options)
         if floors.signed and not self._access.enrolled:

@@ -106,6 +106,12 @@ class LearnerOptions(BaseModel):
         description="epsilon of each own example over all runs (dp.mode=examples, with --state-dir): once it is "
         "spent, this learner takes part no more; 0 = what each run says",
     )
+    require_dp: float = Field(
+        0.0,
+        ge=0,
+        description="largest epsilon that a run may promise for this learner to take part: none without differential "
+        "privacy (dp.mode); 0 = any run",
+    )
     insecure: bool = Field(False, description="neither encrypt nor prove who is who")
     compile: bool = Field(False, description="compile the model with torch.compile")
     channels_last: bool = Field(
@@ -165,6 +171,7 @@ METAVARS = {
     "jwt_file": "FILE",
     "jwt_leader": "HOST:PORT",
     "dp_budget": "EPSILON",
+    "require_dp": "EPSILON",
     "window_bytes": "BYTES",
     "connect_timeout_s": "SECONDS",
     "reconnect_timeout_s": "SECONDS",

@@ -33,7 +33,7 @@ FLOORS = {
         ["__main__"],
     ],
     "learner": [
-        ["memory", "noise_key", "options"],
+        ["memory", "noise_key", "options", "privacy_floor"],
         ["secagg", "training", "trust"],
         ["wire"],
         ["work"],

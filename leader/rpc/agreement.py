@@ -11,7 +11,10 @@ from utils.codecs import kind_of
 
 def describe(config: RunConfig, origin: Origin, *, run_id: str, classes: int) -> leader_pb2.RunDescription:
     """What a learner must know of a run that begins from `origin`; `classes` are those of its data, 0 = it has none."""
+    dp = config.dp
+    promise = leader_pb2.DpPromise(mode=dp.mode, epsilon=dp.epsilon, delta=dp.delta) if dp.on else None
     return leader_pb2.RunDescription(
+        dp=promise,
         run_id=run_id,
         model="" if origin.own else config.model.name,
         norm=config.model.norm,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 import torch
 
 from learner.memory import Memory, Vectors
+from learner.privacy_floor import PrivacyFloor
 from learner.training.algorithms.streaming_diloco import is_head_of
 from learner.training.example_privacy import ExamplePrivacy
 from learner.training.trainer import Trainer
@@ -40,6 +41,7 @@ class Tools:
     compile: bool = False
     channels_last: bool = True
     privacy: ExamplePrivacy | None = None  # of its examples
+    floor: PrivacyFloor = field(default_factory=PrivacyFloor)
 
 
 def build_trainer(

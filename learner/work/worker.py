@@ -93,11 +93,12 @@ class Worker:
     def connect(self, connection: Connection, report: Report = unheard) -> asyncio.Future[FlockstepError]:
         """Work for this registration from now on, and `report` how orders go.
 
-        Raises ConfigError for a model that can't be built.
+        Raises ConfigError for a model that can't be built, PayloadError for a run that promises too little.
 
         The result is there once an order has failed over this connection: the leader sends the order
         again only to a learner that registers again.
         """
+        self._tools.floor.registered(connection.run)
         self._connection, self._report = connection, report
         self.masks.registered(connection.name, connection.run.run_id)
         self._broken = broken = asyncio.get_running_loop().create_future()
@@ -160,6 +161,7 @@ class Worker:
         if self._tools.privacy is not None:
             self._tools.privacy.check(order)
         answer = self.masks.ordered(order)
+        self._tools.floor.check(order)
         if self._book.ordered(order):
             self._cancel()
         self._memory.committed(order.round - 1)

@@ -31,7 +31,7 @@ def test_every_flag_sets_its_option() -> None:
     argv = (
         "--leader [::1]:1 --data d --task my.tasks:Digits --state-dir s "
         "--device cuda:1 --threads 2 --network-addr h:2 --name 007 --tags a,b.c --compile "
-        "--join flk1_x --identity i --secagg require --least-learners 5 "
+        "--join flk1_x --identity i --secagg require --least-learners 5 --require-dp 4.5 "
         "--ca ca --server-name n --jwt-file j --jwt-leader h:3 --insecure "
         "--no-channels-last --window-bytes 70000 --connect-timeout-s 3 --reconnect-timeout-s 4.5 "
         "--log-format json --log-level debug"
@@ -50,6 +50,7 @@ def test_every_flag_sets_its_option() -> None:
         identity=Path("i"),
         secagg="require",
         least_learners=5,
+        require_dp=4.5,
         ca=Path("ca"),
         server_name="n",
         jwt_file=Path("j"),
