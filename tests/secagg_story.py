@@ -1,16 +1,23 @@
 """Masked runs with everything that goes wrong in them, without sockets and clocks: for tests.
 
-The machines, vows and files are the real ones; what is in between is carried by hand, and lost by chance. An onlooker
-notes all that learners reveal: whoever has two sums of one update has their difference.
+The machines, vows and files are the real ones; what is in between is carried by hand: in any order but that of one
+connection, twice, or not at all. An onlooker notes all that learners reveal: whoever has two sums of one update has
+their difference, and whoever has both secrets of a learner has its update.
+
+  python -m tests.secagg_story 10000      tells so many, and says what was in them
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
+import sys
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import numpy as np
@@ -25,11 +32,14 @@ from learner.secagg.sessions import MaskSessions
 from learner.secagg.vow import Vows
 from protos import leader_pb2
 from tests.secagg import MODEL, TIMES, plan
+from utils.console import say
 from utils.errors import ForbiddenError, PayloadError
+from utils.secagg import shamir
 from utils.secagg.masks import add_streams
 from utils.secagg.roster import need, order_bytes, seats_of
 
 SIZE, WIDE, ROUNDS = 40, 3, 2
+_MASKED = (MemberPhase.MASKED, MemberPhase.AGREED)
 M = TypeVar("M", leader_pb2.MaskUp, leader_pb2.MaskDown)
 Words = tuple[NDArray[np.uint32], NDArray[np.uint64]]
 
@@ -78,6 +88,11 @@ class Learner:
         self.sessions.registered(self.name, "run")
         self._masked: dict[bytes, Words] = {}
 
+    @property
+    def phase(self) -> MemberPhase | None:
+        """Where it stands in its session."""
+        return self.sessions._member.phase if self.sessions._member else None
+
     def masked(self, work_id: str, session: bytes) -> Words | None:
         """Its update, if it has masks for that."""
         member = self.sessions._member
@@ -101,13 +116,25 @@ class Story:
         self.shown: dict[
             tuple[bytes, frozenset[str]], set[str]
         ] = {}  # who has, by session and updates in the sum
+        #: What each learner has shown of an update: the sums that it said it is in.
+        self.sums_of: defaultdict[str, set[tuple[bytes, bytes]]] = defaultdict(set)
+        #: Kinds of shares that were shown of a learner's secrets, by session and learner.
+        self.kinds_of: defaultdict[tuple[bytes, str], set[str]] = defaultdict(set)
+        self.happened: Counter[str] = Counter()
+        self._queue: dict[str, deque[tuple[MaskSession, leader_pb2.MaskUp | leader_pb2.MaskDown]]] = {
+            name: deque() for name in names
+        }  # under way to and from each learner, in order
         self.committed = 0
         self.crashes = 0
         self._path = folder / "pending"
         self._sum: Words
         self._in_sum: list[str]
         self.now = 0.0
-        self.lossy = 0.03  # share of the messages with which a connection breaks
+        self.trouble = self.random.choice([0.03, 0.1, 0.5])
+        last = Phase.AGREEING if self.signed else Phase.COLLECTING
+        self.struck = self.random.choice([Phase.KEYS, Phase.SHARES, last, last, *[Phase.REVEALING] * 2])
+        self.strikes = 2  # that are still to come in that phase
+        self.lossy = 0.03 * self.trouble  # share of the messages with which a connection breaks
         self.calm = False
         self._start()
 
@@ -120,6 +147,8 @@ class Story:
     def _start(self) -> None:
         """The leader's process begins; what it knows is on disk."""
         self._file = PendingFile(self._path)
+        for queue in self._queue.values():
+            queue.clear()
         self._open_round()
 
     def _open_round(self) -> None:
@@ -165,25 +194,71 @@ class Story:
             self._hear(name, said)
 
     def _hear(self, name: str, said: leader_pb2.MaskUp) -> None:
-        if said.HasField("revealed"):
-            self._note(said.session, self.learners[name])
-        heard = self.carry(name, said)
-        if heard is not None and heard.session == self.session.session:
-            with suppress(PayloadError, ForbiddenError):  # which the leader's log has
-                self._do(self.session.heard(name, heard, self.now))
+        """A learner says something; it is under way."""
+        self._queue[name].append((self.session, said))
+
+    def deliver(self, name: str) -> None:
+        """What was under way longest, to or from this learner, arrives: perhaps twice."""
+        if not self._queue[name]:
+            return
+        session, message = self._queue[name].popleft()
+        for _ in range(1 + (self.random.random() < self.lossy)):
+            if isinstance(message, leader_pb2.MaskDown):
+                self._arrive(name, message)
+            elif session is self.session:
+                heard = self.carry(name, message)
+                if heard is not None and heard.session == session.session:
+                    with suppress(PayloadError, ForbiddenError):  # which the leader's log has
+                        self._do(session.heard(name, heard, self.now))
+
+    def flush(self) -> None:
+        """All of it arrives, learners in any order."""
+        while self._waiting:
+            self.deliver(self.random.choice(self._waiting))
+
+    @property
+    def _waiting(self) -> list[str]:
+        return [name for name, queue in self._queue.items() if queue]
+
+    def _arrive(self, name: str, message: leader_pb2.MaskDown) -> None:
+        heard, learner = self.carry(name, message), self.learners[name]
+        if heard is None:
+            return
+        member = learner.sessions._member
+        held = dict(member._held) if heard.HasField("reveal") and learner.phase in _MASKED and member else {}
+        answer = learner.sessions.heard(heard)
+        if answer is None:
+            return
+        if answer.HasField("revealed") and held:
+            self._note(learner, heard, answer.revealed.shares, held)
+        self._hear(name, answer)
 
     def carry(self, name: str, message: M) -> M | None:
         """What arrives of a message to or from this learner."""
         return message
 
-    def _note(self, session: bytes, learner: Learner) -> None:
+    def _note(
+        self,
+        learner: Learner,
+        asked: leader_pb2.MaskDown,
+        shares: bytes,
+        held: dict[int, tuple[bytes, bytes]],
+    ) -> None:
         """The onlooker: shares are shown that take the masks off one sum."""
-        seated, survivors = self.session._seated, self.session.survivors
-        if self.session.session != session or self.session.phase is not Phase.REVEALING:
-            return
-        names = (seated.seats[seat].name for seat in seats_of(survivors.in_sum, len(seated.seats)))
-        work = frozenset(self.orders[name].work_id for name in names)
-        self.shown.setdefault((session, work), set()).add(learner.name)
+        member, order, survivors = learner.sessions._member, learner.sessions._order, asked.reveal.survivors
+        assert member is not None
+        assert order is not None
+        seats = member._seated.seats
+        names = [seats[seat].name for seat in seats_of(survivors.in_sum, len(seats))]
+        of_attempt = order.work_id.removesuffix(learner.name)
+        work = frozenset(of_attempt + name for name in names)
+        self.shown.setdefault((asked.session, work), set()).add(learner.name)
+        self.sums_of[order.work_id].add((asked.session, survivors.SerializeToString(deterministic=True)))
+        for at, (seat, secrets) in enumerate(sorted(held.items())):
+            share = shares[shamir.SHARE_BYTES * at : shamir.SHARE_BYTES * (at + 1)]
+            self.kinds_of[asked.session, seats[seat].name].add(
+                ("mask key", "self secret")[secrets.index(share)]
+            )
 
     @property
     def known(self) -> list[frozenset[str]]:
@@ -199,21 +274,15 @@ class Story:
             match action:
                 case Send(name, message) if self.learners[name].here:
                     if self.random.random() < self.lossy:
-                        self.learners[name].here = False
+                        self.lose(name)
                     else:
-                        self._say(name, message)
+                        self._queue[name].append((session, message))
                 case Ready(names):
                     self._ready = frozenset(names)
                 case Failed():
                     self._failed()
                 case Unmask():
                     self._commit(action)
-
-    def _say(self, name: str, message: leader_pb2.MaskDown) -> None:
-        heard = self.carry(name, message)
-        answer = self.learners[name].sessions.heard(heard) if heard is not None else None
-        if answer is not None:
-            self._hear(name, answer)
 
     def _failed(self) -> None:
         if self._ready or self._in_sum:
@@ -260,7 +329,7 @@ class Story:
         each = [update(work_id) for work_id in work]
         assert (values == sum(one for one, _ in each)).all()
         assert (wide == sum(other for _, other in each)).all()
-        if self.random.random() < 4 * self.lossy:  # ends before the checkpoint is written
+        if not self.calm and self.random.random() < 0.1:  # ends before the checkpoint is written
             self.crash()
             return
         self.committed = self.round
@@ -275,14 +344,24 @@ class Story:
     def crash(self) -> None:
         """The leader is killed, and goes on from its files."""
         self.crashes += 1
+        self.happened[f"leader killed {self.session.phase.name.lower()}"] += 1
         self._start()
 
     def roll_back(self) -> None:
         """The newest checkpoint is damaged, or the folder a copy of before: the leader goes on from there."""
+        self.happened["leader rolled back"] += 1
         self.committed = max(0, self.committed - 1)
         if self.random.random() < 0.5:
             self._path.unlink(missing_ok=True)
         self.crash()
+
+    def lose(self, name: str) -> None:
+        """A connection breaks, with all that is under way on it; the leader may notice."""
+        self.learners[name].here = False
+        self._queue[name].clear()
+        self.happened[f"learner lost {self.session.phase.name.lower()}"] += 1
+        if self.random.random() < 0.5:
+            self._do(self.session.lost(name, self.now))
 
     def return_(self, name: str) -> None:
         """A learner is connected again; it is told what it was told last."""
@@ -293,22 +372,39 @@ class Story:
     def happen(self) -> None:
         """One thing."""
         name = self.random.choice(list(self.learners))
-        match self.random.choices(range(8), [10, 3, 3, 2, 1, 1, 2, 1])[0]:
+        if self.session.phase is self.struck and self.strikes and self.random.random() < 0.4:
+            self.strikes -= 1
+            self._go_wrong(name, self.random.choice([3, 3, 4, 5, 7]))
+            return
+        match kind := self.random.choices(
+            range(9), [10, 3, 3, *(share * self.trouble for share in (2, 1, 1, 2, 3)), 30]
+        )[0]:
             case 0:
                 self.upload(name)
             case 1:
                 self.return_(name)
             case 2:
-                self.close()
+                self.close(crash=self.random.random() < 0.1)
+            case 3 | 4 | 5 | 7:
+                self._go_wrong(name, kind)
+            case 6:
+                self.tick()
+            case _:
+                for _ in range(self.random.randrange(1, 5)):
+                    self.deliver(self.random.choice(self._waiting or [name]))
+
+    def _go_wrong(self, name: str, kind: int) -> None:
+        match kind:
             case 3:
-                self.learners[name].here = False
+                self.lose(name)
             case 4:
+                phase = self.learners[name].phase
+                self.happened[f"learner restarted {phase.name.lower() if phase else 'idle'}"] += 1
+                self._queue[name].clear()
                 self.learners[name].restart()
                 self.return_(name)
             case 5:
                 self.crash()
-            case 6:
-                self.tick()
             case _:
                 self.roll_back()
 
@@ -323,7 +419,7 @@ class Story:
 
     def tell(self) -> None:
         """All of it: a while of trouble, then calm, in which the run ends unless learners have shown too much."""
-        for _ in range(self.random.randrange(60)):
+        for _ in range(self.random.randrange(20, 120)):
             if self.committed < ROUNDS:
                 self.happen()
         self.lossy, self.calm = 0.0, True
@@ -331,12 +427,15 @@ class Story:
             for name in self.learners:
                 if self.committed < ROUNDS:
                     self.return_(name)
+            self.flush()
             for step in (self.upload, self._close_if_all):
                 for name in self.learners:
                     if self.committed < ROUNDS:
                         step(name)
+                    self.flush()
             if self.committed < ROUNDS:
                 self.tick()
+            self.flush()
 
     def _close_if_all(self, name: str) -> None:
         if self.committed < ROUNDS:
@@ -355,4 +454,26 @@ def told(seed: int, folder: Path, kind: type[Story] = Story) -> Story:
     story.tell()
     known = [work_id for work in story.known for work_id in work]
     assert len(known) == len(set(known)), (seed, story.known)
+    assert all(len(sums) == 1 for sums in story.sums_of.values()), (seed, story.sums_of)
     return story
+
+
+def told_all(seeds: Iterable[int], folder: Path) -> Counter[str]:
+    """So many stories, each of which ends with the right sums; what was in them.
+
+    Raises AssertionError where both secrets of a learner were shown of one session, too.
+    """
+    happened: Counter[str] = Counter()
+    for seed in seeds:
+        story = told(seed, folder / str(seed))
+        assert all(len(kinds) == 1 for kinds in story.kinds_of.values()), (seed, story.kinds_of)
+        assert story.end == "all rounds", (seed, story.end)
+        happened += story.happened
+    return happened
+
+
+if __name__ == "__main__":
+    logging.disable()
+    with TemporaryDirectory() as place:
+        found = told_all(range(int(sys.argv[1])), Path(place))
+    say(*(f"{count:8,} {what}" for what, count in sorted(found.items())))
