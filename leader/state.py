@@ -37,6 +37,7 @@ class RunState:
     turns: Mapping[str, int] = field(default_factory=dict)  # work given out so far, by part (the same)
     audit_head: str = ""  # of the audit when this was written, as N:HASH; "" in a run without trust
     privacy: PrivacyState | None = None  # of a run with dp.mode
+    masks_range: float = 0.0  # of the next round's masks, with secagg.bits=16; 0 = the config's
     #: What nobody outside can compute work ids without; learners see only the ids. "" in tests alone.
     secret: str = field(default="", repr=False)
 

@@ -34,6 +34,7 @@ class _Staged:
     round: int
     step: int  # exchange within the round
     vectors: Vectors
+    told: bool = False  # whether a later order will tell if it counted, and nothing else
 
 
 class Memory:
@@ -62,30 +63,44 @@ class Memory:
         self._counted.clear()
         self._committed = 0
 
-    def of(self, part: str, round_: int, step: int = 0) -> Vectors:
+    def of(self, part: str, round_: int, step: int = 0, counted: int | None = None) -> Vectors:
         """The vectors of a part that work of exchange `step` in `round_` starts from; empty at first.
 
         The leader has closed all earlier rounds, and the round's earlier exchanges. An update of one of them
-        that it has not refused was counted, though its answer may be lost.
+        that it has not refused was counted, though its answer may be lost; unless the order says which was the
+        last round that `counted` one.
         """
         if part not in self._kept:
             self._load(part)
         staged = self._staged.get(part, [])
         if staged and staged[-1].round < round_:
+            if counted is not None and staged[-1].round != counted:
+                self.refused(part)
+                return self._kept[part]
             self._keep(part)
             return self._kept[part]
         before = [one for one in staged if one.round == round_ and one.step < step]
         return before[-1].vectors if before else self._kept[part]
 
-    def stage(self, part: str, round_: int, vectors: Vectors, step: int = 0, *, durable: bool = True) -> None:
+    def stage(
+        self,
+        part: str,
+        round_: int,
+        vectors: Vectors,
+        step: int = 0,
+        *,
+        durable: bool = True,
+        told: bool = False,
+    ) -> None:
         """What the part's memory will be if the update of exchange `step` in `round_` counts.
 
         Without `durable` it goes to disk only once its round is known to be committed: a round of many
-        exchanges is redone from its beginning if this process dies.
+        exchanges is redone from its beginning if this process dies. `told` is for an update that is not known to
+        count when it was taken in, such as one in a sum whose masks may stay on; see `of`.
         """
         self._counted.discard(part)
         before = [one for one in self._staged.get(part, []) if one.round == round_ and one.step < step]
-        self._staged[part] = [*before[-1:], _Staged(round_, step, vectors)]
+        self._staged[part] = [*before[-1:], _Staged(round_, step, vectors, told)]
         path = self._path(part, ".staged")
         if path and durable:
             _write(path, vectors, {"round": str(round_), "step": str(step)})
@@ -112,7 +127,7 @@ class Memory:
     def _settle(self) -> None:
         for part in sorted(self._counted):
             staged = self._staged.get(part)
-            if staged and staged[-1].round <= self._committed:
+            if staged and staged[-1].round <= self._committed and not staged[-1].told:
                 self._keep(part)
 
     def _keep(self, part: str) -> None:

@@ -277,7 +277,7 @@ class WorkOrders(_message.Message):
     def __init__(self, orders: _Optional[_Iterable[_Union[WorkOrder, _Mapping]]] = ...) -> None: ...
 
 class WorkOrder(_message.Message):
-    __slots__ = ("work_id", "round", "step", "version", "shard", "seed", "exchange", "first_batch", "local_steps", "batch_size", "progress_start", "progress_end", "schedule", "momentum", "weight_decay", "nesterov", "augment", "dtype", "label_smoothing", "last_round", "proximal_mu", "control_variates", "personal_lambda", "evaluate", "start_loss", "fragments", "fragment", "fresh", "overlap_steps", "mix", "masking", "noise", "examples")
+    __slots__ = ("work_id", "round", "step", "version", "shard", "seed", "exchange", "first_batch", "local_steps", "batch_size", "progress_start", "progress_end", "schedule", "momentum", "weight_decay", "nesterov", "augment", "dtype", "label_smoothing", "last_round", "proximal_mu", "control_variates", "personal_lambda", "evaluate", "start_loss", "fragments", "fragment", "fresh", "overlap_steps", "mix", "masking", "noise", "examples", "counted_round")
     WORK_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -311,6 +311,7 @@ class WorkOrder(_message.Message):
     MASKING_FIELD_NUMBER: _ClassVar[int]
     NOISE_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    COUNTED_ROUND_FIELD_NUMBER: _ClassVar[int]
     work_id: str
     round: int
     step: int
@@ -344,7 +345,8 @@ class WorkOrder(_message.Message):
     masking: MaskPlan
     noise: NoisePlan
     examples: ExamplePlan
-    def __init__(self, work_id: _Optional[str] = ..., round: _Optional[int] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., shard: _Optional[int] = ..., seed: _Optional[int] = ..., exchange: _Optional[str] = ..., first_batch: _Optional[int] = ..., local_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., progress_start: _Optional[float] = ..., progress_end: _Optional[float] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., momentum: _Optional[float] = ..., weight_decay: _Optional[float] = ..., nesterov: _Optional[bool] = ..., augment: _Optional[str] = ..., dtype: _Optional[str] = ..., label_smoothing: _Optional[float] = ..., last_round: _Optional[int] = ..., proximal_mu: _Optional[float] = ..., control_variates: _Optional[bool] = ..., personal_lambda: _Optional[float] = ..., evaluate: _Optional[bool] = ..., start_loss: _Optional[bool] = ..., fragments: _Optional[int] = ..., fragment: _Optional[int] = ..., fresh: _Optional[int] = ..., overlap_steps: _Optional[int] = ..., mix: _Optional[float] = ..., masking: _Optional[_Union[MaskPlan, _Mapping]] = ..., noise: _Optional[_Union[NoisePlan, _Mapping]] = ..., examples: _Optional[_Union[ExamplePlan, _Mapping]] = ...) -> None: ...
+    counted_round: int
+    def __init__(self, work_id: _Optional[str] = ..., round: _Optional[int] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., shard: _Optional[int] = ..., seed: _Optional[int] = ..., exchange: _Optional[str] = ..., first_batch: _Optional[int] = ..., local_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., progress_start: _Optional[float] = ..., progress_end: _Optional[float] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., momentum: _Optional[float] = ..., weight_decay: _Optional[float] = ..., nesterov: _Optional[bool] = ..., augment: _Optional[str] = ..., dtype: _Optional[str] = ..., label_smoothing: _Optional[float] = ..., last_round: _Optional[int] = ..., proximal_mu: _Optional[float] = ..., control_variates: _Optional[bool] = ..., personal_lambda: _Optional[float] = ..., evaluate: _Optional[bool] = ..., start_loss: _Optional[bool] = ..., fragments: _Optional[int] = ..., fragment: _Optional[int] = ..., fresh: _Optional[int] = ..., overlap_steps: _Optional[int] = ..., mix: _Optional[float] = ..., masking: _Optional[_Union[MaskPlan, _Mapping]] = ..., noise: _Optional[_Union[NoisePlan, _Mapping]] = ..., examples: _Optional[_Union[ExamplePlan, _Mapping]] = ..., counted_round: _Optional[int] = ...) -> None: ...
 
 class Schedule(_message.Message):
     __slots__ = ("kind", "lr", "warmup")

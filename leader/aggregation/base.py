@@ -38,6 +38,7 @@ class Result:
     loss: float  # example-weighted mean over the contributions that told theirs
     digest: str  # hex; equal exactly when parts, weights, factors and payloads were equal
     privacy: PrivacyState | None = None  # after it, where it was released with noise
+    masks_range: float = 0.0  # for the next round's masks, where this one's values decide that
 
 
 class Aggregator(Protocol):

@@ -115,7 +115,7 @@ def _unshared(config: RunFields) -> Iterator[str]:
     if reach + least.peak > room_of(secagg.bits, parties):
         yield (
             f"secagg.bits is {secagg.bits}, in which sums of {parties} updates with noise of {dp.noise(needed):g} "
-            "times their length have no room: set secagg.bits=64, or raise dp.noise_multiplier"
+            f"times their length have no room: set secagg.bits={2 * secagg.bits}, or raise dp.noise_multiplier"
         )
 
 

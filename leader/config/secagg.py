@@ -17,11 +17,15 @@ class SecaggConfig(Section):
         description="masked: learners mask their updates, and the leader learns their sum; signed: their keys are "
         "signed as well, so that a leader that lies about them is refused",
     )
-    bits: Literal[32, 64] = Field(
-        32, description="bits of a masked value; 64: the same weights as without masks, bit for bit"
+    bits: Literal[16, 32, 64] = Field(
+        32,
+        description="bits of a masked value; 64: the same weights as without masks, bit for bit; 16: half the bytes "
+        "of 32, rounded at random, and what that loses is added to the next update",
     )
     range: Positive = Field(
-        8.0, description="largest magnitude of a value, with 32 bits; larger ones saturate"
+        8.0,
+        description="largest magnitude of a value, with 32 bits; larger ones saturate; with 16, that of the first "
+        "round, and then what the values ask for",
     )
     threshold: float = Field(
         0.0,

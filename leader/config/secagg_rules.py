@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from leader.config.sections import RunFields
+from utils.secagg.ring import COARSE, FEWEST_LEVELS, Ring
 
 _SEES_EACH = "which must see each update"
 
@@ -111,6 +112,11 @@ def _numbers(config: RunFields) -> Iterator[str]:
             "of two, each can compute the other's update; set secagg.least=2 if that does no harm"
         )
         return
+    if secagg.bits == COARSE and (levels := Ring(COARSE, parties, 1.0).limit) < FEWEST_LEVELS:
+        yield (
+            f"secagg.bits is {COARSE}, in which a value of one of {parties} learners has {levels} levels to each side, "
+            f"and should have {FEWEST_LEVELS}: set secagg.bits=32, or ask fewer a round (cohort.size)"
+        )
     need = sum_of_least(config)
     closes = closes_on(config)
     if awaited < need:

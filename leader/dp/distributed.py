@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from pathlib import Path
 
 from leader.aggregation.base import Aggregator
+from leader.config import RunConfig
 from leader.config.dp_rules import shares_counted
 from leader.config.secagg_rules import asked, closes_on, sum_of_least
 from leader.dp.budget import Budget
@@ -23,7 +25,8 @@ from model.flat import Layout
 from protos import leader_pb2
 from utils import faults
 from utils.dp.shares import multiplier_of, room_of
-from utils.errors import PrivacyError
+from utils.errors import ConfigError, PrivacyError
+from utils.secagg.ring import COARSE
 
 
 class DistributedPrivacy(Budget):
@@ -40,6 +43,19 @@ class DistributedPrivacy(Budget):
             f"it sees sums of at least {sum_of_least(config)} updates with noise of their learners, of which that of "
             f"{colluding} is not counted"
         )
+
+    def __init__(self, config: RunConfig, layout: Layout, path: Path, state: RunState) -> None:
+        """Raises ConfigError where masks of 16 bits have no room for updates of so many values."""
+        super().__init__(config, layout, path, state)
+        bits, size, parties = config.secagg.bits, layout.shared_parameter_count, asked(config)
+        if bits == COARSE:
+            masks = leader_pb2.MaskPlan(bits=bits, parties=parties)
+            reach = self.mechanism(size, masks, max(sum_of_least(config), closes_on(config))).value_reach
+            if reach < math.sqrt(size):
+                raise ConfigError(
+                    f"secagg.bits is {bits}, in which updates of {size:,} values with noise have {reach} levels, of "
+                    f"which rounding would leave little ({math.ceil(math.sqrt(size))} are needed): set secagg.bits=32"
+                )
 
     def begin(self, state: RunState) -> RunState:
         """See Privacy: the leader has no key, as it makes no noise."""

@@ -13,6 +13,7 @@ from utils.dp.discrete_gaussian import DiscreteGaussian
 from utils.dp.lattice import MAX_REACH
 
 _STEP = 32  # of one level of noise to the next; half the width of a level
+_SMALL_STEPS = (2, 4, 8, 16)  # of the one level that 16 bits have room for
 _LEVELS = range(1, 5)  # how often: noise of more is beyond 32 bits
 #: Rounding to the lattice makes an update sqrt(size / 12) longer; the reach is so many times that.
 _FINE = 32
@@ -41,6 +42,8 @@ class Mechanism:
     def shared(cls, multiplier: float, size: int, bit_sigma: float, shares: int, room: int) -> Mechanism:
         """The same where each of `shares` updates brings as much of `noise`, and it with an update is within `room`."""
         noises = [DiscreteGaussian((_STEP,) * levels) for levels in range(_LEVELS.stop)]
+        if room < 1 << 15:
+            noises[1:] = [DiscreteGaussian((step,)) for step in _SMALL_STEPS]
         return cls._of(multiplier, size, bit_sigma, noises, shares, room)
 
     @classmethod

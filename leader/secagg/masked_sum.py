@@ -21,14 +21,14 @@ from protos import leader_pb2
 from utils.dp.shares import mean_of
 from utils.errors import CheckpointError, PayloadError
 from utils.secagg.masks import add_streams
-from utils.secagg.ring import WORDS, Words
-from utils.secagg.update import FACTS, VALUES, WIDE, facts_of, ring_of
+from utils.secagg.ring import COARSE, WORDS, Words
+from utils.secagg.update import VALUES, WIDE, Facts, facts_of, facts_size, ring_of
 from utils.wire.payload import Manifest, Payload
 
 After = Callable[[float], PrivacyState | None]
 _THREADS = 2
 _HEADER_BYTES = 1024  # of two tensors without metadata
-_DTYPES = {32: "I32", 64: "I64"}
+_DTYPES = {16: "I16", 32: "I32", 64: "I64"}  # by the bits of a word
 
 
 class MaskedUpdates:
@@ -37,7 +37,7 @@ class MaskedUpdates:
     header_bytes = _HEADER_BYTES
 
     def __init__(self, layout: Layout, bits: int, *, tells_clipping: bool = False) -> None:
-        values, wide = sizes_of(layout)
+        values, wide = sizes_of(layout, bits)
         values += tells_clipping
         self.max_bytes = values * bits // 8 + 8 * wide
         self._expected = [(VALUES, _DTYPES[bits], (values,)), (WIDE, "I64", (wide,))]
@@ -55,14 +55,14 @@ class MaskedUpdates:
         return payload
 
 
-def sizes_of(layout: Layout) -> tuple[int, int]:
+def sizes_of(layout: Layout, bits: int) -> tuple[int, int]:
     """Words of an update's values and of its wide part."""
     parameters = layout.shared_parameter_count
-    return parameters, FACTS + sum(entry.size for entry in layout.shared) - parameters
+    return parameters, facts_size(bits) + sum(entry.size for entry in layout.shared) - parameters
 
 
 class MaskedSum:
-    """An aggregator of masked updates, all under one plan; 4 or 8 bytes a value, however many come.
+    """An aggregator of masked updates, all under one plan; 2, 4 or 8 bytes a value, however many come.
 
     Where they bring noise, `after` gives the privacy's state after the sum by the noisy share of those within the clip.
     """
@@ -75,7 +75,7 @@ class MaskedSum:
         noise: leader_pb2.NoisePlan | None = None,
         after: After = lambda within: None,
     ) -> None:
-        values, wide = sizes_of(layout)
+        values, wide = sizes_of(layout, plan.bits)
         values += noise is not None and noise.bit_levels > 0
         self.noise = noise
         self._after = after
@@ -114,7 +114,7 @@ class MaskedSum:
 
     def finish(self) -> Result:
         """See Aggregator; all masks must be off."""
-        facts = facts_of(self.wide)
+        facts = self._facts
         counted = hashlib.sha256(self.values.data).hexdigest(), hashlib.sha256(self.wide.data).hexdigest()
         digest = digest_of([*sorted(self.parts), *counted])
         if self.noise is not None:
@@ -125,13 +125,26 @@ class MaskedSum:
             mean = ExactSum.of(self.values.astype(np.uint64, copy=False), weight, self._scale).mean()
         else:
             mean = ring_of(self._plan).means(self.values, weight / (self._plan.weight_bound or 1))
-        buffers = ExactSum.of(self.wide[FACTS:], weight, self._scale).mean()
-        return Result(np.concatenate([mean, buffers]), facts.examples, facts.loss, digest)
+        buffers = ExactSum.of(self.wide[facts_size(self._plan.bits) :], weight, self._scale).mean()
+        shared = np.concatenate([mean, buffers])
+        return Result(shared, facts.examples, facts.loss, digest, masks_range=self.next_range)
 
     @property
     def saturated(self) -> float:
         """Share of the values that were beyond the range; once unmasked."""
-        return facts_of(self.wide).saturated / max(1, self.values.size * len(self.parts))
+        return self._facts.saturated / max(1, self.values.size * len(self.parts))
+
+    @property
+    def next_range(self) -> float:
+        """The range for the next round's masks where this one's values decide that, else 0; once unmasked."""
+        if self._plan.bits != COARSE or self.noise is not None:
+            return 0.0
+        facts, values = self._facts, self.values.size * len(self.parts)
+        return ring_of(self._plan).next_reach(facts.saturated, facts.counts, values)
+
+    @property
+    def _facts(self) -> Facts:
+        return facts_of(self.wide, self._plan.bits)
 
     def close(self) -> None:
         """Nothing is held outside memory."""

@@ -24,7 +24,7 @@ from utils.secagg.update import VALUES, WIDE
 from utils.wire.payload import PayloadReader, encode_header
 
 _FORMAT = "flockstep-pending-1"
-_DTYPES = {4: "I32", 8: "I64"}
+_DTYPES = {2: "I16", 4: "I32", 8: "I64"}  # by the bytes of a word
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,7 @@ class _Said(BaseModel):
     secret: str = ""
     audit_head: Annotated[str, Field(pattern=r"\A([0-9]+:[0-9a-f]{64})?\z")] = ""
     privacy: Annotated[PrivacyState, AfterValidator(_privacy)] | None = None
+    masks_range: Annotated[FiniteFloat, Field(ge=0)] = 0.0
     holders: dict[str, str]
     own: Count
     committed: Annotated[RoundCommitted, AfterValidator(_committed)] | None
@@ -106,6 +107,7 @@ def fields_of(state: RunState) -> str:
         **{name: getattr(state, name) for name in _PLAIN},
         **({"audit_head": state.audit_head} if state.audit_head else {}),
         **({"privacy": _private_fields(state.privacy)} if state.privacy else {}),
+        **({"masks_range": state.masks_range} if state.masks_range else {}),
         "holders": dict(state.seats.holders) if state.seats else {},
         "own": state.seats.own if state.seats else 0,
         "committed": asdict(state.committed) if state.committed else None,
@@ -150,7 +152,9 @@ def state_of(fields: str, arrays: Arrays) -> RunState:
     vectors = {
         name: array.astype(np.float32, copy=False) for name, array in arrays.items() if name not in _SHARDS
     }
-    plain: dict[str, Any] = {name: getattr(said, name) for name in (*_PLAIN, "audit_head", "turns")}
+    plain: dict[str, Any] = {
+        name: getattr(said, name) for name in (*_PLAIN, "audit_head", "turns", "masks_range")
+    }
     return RunState(
         vector=vectors["vector"],
         public=vectors.get("public"),

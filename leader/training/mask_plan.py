@@ -10,9 +10,11 @@ from protos import leader_pb2
 from utils.secagg.graph import ALL_TO_ALL
 from utils.secagg.roster import fewest_neighbours
 
+_MOST_STEPS = 20  # powers of two that a range may go from the config's
 
-def plan_of(config: RunConfig, opening: Opening, attempt: int) -> leader_pb2.MaskPlan:
-    """How the updates of a round are masked."""
+
+def plan_of(config: RunConfig, opening: Opening, attempt: int, masks_range: float) -> leader_pb2.MaskPlan:
+    """How the updates of a round are masked; `masks_range` is the state's."""
     secagg, parties = config.secagg, len(opening.parts)
     share = secagg.threshold or 2 / 3
     plan = leader_pb2.MaskPlan(
@@ -20,7 +22,7 @@ def plan_of(config: RunConfig, opening: Opening, attempt: int) -> leader_pb2.Mas
         parties=parties,
         threshold=min(parties, math.floor(parties * share) + 1),
         least=secagg.least,
-        range=config.aggregate.max_abs if secagg.bits == 64 else secagg.range,
+        range=_range(config, masks_range),
         signed=secagg.mode == "signed",
         attempt=attempt,
         fraction_bits=opening.scale.fraction_bits,
@@ -32,3 +34,12 @@ def plan_of(config: RunConfig, opening: Opening, attempt: int) -> leader_pb2.Mas
     if parties > ALL_TO_ALL:
         plan.neighbours, plan.neighbour_threshold = fewest_neighbours(plan)
     return plan
+
+
+def _range(config: RunConfig, found: float) -> float:
+    """Largest magnitude of a value: with 16 bits, what was `found` by the round before."""
+    secagg = config.secagg
+    if secagg.bits == 64:
+        return config.aggregate.max_abs
+    low, high = (math.ldexp(secagg.range, by) for by in (-_MOST_STEPS, _MOST_STEPS))
+    return min(max(found, low), high) if found else secagg.range

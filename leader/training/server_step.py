@@ -101,6 +101,7 @@ class ServerStep:
             version=next_version(before.version, result.digest),
             exchanges=before.exchanges + 1,
             privacy=result.privacy,
+            masks_range=result.masks_range,
         )
 
 

@@ -15,6 +15,7 @@ from leader.data.part import Part
 from leader.rounds.buffer import OpenWork
 from protos import leader_pb2
 from utils.schedule import Schedule
+from utils.secagg.ring import COARSE
 from utils.seeds import derive_seed
 
 _LONGEST = 4  # passes through the median part in a round
@@ -110,11 +111,17 @@ class WorkPlanner:
         part: Part,
         plan: leader_pb2.MaskPlan,
         noise: leader_pb2.NoisePlan | None = None,
+        counted: int = 0,
     ) -> leader_pb2.WorkOrder:
-        """`order`, its update to be masked; a further attempt is other work, with other batches."""
+        """`order`, its update to be masked; a further attempt is other work, with other batches.
+
+        `counted` is the newest round that an update of the part is in.
+        """
         order.masking.CopyFrom(plan)
         if noise is not None:
             order.noise.CopyFrom(noise)
+        elif plan.bits == COARSE:
+            order.counted_round = counted
         if plan.attempt:
             order.seed = derive_seed(order.seed, "attempt", plan.attempt)
         return self._sealed(order, part)

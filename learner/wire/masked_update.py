@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +18,13 @@ from learner.training.update import Update
 from learner.wire.whole_update import HeldUpdate
 from model.flat import Layout
 from protos import leader_pb2
+from utils.codecs.base import State
 from utils.codecs.files import File
 from utils.dp.shares import add_noise, clipped_words
 from utils.errors import PayloadError
 from utils.secagg.ring import Words
 from utils.secagg.update import VALUES, WIDE, facts_words, words_of
+from utils.seeds import derive_seed
 from utils.vector import Vector
 
 _THREADS = 2
@@ -37,12 +41,22 @@ class MaskedUpdate:
     _sent: dict[bytes, HeldUpdate] = field(default_factory=dict)  # the last one, by session
 
     @classmethod
-    def of(cls, order: leader_pb2.WorkOrder, update: Update, base: Vector, layout: Layout) -> MaskedUpdate:
-        """The update that answers `order`, which was trained from `base`; raises ValueRangeError."""
+    def of(
+        cls,
+        order: leader_pb2.WorkOrder,
+        update: Update,
+        base: Vector,
+        layout: Layout,
+        memory: Mapping[str, Vector] = MappingProxyType({}),
+    ) -> tuple[MaskedUpdate, State]:
+        """The update that answers `order`, which was trained from `base`, and what its part is to remember of it.
+
+        `memory` is what the part remembers now. Raises ValueRangeError.
+        """
         shared = layout.gathered(update.values)
-        words, wide = _words(order, update, shared, layout.shared_parameter_count)
+        words, wide, remembered = _words(order, update, shared, layout.shared_parameter_count, memory)
         model = hashlib.sha256(np.ascontiguousarray(layout.gathered(base)).data).digest()
-        return cls(order, words, wide, model)
+        return cls(order, words, wide, model), remembered
 
     async def travelling(self, sessions: MaskSessions) -> HeldUpdate:
         """The file for the session that is open, once its keys and shares are here.
@@ -69,13 +83,19 @@ class MaskedUpdate:
 
 
 def _words(
-    order: leader_pb2.WorkOrder, update: Update, shared: Vector, parameters: int
-) -> tuple[Words, NDArray[np.uint64]]:
+    order: leader_pb2.WorkOrder, update: Update, shared: Vector, parameters: int, memory: Mapping[str, Vector]
+) -> tuple[Words, NDArray[np.uint64], State]:
     """The update's values and what it tells beside them, before noise and masks; with noise to come, no loss."""
+    plan = order.masking
     if not order.HasField("noise"):
-        return words_of(order.masking, shared, parameters, update.examples, update.loss)
+        seed = derive_seed(order.seed, "masks", order.first_batch)
+        return words_of(plan, shared, parameters, update.examples, update.loss, memory, seed)
     if parameters < shared.size:
         raise PayloadError(
             "the model has buffers that would travel without noise; keep them here (model.local)"
         )
-    return clipped_words(shared, order.noise, order.masking.bits), facts_words(update.examples, math.nan)
+    return (
+        clipped_words(shared, order.noise, plan.bits),
+        facts_words(plan.bits, update.examples, math.nan),
+        {},
+    )

@@ -74,7 +74,11 @@ class Assignments:
 
     def of(self, order: leader_pb2.WorkOrder, base: Download, examples: Examples, part: str) -> Assignment:
         """The assignment of `order`, whose examples are those of `part`."""
-        return self._with(order, base, examples, self._memory.of(part, order.round, order.step))
+        return self._with(order, base, examples, self._remembered(order, part))
+
+    def _remembered(self, order: leader_pb2.WorkOrder, part: str) -> Vectors:
+        counted = order.counted_round if order.HasField("counted_round") else None
+        return self._memory.of(part, order.round, order.step, counted)
 
     def ahead(self, order: leader_pb2.WorkOrder, examples: Examples, memory: Vectors) -> Assignment:
         """The assignment of a streamed order that has not come, nor its model; enough to begin with."""
@@ -106,9 +110,12 @@ class Assignments:
 
     def masked(self, order: leader_pb2.WorkOrder, base: Download, part: str, update: Update) -> MaskedUpdate:
         """The update of an order that asks for masks; see `made`."""
-        if update.memory:
-            self._memory.stage(part, order.round, update.memory, order.step)
-        return MaskedUpdate.of(order, _told(order, update), base.vector, self._layout)
+        before = self._remembered(order, part)
+        masked, remembered = MaskedUpdate.of(order, _told(order, update), base.vector, self._layout, before)
+        if vectors := {**update.memory, **remembered}:
+            told = order.HasField("counted_round")
+            self._memory.stage(part, order.round, vectors, order.step, told=told)
+        return masked
 
     def maker(
         self, update: StreamedUpdate, memory: Vectors, post: Callable[[SentPiece | None], None]

@@ -48,7 +48,7 @@ def test_with_32_bits_they_are_as_near_as_a_step_of_the_ring() -> None:
 
 def masked_file(cluster: Cluster) -> bytes:
     """What could be a masked update of the run's model."""
-    values, wide = sizes_of(cluster.app.layout)
+    values, wide = sizes_of(cluster.app.layout, 32)
     file = File.of({VALUES: np.zeros(values, np.int32), WIDE: np.zeros(wide, np.int64)}, {})
     return file.header + file.body.tobytes()
 

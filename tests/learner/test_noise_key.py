@@ -73,7 +73,7 @@ def sent(folder: Path, session: bytes, *, round_: int = 4) -> bytes:
         return Unmasked(session)
 
     masks.ready = ready  # type: ignore[method-assign, assignment]
-    made = MaskedUpdate.of(asked, UPDATE, np.zeros(100, np.float32), LAYOUT)
+    made, _ = MaskedUpdate.of(asked, UPDATE, np.zeros(100, np.float32), LAYOUT)
     return asyncio.run(made.travelling(masks)).file.body.tobytes()
 
 
@@ -87,7 +87,7 @@ def test_an_update_that_is_made_and_sent_again_has_the_same_bits_in_any_session(
 
 
 def test_an_update_with_noise_says_neither_its_loss_nor_what_saturated(tmp_path: Path) -> None:
-    made = MaskedUpdate.of(order("a", plan(4), noise=NOISE), UPDATE, np.zeros(100, np.float32), LAYOUT)
+    made, _ = MaskedUpdate.of(order("a", plan(4), noise=NOISE), UPDATE, np.zeros(100, np.float32), LAYOUT)
     assert made.wide.tolist() == [24, 0, 0]
     assert np.square(made.words.view(np.int32).astype(np.int64)).sum() <= NOISE.reach**2
 

@@ -26,6 +26,24 @@ def block_count(size: int, block: int) -> int:
     return -(-size // block)
 
 
+class Uniform:
+    """Numbers in (0, 1) of 16 random bits, never 0 or 1: floor(x + u) rounds x at random, and keeps whole numbers."""
+
+    def __init__(self, seed: int, most: int) -> None:
+        # NumPy promises the raw bits of its generators to stay the same (NEP 19), not what it makes of them.
+        self._bits = np.random.SFC64(seed)
+        self._noise = np.empty(most, np.float32)
+
+    def draw(self, size: int) -> Vector:
+        """(size,) further ones, `most` at most; the memory is that of the draw before."""
+        bits = self._bits.random_raw(-(-size // 4)).astype("<u8", copy=False).view("<u2")
+        noise = self._noise[:size]
+        noise[:] = bits[:size]
+        noise += 0.5
+        noise *= 2.0**-16
+        return noise
+
+
 class Rounder:
     """Stochastic rounding to multiples of the blocks' scales, tile by tile, with one source of randomness.
 
@@ -40,10 +58,8 @@ class Rounder:
         self._block = block
         self._top = top
         self._scales = scales
-        # NumPy promises the raw bits of its generators to stay the same (NEP 19), not what it makes of them.
-        self._bits = np.random.SFC64(seed)
+        self._uniform = Uniform(seed, TILE)
         self._work = np.empty(TILE, np.float32)
-        self._noise = np.empty(TILE, np.float32)
 
     def round(self, tile: Vector, levels: Levels) -> Vector:
         """Fill `levels`, as long as `tile`, and return the scales, (block_count,) float32."""
@@ -56,20 +72,12 @@ class Rounder:
         work[:size] = tile
         blocks *= np.reciprocal(scales)[:, None]
         used = work[:size]
-        used += self._uniform(size)
+        used += self._uniform.draw(size)
         np.floor(used, out=used)
         # The reciprocal is rounded, so the largest may come out a little above `top`.
         np.clip(used, -self._top, self._top, out=used)
         np.copyto(levels, used, casting="unsafe")
         return scales
-
-    def _uniform(self, size: int) -> Vector:
-        bits = self._bits.random_raw(-(-size // 4)).astype("<u8", copy=False).view("<u2")
-        noise = self._noise[:size]
-        noise[:] = bits[:size]
-        noise += 0.5
-        noise *= 2.0**-16
-        return noise
 
 
 def scaled(levels: Levels, scales: Vector, block: int, out: Vector) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.codecs.blocks import Uniform
 from utils.errors import ValueRangeError
 from utils.vector import Vector
 
@@ -16,7 +18,11 @@ WORDS: dict[int, np.dtype[np.unsignedinteger[Any]]] = {
     32: np.dtype(np.uint32),
     64: np.dtype(np.uint64),
 }
-_BLOCK = 1 << 16  # values; 512 KiB of float64 stays in the cache
+COARSE = 16  # bits of the ring whose rounding is worth being fed back
+FEWEST_LEVELS = 127  # to each side that a value must have there, as many as one of codec int8
+RANGES = 16  # powers of two below its range that values are counted by there
+_BEYOND = 1e-5  # share of the values that may be beyond half of the range of the next round
+BLOCK = 1 << 16  # values; 512 KiB of float64 stays in the cache
 Words = NDArray[np.unsignedinteger[Any]]
 
 
@@ -38,23 +44,54 @@ class Ring:
         """Levels that stand for 1."""
         return self.limit / self.reach
 
-    def levels(self, values: Vector, share: float = 1.0) -> tuple[Words, int]:
+    def levels(self, values: Vector, share: float = 1.0, uniform: Uniform | None = None) -> tuple[Words, int]:
         """(n,) values, times `share` in (0, 1], as (n,) words, and how many of them saturated.
 
-        Rounded half to even. Raises ValueRangeError for values that are not finite.
+        Rounded half to even, or with `uniform` at random. Raises ValueRangeError for values that are not finite.
         """
         words, beyond = np.empty(values.size, WORDS[self.bits]), 0
         signed, factor = words.view(f"i{self.bits // 8}"), share * self.scale
-        for start in range(0, values.size, _BLOCK):
-            exact = np.multiply(values[start : start + _BLOCK], factor, dtype=np.float64)
-            np.rint(exact, out=exact)
+        for start in range(0, values.size, BLOCK):
+            exact = np.multiply(values[start : start + BLOCK], factor, dtype=np.float64)
+            if uniform is None:
+                np.rint(exact, out=exact)
             beyond += int(np.count_nonzero(~(np.abs(exact) <= self.limit)))  # NaN is beyond too
             np.clip(exact, -self.limit, self.limit, out=exact)
+            if uniform is not None:
+                np.floor(np.add(exact, uniform.draw(exact.size), out=exact), out=exact)
             with np.errstate(invalid="ignore"):
-                signed[start : start + _BLOCK] = exact
+                signed[start : start + BLOCK] = exact
         if beyond:
             _check(values, np.inf)
         return words, beyond
+
+    def lost(self, values: Vector, words: Words, share: float) -> Vector:
+        """What `levels` left out of (n,) values, (n,): at most a level, and of those that saturated the reach."""
+        lost, factor = np.empty(values.size, np.float32), share * self.scale
+        signed, most = words.view(f"i{self.bits // 8}"), self.reach / share
+        for start in range(0, values.size, BLOCK):
+            block = slice(start, start + BLOCK)
+            lost[block] = np.clip(values[block] - signed[block] / factor, -most, most)
+        return lost
+
+    def counts(self, values: Vector, share: float) -> NDArray[np.int64]:
+        """How many of (n,) values, times `share`, are at least reach / 2, reach / 4 and so on, (RANGES,)."""
+        counts, factor = np.zeros(RANGES + 2, np.int64), share / self.reach
+        for start in range(0, values.size, BLOCK):
+            ratio = np.multiply(values[start : start + BLOCK], factor, dtype=np.float64)
+            below = np.where(ratio == 0, RANGES, -np.frexp(ratio)[1])
+            counts += np.bincount(np.clip(below, -1, RANGES) + 1, minlength=RANGES + 2)
+        return np.cumsum(counts)[1:-1]
+
+    def next_reach(self, beyond: int, counts: NDArray[np.int64], values: int) -> float:
+        """The reach for the next sum, by what `levels` and `counts` said of all `values` of this one.
+
+        Twice the least that next to none are beyond. A mean would not tell: single values are far larger.
+        """
+        most = _BEYOND * values
+        if beyond > most:
+            return 4 * self.reach
+        return math.ldexp(self.reach, 1 - int(np.count_nonzero(counts <= most)))
 
     def means(self, total: Words, divisor: float) -> Vector:
         """(n,) summed words as (n,) means: over `divisor`, the sum of the shares."""
@@ -71,9 +108,9 @@ def exact_words(values: Vector, weight: int, fraction_bits: int, max_abs: float)
     _check(values, max_abs)
     words = np.empty(values.size, np.uint64)
     signed = words.view(np.int64)
-    for start in range(0, values.size, _BLOCK):
-        scaled = np.multiply(values[start : start + _BLOCK], 2.0**fraction_bits, dtype=np.float64)
-        signed[start : start + _BLOCK] = np.rint(scaled, out=scaled)
+    for start in range(0, values.size, BLOCK):
+        scaled = np.multiply(values[start : start + BLOCK], 2.0**fraction_bits, dtype=np.float64)
+        signed[start : start + BLOCK] = np.rint(scaled, out=scaled)
     words *= np.uint64(weight)
     return words
 

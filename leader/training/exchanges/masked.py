@@ -38,7 +38,9 @@ from utils import faults
 from utils.console import printable
 from utils.errors import LateUpdateError, PayloadError
 from utils.secagg.keys import SESSION_BYTES
+from utils.secagg.ring import COARSE, FEWEST_LEVELS
 from utils.secagg.roster import Seated, need, order_bytes
+from utils.secagg.update import ring_of
 from utils.wire.payload import Manifest, Payload
 
 _log = logging.getLogger(__name__)
@@ -125,7 +127,9 @@ class MaskedExchange(SynchronousExchange):
         self._masking = masking
         self._pending = pending
         self._times = Times(secagg.keys_s, secagg.reveal_s)
-        self._plan = plan_of(engine.config, opening, masking.pending.attempt(state.round + 1))
+        self._plan = plan_of(
+            engine.config, opening, masking.pending.attempt(state.round + 1), state.masks_range
+        )
         self._opening = opening = _with_quorum(opening, need(self._plan))
         self._release = engine.privacy.masked(engine.layout, state, self._plan, opening.plan.quorum)
         self._session: MaskSession | None = None
@@ -140,6 +144,7 @@ class MaskedExchange(SynchronousExchange):
         if pending:
             self.aggregate = MaskedSum.restored(engine.layout, pending, self._scale, self._release.after)
             self._session = MaskSession.resumed(pending.closed, self._times, engine.signed)
+        self._check_levels()
         masking.open_now = self
         self.look_at_learners()
         if self._session is None:
@@ -150,8 +155,20 @@ class MaskedExchange(SynchronousExchange):
                 need(self._plan),
             )
 
+    def _check_levels(self) -> None:
+        """More learners may be here than the config has asked for."""
+        plan = self._plan
+        if plan.bits == COARSE and (levels := ring_of(plan).limit) < FEWEST_LEVELS:
+            _log.warning(
+                "round %d: of %d learners a value has %d levels to each side, fewer than %d: set cohort.size, or "
+                "secagg.bits=32",
+                *(self.machine.plan.round, plan.parties, levels, FEWEST_LEVELS),
+            )
+
     def _order(self, step: int, part: Part) -> leader_pb2.WorkOrder:
-        return self._engine.orders.masked(super()._order(step, part), part, self._plan, self._release.noise)
+        past = self.state.history.get(part.id)
+        order, counted = super()._order(step, part), past.last_round if past else 0
+        return self._engine.orders.masked(order, part, self._plan, self._release.noise, counted)
 
     def _listed(self, place: str, orders: Iterable[tuple[Part, leader_pb2.WorkOrder]]) -> MaskedOrders:
         return MaskedOrders(self.machine, place, orders)
@@ -284,7 +301,9 @@ class MaskedExchange(SynchronousExchange):
         recalled, self._pending = self._recalled(), None
         if reason:
             return await self._again(step, reason)
-        if self.aggregate.saturated:
+        if found := self.aggregate.next_range:
+            _log.debug("round %d: masks of %g next", self.machine.plan.round, found)
+        elif self.aggregate.saturated:
             _log.warning(
                 "%.2g %% of the values are beyond secagg.range (%g); raise it",
                 100 * self.aggregate.saturated,
@@ -361,7 +380,8 @@ class MaskedExchange(SynchronousExchange):
         _log.warning("round %d is tried again with other batches: %s", round_, reason)
         await self._engine.host.compute(pending.failed, round_)
         self._engine.privacy.check_paid(round_, self.machine.plan.parts)
-        self._plan = plan_of(self._engine.config, self._opening, pending.attempt(round_))
+        attempt, found = pending.attempt(round_), self.state.masks_range
+        self._plan = plan_of(self._engine.config, self._opening, attempt, found)
         self._session, self._closing, self._outcome = None, False, _future()
         self._open(step)
         self._begin()
