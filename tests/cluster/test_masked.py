@@ -46,6 +46,15 @@ def test_with_32_bits_they_are_as_near_as_a_step_of_the_ring() -> None:
     assert np.abs(masked.vector - plain.vector).max() < 1e-5
 
 
+def test_with_16_bits_they_follow_those_of_the_plain_run() -> None:
+    """The first round has levels of 0.001; the range then comes to fit, and what was lost before is made up for."""
+    settings = {"rounds": 6, "aggregate.weighting": "uniform"}
+    plain = play(train, {**FOUR, **settings})
+    coarse = play(train, {**MASKED, **settings, "secagg.bits": 16})
+    assert 0 < np.abs(coarse.vector - plain.vector).max() < 8 / 8191
+    assert coarse.app.coordinator.state.masks_range < 1
+
+
 def masked_file(cluster: Cluster) -> bytes:
     """What could be a masked update of the run's model."""
     values, wide = sizes_of(cluster.app.layout, 32)

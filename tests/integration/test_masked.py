@@ -193,3 +193,31 @@ def test_processes_whose_leader_is_killed_end_in_the_bits_of_a_simulation(cluste
         leader = cluster.resumed(leader, faults=fault)
     succeed(leader, *crew)
     assert_same_bits(simulate(cluster, settings, "--parts", str(parts)), leader.run_dir)
+
+
+def test_what_16_bits_round_away_is_fed_back_over_kills_as_in_a_simulation(cluster: Cluster) -> None:
+    """d is killed twice when its update is in, the leader before and after the step; range and memory come back."""
+    settings = {**MASKED, "rounds": 4, "secagg.bits": 16}
+    parts = cluster.folder / "parts"
+    parts.mkdir()
+    for name in "abcd":
+        (parts / f"noise-{name}").touch()
+
+    def start(number: int, fault: str = "") -> Program:
+        state = ["--state-dir", str(cluster.folder / f"state-{number}")]
+        names = ["--name", f"learner-{number:05d}", *noise("abcd"[number])]
+        return cluster.learner(leader, *names, *state, faults=fault)
+
+    leader = cluster.leader(settings, faults="kill@leader.pending:1")
+    crew = [start(number) for number in range(3)]
+    killed = start(3, "kill@learner.uploaded:2")
+    assert leader.wait() == -signal.SIGKILL
+    leader = cluster.resumed(leader, faults="kill@leader.committed:3")
+    for fault in ("kill@learner.uploaded:3", ""):
+        assert killed.wait() == -signal.SIGKILL
+        killed = start(3, fault)
+    assert leader.wait() == -signal.SIGKILL
+    leader = cluster.resumed(leader)
+    succeed(leader, *crew, killed)
+    assert [line["learners"] for line in rounds_told(leader)] == [4] * 4
+    assert_same_bits(simulate(cluster, settings, "--parts", str(parts)), leader.run_dir)

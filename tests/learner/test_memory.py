@@ -88,6 +88,23 @@ def test_work_of_a_later_round_tells_that_an_update_without_an_answer_counted(fo
     assert value(kept, round_=5) == 3
 
 
+def test_the_last_round_that_counted_decides_over_all_that_was_heard(folder: Path | None) -> None:
+    """Such as of a sum whose masks stayed on: it was taken in, and the round was made of other work."""
+    kept = memory(folder)
+    kept.stage("own", 3, vectors(3), told=True)
+    kept.counted("own")
+    kept.committed(3)
+    assert value(kept, round_=3) is None  # its next attempt starts where this one did
+    assert value(memory(folder), round_=3) is None
+    assert (kept.of("own", 4, counted=3)["control"] == 3).all()
+    kept.stage("own", 4, vectors(4), told=True)
+    kept.counted("own")
+    kept.committed(4)
+    for again in (kept, memory(folder)) if folder else (kept,):
+        assert (again.of("own", 5, counted=3)["control"] == 3).all()
+        assert value(again, round_=6) == 3
+
+
 def staged_steps(kept: Memory, *, durable: bool) -> None:
     """Exchanges 0, 1 and 2 of round 4, whose vectors are 40, 41 and 42."""
     for step in range(3):

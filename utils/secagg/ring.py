@@ -62,7 +62,7 @@ class Ring:
             with np.errstate(invalid="ignore"):
                 signed[start : start + BLOCK] = exact
         if beyond:
-            _check(values, np.inf)
+            check(values, np.inf)
         return words, beyond
 
     def lost(self, values: Vector, words: Words, share: float) -> Vector:
@@ -105,7 +105,7 @@ def exact_words(values: Vector, weight: int, fraction_bits: int, max_abs: float)
 
     Raises ValueRangeError for values beyond +-`max_abs`.
     """
-    _check(values, max_abs)
+    check(values, max_abs)
     words = np.empty(values.size, np.uint64)
     signed = words.view(np.int64)
     for start in range(0, values.size, BLOCK):
@@ -115,7 +115,8 @@ def exact_words(values: Vector, weight: int, fraction_bits: int, max_abs: float)
     return words
 
 
-def _check(values: Vector, max_abs: float) -> None:
+def check(values: Vector, max_abs: float) -> None:
+    """Raise ValueRangeError for values that are not finite, or beyond +-`max_abs`."""
     low, high = (values.min(), values.max()) if values.size else (0.0, 0.0)
     if not (
         np.isfinite(low) and np.isfinite(high) and low >= -max_abs and high <= max_abs

@@ -13,7 +13,7 @@ from protos import leader_pb2
 from utils.codecs.base import State
 from utils.codecs.blocks import Uniform
 from utils.codecs.feedback import add
-from utils.secagg.ring import BLOCK, COARSE, RANGES, Ring, Words, exact_words
+from utils.secagg.ring import BLOCK, COARSE, RANGES, Ring, Words, check, exact_words
 from utils.vector import Vector
 
 VALUES, WIDE = "values", "wide"  # tensors of the file
@@ -65,6 +65,7 @@ def words_of(
     if plan.bits == 64:
         words: Words = exact_words(own, weight, plan.fraction_bits, plan.range)
     elif plan.bits == COARSE:
+        check(own, np.inf)
         ring, meant = ring_of(plan), add(kept[_RESIDUAL], own) if _RESIDUAL in kept else own
         words, saturated = ring.levels(meant, share, Uniform(seed, BLOCK))
         after, counts = {_RESIDUAL: ring.lost(meant, words, share)}, ring.counts(meant, share)

@@ -119,6 +119,16 @@ REFUSED = {
         "secagg.bits is 32, in which sums of 9000 updates with noise of 0.01 times their length have no room: set "
         "secagg.bits=64, or raise dp.noise_multiplier",
     ),
+    "coarse shares": (
+        f"{SHARED} learners=32 secagg.bits=16 dp.noise_multiplier=0.1 dp.epsilon=99999",
+        "secagg.bits is 16, in which sums of 32 updates with noise of 0.1 times their length have no room: set "
+        "secagg.bits=32, or raise dp.noise_multiplier",
+    ),
+    "coarse masks": (
+        "secagg.mode=masked secagg.bits=16 data.holder=learner learners=259 cohort.quorum=0.8",
+        "secagg.bits is 16, in which a value of one of 259 learners has 126 levels to each side, and should have 127: "
+        "set secagg.bits=32, or ask fewer a round (cohort.size)",
+    ),
     "shares unpaid": (
         f"{SHARED} rounds=50 dp.noise_multiplier=1",
         "which pays a learner 2 rounds at dp.noise_multiplier=1, but 50 rounds may need 50 of one",
@@ -309,6 +319,7 @@ def test_a_combination_that_makes_no_sense_is_refused_with_the_reason(case: str)
         "train.control_variates=true train.local_steps=5 train.momentum=0 train.nesterov=false",
         "buffer.size=3 server.optimizer=fedavgm",
         "cohort.policy=oort cohort.size=2",
+        "secagg.mode=masked secagg.bits=16 data.holder=learner learners=900 cohort.size=258 cohort.quorum=0.8",
         "data.partition=groups data.source=pictures",
         "model.task=package.module:Name data.holder=learner train.label_smoothing=0.1 train.augment=standard",
         "model.name='' model.weights=start.safetensors",
