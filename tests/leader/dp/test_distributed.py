@@ -17,7 +17,7 @@ from model.flat import Entry, Layout
 from protos import leader_pb2
 from tests.vectors import vectors
 from utils.dp.shares import check_noise, multiplier_of
-from utils.errors import PrivacyError
+from utils.errors import ConfigError, PrivacyError
 
 SIZE, LEARNERS = 40_000, 16
 LAYOUT = Layout((Entry("w", (SIZE,), 0, SIZE),), ())
@@ -77,6 +77,22 @@ def test_rounds_are_charged_by_who_is_in_the_sum_as_in_the_reference(tmp_path: P
     assert [entry["z"] for entry in releases] == pytest.approx(case["zs"], rel=3e-4)
     assert {entry["mechanism"] for entry in releases} == {"distributed"}
     assert {entry["clip"] for entry in releases} == {2.5}
+
+
+def test_16_bits_are_refused_where_rounding_would_leave_little_of_an_update(tmp_path: Path) -> None:
+    """There is room for one small level of noise above the first; what its lattice holds depends on the model."""
+    coarse = config().model_copy(update={"secagg": config().secagg.model_copy(update={"bits": 16})})
+    state = RunState("run-1", 0, 0, 1, np.zeros(SIZE, np.float32), {})
+    masks = leader_pb2.MaskPlan(bits=16, parties=LEARNERS, threshold=11, least=3)
+    small = Layout((Entry("w", (10_000,), 0, 10_000),), ())
+    privacy = open_privacy(coarse, small, tmp_path / "small", state)
+    plan = privacy.masked(small, privacy.begin(state), masks, 12).noise
+    assert plan is not None
+    check_noise(plan, masks)
+    assert (list(plan.spread), plan.reach >= 100) == ([2], True)
+    refused = r"updates of 40,000 values with noise have 164 levels.* \(200 are needed\): set secagg.bits=32"
+    with pytest.raises(ConfigError, match=refused):
+        open_privacy(coarse, LAYOUT, tmp_path / "large", state)
 
 
 def test_who_colludes_brings_no_noise_that_counts(tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ class Learner:
 
 
 def fed_back(update: MaskedUpdate) -> list[int]:
-    return update.words.tolist()
+    words: list[int] = update.words.tolist()
+    return words
 
 
 def test_an_update_that_never_counted_gives_back_what_it_took(folder: Path | None) -> None:
