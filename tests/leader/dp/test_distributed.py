@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 
 from leader.config import RunConfig
 from leader.dp.distributed import DistributedPrivacy
+from leader.dp.noise import Mechanism
 from leader.dp.privacy import open_privacy
 from leader.state import RunState
 from model.flat import Entry, Layout
 from protos import leader_pb2
 from tests.vectors import vectors
-from utils.dp.shares import check_noise, multiplier_of
+from utils.dp.shares import check_noise, multiplier_of, room_of
 from utils.errors import ConfigError, PrivacyError
 
 SIZE, LEARNERS = 40_000, 16
@@ -80,7 +82,7 @@ def test_rounds_are_charged_by_who_is_in_the_sum_as_in_the_reference(tmp_path: P
 
 
 def test_16_bits_are_refused_where_rounding_would_leave_little_of_an_update(tmp_path: Path) -> None:
-    """There is room for one small level of noise above the first; what its lattice holds depends on the model."""
+    """What the lattice holds depends on the model; of few learners there is room for a second level of noise."""
     coarse = config().model_copy(update={"secagg": config().secagg.model_copy(update={"bits": 16})})
     state = RunState("run-1", 0, 0, 1, np.zeros(SIZE, np.float32), {})
     masks = leader_pb2.MaskPlan(bits=16, parties=LEARNERS, threshold=11, least=3)
@@ -89,7 +91,11 @@ def test_16_bits_are_refused_where_rounding_would_leave_little_of_an_update(tmp_
     plan = privacy.masked(small, privacy.begin(state), masks, 12).noise
     assert plan is not None
     check_noise(plan, masks)
-    assert (list(plan.spread), plan.reach >= 100) == ([2], True)
+    assert (list(plan.spread), plan.reach) == ([], 164)
+    few = Mechanism.shared(1.35, 400_000, 0.0, 3, room_of(16, 4))
+    assert few.noise.multipliers == (8,)
+    assert few.reach + few.noise.peak <= room_of(16, 4)
+    assert few.noise.accounted * math.sqrt(3) == pytest.approx(1.35 * few.reach, rel=1e-2)
     refused = r"updates of 40,000 values with noise have 164 levels.* \(200 are needed\): set secagg.bits=32"
     with pytest.raises(ConfigError, match=refused):
         open_privacy(coarse, LAYOUT, tmp_path / "large", state)

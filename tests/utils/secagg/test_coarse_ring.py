@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from protos import leader_pb2
-from tests.secagg import MODEL, Cohort, plan
+from tests.secagg import MODEL, Cohort, order, plan
 from utils.codecs.base import State
 from utils.codecs.blocks import Uniform
 from utils.errors import ValueRangeError
 from utils.secagg.ring import RANGES, Ring, Words
+from utils.secagg.roster import order_bytes
 from utils.secagg.update import facts_of, facts_size, ring_of, words_of
 from utils.vector import Vector
 
@@ -110,6 +111,11 @@ def test_what_is_no_number_is_refused_whatever_is_fed_back() -> None:
                 words_of(PLAN, np.array([0.0, bad], np.float32), 2, 24, 0.5, before)
 
 
+def test_orders_are_alike_whatever_each_learner_was_told_of_its_own() -> None:
+    work = [order("a", PLAN, counted_round=counted) for counted in (1, 2)]
+    assert order_bytes(work[0]) == order_bytes(work[1])
+
+
 def test_values_are_counted_by_powers_of_two_of_the_range() -> None:
     ring = Ring(16, 4, 8.0)
     values = np.array([0, 9, -4, 3.999, 2, -1.5, 8 * 2.0**-16, 8 * 2.0**-17], np.float32)
@@ -122,7 +128,7 @@ def test_values_are_counted_by_powers_of_two_of_the_range() -> None:
 def test_the_range_comes_to_hold_all_but_a_few_values_and_stays(start: float) -> None:
     values, reach = update(3, 200_000), start
     found = []
-    for _ in range(8):
+    for _ in range(5):
         ring = Ring(16, 4, reach)
         counts, (_, beyond) = ring.counts(values, 1.0), ring.levels(values, 1.0, Uniform(1, 1 << 16))
         reach = ring.next_reach(beyond, counts, values.size)
