@@ -6,34 +6,55 @@ import io
 import json
 import math
 import sys
-from argparse import SUPPRESS, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from argparse import SUPPRESS, ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leader.config.dp_rules import releases_needed
+from leader.config.dp_rules import releases_needed, shares_counted
 from leader.metric_names import headline, is_share
 from utils.console import say
+from utils.dp import sampled_gaussian
 from utils.dp.gaussian import epsilon_of, least_noise
 from utils.errors import ConfigError, program
 from utils.files import replace_file
 from utils.settings.flags import FlagParser, number, whole
 
 _DESCRIPTION = """\
-Plan a run with dp.mode=central before it begins, and draw what such runs came to. Each verb has flags of its own.
+Plan a run with differential privacy before it begins, and draw what such runs came to. Each verb has flags of its own.
 
   python -m scripts.privacy plan --learners 1000 --cohort 100 --rounds 200
   python -m scripts.privacy plan --learners 1000 --rounds 50 --noise 4 --parameters 103954
+  python -m scripts.privacy plan --mode distributed --learners 100 --rounds 20 --quorum 0.8 --colluding 0.1
+  python -m scripts.privacy plan --mode examples --examples 5000 --batch-size 32 --local-steps 20 --rounds 20
   python -m scripts.privacy plot runs/PRIVATE runs/PLAIN --out privacy.png
 
 """
+_LEAST = 3  # secagg.least, by default
+_MODES = ("central", "distributed", "examples")
+
+
+def _mode(text: str) -> str:
+    if text not in _MODES:
+        raise ArgumentTypeError(f"{text!r} is none of {', '.join(_MODES)}")
+    return text
+
+
+_SHARE = number(lambda value: 0 < value <= 1, "above 0 and at most 1")
+_FRACTION = number(lambda value: 0 <= value < 1, "from 0 to below 1")
 _POSITIVE = number(lambda value: 0 < value < 1e6, "above 0")
 #: Of each flag what stands for its value, the type of that, the default and the description.
 _FLAGS: Mapping[str, tuple[str, Callable[[str], Any], Any, str]] = {
+    "--mode": ("MODE", _mode, "central", f"dp.mode: {', '.join(_MODES)} [central]"),
     "--rounds": ("N", whole(1, 10_000_000), 10, "rounds of the run [10]"),
     "--learners": ("N", whole(1, 10_000_000), 2, "learners that it begins with [2]"),
     "--cohort": ("N", whole(0, 10_000_000), 0, "learners drawn a round; 0 = all [0]"),
+    "--quorum": ("Q", _SHARE, 1.0, "distributed: share of the learners that a round may close on [1]"),
+    "--colluding": ("C", _FRACTION, 0.0, "distributed: share of them whose noise is not counted [0]"),
+    "--examples": ("N", whole(1, 2**40), 0, "examples: how many a learner has"),
+    "--batch-size": ("N", whole(1, 2**30), 128, "examples: in a step, on average [128]"),
+    "--local-steps": ("N", whole(0, 10_000_000), 0, "examples: steps of a round; 0 = one pass [0]"),
     "--noise": ("Z", _POSITIVE, 0.0, "noise multiplier [the least that pays]"),
     "--epsilon": ("E", _POSITIVE, 8.0, "budget of each learner [8]"),
     "--delta": ("D", number(lambda value: 0 < value < 1, "between 0 and 1"), 1e-5, "chance of more [1e-5]"),
@@ -52,25 +73,69 @@ class Verb:
 
 
 def plan(options: Namespace) -> str:
-    """What a run of these sizes costs each learner, and how much noise that takes."""
+    """What a run of these sizes costs each learner, or each example, and how much noise that takes."""
+    return "\n".join(_plan_examples(options) if options.mode == "examples" else _plan_learners(options))
+
+
+def _plan_learners(options: Namespace) -> Iterator[str]:
     cohort = min(options.cohort or options.learners, options.learners)
     releases = releases_needed(options.rounds, options.learners, cohort)
     least = least_noise(options.epsilon, options.delta, releases)
-    noise = options.noise or least
-    spent = epsilon_of(math.sqrt(releases) / noise, options.delta)
-    verdict = "within the budget" if spent <= options.epsilon * (1 + 1e-9) else "refused at the start"
-    lines = [
-        f"rounds that a learner may have to pay: {releases} of {options.rounds}",
-        f"least noise multiplier that pays them: {least:g} (dp.noise_multiplier=0 takes it)",
-        f"epsilon with noise multiplier {noise:g}: {spent:.3g} of {options.epsilon:g} at delta {options.delta:g}, "
-        f"{verdict}",
-    ]
+    noise, full = options.noise or least, 1.0
+    yield f"rounds that a learner may have to pay: {releases} of {options.rounds}"
+    if options.mode == "distributed":
+        fewest, shares = _fewest(options, cohort)
+        full = math.sqrt(cohort / shares)
+        yield f"smallest sum that a round may have: {fewest} of {cohort} updates, of which the noise of {shares} counts"
+    yield f"least noise multiplier that pays them: {least:g} (dp.noise_multiplier=0 takes it)"
+    yield _verdict(options, noise, epsilon_of(math.sqrt(releases) / noise, options.delta))
+    if options.mode == "distributed":
+        charged = noise * math.sqrt(shares_counted(cohort, cohort, options.colluding) / shares)
+        spent = epsilon_of(math.sqrt(releases) / charged, options.delta)
+        yield f"if all are in each sum: noise of {noise * full:.4g}, of which {charged:.4g} counts: epsilon {spent:.3g}"
     if options.delta >= 1 / options.learners:
-        lines.append(f"delta is no less than 1/learners: lower it, below {1 / options.learners:g} by far")
+        yield f"delta is no less than 1/learners: lower it, below {1 / options.learners:g} by far"
     if options.parameters:
-        ratio = noise * math.sqrt(options.parameters) / cohort
-        lines.append(f"noise over clipped updates, z sqrt(d) / n: {ratio:.2g} (far above 1 little is learnt)")
-    return "\n".join(lines)
+        ratio = noise * full * math.sqrt(options.parameters) / cohort
+        yield f"noise over clipped updates, z sqrt(d) / n: {ratio:.2g} (far above 1 little is learnt)"
+
+
+def _fewest(options: Namespace, cohort: int) -> tuple[int, int]:
+    """Fewest updates in a sum, and how many bring noise that counts; raises ConfigError where none does."""
+    unmask = max(min(_LEAST, cohort), math.floor(cohort * 2 / 3) + 1)
+    fewest = min(cohort, max(unmask, math.ceil(options.quorum * cohort)))
+    shares = shares_counted(fewest, cohort, options.colluding)
+    if shares < 1:
+        raise ConfigError(
+            f"--colluding: of {fewest} learners in the smallest sum the noise of none counts; lower it"
+        )
+    return fewest, shares
+
+
+def _plan_examples(options: Namespace) -> Iterator[str]:
+    if not options.examples:
+        raise ConfigError("--mode examples: say how many a learner has by --examples")
+    rate = min(1.0, options.batch_size / options.examples)
+    each = options.local_steps or math.ceil(options.examples / options.batch_size)
+    steps = options.rounds * each
+    least = sampled_gaussian.least_noise(rate, steps, options.epsilon, options.delta)
+    noise = options.noise or least
+    spent = sampled_gaussian.epsilon_of(steps * sampled_gaussian.divergences_of(rate, noise), options.delta)
+    yield f"steps of a learner: {steps}, each with one example in {1 / rate:.4g} on average, if it is in every round"
+    yield f"least noise multiplier that pays them: {least:g} (dp.noise_multiplier=0 takes it)"
+    yield _verdict(options, noise, spent)
+    if options.delta >= 1 / options.examples:
+        yield f"delta is no less than 1/examples: lower it, below {1 / options.examples:g} by far"
+    if options.parameters:
+        ratio = noise * math.sqrt(options.parameters) / min(options.batch_size, options.examples)
+        yield f"noise over a step's clipped gradients, z sqrt(d) / batch: {ratio:.2g} (of one step)"
+
+
+def _verdict(options: Namespace, noise: float, spent: float) -> str:
+    ends = "a learner stops before the last round" if options.mode == "examples" else "refused at the start"
+    verdict = "within the budget" if spent <= options.epsilon * (1 + 1e-9) else ends
+    said = f"epsilon with noise multiplier {noise:g}: {spent:.3g} of {options.epsilon:g} at delta {options.delta:g}"
+    return f"{said}, {verdict}"
 
 
 def plot(options: Namespace) -> str:

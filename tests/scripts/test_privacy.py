@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from leader.config.dp_rules import releases_needed
 from scripts.privacy import main
+from utils.dp import sampled_gaussian
 from utils.dp.gaussian import epsilon_of
 
 
@@ -28,6 +30,41 @@ def test_a_plan_says_the_least_noise_and_what_another_comes_to(capsys: pytest.Ca
     [_, _, spent] = told(capsys, "plan --learners 50 --rounds 1 --noise 1")
     assert f"{epsilon_of(1.0, 1e-5):.3g} of 8 at delta 1e-05, within the budget" in spent
     assert "refused at the start" in told(capsys, "plan --rounds 20 --noise 1")[2]
+
+
+def test_a_plan_of_shares_counts_the_smallest_sum_and_says_what_a_full_one_spends(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As the leader charges: z sqrt((in the sum - colluding) / (fewest - colluding))."""
+    sizes = "--learners 100 --rounds 20 --quorum 0.8 --colluding 0.1 --parameters 10000"
+    charged = 2.68431 * math.sqrt(90 / 70)
+    assert told(capsys, f"plan --mode distributed {sizes}") == [
+        "rounds that a learner may have to pay: 20 of 20",
+        "smallest sum that a round may have: 80 of 100 updates, of which the noise of 70 counts",
+        "least noise multiplier that pays them: 2.68431 (dp.noise_multiplier=0 takes it)",
+        "epsilon with noise multiplier 2.68431: 8 of 8 at delta 1e-05, within the budget",
+        f"if all are in each sum: noise of {2.68431 * math.sqrt(100 / 70):.4g}, of which {charged:.4g} counts: "
+        f"epsilon {epsilon_of(math.sqrt(20) / charged, 1e-5):.3g}",
+        "noise over clipped updates, z sqrt(d) / n: 3.2 (far above 1 little is learnt)",
+    ]
+    two_thirds = told(capsys, "plan --mode distributed --learners 100 --quorum 0.2")
+    assert two_thirds[1].startswith("smallest sum that a round may have: 67 of 100 updates")
+
+
+def test_a_plan_of_examples_is_what_learners_charge(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = "--mode examples --examples 5000 --batch-size 32 --rounds 20 --parameters 100000"
+    rate, least = 32 / 5000, sampled_gaussian.least_noise(32 / 5000, 400, 8.0, 1e-5)
+    spent = sampled_gaussian.epsilon_of(400 * sampled_gaussian.divergences_of(rate, 0.5), 1e-5)
+    steps, noise, verdict, ratio = told(capsys, f"plan {sizes} --local-steps 20")
+    assert (
+        steps == "steps of a learner: 400, each with one example in 156.2 on average, if it is in every round"
+    )
+    assert noise == f"least noise multiplier that pays them: {least:g} (dp.noise_multiplier=0 takes it)"
+    assert verdict.endswith("of 8 at delta 1e-05, within the budget")
+    assert f"batch: {least * math.sqrt(100_000) / 32:.2g} (of one step)" in ratio
+    less = told(capsys, f"plan {sizes} --local-steps 20 --noise 0.5")[2]
+    assert f": {spent:.3g} of 8 at delta 1e-05, a learner stops before the last round" in less
+    assert told(capsys, f"plan {sizes}")[0].startswith(f"steps of a learner: {20 * 157},")
 
 
 def test_a_delta_that_lets_one_learner_be_told_is_said(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,6 +107,9 @@ def test_what_can_not_be_done_is_told_in_one_line(tmp_path: Path, capsys: pytest
         (f"plot {accuracy} {loss}", "loss was measured by another metric than accuracy"),
         (f"plot {accuracy} --out {tmp_path}", "--out: can't write"),
         ("plan --epsilon 0", "--epsilon"),
+        ("plan --mode local", "'local' is none of central, distributed, examples"),
+        ("plan --mode examples", "say how many a learner has by --examples"),
+        ("plan --mode distributed --learners 5 --colluding 0.9", "the noise of none counts"),
     ):
         assert main(argv.split()) == 2
         error = capsys.readouterr().err
