@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from protos import leader_pb2
 from utils.dp.gaussian import epsilon_of
-from utils.dp.shares import multiplier_of
+from utils.dp.shares import check_noise, multiplier_of
 from utils.errors import PayloadError
 
 _MODES = ("central", "distributed", "examples")
@@ -46,6 +46,7 @@ class PrivacyFloor:
         if self._promised.mode == "distributed":
             if not order.HasField("noise"):
                 raise PayloadError(f"{begins}an update without a share of noise (--require-dp)")
+            check_noise(order.noise, order.masking)
             # As if all were in the sum, and nobody colluded: the leader's own account has no less.
             most_noise = multiplier_of(order.noise, order.masking.parties)
             spent = epsilon_of(1 / most_noise, self._promised.delta)

@@ -6,9 +6,8 @@ import io
 import json
 import math
 import sys
-from argparse import SUPPRESS, ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from utils.dp import sampled_gaussian
 from utils.dp.gaussian import epsilon_of, least_noise
 from utils.errors import ConfigError, program
 from utils.files import replace_file
-from utils.settings.flags import FlagParser, number, whole
+from utils.settings.flags import number, whole
+from utils.settings.verbs import Flag, Verb, Verbs
 
 _DESCRIPTION = """\
 Plan a run with differential privacy before it begins, and draw what such runs came to. Each verb has flags of its own.
@@ -33,20 +33,11 @@ Plan a run with differential privacy before it begins, and draw what such runs c
 """
 _LEAST = 3  # secagg.least, by default
 _MODES = ("central", "distributed", "examples")
-
-
-def _mode(text: str) -> str:
-    if text not in _MODES:
-        raise ArgumentTypeError(f"{text!r} is none of {', '.join(_MODES)}")
-    return text
-
-
 _SHARE = number(lambda value: 0 < value <= 1, "above 0 and at most 1")
 _FRACTION = number(lambda value: 0 <= value < 1, "from 0 to below 1")
 _POSITIVE = number(lambda value: 0 < value < 1e6, "above 0")
-#: Of each flag what stands for its value, the type of that, the default and the description.
-_FLAGS: Mapping[str, tuple[str, Callable[[str], Any], Any, str]] = {
-    "--mode": ("MODE", _mode, "central", f"dp.mode: {', '.join(_MODES)} [central]"),
+_FLAGS: Mapping[str, Flag] = {
+    "--mode": ("", _MODES, "central", "dp.mode of the run [central]"),
     "--rounds": ("N", whole(1, 10_000_000), 10, "rounds of the run [10]"),
     "--learners": ("N", whole(1, 10_000_000), 2, "learners that it begins with [2]"),
     "--cohort": ("N", whole(0, 10_000_000), 0, "learners drawn a round; 0 = all [0]"),
@@ -61,15 +52,6 @@ _FLAGS: Mapping[str, tuple[str, Callable[[str], Any], Any, str]] = {
     "--parameters": ("N", whole(1, 2**40), 0, "parameters of the model, to compare the noise with updates"),
     "--out": ("FILE", Path, Path("privacy.png"), "picture to write [privacy.png]"),
 }
-
-
-@dataclass(frozen=True)
-class Verb:
-    """A word after `python -m scripts.privacy`."""
-
-    about: str
-    run: Callable[[Namespace], str]  # gives what to print
-    flags: tuple[str, ...]
 
 
 def plan(options: Namespace) -> str:
@@ -140,9 +122,9 @@ def _verdict(options: Namespace, noise: float, spent: float) -> str:
 
 def plot(options: Namespace) -> str:
     """Draw the metric over epsilon for each run; a run without dp.mode is the line that it came to."""
-    if not options.runs:
+    if not options.what:
         raise ConfigError("plot: name at least one run folder")
-    curves = {run.name: _curve(run) for run in options.runs}
+    curves = {run.name: _curve(run) for run in options.what}
     metric = next(metric for metric, _ in curves.values())
     if others := [name for name, (other, _) in curves.items() if other != metric]:
         raise ConfigError(f"plot: {others[0]} was measured by another metric than {metric}")
@@ -192,40 +174,25 @@ def _figure(curves: Mapping[str, Points], metric: str) -> Any:
     return figure
 
 
-VERBS: Mapping[str, Verb] = {
-    "plan": Verb("what a run will cost, and the least noise that pays it", plan, tuple(_FLAGS)[:-1]),
-    "plot": Verb("accuracy against epsilon of runs", plot, ("--out",)),
-}
-
-
-def make_parser(word: str = "") -> FlagParser:
-    """The flags of one verb; without one, a description of the verbs, and unseen all flags, for shells to complete."""
-    verb, prog = VERBS.get(word), "python -m scripts.privacy"
-    if verb is None:
-        words = "\n".join(f"  {name:<6} {known.about}" for name, known in VERBS.items())
-        parser = FlagParser(prog, "%(prog)s VERB [flags of this verb]", _DESCRIPTION + words)
-    else:
-        runs = " RUN..." if verb.run is plot else ""
-        parser = FlagParser(
-            prog, f"%(prog)s {word}{runs} [flags]", f"{verb.about[0].upper()}{verb.about[1:]}."
-        )
-        if runs:
-            parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help=SUPPRESS)
-    for flag in verb.flags if verb else _FLAGS:
-        value, kind, default, about = _FLAGS[flag]
-        parser.add_argument(flag, type=kind, default=default, metavar=value, help=about if verb else SUPPRESS)
-    return parser
+PROGRAM = Verbs[
+    Callable[[Namespace], str]
+](  # gives what to print
+    "python -m scripts.privacy",
+    _DESCRIPTION,
+    _FLAGS,
+    {
+        "plan": Verb("what a run will cost, and the least noise that pays it", plan, tuple(_FLAGS)[:-1]),
+        "plot": Verb("accuracy against epsilon of runs", plot, ("--out",), "RUN...", Path),
+    },
+)
+make_parser = PROGRAM.parser
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the first word says; returns the exit code."""
-    word, *rest = (sys.argv[1:] if argv is None else argv) or [""]
-    if word not in VERBS:
-        if word.startswith("-"):
-            make_parser().parse_or_raise([word], {})
-        raise ConfigError(f"give a verb, one of {', '.join(VERBS)}; see python -m scripts.privacy --help")
-    say(*VERBS[word].run(make_parser(word).parse_or_raise(rest, {})).splitlines())
+    run, options = PROGRAM.parse(sys.argv[1:] if argv is None else argv)
+    say(*run(options).splitlines())
     return 0
 
 

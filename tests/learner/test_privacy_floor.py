@@ -94,3 +94,10 @@ def _asked(mode: str) -> PrivacyFloor:
     floor = PrivacyFloor(4.0)
     floor.registered(run(mode=mode))
     return floor
+
+
+def test_noise_without_masks_is_refused_by_name() -> None:
+    order = work(noise=leader_pb2.NoisePlan(clip=1.0, reach=3700, spread=[32]))
+    order.ClearField("masking")
+    with pytest.raises(PayloadError, match="0 updates with noise don't fit into 0 bits"):
+        _asked("distributed").check(order)

@@ -107,7 +107,7 @@ def test_what_can_not_be_done_is_told_in_one_line(tmp_path: Path, capsys: pytest
         (f"plot {accuracy} {loss}", "loss was measured by another metric than accuracy"),
         (f"plot {accuracy} --out {tmp_path}", "--out: can't write"),
         ("plan --epsilon 0", "--epsilon"),
-        ("plan --mode local", "'local' is none of central, distributed, examples"),
+        ("plan --mode local", "--mode: invalid choice: 'local'"),
         ("plan --mode examples", "say how many a learner has by --examples"),
         ("plan --mode distributed --learners 5 --colluding 0.9", "the noise of none counts"),
     ):

@@ -49,7 +49,11 @@ def check_noise(plan: leader_pb2.NoisePlan, masks: leader_pb2.MaskPlan) -> None:
         raise PayloadError(f"a bit of {plan.bit_levels} levels beside updates of {plan.reach}")
     if masks.weight_bound:
         raise PayloadError("with noise each update counts once; this plan weighs them")
-    if plan.reach + noise_of(plan).peak > room_of(masks.bits, masks.parties):
+    if (
+        masks.bits not in WORDS
+        or not masks.parties
+        or plan.reach + noise_of(plan).peak > room_of(masks.bits, masks.parties)
+    ):
         raise PayloadError(f"{masks.parties} updates with noise don't fit into {masks.bits} bits")
 
 

@@ -158,6 +158,8 @@ def test_the_mean_and_the_share_of_those_within_the_clip_come_of_the_sum() -> No
         ({"spread": [65]}, {}, "none that can be drawn"),
         ({"spread": [2] * 5}, {}, "none that can be drawn"),
         ({"bit_levels": 3}, {}, "a bit of 3 levels"),
+        ({}, {"parties": 0}, "0 updates with noise don't fit into 32 bits"),
+        ({}, {"bits": 0}, "4 updates with noise don't fit into 0 bits"),
         ({"bit_levels": 100_002}, {}, "a bit of 100002 levels"),
         ({}, {"weight_bound": 32}, "each update counts once"),
         ({}, {"bits": 16}, "4 updates with noise don't fit into 16 bits"),
