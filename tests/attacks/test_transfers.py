@@ -15,6 +15,7 @@ import psutil
 import pytest
 from grpc import aio
 
+from leader.config import RunConfig
 from model.flat import Layout
 from model.registry import build_model
 from protos import leader_pb2
@@ -258,20 +259,24 @@ def peak(
         return grown
 
 
+def allowed(streams: int, budget: int = RunConfig().limits.upload_bytes) -> int:
+    """The budget, what gRPC takes in of each stream before the leader reads it, and what a start touches."""
+    return budget + streams * RunConfig().limits.window_bytes + 32 * MIB
+
+
 in_a_process = pytest.mark.skipif(not CAN_FORK, reason="the memory of a leader process is read in /proc")
 
 
 @in_a_process
 def test_first_messages_that_are_followed_by_silence_are_bounded_in_all(tmp_path: Path) -> None:
-    grown = peak(tmp_path, mute_uploads, 2.5)
-    assert grown < 256 * MIB
+    assert peak(tmp_path, mute_uploads, 2.5) < allowed(150)  # before it was 2,000 MB
 
 
 @in_a_process
 @pytest.mark.parametrize("method", ["AccumulateGradients", "RegisterLearner", "Session"])
 def test_messages_sent_by_half_are_bounded_in_all(tmp_path: Path, method: str) -> None:
     grown = peak(tmp_path, lambda victim: half_messages(victim, 100, method), 2.5)
-    assert grown < 256 * MIB
+    assert grown < allowed(100)
 
 
 @in_a_process
@@ -291,4 +296,4 @@ def test_uploads_that_are_broken_off_and_begun_anew_stay_within_the_budget(tmp_p
                 await asyncio.Event().wait()
 
     grown = peak(tmp_path, attack, 4.0, **{"model.name": "resnet56", "limits.upload_bytes": 32 * MIB})
-    assert grown < 96 * MIB  # before it was 103
+    assert grown < allowed(150, 32 * MIB)
