@@ -34,16 +34,6 @@ class DistributedPrivacy(Budget):
 
     against = "models and results, and against a leader that follows the protocol and reads all"
 
-    @property
-    def besides(self) -> str:  # type: ignore[override]
-        """See Budget."""
-        config = self._config
-        colluding = math.ceil(self._dp.colluding * asked(config) - 1e-9)
-        return (
-            f"it sees sums of at least {sum_of_least(config)} updates with noise of their learners, of which that of "
-            f"{colluding} is not counted"
-        )
-
     def __init__(self, config: RunConfig, layout: Layout, path: Path, state: RunState) -> None:
         """Raises ConfigError where masks of 16 bits have no room for updates of so many values."""
         super().__init__(config, layout, path, state)
@@ -56,6 +46,16 @@ class DistributedPrivacy(Budget):
                     f"secagg.bits is {bits}, in which updates of {size:,} values with noise have {reach} levels, of "
                     f"which rounding would leave little ({math.ceil(math.sqrt(size))} are needed): set secagg.bits=32"
                 )
+
+    @property
+    def besides(self) -> str:  # type: ignore[override]
+        """See Budget."""
+        config = self._config
+        colluding = math.ceil(self._dp.colluding * asked(config) - 1e-9)
+        return (
+            f"it sees sums of at least {sum_of_least(config)} updates with noise of their learners, of which that of "
+            f"{colluding} is not counted"
+        )
 
     def begin(self, state: RunState) -> RunState:
         """See Privacy: the leader has no key, as it makes no noise."""

@@ -28,7 +28,6 @@ from utils.wire.payload import Manifest, Payload
 After = Callable[[float], PrivacyState | None]
 _THREADS = 2
 _HEADER_BYTES = 1024  # of two tensors without metadata
-_DTYPES = {16: "I16", 32: "I32", 64: "I64"}  # by the bits of a word
 
 
 class MaskedUpdates:
@@ -40,7 +39,7 @@ class MaskedUpdates:
         values, wide = sizes_of(layout, bits)
         values += tells_clipping
         self.max_bytes = values * bits // 8 + 8 * wide
-        self._expected = [(VALUES, _DTYPES[bits], (values,)), (WIDE, "I64", (wide,))]
+        self._expected = [(VALUES, f"I{bits}", (values,)), (WIDE, "I64", (wide,))]
 
     def check(self, manifest: Manifest) -> None:
         """Raise PayloadError unless this can be a masked update of the model."""

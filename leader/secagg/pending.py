@@ -24,7 +24,6 @@ from utils.secagg.update import VALUES, WIDE
 from utils.wire.payload import PayloadReader, encode_header
 
 _FORMAT = "flockstep-pending-1"
-_DTYPES = {2: "I16", 4: "I32", 8: "I64"}  # by the bytes of a word
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class PendingFile:
     def _write(self, said: dict[str, object], values: Words, wide: NDArray[np.uint64]) -> None:
         if self._path is None:
             return
-        tensors = [(VALUES, _DTYPES[values.itemsize], values.shape), (WIDE, "I64", wide.shape)]
+        tensors = [(VALUES, f"I{8 * values.itemsize}", values.shape), (WIDE, "I64", wide.shape)]
         header = encode_header(tensors, {"format": _FORMAT, "state": json.dumps(said)})
         write_atomically(self._path, [header, values.data.cast("B"), wide.data.cast("B")])
 

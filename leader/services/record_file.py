@@ -183,9 +183,8 @@ class RecordFile:
 def rows_after(database: sqlite3.Connection, seq: int, most: int) -> list[Row]:
     """The `most` oldest rows that were written after number `seq`, in the order of their numbers; none is left out."""
     found = []
-    database.execute(
-        "BEGIN"
-    )  # of one moment: else a row might be missed in one table, and a later one found in the next
+    # Of one moment: else a row might be missed in one table, and a later one found in the next.
+    database.execute("BEGIN")
     try:
         for table, columns in TABLES.items():
             chosen = f"SELECT seq, {', '.join(columns)} FROM {table} WHERE seq > ? ORDER BY seq LIMIT ?"

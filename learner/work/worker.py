@@ -160,8 +160,8 @@ class Worker:
         check_streaming(order)
         if self._tools.privacy is not None:
             self._tools.privacy.check(order)
-        answer = self.masks.ordered(order)
         self._tools.floor.check(order)
+        answer = self.masks.ordered(order)
         if self._book.ordered(order):
             self._cancel()
         self._memory.committed(order.round - 1)

@@ -1,1 +1,1 @@
-"""The kinds of exchange behind one Protocol: synchronous, pipelined, buffered, and scores alone."""
+"""The kinds of exchange behind one Protocol: synchronous, pipelined, buffered, masked, and scores alone."""

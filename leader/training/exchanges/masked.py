@@ -28,15 +28,15 @@ from leader.secagg.unmasking import seeds
 from leader.state import RunState
 from leader.training.engine import Engine
 from leader.training.exchanges.base import Admitted, Closed, OpenExchange, Recalled
+from leader.training.exchanges.masked_orders import MaskedOrders
 from leader.training.exchanges.synchronous import SynchronousExchange
-from leader.training.inbox import Submission, Upload
+from leader.training.inbox import Submission
 from leader.training.mask_plan import plan_of
-from leader.training.open_orders import Orders
 from leader.training.planning import Opening
 from protos import leader_pb2
 from utils import faults
 from utils.console import printable
-from utils.errors import LateUpdateError, PayloadError
+from utils.errors import PayloadError
 from utils.secagg.keys import SESSION_BYTES
 from utils.secagg.ring import COARSE, FEWEST_LEVELS
 from utils.secagg.roster import Seated, need, order_bytes
@@ -45,13 +45,6 @@ from utils.wire.payload import Manifest, Payload
 
 _log = logging.getLogger(__name__)
 _LONGEST_REASON = 256  # characters of what a learner refuses with
-_SAID_ALONE = (
-    "examples",
-    "loss",
-    "seconds",
-    "metrics",
-    "start_loss",
-)  # of a header; in masked runs only as sums
 
 
 class Masking:
@@ -91,28 +84,6 @@ class Masking:
         self.stopped = True
         if self.open_now is not None:
             self.open_now.stop()
-
-
-class MaskedOrders(Orders):
-    """Orders whose answers count only from those that the session's masks were agreed with."""
-
-    session = b""
-    ready: frozenset[str] = frozenset()  # names
-
-    def admit(self, member: Member, upload: Upload, work_id: str) -> Admitted:
-        """See OpenOrders."""
-        part, header = self.part_of(member.learner_id, work_id), upload.header
-        if header is None or member.name not in self.ready or header.session != self.session:
-            raise LateUpdateError(
-                "the masks of this round were agreed on without this update; wait for new work"
-            )
-        told = {field.name for field, _ in header.ListFields()}
-        if not told.isdisjoint(_SAID_ALONE):
-            raise PayloadError(
-                "a masked update comes without weight, loss and metrics; only their sums are told"
-            )
-        contribution = Contribution(part.id, part.examples, upload.payload, math.nan)
-        return Admitted(part, self.order(part.id), contribution)
 
 
 class MaskedExchange(SynchronousExchange):

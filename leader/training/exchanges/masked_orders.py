@@ -1,0 +1,42 @@
+"""Orders of masked updates: which answers count, and what may not be told beside them."""
+
+from __future__ import annotations
+
+import math
+
+from leader.aggregation.base import Contribution
+from leader.learners.membership import Member
+from leader.training.exchanges.base import Admitted
+from leader.training.inbox import Upload
+from leader.training.open_orders import Orders
+from utils.errors import LateUpdateError, PayloadError
+
+_SAID_ALONE = (
+    "examples",
+    "loss",
+    "seconds",
+    "metrics",
+    "start_loss",
+)  # of a header; in masked runs only as sums
+
+
+class MaskedOrders(Orders):
+    """Orders whose answers count only from those that the session's masks were agreed with."""
+
+    session = b""
+    ready: frozenset[str] = frozenset()  # names
+
+    def admit(self, member: Member, upload: Upload, work_id: str) -> Admitted:
+        """See OpenOrders."""
+        part, header = self.part_of(member.learner_id, work_id), upload.header
+        if header is None or member.name not in self.ready or header.session != self.session:
+            raise LateUpdateError(
+                "the masks of this round were agreed on without this update; wait for new work"
+            )
+        told = {field.name for field, _ in header.ListFields()}
+        if not told.isdisjoint(_SAID_ALONE):
+            raise PayloadError(
+                "a masked update comes without weight, loss and metrics; only their sums are told"
+            )
+        contribution = Contribution(part.id, part.examples, upload.payload, math.nan)
+        return Admitted(part, self.order(part.id), contribution)
