@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from pathlib import Path
 
 import pytest
@@ -26,21 +27,25 @@ def _settings(folder: Path, mode: str) -> Settings:
 def test_connections_that_say_nothing_leave_the_run_its_descriptors(tmp_path: Path, mode: str) -> None:
     with cluster_in(tmp_path) as cluster:
         run_dir = tmp_path / "run"
-        settings = {**_settings(tmp_path, mode), "rounds": 20}
+        settings = {**_settings(tmp_path, mode), "rounds": 60}
         sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         given = ["--listen", "127.0.0.1:0", "--run-dir", str(run_dir), "--log-format", "json", *sets]
-        leader = cluster.program("leader", ["tests.attacks.few_files", str(_FILES), *given])
+        few_files = ["tests.attacks.few_files", str(_FILES), *given]
+        leader = cluster.program("leader", few_files, faults="stop@leader.selecting:2")
         address = str(leader.event("RunStarted")["address"])
-        attacker = cluster.program("attacker", ["tests.attacks.attacker", "silent-connections", address])
         crew = [
             cluster.join(address, name, *noise(name))
             if mode == "secure"
             else cluster.learner(address, "--name", name, *noise(name))
             for name in "ab"
         ]
+        leader.frozen()  # with its learners: how long newcomers wait in a flood is not bounded
+        attacker = cluster.program("attacker", ["tests.attacks.attacker", "silent-connections", address])
+        attacker.event("Deeds")
+        leader.signal(signal.SIGCONT)
         succeed(leader, *crew)
         attacker.kill()
-        assert leader.events("RoundCommitted")[-1]["round"] == 20
+        assert leader.events("RoundCommitted")[-1]["round"] == 60
         assert "128 connections at once and not 2064" in leader.output
 
 

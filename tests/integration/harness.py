@@ -252,10 +252,10 @@ class Cluster:
         join = ["--name", name, "--join", f"@{self.trust}/join"]
         return self.learner(leader, *join, *flags, faults=faults, module=module, host=host, fresh=fresh)
 
-    def program(self, kind: str, command: list[str]) -> Program:
+    def program(self, kind: str, command: list[str], faults: str = "") -> Program:
         """Any other program: a module and its arguments."""
         name, log = self._name(kind)
-        program = Program(name, command, log, **self._more)
+        program = Program(name, command, log, faults, **self._more)
         self._programs.append(program)
         return program
 
