@@ -19,7 +19,7 @@ from torch import nn
 from leader.aggregation.base import Contribution
 from leader.aggregation.robust import open_robust
 from leader.config import RunConfig
-from model.flat import Layout
+from model.layout import Layout
 from model.registry import build_model
 from utils.wire.payload import Payload, parse_header
 from utils.wire.payload import encode_header as encode

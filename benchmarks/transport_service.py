@@ -28,7 +28,7 @@ from learner.training.update import Update
 from learner.wire.encoding import Coding
 from learner.wire.transfer import pull_model, push
 from learner.wire.whole_update import HeldUpdate
-from model.flat import Layout
+from model.layout import Layout
 from model.registry import build_model
 from protos import leader_pb2
 from utils.datasets import synthetic_shapes

@@ -15,7 +15,7 @@ from leader.optimizers.choose import make_optimizer
 from leader.state import RunState
 from leader.storage.checkpoint import load_newest
 from leader.storage.run_folder import RunFolder, default_run_dir
-from model.flat import Layout
+from model.layout import Layout
 from utils.files import write_atomically
 
 _CHANGED = "was config.yaml of the run folder changed?"

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from model.flat import Entry, Layout
+from model.layout import Entry, Layout
 from utils.codecs import Codec, Moment
 from utils.codecs.base import State
 from utils.codecs.compression import compressed, inflated, is_compressed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.flat import Layout
+from model.layout import Layout
 from utils.wire.payload import CONTROL_VARIATE, encode_header
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self, cast
 import numpy as np
 from grpc import aio
 
-from model.flat import Layout
+from model.layout import Layout
 from protos import leader_pb2, leader_pb2_grpc
 from tests.clusters import TIMEOUT_S
 from tests.leader.trust.fleet import ALONE, connect

@@ -16,7 +16,7 @@ from leader.aggregation.base import Contribution, Result
 from leader.aggregation.exact_sum import ExactSum, Scale
 from leader.aggregation.norms import squared_norm
 from leader.aggregation.weighting import Facts, Weighting
-from model.flat import Layout
+from model.layout import Layout
 from utils.codecs.pieces import Piece
 from utils.errors import PayloadError
 from utils.vector import Vector

@@ -10,7 +10,7 @@ from leader.aggregation.exact_sum import Scale
 from leader.aggregation.robust import open_robust
 from leader.aggregation.weighting import make_weighting
 from leader.config import RunConfig
-from model.flat import Layout
+from model.layout import Layout
 
 
 def open_aggregate(config: RunConfig, layout: Layout, scale: Scale, spool_dir: Path | None) -> Aggregator:

@@ -9,8 +9,8 @@ import numpy as np
 
 from leader.aggregation.aggregate import check_update
 from leader.config import CodecConfig
-from model.flat import Layout
 from model.fragments import Fragments
+from model.layout import Layout
 from model.piece_files import PLAIN, WHOLE, PieceFiles, is_plain
 from utils.codecs import make_codec
 from utils.codecs.files import CODEC

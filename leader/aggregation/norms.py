@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from model.flat import Layout
+from model.layout import Layout
 from utils.errors import ValueRangeError
 from utils.wire.payload import Payload
 

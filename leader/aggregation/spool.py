@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.flat import Layout
+from model.layout import Layout
 from utils.errors import CheckpointError
 from utils.files import remedy
 from utils.wire.payload import Payload

@@ -13,7 +13,7 @@ from leader.aggregation.aggregate import check_update, digest_of
 from leader.aggregation.base import Contribution, Result
 from leader.dp.noise import Mechanism
 from leader.state import PrivacyState
-from model.flat import Layout
+from model.layout import Layout
 from utils.dp.lattice import to_lattice
 from utils.vector import Vector
 from utils.wire.payload import Payload

@@ -14,7 +14,7 @@ from leader.dp.clipping import next_clip
 from leader.dp.ledger import ADJACENCY, Head, Ledger
 from leader.dp.masked_release import MaskedRelease
 from leader.state import PrivacyState, RunState
-from model.flat import Layout
+from model.layout import Layout
 from protos import leader_pb2
 from utils.errors import ConfigError, PrivacyError
 

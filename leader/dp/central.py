@@ -16,7 +16,7 @@ from leader.dp.clipping import bit_sigma
 from leader.dp.ledger import Release
 from leader.dp.noise import Mechanism, derive_key, new_key, next_key
 from leader.state import PrivacyState, RunState
-from model.flat import Layout
+from model.layout import Layout
 from utils import faults
 
 _BLOCK = 1 << 20  # elements of noise at once

@@ -21,7 +21,7 @@ from leader.dp.ledger import Release
 from leader.dp.masked_release import MaskedRelease
 from leader.dp.noise import Mechanism
 from leader.state import PrivacyState, RunState
-from model.flat import Layout
+from model.layout import Layout
 from protos import leader_pb2
 from utils import faults
 from utils.dp.shares import multiplier_of, room_of

@@ -15,7 +15,7 @@ from leader.dp.distributed import DistributedPrivacy
 from leader.dp.ledger import ADJACENCY
 from leader.dp.masked_release import MaskedRelease
 from leader.state import RunState
-from model.flat import Layout
+from model.layout import Layout
 from protos import leader_pb2
 
 P = TypeVar("P")

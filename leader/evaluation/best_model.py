@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leader.metric_names import Mode, is_better, lower_is_better
-from model.flat import Layout
+from model.layout import Layout
 from model.weights_file import model_header
 from utils.errors import PayloadError
 from utils.files import write_atomically

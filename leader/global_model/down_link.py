@@ -9,8 +9,8 @@ import numpy as np
 
 from leader.config import RunConfig
 from leader.state import RunState
-from model.flat import Layout
 from model.fragments import Fragments
+from model.layout import Layout
 from model.piece_files import WHOLE, PieceFiles
 from utils.codecs import Moment, make_codec
 from utils.codecs.files import File

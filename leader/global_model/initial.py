@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from leader.config import RunConfig
-from model.flat import Entry, FlatModel, Layout
+from model.flat import FlatModel
 from model.image_classification import ImageClassification
+from model.layout import Entry, Layout
 from model.precision import choose_device
 from model.task import Task, load_task
 from utils.errors import ConfigError, FlockstepError

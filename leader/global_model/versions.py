@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leader.condition import Signal
-from model.flat import Layout
+from model.layout import Layout
 from model.weights_file import model_header
 from utils.codecs.files import File
 from utils.errors import LateUpdateError, NotReadyError

@@ -16,7 +16,7 @@ from leader.aggregation.exact_sum import ExactSum, Scale
 from leader.secagg.pending import PendingSum
 from leader.secagg.unmasking import Seeds
 from leader.state import PrivacyState
-from model.flat import Layout
+from model.layout import Layout
 from protos import leader_pb2
 from utils.dp.shares import mean_of
 from utils.errors import CheckpointError, PayloadError

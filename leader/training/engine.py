@@ -25,8 +25,8 @@ from leader.training.planning import RoundPlanner
 from leader.training.publisher import Publisher
 from leader.training.server_step import step_at_once
 from leader.training.work_orders import WorkPlanner
-from model.flat import Layout
 from model.fragments import Fragments
+from model.layout import Layout
 from utils import faults
 
 

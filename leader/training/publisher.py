@@ -8,7 +8,7 @@ from leader.global_model.versions import ModelVersion, VersionStore
 from leader.optimizers.scaffold import CONTROL
 from leader.runtime import Host
 from leader.state import RunState
-from model.flat import Layout
+from model.layout import Layout
 
 _OLD_VERSIONS = 4  # that an asynchronous run serves at most; work from older ones is given out anew
 

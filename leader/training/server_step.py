@@ -11,7 +11,7 @@ from leader.aggregation.base import Aggregator, Result
 from leader.global_model.versions import next_version
 from leader.optimizers.base import ServerOptimizer, Step
 from leader.state import RunState
-from model.flat import Layout
+from model.layout import Layout
 from utils import faults
 from utils.codecs.pieces import Piece
 from utils.vector import Vector, fresh

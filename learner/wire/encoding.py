@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from learner.training.algorithms.streaming_diloco import exchanged
-from model.flat import Layout
+from model.layout import Layout
 from model.piece_files import WHOLE, PieceFiles
 from protos import leader_pb2
 from utils.codecs import Moment, make_codec

@@ -16,7 +16,7 @@ from learner.secagg.member import MaskMember
 from learner.secagg.sessions import MaskSessions
 from learner.training.update import Update
 from learner.wire.whole_update import HeldUpdate
-from model.flat import Layout
+from model.layout import Layout
 from protos import leader_pb2
 from utils.codecs.base import State
 from utils.codecs.files import File

@@ -12,8 +12,8 @@ from grpc import aio
 from numpy.typing import NDArray
 
 from learner.wire.whole_update import HeldUpdate
-from model.flat import Layout
 from model.image_classification import Shard
+from model.layout import Layout
 from model.piece_files import WHOLE, PieceFiles
 from protos import leader_pb2
 from utils import faults

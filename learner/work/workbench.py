@@ -22,8 +22,9 @@ from learner.wire.masked_update import MaskedUpdate
 from learner.wire.streamed_update import PieceMaker, SentPiece, StreamedUpdate
 from learner.wire.transfer import Download
 from learner.wire.whole_update import HeldUpdate
-from model.flat import FlatModel, Layout
+from model.flat import FlatModel
 from model.image_classification import ImageClassification
+from model.layout import Layout
 from model.piece_files import PieceFiles
 from model.task import Examples, Task
 from protos import leader_pb2

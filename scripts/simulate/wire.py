@@ -10,7 +10,7 @@ from leader.global_model.versions import ModelVersion
 from leader.training.inbox import Upload
 from learner.wire.transfer import Download, unpack_model
 from learner.wire.whole_update import HeldUpdate
-from model.flat import Layout
+from model.layout import Layout
 from utils.wire.framing import framed_bytes, unframe
 from utils.wire.payload import Manifest, Payload, PayloadReader, encode_header, parse_header
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from benchmarks.probe import peak_bytes
-from model.flat import Layout
+from model.layout import Layout
 from model.piece_files import PieceFiles
 from model.registry import build_model
 from protos import leader_pb2

@@ -16,7 +16,7 @@ import pytest
 from grpc import aio
 
 from leader.config import RunConfig
-from model.flat import Layout
+from model.layout import Layout
 from model.registry import build_model
 from protos import leader_pb2
 from scripts.cluster import Cluster

@@ -12,7 +12,7 @@ from benchmarks.scaling import COSTS, COUNTS, ELEMENTS, Point, fitted, law_of, r
 from benchmarks.scaling_page import draw_scaling, laws_of, page
 from benchmarks.scaling_training import TrainingRun
 from benchmarks.spread import Spread
-from model.flat import Layout
+from model.layout import Layout
 from model.registry import build_model
 
 MACHINE = {"cores": 2, "cpu": "a CPU", "system": "Linux", "load_1min": 0.1} | dict.fromkeys(

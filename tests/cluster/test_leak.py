@@ -20,7 +20,7 @@ from leader.rpc.uploads import Uploads
 from leader.training.exchanges import masked
 from learner.secagg import sessions
 from learner.secagg.member import Floors, MaskMember, Signing
-from model.flat import Layout
+from model.layout import Layout
 from model.task import Indices
 from protos import leader_pb2
 from tests.clusters import TINY, Settings, join, play

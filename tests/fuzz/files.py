@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.flat import Entry, Layout
+from model.layout import Entry, Layout
 from tests.fuzz.mutator import Mutator
 from utils.wire.payload import encode_header
 

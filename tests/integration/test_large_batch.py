@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from leader.storage.checkpoint import load_checkpoint
-from model.flat import Layout
+from model.layout import Layout
 from model.registry import build_model
 from tests.integration.harness import Cluster, Leader, Settings
 from utils.batches import normalise

@@ -22,7 +22,7 @@ from leader.state import RunState
 from leader.training.inbox import Upload
 from leader.trust.callers import anonymous
 from leader.wiring import Wiring
-from model.flat import Layout
+from model.layout import Layout
 from protos import leader_pb2
 from utils.codecs.files import File
 from utils.datasets import Dataset

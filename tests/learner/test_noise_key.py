@@ -15,7 +15,7 @@ from learner.secagg.sessions import MaskSessions
 from learner.secagg.vow import Vows
 from learner.training.update import Update
 from learner.wire.masked_update import MaskedUpdate
-from model.flat import Entry, Layout
+from model.layout import Entry, Layout
 from protos import leader_pb2
 from tests.secagg import order, plan
 from utils.errors import ConfigError, PayloadError

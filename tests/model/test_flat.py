@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from model.flat import Entry, FlatModel, Layout
+from model.flat import FlatModel
+from model.layout import Entry, Layout
 from model.registry import build_model
 from utils.errors import ConfigError, IncompatibleError
 

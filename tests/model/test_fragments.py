@@ -8,8 +8,8 @@ from leader.config import CodecConfig, RunConfig, StreamingConfig
 from leader.global_model.down_link import DownLink
 from leader.state import RunState
 from learner.wire.encoding import Coding
-from model.flat import Entry, Layout
 from model.fragments import Fragments
+from model.layout import Entry, Layout
 from model.piece_files import WHOLE, PieceFiles
 from protos import leader_pb2
 from utils.codecs.files import File

@@ -5,7 +5,7 @@ import pytest
 import zstandard
 from torch import nn
 
-from model.flat import Layout
+from model.layout import Layout
 from model.piece_files import PieceFiles, is_plain
 from utils.codecs import Moment, make_codec
 from utils.codecs.files import File, decode_file, encode_file

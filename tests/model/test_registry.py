@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from model.flat import FlatModel, Layout
+from model.flat import FlatModel
 from model.initialisation import uniform
+from model.layout import Layout
 from model.registry import build_model, model_names
 from utils.errors import ConfigError
 

@@ -20,7 +20,7 @@ from leader.aggregation.robust.trimmed_mean import trimmed_mean
 from leader.aggregation.spool import Spool
 from leader.config import AggregateConfig, RunConfig
 from leader.config.rules import least_updates
-from model.flat import Layout
+from model.layout import Layout
 from utils.errors import TooFewLearnersError
 from utils.wire.payload import Payload
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learner.training.algorithms.base import Algorithm
-from model.flat import Layout
+from model.layout import Layout
 from utils.vector import Vector
 
 _OWN = "local"

@@ -20,7 +20,8 @@ from learner.training.algorithms.base import Algorithm
 from learner.training.local_run import mean
 from learner.training.local_sgd import LocalSgd
 from learner.training.update import Head, Replica
-from model.flat import FlatModel, Layout
+from model.flat import FlatModel
+from model.layout import Layout
 from protos import leader_pb2
 from utils.errors import ConfigError, IncompatibleError, PayloadError
 from utils.vector import Vector

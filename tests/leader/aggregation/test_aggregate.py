@@ -17,7 +17,7 @@ from leader.aggregation.aggregate import Aggregate, mean_loss
 from leader.aggregation.base import Contribution, Result
 from leader.aggregation.exact_sum import Scale
 from leader.aggregation.weighting import ByExamples
-from model.flat import Entry, Layout
+from model.layout import Entry, Layout
 from utils.errors import LimitError, PayloadError, ValueRangeError
 from utils.wire.payload import Payload, PayloadReader, encode_header
 

@@ -14,7 +14,7 @@ from leader.aggregation.aggregate import Aggregate, Folded
 from leader.aggregation.base import Contribution
 from leader.aggregation.exact_sum import Scale
 from leader.aggregation.weighting import ByExamples, Uniform, Weighting
-from model.flat import Layout
+from model.layout import Layout
 from model.piece_files import PieceFiles
 from utils.codecs.files import File
 from utils.errors import LimitError, ValueRangeError

@@ -8,7 +8,7 @@ from leader.aggregation.base import Contribution
 from leader.aggregation.choose import open_aggregate
 from leader.aggregation.exact_sum import Scale
 from leader.config import RunConfig
-from model.flat import Layout
+from model.layout import Layout
 from utils.wire.payload import PayloadReader, encode_header
 
 LAYOUT = Layout.of(nn.Linear(2, 1))

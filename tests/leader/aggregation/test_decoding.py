@@ -9,7 +9,7 @@ from leader.aggregation.aggregate import check_update
 from leader.aggregation.decoding import Decoder
 from leader.config import CodecConfig
 from learner.wire.encoding import Coding
-from model.flat import Entry, Layout
+from model.layout import Entry, Layout
 from protos import leader_pb2
 from utils.codecs.files import File
 from utils.errors import PayloadError

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from leader.aggregation.norms import check_norm, clip_factor, squared_norm
-from model.flat import Entry, Layout
+from model.layout import Entry, Layout
 from utils.errors import ValueRangeError
 from utils.wire.payload import Payload, PayloadReader, encode_header
 

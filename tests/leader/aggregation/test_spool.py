@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from leader.aggregation.spool import Spool
-from model.flat import Entry
+from model.layout import Entry
 from tests.leader.aggregation.robust.array_rows import Matrix, normal
 from tests.leader.aggregation.robust.updates import LAYOUT, PARAMETERS, TOTAL, payload
 from utils.errors import CheckpointError

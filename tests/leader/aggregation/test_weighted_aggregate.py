@@ -26,7 +26,7 @@ from leader.aggregation.weighting import (
     Uniform,
     Weighting,
 )
-from model.flat import Layout
+from model.layout import Layout
 from utils.errors import PayloadError, ValueRangeError
 from utils.wire.payload import Payload, PayloadReader, encode_header
 

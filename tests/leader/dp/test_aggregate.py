@@ -10,7 +10,7 @@ from leader.aggregation.base import Contribution
 from leader.dp.aggregate import PrivateAggregate, Sums
 from leader.dp.noise import Mechanism
 from leader.state import PrivacyState
-from model.flat import Entry, Layout
+from model.layout import Entry, Layout
 from utils.errors import PayloadError, ValueRangeError
 from utils.vector import Vector
 from utils.wire.payload import Payload, encode_header, parse_header

@@ -15,7 +15,7 @@ from leader.dp.distributed import DistributedPrivacy
 from leader.dp.noise import Mechanism
 from leader.dp.privacy import open_privacy
 from leader.state import RunState
-from model.flat import Entry, Layout
+from model.layout import Entry, Layout
 from protos import leader_pb2
 from tests.vectors import vectors
 from utils.dp.shares import check_noise, multiplier_of, room_of

@@ -13,7 +13,7 @@ from leader.config import RunConfig
 from leader.dp.central import CentralPrivacy
 from leader.dp.privacy import NoPrivacy, open_privacy
 from leader.state import RunState
-from model.flat import Entry, Layout
+from model.layout import Entry, Layout
 from utils.errors import CheckpointError, ConfigError, PrivacyError
 from utils.vector import Vector
 from utils.wire.payload import Payload, encode_header, parse_header

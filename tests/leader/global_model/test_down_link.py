@@ -9,7 +9,7 @@ from leader.config import CodecConfig, RunConfig
 from leader.global_model.down_link import DownLink
 from leader.state import RunState
 from learner.wire.encoding import Coding
-from model.flat import Entry, Layout
+from model.layout import Entry, Layout
 from model.piece_files import WHOLE
 from protos import leader_pb2
 from utils.wire.payload import Payload, PayloadReader

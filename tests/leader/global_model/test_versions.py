@@ -9,7 +9,7 @@ import safetensors.numpy
 from torch import nn
 
 from leader.global_model.versions import ModelVersion, VersionStore, next_version
-from model.flat import Layout
+from model.layout import Layout
 from protos import leader_pb2
 from utils.errors import LateUpdateError, NotReadyError
 

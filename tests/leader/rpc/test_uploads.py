@@ -17,7 +17,7 @@ from leader.config import CodecConfig, LimitsConfig
 from leader.rpc.uploads import Uploads
 from leader.training.inbox import Upload
 from leader.training.round_metrics import Traffic
-from model.flat import Layout
+from model.layout import Layout
 from model.piece_files import PieceFiles
 from protos import leader_pb2
 from utils.errors import ChecksumError, FlockstepError, LimitError, PayloadError, StalledError

@@ -14,7 +14,7 @@ from leader.state import RunState
 from leader.training.engine import Engine
 from leader.training.planning import Opening
 from leader.trust.callers import anonymous
-from model.flat import Layout
+from model.layout import Layout
 from protos import leader_pb2
 
 LAYOUT = Layout.of(nn.Linear(2, 1))

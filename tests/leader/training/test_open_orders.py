@@ -17,7 +17,7 @@ from leader.training.inbox import Upload
 from leader.training.open_orders import Orders
 from leader.training.work_orders import WorkPlanner
 from leader.trust.callers import anonymous
-from model.flat import Layout
+from model.layout import Layout
 from protos import leader_pb2
 from utils.errors import DuplicateUpdateError, LateUpdateError, LimitError
 from utils.wire.payload import Payload, PayloadReader, encode_header

@@ -13,7 +13,7 @@ from leader.optimizers.base import State, Step
 from leader.optimizers.choose import make_optimizer
 from leader.state import RunState
 from leader.training.server_step import step_at_once
-from model.flat import Layout
+from model.layout import Layout
 from utils.vector import Vector
 
 LAYOUT = Layout.of(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))

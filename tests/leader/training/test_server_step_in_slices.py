@@ -16,7 +16,7 @@ from leader.optimizers.base import Step
 from leader.optimizers.sgd import Sgd
 from leader.state import RunState
 from leader.training.server_step import ServerStep, step_at_once
-from model.flat import Layout
+from model.layout import Layout
 from model.piece_files import PieceFiles
 from utils.vector import Recycled
 from utils.wire.payload import Payload, parse_header

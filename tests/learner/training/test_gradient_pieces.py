@@ -11,8 +11,9 @@ from torch.utils.checkpoint import checkpoint
 from learner.training.gradient_pieces import backward
 from learner.training.trainer import Trainer
 from learner.training.update import Assignment, DivergedError, Score
-from model.flat import FlatModel, Layout
+from model.flat import FlatModel
 from model.image_classification import ImageClassification, Shard
+from model.layout import Layout
 from model.piece_files import PieceFiles
 from protos import leader_pb2
 from utils.codecs.pieces import Piece

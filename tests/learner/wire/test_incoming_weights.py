@@ -5,7 +5,7 @@ import pytest
 from torch import nn
 
 from learner.wire.incoming_weights import Arriving
-from model.flat import Layout
+from model.layout import Layout
 from model.piece_files import PieceFiles
 from protos import leader_pb2
 from utils.codecs import Moment, make_codec

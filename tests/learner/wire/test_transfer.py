@@ -25,8 +25,8 @@ from learner.wire import transfer
 from learner.wire.encoding import Coding
 from learner.wire.transfer import Download, pull_model, pull_shard, push
 from learner.wire.whole_update import HeldUpdate
-from model.flat import Entry, Layout
 from model.image_classification import Shard
+from model.layout import Entry, Layout
 from protos import leader_pb2
 from utils.datasets import Dataset
 from utils.errors import (

@@ -13,7 +13,7 @@ from learner.training.update import Update
 from learner.wire.masked_update import MaskedUpdate
 from learner.wire.transfer import Download
 from learner.work.workbench import Assignments, Tools
-from model.flat import Entry, Layout
+from model.layout import Entry, Layout
 from protos import leader_pb2
 from tests.secagg import order, plan
 

@@ -16,7 +16,7 @@ from learner.wire.connection import Connection
 from learner.wire.streamed_update import SentPiece, StreamedUpdate
 from learner.work.order_book import OrderBook
 from learner.work.steps import Steps
-from model.flat import Layout
+from model.layout import Layout
 from model.piece_files import PieceFiles
 from protos import leader_pb2
 from utils.errors import FlockstepError, UnreachableError, ValueRangeError

@@ -10,7 +10,7 @@ from leader.global_model.versions import VersionStore
 from learner.training.update import Update
 from learner.wire.encoding import Coding
 from learner.wire.whole_update import HeldUpdate
-from model.flat import Entry, Layout
+from model.layout import Entry, Layout
 from protos import leader_pb2
 from scripts.simulate.wire import Downloads, message_bytes, shard_bytes, upload
 from utils.datasets import Dataset

@@ -32,7 +32,7 @@ from leader.training.exchanges.buffered import BufferedExchange, Tickets
 from leader.training.inbox import Upload
 from leader.training.work_orders import WorkPlanner
 from leader.trust.callers import anonymous
-from model.flat import Layout
+from model.layout import Layout
 from protos import leader_pb2
 from tests.leader.training.office import Office
 from utils.errors import DuplicateUpdateError, LateUpdateError
