@@ -1,18 +1,20 @@
-"""Simulated client updates a second: 10 clients a round out of 100, 1,000 and 10,000, one local step each."""
+"""Simulated client updates a second: 10 clients a round out of 100 to 100,000, one local step each."""
 
 from __future__ import annotations
 
+import resource
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from matplotlib.figure import Figure as Plot
 
 from benchmarks.mlp_task import EXAMPLES, PARAMETERS, Vectors
 from benchmarks.reference import durable_write
-from benchmarks.result import Figure, Result
+from benchmarks.result import Figure, Result, Target
 from benchmarks.spread import Spread
 from leader.config import RunConfig
 from leader.events import Event, RoundCommitted
@@ -21,8 +23,19 @@ from scripts.simulate.parts import Brought
 from scripts.simulate.simulation import Hooks, simulate
 
 A_ROUND = 10  # clients
-COUNTS, QUICK_COUNTS = (100, 1000, 10_000), (100, 1000)
+COUNTS, QUICK_COUNTS = (100, 1000, 10_000, 100_000), (100, 1000)
 _WARMUP = 10  # rounds
+_DATA = 1000  # sets of examples that are drawn; clients beyond share them
+
+
+@dataclass(frozen=True)
+class Run:
+    """One simulation."""
+
+    round_s: Sequence[float]
+    cpu_s: Sequence[float]  # of the whole process, a round
+    checkpoint_bytes: int
+    peak_mb: float  # of the process, so far
 
 
 @dataclass(frozen=True)
@@ -31,28 +44,46 @@ class Point:
 
     clients: int
     round_s: Spread
-    cpu_s: Spread  # of the whole process, a round
+    cpu_s: Spread
     checkpoint_bytes: int
+    peak_mb: float  # with so many clients and no more
+
+    @classmethod
+    def of(cls, clients: int, runs: Sequence[Run]) -> Point:
+        """All the runs with so many clients together."""
+        wall, cpu = (
+            Spread.of([second for run in runs for second in seconds(run)])
+            for seconds in (attrgetter("round_s"), attrgetter("cpu_s"))
+        )
+        return cls(clients, wall, cpu, runs[0].checkpoint_bytes, runs[0].peak_mb)
 
 
 def measure(quick: bool) -> Result:
-    """All the counts, in one process and thread, every round's checkpoint on disk."""
-    counts, rounds = (QUICK_COUNTS, 40) if quick else (COUNTS, 300)
-    points = [measure_point(count, rounds) for count in counts]
+    """All the counts in turns, in one process and thread, every round's checkpoint on disk."""
+    counts, rounds, turns = (QUICK_COUNTS, 40, 1) if quick else (COUNTS, 100, 3)
+    runs = [[measure_run(count, rounds) for count in counts] for _ in range(turns)]
+    points = [Point.of(count, made) for count, made in zip(counts, zip(*runs, strict=True), strict=True)]
     first, last = points[0], points[-1]
     write = durable_write(first.checkpoint_bytes, 20 if quick else 200)
     figures = [figure for point in points for figure in _figures(point)]
+    slower = {
+        f"round of {point.clients:,} clients to one of {first.clients}": point.round_s.median
+        / first.round_s.median
+        for point in points[1:]
+    }
+    promised = list(slower)[:2][-1]
+    peak = last.peak_mb / points[1].peak_mb
     reference = Figure(
         f"reference: durable write of the checkpoint of {first.clients}", "ms", write.scaled(1e3)
     )
     return Result(
         entry="simulation",
         about=f"{PARAMETERS} parameters (MLP 32-64-10), one step on {EXAMPLES} examples, {A_ROUND} clients a round",
-        target=None,
+        target=Target(promised, "", slower[promised], 1.1),
+        further=(Target(f"peak memory with {last.clients:,} clients to that with 1,000", "", peak, 1.5),),
         figures=(*figures, reference),
         ratios={
-            f"round of {last.clients} clients to one of {first.clients}": last.round_s.median
-            / first.round_s.median,
+            **slower,
             "updates a second, 100 clients": A_ROUND / first.round_s.median,
             "updates a second of CPU time, 100 clients": A_ROUND / first.cpu_s.median,
         },
@@ -60,6 +91,7 @@ def measure(quick: bool) -> Result:
             "clients": [point.clients for point in points],
             "updates/s": [A_ROUND / point.round_s.median for point in points],
             "updates/s of CPU time": [A_ROUND / point.cpu_s.median for point in points],
+            "peak MB": [point.peak_mb for point in points],
         },
     )
 
@@ -68,12 +100,14 @@ def _figures(point: Point) -> tuple[Figure, ...]:
     return (
         Figure(f"{point.clients} clients: round", "ms", point.round_s.scaled(1e3)),
         Figure(f"{point.clients} clients: CPU a round", "ms", point.cpu_s.scaled(1e3)),
+        Figure(f"{point.clients} clients: peak memory of the process", "MB", Spread.of([point.peak_mb])),
     )
 
 
-def measure_point(clients: int, rounds: int) -> Point:
+def measure_run(clients: int, rounds: int) -> Run:
     """One simulation with so many clients."""
-    own = [_client(number) for number in range(clients)]
+    data = [Vectors.of_client(number) for number in range(min(clients, _DATA))]
+    own = [_client(number, data[number % _DATA]) for number in range(clients)]
     moments: list[tuple[float, float]] = []
 
     def heard(event: Event) -> None:
@@ -83,18 +117,17 @@ def measure_point(clients: int, rounds: int) -> Point:
     with tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch:
         folder = Path(scratch) / "run"
         simulate(_config(clients, rounds + _WARMUP, folder), hooks=Hooks(own=own, listener=heard))
-        checkpoint = next((folder / "checkpoints").iterdir()).stat().st_size
+        checkpoint = next((folder / "checkpoints").glob("round-*")).stat().st_size
     pairs = list(zip(moments[_WARMUP - 1 :], moments[_WARMUP:], strict=False))
-    return Point(
-        clients,
-        Spread.of([after[0] - before[0] for before, after in pairs]),
-        Spread.of([after[1] - before[1] for before, after in pairs]),
+    return Run(
+        [after[0] - before[0] for before, after in pairs],
+        [after[1] - before[1] for before, after in pairs],
         checkpoint,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
     )
 
 
-def _client(number: int) -> Brought:
-    examples = Vectors.of_client(number)
+def _client(number: int, examples: Vectors) -> Brought:
     return Brought(examples, leader_pb2.OwnData(examples=len(examples), fingerprint=f"client-{number}"))
 
 

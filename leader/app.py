@@ -36,6 +36,7 @@ from leader.services.record import Record
 from leader.state import RunState
 from leader.storage.checkpoint import save_checkpoint
 from leader.storage.run_folder import RunFolder
+from leader.storage.side_files import SideFiles
 from leader.training.coordinator import Coordinator
 from leader.training.engine import Engine
 from leader.training.exchanges.base import ExchangeKind
@@ -78,7 +79,8 @@ class App:
         )
         self.resumed_round = state.round
         self._record = open_record(config, folder, state, resume=resume)
-        save = partial(_save, self._record, folder.checkpoints, config.keep_checkpoints, dump_config(config))
+        side_files, keep = SideFiles(folder.checkpoints), config.keep_checkpoints
+        save = partial(_save, self._record, folder.checkpoints, side_files, keep, dump_config(config))
         spool = folder.path / "spool"
         self._privacy = open_privacy(config, origin.layout, folder.ledger, state)
         state = self._privacy.begin(state)
@@ -246,11 +248,11 @@ class App:
 
     async def _dismiss(self, finished: RunFinished) -> None:
         """Tell every learner that the run is over, and wait a moment for them to go."""
-        members = list(self.coordinator.workforce)
+        links = self.coordinator.workforce.links()
         why = finished.reason or finished.stopped_early or "all rounds are done"
-        for member in members:
-            member.link.stop(why, finished=not finished.reason)
-        await asyncio.gather(*(member.link.close() for member in members))
+        for link in links:
+            link.stop(why, finished=not finished.reason)
+        await asyncio.gather(*(link.close() for link in links))
 
     async def _finish(self, started: RunStarted, finished: RunFinished) -> None:
         """Write what the run leaves behind: model, metrics, curves, summary."""
@@ -282,9 +284,11 @@ async def _lead(config: RunConfig, folder: RunFolder, data: Data, *, resume: boo
         display.close()
 
 
-def _save(record: Record, checkpoints: Path, keep: int, config: str, state: RunState) -> None:
+def _save(
+    record: Record, checkpoints: Path, side_files: SideFiles, keep: int, config: str, state: RunState
+) -> None:
     record.settle()  # so that a round whose checkpoint is there is in the record too
-    save_checkpoint(checkpoints, state, keep=keep, config=config)
+    save_checkpoint(checkpoints, state, keep=keep, config=config, side_files=side_files)
 
 
 def _views(config: RunConfig, folder: RunFolder, app: App) -> Sequence[View]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,7 +32,7 @@ class RunState:
     committed: RoundCommitted | None = None  # what was told, or would have been, about the last round
     #: What learners have where changes of the model are encoded (codec.down); None = the vector itself.
     public: NDArray[np.float32] | None = None
-    history: Mapping[str, PartHistory] = field(default_factory=dict)  # by part, of committed rounds
+    history: History = field(default_factory=dict)  # of committed rounds; see LayeredHistory
     open_work: Mapping[str, OpenWork] = field(default_factory=dict)  # by part (asynchronous runs)
     turns: Mapping[str, int] = field(default_factory=dict)  # work given out so far, by part (the same)
     audit_head: str = ""  # of the audit when this was written, as N:HASH; "" in a run without trust
@@ -80,7 +80,7 @@ class Seats:
     claims: Mapping[str, Claim] = field(default_factory=dict)  # by name; an identity needs none
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PartHistory:
     """What committed rounds have told about one part."""
 
@@ -91,3 +91,46 @@ class PartHistory:
 
 
 History = Mapping[str, PartHistory]  # by part
+
+#: Parts that a checkpoint tells of by itself; where there are more, most of them lie beside it.
+FEW_PARTS = 256
+_SETTLED_SHARE = 64  # of the settled parts, one in so many may have changed since they were
+
+
+class LayeredHistory(History):
+    """History by part, in two layers: a round copies and writes what is `recent`, not all that is `settled`.
+
+    >>> once = PartHistory(1, 1, 0.5, 2.0)
+    >>> LayeredHistory({"a": once}, {"b": once}) == {"a": once, "b": once}
+    True
+    """
+
+    def __init__(self, settled: History, recent: History) -> None:
+        self.settled = settled  # shared with the states before
+        self.recent = recent  # what changed since that was made
+
+    @classmethod
+    def of(cls, history: History) -> LayeredHistory:
+        """`history` itself, or in its layers."""
+        if isinstance(history, LayeredHistory):
+            return history
+        return cls(history, {}) if len(history) > FEW_PARTS else cls({}, history)
+
+    def with_round(self, told: History) -> LayeredHistory:
+        """With what a round told; that becomes settled when there is much of it."""
+        recent = {**self.recent, **told}
+        if len(recent) > max(FEW_PARTS, len(self.settled) // _SETTLED_SHARE):
+            return LayeredHistory({**self.settled, **recent}, {})
+        return LayeredHistory(self.settled, recent)
+
+    def __getitem__(self, part: str) -> PartHistory:
+        return self.recent[part] if part in self.recent else self.settled[part]
+
+    def __contains__(self, part: object) -> bool:
+        return part in self.recent or part in self.settled
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self.settled, **self.recent})
+
+    def __len__(self) -> int:
+        return len(self.settled) + sum(part not in self.settled for part in self.recent)

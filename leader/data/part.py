@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from utils.seeds import derive_seed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """One piece of a round's work: a shard of the leader's data, or one learner's own data."""
 

@@ -30,8 +30,10 @@ class Allocation:
         groups: NDArray[np.int64] | None,
         resumed: Seats | None,
         rank: Callable[[Member], int] = lambda member: 0,
+        calm: Callable[[], bool] = lambda: False,
     ) -> None:
         self._config = config
+        self._calm = calm  # whether all ranks are 0 for certain
         self._rank = rank  # whose turn it is: those of the lowest
         self._behind: frozenset[int] = frozenset()  # eligible, and given no work as others come first
         self._labels = labels  # None where the leader holds no data to deal out
@@ -46,6 +48,8 @@ class Allocation:
         self._even = False  # no rebalancing would move a shard
         # Asked several times a round, so made once after each change; None = not made yet.
         self._parts: Mapping[str, Part] | None = None
+        self._available: Mapping[str, Part] | None = None
+        self._examples: int | None = None
         self._holders: Mapping[str, int] | None = None
         self._seats: Seats | None = None
 
@@ -117,6 +121,8 @@ class Allocation:
 
     def _find_behind(self) -> frozenset[int]:
         """Eligible members that get no work now: others can do it, or a round can be made without theirs."""
+        if self._calm():
+            return frozenset()
         ranks = {learner: self._rank(member) for learner, member in self._eligible.items()}
         if not any(ranks.values()):
             return frozenset()
@@ -137,7 +143,7 @@ class Allocation:
     def _moved(self) -> None:
         """Who is there or who holds what has changed."""
         self._even = False
-        self._parts = self._holders = self._seats = None
+        self._parts = self._available = self._examples = self._holders = self._seats = None
 
     def _trained(self, examples: int) -> int:
         """How many of these are trained on; learners hold the others out."""
@@ -171,10 +177,10 @@ class Allocation:
             self._adopt(shards, takers, {})
 
     def _adopt(self, shards: Shards, takers: list[Member], holders: Mapping[str, str]) -> None:
-        held: dict[int, tuple[int, ...]] = {
-            member.learner_id: tuple(int(shard) for shard, name in holders.items() if name == member.name)
-            for member in takers
-        }
+        by_name: dict[str, list[int]] = {}
+        for shard, name in holders.items():
+            by_name.setdefault(name, []).append(int(shard))
+        held = {member.learner_id: tuple(by_name.get(member.name, ())) for member in takers}
         seed = self._config.seed
         parts = [Part.of_shard(i, self._trained(len(indices)), seed) for i, indices in enumerate(shards)]
         self._shards = shards
@@ -226,6 +232,19 @@ class Allocation:
             }
             self._holders = held | own
         return self._holders
+
+    def available(self) -> Mapping[str, Part]:
+        """The parts that somebody is to do."""
+        if self._available is None:
+            holders = self.holders()
+            self._available = {part: what for part, what in self.parts().items() if part in holders}
+        return self._available
+
+    def examples(self) -> int:
+        """Of all parts together."""
+        if self._examples is None:
+            self._examples = sum(part.examples for part in self.parts().values())
+        return self._examples
 
     def enough(self) -> bool:
         """Whether a further round can begin with the learners that are here.

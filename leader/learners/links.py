@@ -37,6 +37,7 @@ class LearnerLink:
     """
 
     target = ""  # HOST:PORT that is dialled
+    addressed = True  # whether what all learners are told goes out by it
 
     def work(self, order: leader_pb2.WorkOrder) -> None:
         """Tell the learner to do `order`."""

@@ -21,9 +21,11 @@ from utils.errors import LimitError, NameTakenError, UnknownLearnerError
 #: most seconds. A learner that was not killed is back by then, as it never waits longer than half of that.
 _GRACE, _GRACE_S = 1 / 4, 10.0
 REMEMBERED = 4  # names whose ids are kept, as a multiple of the learners that may be registered
+_NO_TAGS: frozenset[str] = frozenset()  # one for all: a run may have a hundred thousand members
+_NOTHING = leader_pb2.LearnerInfo()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class OwnData:
     """Training data that a learner brings and keeps."""
 
@@ -32,7 +34,7 @@ class OwnData:
     fingerprint: str
 
 
-@dataclass
+@dataclass(slots=True)
 class Member:
     """One registered learner."""
 
@@ -55,7 +57,7 @@ class Member:
     owes_since: float | None = (
         None  # when it was given work first since its last update counted; the same clock
     )
-    said: leader_pb2.LearnerInfo = field(default_factory=leader_pb2.LearnerInfo, repr=False)
+    said: leader_pb2.LearnerInfo = field(default_factory=leader_pb2.LearnerInfo, repr=False)  # of a plain one
     link: LearnerLink = field(default_factory=LearnerLink, repr=False)
 
     @property
@@ -102,6 +104,8 @@ class Membership:
         self._members: dict[int, Member] = {}
         self._by_token: dict[bytes, Member] = {}
         self._own_examples = 0  # of all members together
+        self._unproven: dict[int, Member] = {}  # those whose name is kept by a claim
+        self._silent: set[int] = set()  # those that have not called since they registered
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
@@ -152,6 +156,10 @@ class Membership:
             member.joined = known.joined
         self._own_examples += _own_examples(member) - _own_examples(known)
         self._members[member.learner_id] = member
+        self._silent.add(member.learner_id)
+        self._unproven.pop(member.learner_id, None)
+        if not caller.known:
+            self._unproven[member.learner_id] = member
         self._by_token[member.token] = member
         return member, known is None
 
@@ -180,7 +188,12 @@ class Membership:
 
     def claims(self, now: float) -> dict[str, Claim]:
         """Who may come back under which name after a restart at clock value `now`."""
-        return {**self._kept(now), **{m.name: m.claim for m in self if not m.caller.known}}
+        return {**self._kept(now), **{m.name: m.claim for m in self._unproven.values()}}
+
+    @property
+    def silent(self) -> bool:
+        """Whether somebody has registered and not called since."""
+        return bool(self._silent)
 
     def _is(self, member: Member, caller: Caller, now: float) -> bool:
         """Whether a caller without a token is this plain learner: by its connection, or where that is gone."""
@@ -210,10 +223,10 @@ class Membership:
             else None,
             last_seen=now,
             parted=now,
-            tags=frozenset(info.tags),
+            tags=frozenset(info.tags) if info.tags else _NO_TAGS,
             device_kind=info.device_kind,
             memory_bytes=info.memory_bytes,
-            said=info,
+            said=info if info.control == leader_pb2.CONTROL_PLAIN else _NOTHING,
         )
 
     def by_token(self, token: bytes, caller: Caller) -> Member:
@@ -250,6 +263,8 @@ class Membership:
         """A sign of life from `member`."""
         member.last_seen = now
         member.called = True
+        if self._members.get(member.learner_id) is member:
+            self._silent.discard(member.learner_id)
 
     def lease_s(self, member: Member) -> float:
         """Seconds without a sign of life after which `member` counts as lost.
@@ -273,6 +288,8 @@ class Membership:
         if self._members.get(member.learner_id) is not member:
             return False
         del self._members[member.learner_id]
+        self._silent.discard(member.learner_id)
+        self._unproven.pop(member.learner_id, None)
         self._own_examples -= _own_examples(member)
         self._by_token.pop(member.token, None)
         return True

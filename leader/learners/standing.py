@@ -30,6 +30,7 @@ class Standings:
         self._most = most  # names that are remembered
         self._proven: dict[str, None] = {}  # oldest first
         self._standings: dict[str, _Standing] = {}
+        self._until = -math.inf  # after this clock value nobody stands behind
 
     def proven(self, name: str) -> bool:
         """Whether work of this learner has counted."""
@@ -54,8 +55,13 @@ class Standings:
             standing = self._standings.pop(key, _Standing())
             score = min(standing.score + 1, _WORST)
             self._standings[key] = _Standing(score, now, now + seconds * 2**score)
+            self._until = max(self._until, self._standings[key].until)
         while len(self._standings) > self._most:
             del self._standings[next(iter(self._standings))]
+
+    def calm(self, now: float) -> bool:
+        """Whether nobody stands behind, nor would anybody that has called have another rank than 0."""
+        return now >= self._until
 
     def behind_s(self, name: str, now: float) -> float:
         """Seconds for which this learner still stands behind."""

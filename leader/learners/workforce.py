@@ -64,7 +64,10 @@ class Workforce:
         self._eligibility = Eligibility(config, classes=classes, held=held)
         self.clock: Clock = WallClock()  # of the rounds
         self._standings = Standings(REMEMBERED * config.limits.max_learners)
-        self._allocation = Allocation(config, labels=labels, groups=groups, resumed=seats, rank=self._rank)
+        self._allocation = Allocation(
+            config, labels=labels, groups=groups, resumed=seats, rank=self._rank, calm=self._calm
+        )
+        self._links: dict[int, LearnerLink] = {}  # by learner, those that are addressed
         self._away: dict[str, leader_pb2.LearnerInfo] = {}  # plain ones whose lease ran out, by connection
         self.dialling = Dialling(config)
         self.dial: Dial = dial_in_plain
@@ -134,8 +137,7 @@ class Workforce:
         member, new = self._members.register(info, caller, time.monotonic(), self._eligibility.check)
         if target:
             member.link.end()
-            member.link = self._dialled(member, target)
-            member.connected = True
+            self._reach(member, self._dialled(member, target))
         eligible = self._eligibility.met_by(member)
         if not eligible and (new or member in self._allocation):
             _log.warning(
@@ -191,10 +193,23 @@ class Workforce:
     def attach(self, member: Member, link: LearnerLink) -> None:
         """The member's session is open: push to it through `link` from now on."""
         member.link.end()
-        member.link = link
-        member.connected = True
+        self._reach(member, link)
         self.heard(member)
         self.announce()
+
+    def _reach(self, member: Member, link: LearnerLink) -> None:
+        member.link, member.connected = link, True
+        self._links.pop(member.learner_id, None)
+        if link.addressed:
+            self._links[member.learner_id] = link
+
+    def address(self, link: LearnerLink) -> None:
+        """Tell this link, of no member, what all learners are told."""
+        self._links[0] = link
+
+    def links(self) -> list[LearnerLink]:
+        """The links by which all who are here are told something."""
+        return list(self._links.values())
 
     def detach(self, member: Member, link: LearnerLink) -> None:
         """The member's session broke; its lease goes on, so that it can come back."""
@@ -208,6 +223,7 @@ class Workforce:
         if not self._members.remove(member):
             return
         member.link.end()
+        self._links.pop(member.learner_id, None)
         self._allocation.remove(member)
         self._events.publish(LearnerLeft(member.learner_id, member.name, reason))
         self.announce()
@@ -235,6 +251,10 @@ class Workforce:
                     del self._away[next(iter(self._away))]
 
     # --- how they stand; see Standings -----------------------------------------------------
+
+    def _calm(self) -> bool:
+        """Whether everybody's rank is 0, as far as that can be told without a look at each."""
+        return self._standings.calm(self.clock.now()) and not self._members.silent
 
     def _rank(self, member: Member) -> int:
         return self._standings.rank(member, self.clock.now())
@@ -303,6 +323,14 @@ class Workforce:
     def parts(self) -> Mapping[str, Part]:
         """All the work there is at present, by part id."""
         return self._allocation.parts()
+
+    def available(self) -> Mapping[str, Part]:
+        """The work that somebody is to do, by part id."""
+        return self._allocation.available()
+
+    def examples(self) -> int:
+        """Of all the work there is."""
+        return self._allocation.examples()
 
     def holders(self) -> Mapping[str, int]:
         """Which learner does which part; parts that nobody can do are left out."""

@@ -1,8 +1,8 @@
-"""Checkpoints: what a restart needs, in one safetensors file, written atomically and checked.
+"""Checkpoints: what a restart needs, in a safetensors file, written atomically and checked.
 
 Temporary file, fsync, rename, fsync of the folder: after a crash at any point the newest whole
 checkpoint is found. A SHA-256 over all that the file says, down to the tensors' names, tells a
-damaged one.
+damaged one. What a large run says of its many parts lies beside; see SideFiles.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 
 from leader.state import RunState
 from leader.storage.saved_state import arrays_of, fields_of, state_of
+from leader.storage.side_files import SideFiles
 from utils import faults
 from utils.console import printable
 from utils.errors import CheckpointError, FlockstepError
@@ -29,31 +30,41 @@ from utils.wire.payload import DTYPES, Payload, PayloadReader, encode_header
 
 _log = logging.getLogger(__name__)
 _FORMAT = "flockstep-checkpoint-2"
+_FORMAT_BESIDE = "flockstep-checkpoint-3"  # of one with a side file, which earlier releases know nothing of
 _NAME = re.compile(r"round-(\d{8})\.safetensors")
 _READ_BYTES = 8 << 20
 _REASON = 300  # characters that are told of what is wrong
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
-def save_checkpoint(folder: Path, state: RunState, *, keep: int, config: str) -> Path:
+def save_checkpoint(
+    folder: Path, state: RunState, *, keep: int, config: str, side_files: SideFiles | None = None
+) -> Path:
     """Write `state` into `folder` and delete all but the newest `keep` checkpoints up to it.
 
     Later ones stay: they are damaged, and the run will write them again.
-    `config` is the run's whole configuration, so that the one file says what it belongs to.
+    `config` is the run's whole configuration, so that the file says what it belongs to. `side_files` are those of
+    the checkpoints before, if this process wrote any.
     """
-    arrays, fields = arrays_of(state), fields_of(state)
+    side_files = side_files or SideFiles(folder)
+    rights = 0o600 if state.privacy else 0o666  # whoever reads the key can take the next round's noise away
+    beside = side_files.write(state, rights)
+    arrays, fields = arrays_of(state), fields_of(state, beside)
     tensors = [(name, _CODES[array.dtype], array.shape) for name, array in arrays.items()]
     digest = _digest(fields, config, tensors)
     body = [np.ascontiguousarray(array).data.cast("B") for array in arrays.values()]
     for part in body:
         digest.update(part)
-    metadata = {"format": _FORMAT, "state": fields, "config": config, "sha256": digest.hexdigest()}
+    format_ = _FORMAT_BESIDE if beside else _FORMAT
+    metadata = {"format": format_, "state": fields, "config": config, "sha256": digest.hexdigest()}
     path = folder / _name(state.round)
     at_fault_point = partial(faults.reach, "leader.checkpointing", state.round)
-    rights = 0o600 if state.privacy else 0o666  # whoever reads the key can take the next round's noise away
     write_atomically(path, [encode_header(tensors, metadata), *body], at_fault_point, rights)
-    for old in [other for other in checkpoints(folder) if other.name <= path.name][keep:]:
+    left = checkpoints(folder)
+    for old in [other for other in left if other.name <= path.name][keep:]:
         old.unlink()
+        left.remove(old)
+    side_files.keep(path, beside, left)
     return path
 
 
@@ -86,9 +97,9 @@ def load_checkpoint(path: Path, check: Callable[[RunState], None] = lambda state
     """The state in one file; raises CheckpointError if it is damaged, not a checkpoint or fails `check`."""
     try:
         payload = _read(path)
-        if payload.manifest.metadata.get("format") != _FORMAT:
-            raise CheckpointError(f"{path.name} is not a checkpoint of this release ({_FORMAT})")
-        state = _checked(payload)
+        if payload.manifest.metadata.get("format") not in (_FORMAT, _FORMAT_BESIDE):
+            raise CheckpointError(f"{path.name} is not a checkpoint of this release ({_FORMAT_BESIDE})")
+        state = _checked(payload, SideFiles(path.parent))
         if path.name != _name(state.round):
             raise ValueError(f"it is of round {state.round}")
         check(state)
@@ -109,7 +120,7 @@ def _read(path: Path) -> Payload:
     return reader.finish()
 
 
-def _checked(payload: Payload) -> RunState:
+def _checked(payload: Payload, side_files: SideFiles) -> RunState:
     metadata = payload.manifest.metadata
     if missing := {"state", "config", "sha256"} - metadata.keys():
         raise ValueError(f"it lacks {min(missing)!r}")
@@ -118,7 +129,7 @@ def _checked(payload: Payload) -> RunState:
     digest.update(payload.data.data)
     if digest.hexdigest() != metadata["sha256"]:
         raise ValueError("its SHA-256 differs")
-    return state_of(metadata["state"], payload.arrays())
+    return state_of(metadata["state"], payload.arrays(), side_files.read)
 
 
 def weights_of(folder: Path, round_: int) -> Vector | None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,20 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, 
 
 from leader.events import RoundCommitted, Spread
 from leader.rounds.buffer import OpenWork
-from leader.state import Claim, PartHistory, PrivacyState, RunState, Seats
+from leader.state import (
+    FEW_PARTS,
+    Claim,
+    History,
+    LayeredHistory,
+    PartHistory,
+    PrivacyState,
+    RunState,
+    Seats,
+    Shards,
+)
 
 Arrays = Mapping[str, NDArray[np.generic]]
+_Model = TypeVar("_Model", bound=BaseModel)
 
 #: Fields of RunState that are written as they are.
 _PLAIN = (
@@ -73,7 +84,16 @@ Scores = dict[str, Annotated[dict[str, Count | FiniteFloat], AfterValidator(_spr
 _Round = Annotated[int, Field(ge=1, lt=1 << 63)]
 
 
-class _Said(BaseModel):
+class _SaidBeside(BaseModel):
+    """The JSON of what lies beside."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    holders: dict[str, str]
+    history: dict[str, tuple[_Round, _Round, Annotated[float, AfterValidator(_loss)], Seconds]] = {}
+
+
+class _Said(_SaidBeside):
     """The JSON; what has a default is missing where a release, or a run, had no use for it."""
 
     model_config = ConfigDict(extra="forbid", strict=True, val_json_bytes="hex")
@@ -90,32 +110,53 @@ class _Said(BaseModel):
     audit_head: Annotated[str, Field(pattern=r"\A([0-9]+:[0-9a-f]{64})?\z")] = ""
     privacy: Annotated[PrivacyState, AfterValidator(_privacy)] | None = None
     masks_range: Annotated[FiniteFloat, Field(ge=0)] = 0.0
-    holders: dict[str, str]
     own: Count
     committed: Annotated[RoundCommitted, AfterValidator(_committed)] | None
     shards: Count | None
-    history: dict[str, tuple[_Round, _Round, Annotated[float, AfterValidator(_loss)], Seconds]] = {}
+    beside: Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")] = ""
     open_work: dict[str, tuple[Count, Count, Count]] = {}
     turns: dict[str, Count] = {}
     claims: dict[str, tuple[str, str]] = {}
 
 
-def fields_of(state: RunState) -> str:
-    """All of a state that is no tensor, as JSON."""
+class Beside(NamedTuple):
+    """What a state says of many parts and few rounds change: written once for all the checkpoints that say it."""
+
+    history: History
+    holders: Mapping[str, str]
+    shards: Shards
+
+    @classmethod
+    def of(cls, state: RunState) -> Beside:
+        """Of small runs nothing."""
+        many = state.seats is not None and len(state.seats.shards) > FEW_PARTS
+        seats = state.seats if state.seats and many else Seats((), {}, 0)
+        return cls(LayeredHistory.of(state.history).settled, seats.holders, seats.shards)
+
+    def fields(self) -> str:
+        """All of it that is no tensor, as JSON."""
+        return json.dumps({"holders": dict(self.holders), "history": _rows(self.history)})
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """The tensors, by name."""
+        return _deal(self.shards)
+
+
+def fields_of(state: RunState, beside: str = "") -> str:
+    """All of a state that is no tensor, as JSON; `beside` is the SHA-256 of what lies beside."""
     claims = state.seats.claims if state.seats else {}
+    apart = Beside.of(state)
     fields = {
         **{name: getattr(state, name) for name in _PLAIN},
         **({"audit_head": state.audit_head} if state.audit_head else {}),
         **({"privacy": _private_fields(state.privacy)} if state.privacy else {}),
         **({"masks_range": state.masks_range} if state.masks_range else {}),
-        "holders": dict(state.seats.holders) if state.seats else {},
+        **({"beside": beside} if beside else {}),
+        "holders": dict(state.seats.holders) if state.seats and not apart.shards else {},
         "own": state.seats.own if state.seats else 0,
         "committed": asdict(state.committed) if state.committed else None,
         "shards": len(state.seats.shards) if state.seats else None,
-        "history": {
-            part: [past.times, past.last_round, past.loss, past.seconds]
-            for part, past in sorted(state.history.items())
-        },
+        "history": _rows(LayeredHistory.of(state.history).recent),
         "open_work": {
             part: [work.round, work.turn, work.version] for part, work in sorted(state.open_work.items())
         },
@@ -125,26 +166,44 @@ def fields_of(state: RunState) -> str:
     return json.dumps(fields)
 
 
+def _rows(history: History) -> dict[str, list[float]]:
+    return {
+        part: [past.times, past.last_round, past.loss, past.seconds] for part, past in sorted(history.items())
+    }
+
+
 def _private_fields(privacy: PrivacyState) -> dict[str, object]:
     return {**asdict(privacy), "noise_key": privacy.noise_key.hex()}
 
 
 def arrays_of(state: RunState) -> dict[str, NDArray[np.generic]]:
-    """The tensors of a state, by name."""
+    """The tensors of a state, by name, without those that lie beside."""
     arrays: dict[str, NDArray[np.generic]] = {"vector": state.vector}
     if state.public is not None:
         arrays["public"] = state.public
     arrays |= {f"{_PREFIX}{name}": vector for name, vector in state.optimizer.items()}
-    if state.seats and state.seats.shards:
-        shards = state.seats.shards
-        kept = np.concatenate(shards), np.array([len(shard) for shard in shards])
-        arrays |= {name: values.astype(np.int32) for name, values in zip(_SHARDS, kept, strict=True)}
+    if state.seats and not Beside.of(state).shards:
+        arrays |= _deal(state.seats.shards)
     return arrays
 
 
-def state_of(fields: str, arrays: Arrays) -> RunState:
-    """The state that these are of; raises ValueError, in words, for what no run has written."""
-    said = _read(fields)
+def _deal(shards: Shards) -> dict[str, NDArray[np.generic]]:
+    if not shards:
+        return {}
+    kept = np.concatenate(shards), np.array([len(shard) for shard in shards])
+    return {name: values.astype(np.int32) for name, values in zip(_SHARDS, kept, strict=True)}
+
+
+def state_of(
+    fields: str, arrays: Arrays, read_beside: Callable[[str], tuple[str, Arrays]] = lambda digest: ("", {})
+) -> RunState:
+    """The state that these are of, with what `read_beside` finds under a SHA-256.
+
+    Raises ValueError, in words, for what no run has written.
+    """
+    said = _read(fields, _Said)
+    if said.beside:
+        said, arrays = _together(said, arrays, *read_beside(said.beside))
     _check_tensors(said, arrays)
     _check_agreement(said, arrays)
     claims = {name: Claim(*values) for name, values in said.claims.items()}
@@ -164,15 +223,23 @@ def state_of(fields: str, arrays: Arrays) -> RunState:
         seats=None if said.shards is None else seats,
         committed=said.committed,
         privacy=said.privacy,
-        history={part: PartHistory(*values) for part, values in said.history.items()},
+        history=LayeredHistory.of({part: PartHistory(*values) for part, values in said.history.items()}),
         open_work={part: OpenWork(*values) for part, values in said.open_work.items()},
         **plain,
     )
 
 
-def _read(fields: str) -> _Said:
+def _together(said: _Said, arrays: Arrays, fields: str, tensors: Arrays) -> tuple[_Said, Arrays]:
+    more = _read(fields, _SaidBeside)
+    if tensors.keys() - set(_SHARDS):
+        raise ValueError(f"beside it are the tensors {sorted(tensors)}, not {sorted(_SHARDS)}")
+    whole = {"history": {**more.history, **said.history}, "holders": {**more.holders, **said.holders}}
+    return said.model_copy(update=whole), {**arrays, **tensors}
+
+
+def _read(fields: str, kind: type[_Model]) -> _Model:
     try:
-        said = _Said.model_validate_json(fields)
+        said = kind.model_validate_json(fields)
     except ValidationError as error:
         raise ValueError(in_words(error)) from None
     json.loads(fields, object_pairs_hook=_once)

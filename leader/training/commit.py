@@ -49,7 +49,6 @@ class Commit:
             committed = replace(committed, epsilon=privacy.epsilon, budget=privacy.budget)
         present, unfinished = self._workforce.parts(), exchange.unfinished()
         history = tally.history(before.history, round_, present=present, absent=self._parts_away)
-        kept = history.keys() | present.keys()
         state = replace(
             exchange.state,
             round=round_,
@@ -61,7 +60,9 @@ class Commit:
             federated=tally.scores(),
             history=history,
             open_work=unfinished.open_work,
-            turns={part: given for part, given in unfinished.turns.items() if part in kept},
+            turns={
+                part: given for part, given in unfinished.turns.items() if part in history or part in present
+            },
         )
         await self.save(state)
         faults.reach("leader.committed", round_)
@@ -73,5 +74,5 @@ class Commit:
         if state.federated:
             self._events.publish(FederatedEvaluated(state.round - 1, state.federated))
         self._events.publish(state.committed)
-        for member in self._workforce:
-            member.link.committed(state.round, state.version)
+        for link in self._workforce.links():
+            link.committed(state.round, state.version)

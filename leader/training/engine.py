@@ -93,7 +93,7 @@ class Engine:
     ) -> tuple[RunState, Result]:
         """The state after the aggregate's step, whose model is served, and what the exchange came to."""
         faults.reach("leader.collected", plan.round)
-        everybody = sum(part.examples for part in self.workforce.parts().values())
+        everybody = self.workforce.examples()
         shared, told = self._fragments.of(plan.round), self.server_step(plan, step)
         after, result = await self.host.compute(
             step_at_once, before, shared, self.optimizer, aggregate, told, everybody

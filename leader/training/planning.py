@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from leader.aggregation.exact_sum import Scale
 from leader.config import RunConfig
@@ -47,10 +48,12 @@ class RoundPlanner:
         self._deadlines = deadlines
         self._privacy = privacy
         self._policy = make_policy(config.cohort)
+        #: The parts that a cohort was drawn from last, and as a policy wants them; the next ones are mostly the same.
+        self._listed: tuple[Mapping[str, Part], Sequence[Candidate]] = {}, ()
 
     def cohort(self, state: RunState) -> Opening:
         """The round after `state`, of the parts that are drawn for it."""
-        cohort, available = self._config.cohort, self._privacy.payable(self._available())
+        cohort, available = self._config.cohort, self._privacy.payable(self._workforce.available())
         drawn = math.ceil(cohort.size * cohort.over_selection)
         chosen = self.choose(available, drawn, state, self._config.seed, state.round + 1)
         target = min(cohort.size or len(chosen), len(chosen))
@@ -58,29 +61,24 @@ class RoundPlanner:
 
     def buffer(self, state: RunState) -> Opening:
         """The round after `state`, of so many updates of any parts."""
-        available = self._available()
+        available = self._workforce.available()
         return self._opening(
             state, {part: available[part] for part in sorted(available)}, self._config.buffer.size
         )
 
     def scoring(self, state: RunState) -> Opening:
         """An exchange after the last round in which all parts' learners score its model, as many as answer."""
-        parts = self._available()
+        parts = self._workforce.available()
         plan = RoundPlan(
             state.round + 1, 1, tuple(sorted(parts)), quorum=1, deadline_s=self._deadlines.of(())
         )
         scale = Scale.of(self._config.aggregate.max_abs, sum(part.examples for part in parts.values()))
         return Opening(plan, parts, scale, len(set(self._workforce.holders().values())))
 
-    def _available(self) -> dict[str, Part]:
-        """The parts that somebody is to do."""
-        holders = self._workforce.holders()
-        return {part: what for part, what in self._workforce.parts().items() if part in holders}
-
     def _opening(self, state: RunState, parts: Mapping[str, Part], target: int) -> Opening:
         holders = self._workforce.holders()
         busy = {holders[part] for part in parts if part in holders}
-        names = {member.name for member in self._workforce if member.learner_id in busy}
+        names = {member.name for learner in busy if (member := self._workforce.get(learner))}
         plan = RoundPlan(
             round=state.round + 1,
             steps=self._work.steps(parts.values()),
@@ -101,5 +99,7 @@ class RoundPlanner:
         self, parts: Mapping[str, Part], size: int, state: RunState, seed: int, number: int
     ) -> tuple[str, ...]:
         """`size` of `parts` (0: all), by the run's policy; draw `number` from `seed`."""
-        candidates = [Candidate(part.id, part.examples) for part in parts.values()]
-        return self._policy.choose(candidates, size, state.history, seed=seed, round_=number)
+        if self._listed[0] is not parts:
+            candidates = [Candidate(part.id, part.examples) for part in parts.values()]
+            self._listed = parts, sorted(candidates, key=attrgetter("part"))
+        return self._policy.choose_of(self._listed[1], size, state.history, seed=seed, round_=number)

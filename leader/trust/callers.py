@@ -32,7 +32,7 @@ _ADDRESS = "x-forwarded-for"
 _ELEMENT = re.compile(r'(?:\w+=[^",;]*;)*Cert="([^",;]+)"(?:;\w+=[^",;]*)*')
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Caller:
     """The other end of one call."""
 

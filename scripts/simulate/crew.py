@@ -32,6 +32,8 @@ from utils.version import PROTOCOL, RELEASE
 class VirtualLink(LearnerLink):
     """The leader's link to one virtual learner; see LearnerLink."""
 
+    addressed = False  # the crew is, for all of them
+
     def __init__(self, crew: Crew, member: Member) -> None:
         self._crew = crew
         self._member = member
@@ -39,21 +41,19 @@ class VirtualLink(LearnerLink):
     def work(self, order: leader_pb2.WorkOrder) -> None:
         """See LearnerLink."""
         self._crew.take(self._member, order)
-        self._crew.say(self._member, self._crew.masks[self._member.name].ordered(order))
+        self._crew.say(self._member, self._crew.masks_of(self._member).ordered(order))
 
     def mask(self, message: leader_pb2.MaskDown) -> None:
         """See LearnerLink."""
-        self._crew.say(self._member, self._crew.masks[self._member.name].heard(message))
-
-    def committed(self, round_: int, version: int) -> None:
-        """See LearnerLink."""
-        self._crew.masks[self._member.name].committed(round_)
-        self._crew.committed(round_)
+        self._crew.say(self._member, self._crew.masks_of(self._member).heard(message))
 
 
 @dataclass
-class Crew:
-    """Takes orders for everybody: fetches what they need, as counted bytes, and has them trained."""
+class Crew(LearnerLink):
+    """Takes orders for everybody: fetches what they need, as counted bytes, and has them trained.
+
+    What all learners are told it hears once.
+    """
 
     app: App
     clock: VirtualClock
@@ -62,15 +62,15 @@ class Crew:
     assignments: Assignments
     memory: Memory
     data: Dataset | None  # the leader's
-    masks: dict[str, MaskSessions] = field(default_factory=dict)  # by learner
+    _masks: dict[str, MaskSessions] = field(default_factory=dict)  # by learner, of those that had work
     _own: dict[str, Examples] = field(default_factory=dict)  # by learner
     _shards: dict[int, PartOf] = field(default_factory=dict)
     _fetched: set[tuple[int, int]] = field(default_factory=set)  # learner, shard
     _bases: dict[int, int] = field(default_factory=dict)  # version that a learner has, by learner
-    _committed: int = 0
 
     def __post_init__(self) -> None:
         self._downloads = Downloads(self.app.layout)
+        self.app.coordinator.workforce.address(self)
 
     def register(self, count: int, brought: Sequence[Brought]) -> None:
         """Let learner-00000 and so on join, with their own data if they bring any."""
@@ -90,10 +90,6 @@ class Crew:
                 name, "learner", "", name
             )  # known, so that a resumed run takes it for the same one
             member = self.app.coordinator.workforce.register(info, caller)
-            floors = Floors(2)  # the run's own least is meant
-            masks = MaskSessions(Vows(None), floors, own.said.examples if own else 0)
-            masks.registered(member.name, self.app.description.run_id)
-            self.masks[member.name] = masks
             if own:
                 self._own[member.name] = own.examples
             self.app.coordinator.workforce.attach(member, VirtualLink(self, member))
@@ -115,6 +111,15 @@ class Crew:
         assignment = self.assignments.of(order, self._downloads.read(version), examples, part)
         finish = self.agenda.finish(member.name, assignment, self.clock.now())
         self.agenda.add(Job(member, part, assignment, finish, self.pool.train(assignment)))
+
+    def masks_of(self, member: Member) -> MaskSessions:
+        """The learner's part in masking sessions."""
+        if (masks := self._masks.get(member.name)) is None:
+            examples = member.own_data.examples if member.own_data else 0
+            masks = MaskSessions(Vows(None), Floors(2), examples)  # the run's own least is meant
+            masks.registered(member.name, self.app.description.run_id)
+            self._masks[member.name] = masks
+        return masks
 
     def say(self, member: Member, message: leader_pb2.MaskUp | None) -> None:
         """Tell the leader what `member` says in a session of masks, if anything."""
@@ -138,9 +143,9 @@ class Crew:
             )
         return shard, Part.shard_id(order.shard)
 
-    def committed(self, round_: int) -> None:
-        """A round is on disk; told for each learner, and done once."""
-        if round_ > self._committed:
-            self._committed = round_
-            self.memory.committed(round_)
-            self.agenda.give_up(round_, self.clock.now())
+    def committed(self, round_: int, version: int) -> None:
+        """See LearnerLink."""
+        for masks in self._masks.values():
+            masks.committed(round_)
+        self.memory.committed(round_)
+        self.agenda.give_up(round_, self.clock.now())

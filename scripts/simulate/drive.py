@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from leader.app import App
+from leader.learners.membership import Member
 from learner.memory import Memory
 from learner.secagg.sessions import MaskSessions
 from learner.training.update import Assignment, Update
@@ -31,7 +32,7 @@ class Driver:
     assignments: Assignments
     memory: Memory
     tamper: Tamper | None
-    masks: Mapping[str, MaskSessions]  # by learner
+    masks_of: Callable[[Member], MaskSessions]
     _starved: int | None = None  # model version at which nobody had work left
 
     async def run(self) -> None:
@@ -94,7 +95,7 @@ class Driver:
         if not order.HasField("masking"):
             return self.assignments.made(order, job.part, update)
         masked = self.assignments.masked(order, base, job.part, update)
-        return await masked.travelling(self.masks[job.member.name])
+        return await masked.travelling(self.masks_of(job.member))
 
     def _fail(self, job: Job, reason: str) -> None:
         """What the leader does when a learner says that it can't go on."""

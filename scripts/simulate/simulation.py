@@ -146,7 +146,7 @@ async def _lead(
             stack.callback(display.close)
             app.events.subscribe(lambda event: _show(display, event))
             stop_on_signals(app.coordinator)
-        driver = Driver(app, clock, agenda, assignments, memory, hooks.tamper, crew.masks)
+        driver = Driver(app, clock, agenda, assignments, memory, hooks.tamper, crew.masks_of)
         return await app.lead(_ADDRESS, partial(_train, app, driver))
 
 

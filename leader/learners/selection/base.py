@@ -6,12 +6,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+
+import numpy as np
+from numpy.typing import NDArray
 
 from leader.learners.selection.draws import raw_draws
 from leader.state import History
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A part that could take part."""
 
@@ -31,6 +35,11 @@ class Draw:
 
     def raw(self, more: int = 0) -> list[int]:
         """Random integers below 2**64, one a candidate, and `more`."""
+        raw: list[int] = self.array(more).tolist()
+        return raw
+
+    def array(self, more: int = 0) -> NDArray[np.uint64]:
+        """The same as an array."""
         return raw_draws(len(self.candidates) + more, seed=self.seed, round_=self.round)
 
     @property
@@ -55,7 +64,13 @@ class Policy(ABC):
 
         Depends on the arguments alone, and not on the order of candidates or history.
         """
-        ordered = sorted(candidates, key=lambda candidate: candidate.part)
+        ordered = sorted(candidates, key=attrgetter("part"))
+        return self.choose_of(ordered, size, history, seed=seed, round_=round_)
+
+    def choose_of(
+        self, ordered: Sequence[Candidate], size: int, history: History, *, seed: int, round_: int
+    ) -> tuple[str, ...]:
+        """`choose` of candidates that are by the names of their parts already."""
         picked: Iterable[int] = range(len(ordered))
         if 0 < size < len(ordered):
             picked = self.pick(Draw(ordered, size, history, seed, round_))

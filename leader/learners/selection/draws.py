@@ -7,15 +7,15 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from utils.seeds import derive_seed
 
 
-def raw_draws(count: int, *, seed: int, round_: int) -> list[int]:
+def raw_draws(count: int, *, seed: int, round_: int) -> NDArray[np.uint64]:
     """`count` independent integers below 2**64; more of them begin with the same ones."""
     # NumPy keeps the raw draws of a bit generator the same for ever, but not Generator.permutation or choice.
-    raw: list[int] = np.random.PCG64(derive_seed(seed, "cohort", round_)).random_raw(count).tolist()
-    return raw
+    return np.random.PCG64(derive_seed(seed, "cohort", round_)).random_raw(count)
 
 
 def unit(draw: int) -> float:
@@ -26,6 +26,13 @@ def unit(draw: int) -> float:
 def smallest(keys: Sequence[float], count: int) -> list[int]:
     """Positions of the `count` smallest keys, ascending by key, equal ones by position."""
     return heapq.nsmallest(count, range(len(keys)), key=keys.__getitem__)
+
+
+def smallest_draws(draws: NDArray[np.uint64], count: int) -> list[int]:
+    """`smallest` of raw draws, quick for a few of many."""
+    few = np.flatnonzero(draws <= np.partition(draws, count - 1)[count - 1])
+    positions: list[int] = few[np.argsort(draws[few], kind="stable")][:count].tolist()
+    return positions
 
 
 def weighted(weights: Sequence[float], count: int, draws: Sequence[int]) -> list[int]:

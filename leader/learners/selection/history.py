@@ -6,7 +6,7 @@ import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
-from leader.state import History, PartHistory
+from leader.state import History, LayeredHistory, PartHistory
 
 #: Losses are float32 where they are made; larger ones, infinite and NaN count as not told.
 _MAX_LOSS = 2.0**128
@@ -22,17 +22,19 @@ class PartReport:
 
 def fold(
     history: History, round_: int, reports: Mapping[str, PartReport], *, present: Container[str], absent: int
-) -> dict[str, PartHistory]:
+) -> LayeredHistory:
     """The history after committing `round_`; `history` is left as it was.
 
     Of parts that are neither `present` nor reported (own data of learners that are away) the `absent` newest
     are kept.
     """
-    grown = {**history, **{part: _grown(history.get(part), round_, told) for part, told in reports.items()}}
+    told = {part: _grown(history.get(part), round_, report) for part, report in reports.items()}
+    grown = LayeredHistory.of(history).with_round(told)
+    if len(grown) <= absent:
+        return grown
     away = [part for part in grown if part not in present and part not in reports]
-    for part in sorted(away, key=lambda part: (-grown[part].last_round, part))[absent:]:
-        del grown[part]
-    return grown
+    gone = set(sorted(away, key=lambda part: (-grown[part].last_round, part))[absent:])
+    return LayeredHistory.of({part: grown[part] for part in grown if part not in gone}) if gone else grown
 
 
 def _grown(past: PartHistory | None, round_: int, told: PartReport) -> PartHistory:

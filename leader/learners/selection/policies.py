@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from leader.config import CohortConfig
 from leader.learners.selection.base import Draw, Policy
-from leader.learners.selection.draws import smallest, weighted
+from leader.learners.selection.draws import smallest, smallest_draws, weighted
 from leader.learners.selection.oort import Oort
 
 
@@ -30,7 +30,7 @@ class Uniform(Policy):
 
     def pick(self, draw: Draw) -> Iterable[int]:
         """See Policy.pick."""
-        return smallest(draw.raw(), draw.size)
+        return smallest_draws(draw.array(), draw.size)
 
 
 @dataclass(frozen=True)

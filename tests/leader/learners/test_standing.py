@@ -70,3 +70,11 @@ def test_so_many_names_are_remembered_and_no_more() -> None:
         standings.held_up({name: 1.0}, 0.0)
     assert [standings.behind_s(name, 0.0) > 0 for name in "ab"] == [False, False]
     assert standings.behind_s("c", 0.0) == 2.0
+
+
+def test_all_is_calm_only_while_nobody_can_have_another_rank_than_0() -> None:
+    standings = Standings(10)
+    assert standings.calm(0.0)
+    standings.held_up({"eve": 10.0}, 100.0)
+    standings.held_up({"bob": 1.0}, 101.0)
+    assert [standings.calm(now) for now in (101.0, 119.9, 120.0)] == [False, False, True]

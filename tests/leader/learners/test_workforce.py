@@ -6,7 +6,8 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from leader.events import LearnerJoined, LearnerLeft
-from leader.learners.links import SessionLink
+from leader.learners.links import LearnerLink, SessionLink
+from leader.learners.membership import Membership
 from leader.trust.callers import anonymous
 from tests.leader.learners.crew import Crew, info
 
@@ -114,3 +115,29 @@ def test_a_leader_that_slept_gives_everybody_a_new_lease() -> None:
         assert a.last_seen > before + 1
 
     asyncio.run(scenario())
+
+
+def test_all_who_can_be_told_are_told_once_by_their_newest_link() -> None:
+    crew = Crew()
+    a, b, _ = crew.join("a", "b", "plain")
+    old, new, other, everybody = SessionLink(), SessionLink(), SessionLink(), LearnerLink()
+    for member, link in ((a, old), (b, other), (a, new)):
+        crew.workforce.attach(member, link)
+    crew.workforce.address(everybody)
+    assert {*crew.workforce.links()} == {new, other, everybody}
+    crew.workforce.leave(b, "")
+    assert {*crew.workforce.links()} == {new, everybody}
+
+
+def test_somebody_is_silent_until_the_newest_registration_of_each_has_called() -> None:
+    register = Membership(max_learners=2, lease_s=1.0)
+    a, _ = register.register(info("a"), anonymous("ipv4:1.1.1.1:1"), 0.0)
+    again, _ = register.register(info("a", token=a.token), anonymous("ipv4:1.1.1.1:1"), 0.0)
+    register.touch(a, 1.0)
+    told = [register.silent]
+    register.touch(again, 1.0)
+    told.append(register.silent)
+    b, _ = register.register(info("b"), anonymous("ipv4:1.1.1.1:2"), 0.0)
+    told.append(register.silent)
+    register.remove(b)
+    assert [*told, register.silent] == [True, False, True, False]

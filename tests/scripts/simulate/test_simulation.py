@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,3 +162,58 @@ def test_masked_runs_have_the_same_bits_and_stragglers_are_in_no_sum(
     assert told[0] == told[1]
     assert (min(told[0]) < LEARNERS) == (deadline_s < 1)
     assert outcomes[1].summary["privacy"] == {"mode": "masked", "least": 5}
+
+
+def many(
+    folder: Path,
+    learners: int,
+    rounds: int,
+    heard: Callable[[Event], None] | None = None,
+    resume: bool = False,
+) -> Outcome:
+    """So many learners, five a round, all with the same data."""
+    data = Vectors.of_client(0)
+    own = [Brought(data, leader_pb2.OwnData(examples=32, fingerprint=f"{i}")) for i in range(learners)]
+    train = {"local_steps": 2, "batch_size": 16, "dtype": "float32", "schedule": "constant"}
+    rest = {"cohort": {"size": 5}, "evaluation": {"every": 0}, "train": train}
+    settings = config(folder, learners=learners, rounds=rounds, **rest)
+    return simulate(settings, hooks=Hooks(own, listener=heard), resume=resume)
+
+
+def calls_a_round(folder: Path, learners: int) -> list[int]:
+    """Calls of functions from one commit to the next."""
+    calls, counts = 0, []
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    def heard(event: Event) -> None:
+        nonlocal calls
+        if isinstance(event, RoundCommitted):
+            counts.append(calls)
+            calls = 0
+            sys.setprofile(count)
+
+    try:
+        many(folder, learners, 8, heard)
+    finally:
+        sys.setprofile(None)
+    return counts[2:]
+
+
+def test_a_round_does_as_much_with_two_thousand_learners_as_with_fifty(tmp_path: Path) -> None:
+    few, many_ = (sorted(calls_a_round(tmp_path / str(n), n))[3] for n in (50, 2000))
+    assert few > 2000
+    assert many_ < 1.05 * few
+
+
+@pytest.mark.parametrize("few", [256, 3])
+def test_a_resumed_run_ends_in_the_same_bits_whatever_lies_beside_its_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    whole = many(tmp_path / "whole", 20, 6)
+    monkeypatch.setattr("leader.state.FEW_PARTS", few)
+    first = many(tmp_path / "run", 20, 3)
+    assert bool(list(first.folder.glob("checkpoints/beside-*"))) == (few == 3)
+    assert digest(many(tmp_path / "run", 20, 6, resume=True)) == digest(whole)

@@ -11,7 +11,7 @@ from leader.config import CohortConfig
 from leader.learners.selection.base import Candidate
 from leader.learners.selection.history import PartReport, fold
 from leader.learners.selection.policies import make_policy
-from leader.state import PartHistory, RunState
+from leader.state import History, PartHistory, RunState
 from leader.storage.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -40,7 +40,7 @@ def test_of_the_parts_that_are_away_the_newest_are_kept() -> None:
 
 
 def test_names_that_come_and_go_do_not_pile_up() -> None:
-    history: dict[str, PartHistory] = {}
+    history: History = {}
     for round_ in range(1, 500):
         name = f"own-{round_}"
         history = fold(history, round_, {name: PartReport(1.0, 1.0)}, present={name}, absent=10)
@@ -56,7 +56,7 @@ def test_a_resumed_run_draws_what_the_run_before_would_have_drawn(tmp_path: Path
     clock = np.random.Generator(np.random.PCG64(0))
     for round_ in range(1, 31):
         loaded = load_checkpoint(save_checkpoint(tmp_path, state, keep=1, config=""))
-        assert repr(loaded.history) == repr(dict(sorted(state.history.items())))
+        assert repr(dict(loaded.history)) == repr(dict(sorted(state.history.items())))
         cohort = chooser.choose(parts, 5, state.history, seed=3, round_=round_)
         assert chooser.choose(parts, 5, loaded.history, seed=3, round_=round_) == cohort
         reports = {

@@ -5,14 +5,14 @@ from collections import Counter
 from leader.learners.selection.base import Candidate
 from leader.learners.selection.history import PartReport, fold
 from leader.learners.selection.policies import RoundRobin
-from leader.state import PartHistory
+from leader.state import History, PartHistory
 
 PARTS = [Candidate(f"p{i}", 5) for i in range(7)]
 NAMES = {candidate.part for candidate in PARTS}
 
 
 def test_after_every_round_counts_differ_by_at_most_1() -> None:
-    history: dict[str, PartHistory] = {}
+    history: History = {}
     counts = Counter(dict.fromkeys(NAMES, 0))
     for round_ in range(1, 101):
         cohort = RoundRobin().choose(PARTS, 3, history, seed=1, round_=round_)
