@@ -25,7 +25,7 @@ FLOORS = {
         ["data", "state", "trust"],
         ["aggregation", "optimizers"],
         ["dp", "global_model", "learners", "secagg", "storage"],
-        ["evaluation", "initial_state"],
+        ["distributed", "evaluation", "initial_state"],
         ["training"],
         ["reporting", "rpc", "services"],
         ["cli", "web", "wiring"],

@@ -11,8 +11,9 @@ from enum import Enum, auto
 from itertools import accumulate
 
 import numpy as np
+from numpy.typing import NDArray
 
-from leader.aggregation.base import Contribution, Result
+from leader.aggregation.base import Contribution, Elsewhere, Result
 from leader.aggregation.exact_sum import ExactSum, Scale
 from leader.aggregation.norms import squared_norm
 from leader.aggregation.weighting import Facts, Weighting
@@ -44,6 +45,7 @@ class _Update:
     facts: Facts
     weight: int
     factor: float
+    elsewhere: Elsewhere | None = None
     crcs: dict[int, int] = field(default_factory=dict)  # by piece number; one for all that came whole
 
     @property
@@ -110,8 +112,62 @@ class Aggregate:
         if contribution.staleness:
             runs = self._renewed(runs, contribution.buffers_shift)
         self._fold(self._whole_sums, update, runs)
+        self._add_whole(update, contribution)
+
+    @property
+    def sum_bytes(self) -> int:
+        """See Mergeable."""
+        return 8 * self._pieces[-1].stop
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """See Mergeable."""
+        return self.whole
+
+    def withdraw(self, contribution: Contribution) -> None:
+        """See Mergeable."""
+        (update,) = (update for update in self._whole if update.part == contribution.part)
+        self._sum_up(self._whole_sums, update, self._runs(contribution.payload), -update.weight)
+        self._whole.remove(update)
+
+    def summed(self) -> tuple[tuple[int, ...], list[NDArray[np.generic]]]:
+        """See Mergeable."""
+        return tuple(total.weight for total in self._whole_sums), [
+            total.whole() for total in self._whole_sums
+        ]
+
+    def count(self, contribution: Contribution) -> None:
+        """See Mergeable."""
+        update = self._begun(contribution)
+        for total in self._whole_sums:
+            total.check_weight(update.weight)
+        self._add_whole(update, contribution)
+
+    def _add_whole(self, update: _Update, contribution: Contribution) -> None:
         update.crcs[0] = contribution.payload.crc32
         self._whole.append(update)
+
+    def merge(self, parts: frozenset[str], weights: tuple[int, ...], data: NDArray[np.uint8]) -> None:
+        """See Mergeable."""
+        counted = [update for update in self._whole if update.part in parts]
+        awaited = tuple(self._weight_of(counted, piece.number) for piece in self._pieces)
+        if weights != awaited:
+            raise PayloadError(f"a sum of weights {weights}; those of the updates in it come to {awaited}")
+        words = data.view(np.uint64)
+        for piece, weight, total in zip(self._pieces, weights, self._whole_sums, strict=True):
+            total.merge(ExactSum.of(words[piece.start : piece.stop], weight, self._scale))
+
+    def _weight_of(self, updates: Iterable[_Update], number: int) -> int:
+        """Total weight in piece `number` of updates that an edge has added."""
+        return sum(
+            update.weight
+            for update in updates
+            if update.elsewhere and (update.elsewhere.buffers or not self._is_buffers(number))
+        )
+
+    def forget(self, parts: frozenset[str]) -> None:
+        """See Mergeable."""
+        self._whole = [update for update in self._whole if update.part not in parts]
 
     def fold(self, contribution: Contribution, number: int, values: Vector) -> Folded:
         """Fold `values`, piece `number` of an update, in; raises ValueRangeError or LimitError.
@@ -130,7 +186,11 @@ class Aggregate:
         return Folded.ADDED
 
     def _begun(self, contribution: Contribution) -> _Update:
-        norm = squared_norm(self._layout, contribution.payload) if self._weighting.needs_norm else 0.0
+        elsewhere, norm = contribution.elsewhere, 0.0
+        if elsewhere is not None:
+            norm = elsewhere.squared_norm
+        elif self._weighting.needs_norm:
+            norm = squared_norm(self._layout, contribution.payload)
         facts = Facts(
             contribution.weight,
             contribution.local_steps,
@@ -140,18 +200,23 @@ class Aggregate:
             norm,
         )
         weight = min(self._weighting.weight(facts), self._scale.heaviest)
-        return _Update(contribution.part, facts, weight, self._weighting.factor(facts))
+        return _Update(contribution.part, facts, weight, self._weighting.factor(facts), elsewhere)
 
     def _fold(self, sums: Sequence[ExactSum], update: _Update, runs: Sequence[_Run]) -> None:
+        for number, _, values in runs:
+            sums[number].check(values, update.weight, self._factor(update, number))
+        self._sum_up(sums, update, runs, update.weight)
+
+    def _sum_up(self, sums: Sequence[ExactSum], update: _Update, runs: Sequence[_Run], weight: int) -> None:
+        for number, start, values in runs:
+            sums[number].add(values, weight, start, self._factor(update, number))
+        for number in {number for number, _, _ in runs}:
+            sums[number].count(weight)
+
+    def _factor(self, update: _Update, number: int) -> float:
         # Buffers are averages that each learner has taken of what it saw, not steps that add up: they
         # count by their weight alone. A factor would leave them somewhere between the old and the mean.
-        factors = [1.0 if self._is_buffers(piece.number) else update.factor for piece in self._pieces]
-        for number, _, values in runs:
-            sums[number].check(values, update.weight, factors[number])
-        for number, start, values in runs:
-            sums[number].add(values, update.weight, start, factors[number])
-        for number in {number for number, _, _ in runs}:
-            sums[number].count(update.weight)
+        return 1.0 if self._is_buffers(number) else update.factor
 
     def _is_buffers(self, number: int) -> bool:
         return self._pieces[number].start >= self._layout.shared_parameter_count

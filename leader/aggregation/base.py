@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +12,15 @@ from numpy.typing import NDArray
 
 from leader.state import PrivacyState
 from utils.wire.payload import Payload
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What is told of an update whose values an edge has added."""
+
+    uid: bytes
+    squared_norm: float  # of its parameters' part, where the run's weighting needs that
+    buffers: bool  # whether it brings buffers
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,7 @@ class Contribution:
     start_loss: float = math.nan  # mean loss of the model it started from, NaN if not said
     staleness: int = 0  # rounds committed since the model it started from
     buffers_shift: NDArray[np.float32] | None = None  # (buffers,): that model's minus the newest model's
+    elsewhere: Elsewhere | None = None  # its payload then has a checksum, and nothing else
 
 
 @dataclass(frozen=True)
@@ -58,4 +69,44 @@ class Aggregator(Protocol):
 
     def close(self) -> None:
         """Give up what is held outside memory; calling it again changes nothing."""
+        ...
+
+
+class Mergeable(Aggregator, Protocol):
+    """An aggregator whose sum may be made in several places: partial sums of some updates each."""
+
+    @property
+    def sum_bytes(self) -> int:
+        """Size of a partial sum."""
+        ...
+
+    @property
+    def parts(self) -> Collection[str]:
+        """Whose updates are in the sum, or counted."""
+        ...
+
+    def withdraw(self, contribution: Contribution) -> None:
+        """Take out again what `add` has added, to the last bit."""
+        ...
+
+    def summed(self) -> tuple[tuple[int, ...], list[NDArray[np.generic]]]:
+        """The sum so far: total weights, and the arrays that they are of."""
+        ...
+
+    def count(self, contribution: Contribution) -> None:
+        """Count an update whose values come with a partial sum; raises the WireError that it is refused with."""
+        ...
+
+    def merge(self, parts: frozenset[str], weights: tuple[int, ...], data: NDArray[np.uint8]) -> None:
+        """Add the partial sum of the updates of `parts`, which are counted, and no others.
+
+        Args:
+            weights, data: as `summed` has them, the arrays one after the other as little-endian bytes.
+
+        Raises PayloadError, and nothing has changed, where the weights are not those that were counted.
+        """
+        ...
+
+    def forget(self, parts: frozenset[str]) -> None:
+        """Count these no more: their values do not come."""
         ...

@@ -78,14 +78,21 @@ class ExactSum:
 
     def check(self, values: NDArray[np.float32], weight: int, factor: float = 1.0) -> None:
         """Raise ValueRangeError or LimitError if `factor` * `values` (size,) or `weight` can't be added."""
+        self.check_weight(weight)
+        check_range(values, self.scale.max_abs, factor)
+
+    def check_weight(self, weight: int) -> None:
+        """Raise LimitError if `weight` can't be added."""
         if not 0 < weight <= self.scale.max_weight - self.weight:
             raise LimitError(
                 f"weight {weight} is outside 1..{self.scale.max_weight - self.weight} of the round plan"
             )
-        check_range(values, self.scale.max_abs, factor)
 
     def add(self, values: NDArray[np.float32], weight: int, start: int = 0, factor: float = 1.0) -> None:
-        """Add weight * factor * values to the elements from `start` on; `check` must have passed."""
+        """Add weight * factor * values to the elements from `start` on; `check` must have passed.
+
+        A negative weight takes out again what the positive one has added.
+        """
         # A power of two: the products below are those of `factor` alone, rounded once, and shifted.
         factor *= 2.0**self.scale.fraction_bits
         scratch = np.empty(min(_BLOCK, max(1, values.size)), np.float64)
@@ -123,7 +130,7 @@ class ExactSum:
             self._sums[self._filled : stop] = 0
             self._filled = stop
 
-    def _whole(self) -> NDArray[np.int64]:
+    def whole(self) -> NDArray[np.int64]:
         """The sums of all elements, (size,)."""
         self._fill(self.size)
         return self._sums
@@ -136,8 +143,8 @@ class ExactSum:
         """Add a partial sum made elsewhere under the same scale; raises LimitError if they differ."""
         if other.scale != self.scale or other.size != self.size:
             raise LimitError("partial sums of different scale or size can't be merged")
-        sums = self._whole()
-        sums += other._whole()
+        sums = self.whole()
+        sums += other.whole()
         self.weight += other.weight
 
     def mean(self, out: NDArray[np.float32] | None = None, scalar: float = 1.0) -> NDArray[np.float32]:
@@ -145,7 +152,7 @@ class ExactSum:
 
         Zero where nothing was added.
         """
-        whole = self._whole()
+        whole = self.whole()
         mean = np.empty(whole.size, np.float32) if out is None else out
         divisor = float(self.weight or 1) * 2.0**self.scale.fraction_bits / scalar
         for first in range(0, mean.size, _BLOCK):

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from leader.config.dp import DpConfig
+from leader.config.edges import EdgesConfig
 from leader.config.limits import LimitsConfig
 from leader.config.reference import Reference
 from leader.config.requirement import Requirement
@@ -376,6 +377,7 @@ class RunFields(Section):
     trust: TrustConfig = TrustConfig()
     limits: LimitsConfig = LimitsConfig()
     log: LogConfig = LogConfig()
+    edges: EdgesConfig = EdgesConfig()
     web: WebConfig = WebConfig()
     services: ServicesConfig = ServicesConfig()
 

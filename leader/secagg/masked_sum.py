@@ -80,7 +80,7 @@ class MaskedSum:
         self._after = after
         self._plan = plan
         self._scale = scale
-        self.parts: list[str] = []
+        self.parts: list[str] = []  # in the order in which they were counted
         self.values: Words = np.zeros(values, WORDS[plan.bits])
         self.wide: NDArray[np.uint64] = np.zeros(wide, np.uint64)
 
@@ -90,6 +90,38 @@ class MaskedSum:
         self.values += arrays[VALUES].view(self.values.dtype)
         self.wide += arrays[WIDE].view(np.uint64)
         self.parts.append(contribution.part)
+
+    @property
+    def sum_bytes(self) -> int:
+        """See Mergeable."""
+        return self.values.nbytes + self.wide.nbytes
+
+    def withdraw(self, contribution: Contribution) -> None:
+        """See Mergeable."""
+        arrays = contribution.payload.arrays()
+        self.values -= arrays[VALUES].view(self.values.dtype)
+        self.wide -= arrays[WIDE].view(np.uint64)
+        self.parts.remove(contribution.part)
+
+    def summed(self) -> tuple[tuple[int, ...], list[NDArray[np.generic]]]:
+        """See Mergeable: each update weighs 1 here, what it counts is in what is masked."""
+        return (len(self.parts),), [self.values, self.wide]
+
+    def count(self, contribution: Contribution) -> None:
+        """See Mergeable."""
+        self.parts.append(contribution.part)
+
+    def merge(self, parts: frozenset[str], weights: tuple[int, ...], data: NDArray[np.uint8]) -> None:
+        """See Mergeable."""
+        if weights != (len(parts),):
+            raise PayloadError(f"a masked sum of weights {weights}; it is over {len(parts)} updates")
+        split = self.values.nbytes
+        self.values += data[:split].view(self.values.dtype)
+        self.wide += data[split:].view(np.uint64)
+
+    def forget(self, parts: frozenset[str]) -> None:
+        """See Mergeable."""
+        self.parts = [part for part in self.parts if part not in parts]
 
     @classmethod
     def restored(

@@ -63,7 +63,7 @@ def order_bytes(order: leader_pb2.WorkOrder) -> bytes:
     """A work order without what differs between the learners of one exchange, in one way of writing it."""
     common = leader_pb2.WorkOrder()
     common.CopyFrom(order)
-    own = ("work_id", "shard", "seed", "first_batch", "counted_round")
+    own = ("work_id", "shard", "seed", "first_batch", "counted_round", "via")
     for field in (*own, "local_steps") if order.masking.epochs else own:
         common.ClearField(field)
     return common.SerializeToString(deterministic=True)

@@ -1,0 +1,351 @@
+"""The edges below: their streams, whose receipts are whose, and the sums that they are asked for.
+
+A leader has one, and so has an edge with edges below it: what becomes of receipts is decided above either way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import os
+import zlib
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leader.config.rules import is_address
+from leader.distributed.contract import VERSION
+from leader.distributed.messages import UID_BYTES, members_digest
+from protos import edge_pb2
+from utils.console import printable
+from utils.errors import (
+    BusyError,
+    ChecksumError,
+    IncompatibleError,
+    LimitError,
+    NotReadyError,
+    PayloadError,
+    StalledError,
+    UnknownLearnerError,
+    WireError,
+)
+from utils.wire.watchdog import Watchdog
+
+_log = logging.getLogger(__name__)
+_TOKEN_BYTES = 16
+_MOST_ADDRESSES = 4096  # of one edge and those below it
+_MOST_WAITING = 10_000  # receipts of one edge that nobody has judged yet
+_LONGEST_NAME = 64
+Send = Callable[[edge_pb2.EdgeDown], Awaitable[None]]
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Partial:
+    """A sum that was made below."""
+
+    uids: frozenset[bytes]  # of the updates in it
+    weights: tuple[int, ...]
+    data: Bytes
+
+
+Take = Callable[[Partial], Awaitable[None]]
+
+
+@dataclass(eq=False)
+class _Edge:
+    """One edge, as long as its stream lasts."""
+
+    name: str
+    token: bytes
+    addresses: tuple[str, ...] = ()
+    down: asyncio.Queue[edge_pb2.EdgeDown | None] = field(default_factory=asyncio.Queue)
+    waiting: dict[bytes, asyncio.Task[None]] = field(default_factory=dict)  # receipts that are being judged
+    uids: set[bytes] = field(default_factory=set)  # of the open sum that are its own, counted or not yet
+    asked: tuple[int, frozenset[bytes]] | None = None  # attempt, and whose sum is awaited
+    given: asyncio.Future[frozenset[bytes]] | None = None  # the uids of that sum that are lost
+    take: Take | None = None  # what becomes of it
+
+    def lose(self, why: str) -> None:
+        """Its stream is to end."""
+        _log.warning("edge %s is let go: %s", self.name, why)
+        self.down.put_nowait(None)
+
+
+class Hub:
+    """The edges whose parent this is."""
+
+    def __init__(
+        self,
+        welcome: Callable[[], edge_pb2.Welcome],
+        submit: Callable[[edge_pb2.Receipt], Awaitable[None]],
+        *,
+        silent_s: float,
+        sum_s: float,
+        changed: Callable[[], None] = lambda: None,
+        lost: Callable[[frozenset[bytes]], None] = lambda uids: None,
+    ) -> None:
+        """`submit` returns when an update counts, and raises the WireError that it is refused with.
+
+        Args:
+            welcome: what an edge is told of the run; its token is set here.
+            silent_s: seconds after which an edge that says nothing is gone.
+            sum_s: seconds in which it must bring a sum that it is asked for.
+            changed: called when the addresses have changed.
+            lost: called with updates whose values are gone with an edge, counted or not.
+        """
+        self._welcome = welcome
+        self._submit = submit
+        self._silent_s = silent_s
+        self._sum_s = sum_s
+        self._changed = changed
+        self._lost = lost
+        self._edges: dict[bytes, _Edge] = {}
+        self._owner: dict[bytes, _Edge] = {}  # by uid, in the open sum
+        self._opened: edge_pb2.Open | None = None
+        self._sum_bytes = 0
+        self._sum = 0
+        self._attempt = 0
+        self._one = asyncio.Lock()  # one sum is in memory at a time
+
+    # --- what the parent side asks -----------------------------------------------------------
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the edges that are here."""
+        return tuple(edge.name for edge in self._edges.values())
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """At which learners reach the edges that are here."""
+        return tuple(dict.fromkeys(address for edge in self._edges.values() for address in edge.addresses))
+
+    def open(self, opened: edge_pb2.Open, sum_bytes: int) -> None:
+        """A sum of `sum_bytes` bytes begins, empty; what was added to the one before is void."""
+        self._sum += 1
+        opened.sum = self._sum
+        self._opened, self._sum_bytes, self._attempt = opened, sum_bytes, 0
+        self._owner.clear()
+        for edge in self._edges.values():
+            edge.uids.clear()
+            edge.down.put_nowait(edge_pb2.EdgeDown(open=opened))
+
+    def holds(self, uid: bytes) -> bool:
+        """Whether an edge that is here has added the update."""
+        return uid in self._owner
+
+    async def collect(self, uids: Collection[bytes], take: Take) -> frozenset[bytes]:
+        """Have the sums over exactly these updates given to `take`, one by one; those that are lost.
+
+        What `take` has taken is the caller's, and no more the edges'. It raises PayloadError for a sum that can't be
+        one; then its edge is let go.
+        """
+        self._attempt += 1
+        groups: dict[_Edge, set[bytes]] = defaultdict(set)
+        gone: set[bytes] = set()
+        for uid in uids:
+            owner = self._owner.get(uid)
+            (groups[owner] if owner else gone).add(uid)
+        losses = await asyncio.gather(
+            *(self._ask(edge, frozenset(own), take) for edge, own in groups.items())
+        )
+        return frozenset(gone.union(*losses))
+
+    async def _ask(self, edge: _Edge, uids: frozenset[bytes], take: Take) -> frozenset[bytes]:
+        """The edge's sum over `uids`, given to `take`; those of them that are lost."""
+        edge.asked, edge.take = (self._attempt, uids), take
+        edge.given = asyncio.get_running_loop().create_future()
+        close = edge_pb2.Close(sum=self._sum, attempt=self._attempt, uids=sorted(uids))
+        edge.down.put_nowait(edge_pb2.EdgeDown(close=close))
+        try:
+            async with asyncio.timeout(self._sum_s):
+                return await edge.given
+        except TimeoutError:
+            edge.lose(f"no sum in {self._sum_s:g} s (edges.sum_timeout_s)")
+            self._forget(edge)
+            return uids
+        finally:
+            edge.asked = edge.given = edge.take = None
+
+    def end(self, reason: str) -> None:
+        """The run is over."""
+        for edge in self._edges.values():
+            stop = edge_pb2.EdgeDown()
+            stop.stop.reason = reason
+            edge.down.put_nowait(stop)
+            edge.down.put_nowait(None)
+
+    # --- the streams -------------------------------------------------------------------------
+
+    async def join(self, messages: AsyncIterator[edge_pb2.EdgeUp], send: Send) -> None:
+        """Serve one edge's stream until either side ends it; raises the WireError that it is refused with."""
+        edge = await self._greet(messages)
+        self._edges[edge.token] = edge
+        welcome = self._welcome()
+        welcome.token = edge.token
+        edge.down.put_nowait(edge_pb2.EdgeDown(welcome=welcome))
+        if self._opened is not None:
+            edge.down.put_nowait(edge_pb2.EdgeDown(open=self._opened))
+        _log.info("edge %s is here", edge.name)
+        listener = asyncio.ensure_future(self._listen(edge, messages))
+        try:
+            while (message := await edge.down.get()) is not None:
+                await send(message)
+        finally:
+            listener.cancel()
+            self._forget(edge)
+            _log.info("edge %s is gone", edge.name)
+
+    async def _greet(self, messages: AsyncIterator[edge_pb2.EdgeUp]) -> _Edge:
+        try:
+            async with asyncio.timeout(self._silent_s):
+                first = await anext(messages, None)
+        except TimeoutError:
+            raise StalledError("an edge opened a stream and did not say hello") from None
+        if first is None or first.WhichOneof("kind") != "hello":
+            raise PayloadError("an edge begins with hello")
+        if first.hello.protocol != VERSION:
+            raise IncompatibleError(
+                f"this edge ({first.hello.release[:20]}) speaks version {first.hello.protocol} of the contract of "
+                f"edges, this side {VERSION}; install the same release on both"
+            )
+        return _Edge(printable(first.hello.name[:_LONGEST_NAME]) or "?", os.urandom(_TOKEN_BYTES))
+
+    async def _listen(self, edge: _Edge, messages: AsyncIterator[edge_pb2.EdgeUp]) -> None:
+        """Take what the edge says until its stream ends; then end ours."""
+        try:
+            async with Watchdog(self._silent_s, f"it said nothing for {self._silent_s:g} s") as watchdog:
+                async for message in messages:
+                    watchdog.progress()
+                    self._heed(edge, message)
+        except WireError as error:
+            edge.lose(str(error))
+        finally:
+            edge.down.put_nowait(None)
+
+    def _heed(self, edge: _Edge, message: edge_pb2.EdgeUp) -> None:
+        match message.WhichOneof("kind"):
+            case "receipt":
+                self._receive(edge, message.receipt)
+            case "gone":
+                self._gone(edge, frozenset(message.gone.uids))
+            case "serving":
+                told = tuple(message.serving.addresses)
+                if len(told) > _MOST_ADDRESSES or not all(is_address(address) for address in told):
+                    raise PayloadError("it names addresses that are no HOST:PORT, or too many")
+                edge.addresses = told
+                self._changed()
+            case _:
+                pass  # a beat says only that the edge lives
+
+    def _receive(self, edge: _Edge, receipt: edge_pb2.Receipt) -> None:
+        if len(receipt.uid) != UID_BYTES or receipt.uid in self._owner:
+            raise PayloadError("it sent a receipt whose uid is not 16 bytes of its own")
+        if len(edge.waiting) >= _MOST_WAITING:
+            raise LimitError(f"more than {_MOST_WAITING} of its receipts wait")
+        self._owner[receipt.uid] = edge
+        edge.uids.add(receipt.uid)
+        edge.waiting[receipt.uid] = asyncio.ensure_future(self._judge(edge, receipt))
+
+    async def _judge(self, edge: _Edge, receipt: edge_pb2.Receipt) -> None:
+        verdict = edge_pb2.Verdict(uid=receipt.uid)
+        try:
+            await self._submit(receipt)
+        except WireError as error:
+            verdict.error, verdict.message = type(error).__name__, str(error)
+            verdict.retry_after_s = error.retry_after_s if isinstance(error, BusyError) else 0.0
+            if self._owner.get(receipt.uid) is edge:
+                del self._owner[receipt.uid]
+                edge.uids.discard(receipt.uid)
+        finally:
+            edge.waiting.pop(receipt.uid, None)
+        edge.down.put_nowait(edge_pb2.EdgeDown(verdict=verdict))
+
+    def _gone(self, edge: _Edge, uids: frozenset[bytes]) -> None:
+        """The edge says that it has these no more."""
+        lost = frozenset(edge.uids & uids)
+        edge.uids -= lost
+        for uid in lost:
+            self._owner.pop(uid, None)
+        if (
+            edge.asked is not None
+            and edge.given is not None
+            and edge.asked[1] & lost
+            and not edge.given.done()
+        ):
+            edge.given.set_result(edge.asked[1])  # it is asked for the rest again
+        self._lost(lost)
+
+    def _forget(self, edge: _Edge) -> None:
+        """The edge is gone, with all that it has added."""
+        if self._edges.pop(edge.token, None) is None:
+            return
+        for task in edge.waiting.values():
+            task.cancel()
+        lost = frozenset(edge.uids)
+        for uid in lost:
+            self._owner.pop(uid, None)
+        edge.uids.clear()
+        if edge.asked is not None and edge.given is not None and not edge.given.done():
+            edge.given.set_result(edge.asked[1])
+        self._lost(lost)
+        self._changed()
+
+    # --- the sums ----------------------------------------------------------------------------
+
+    async def put(self, chunks: AsyncIterator[edge_pb2.SumChunk]) -> None:
+        """Take the sum that an edge was asked for; raises the WireError that it is refused with."""
+        first = await anext(chunks, None)
+        header = first.header if first is not None else edge_pb2.SumHeader()
+        edge = self._by_token(header.token)
+        try:
+            async with self._one:
+                partial = await self._read(edge, header, chunks)
+                assert edge.take is not None
+                assert edge.given is not None
+                await edge.take(partial)
+        except WireError as error:
+            edge.lose(str(error))
+            raise
+        edge.uids -= partial.uids
+        for uid in partial.uids:
+            self._owner.pop(uid, None)
+        if not edge.given.done():
+            edge.given.set_result(frozenset())
+
+    def _by_token(self, token: bytes) -> _Edge:
+        for edge in self._edges.values():
+            if hmac.compare_digest(edge.token, token):
+                return edge
+        raise UnknownLearnerError("a sum of an edge that is not here; join first")
+
+    async def _read(
+        self, edge: _Edge, header: edge_pb2.SumHeader, chunks: AsyncIterator[edge_pb2.SumChunk]
+    ) -> Partial:
+        uids = self._asked(edge, header)
+        if header.members != members_digest(uids):
+            raise PayloadError("its sum is over other updates than it was asked for")
+        if header.total_bytes != self._sum_bytes:
+            raise PayloadError(f"its sum has {header.total_bytes} bytes, this run's have {self._sum_bytes}")
+        data, at, crc32 = np.empty(self._sum_bytes, np.uint8), 0, 0
+        async with Watchdog(self._silent_s, "its sum stood still") as watchdog:
+            async for message in chunks:
+                watchdog.progress()
+                chunk = np.frombuffer(message.chunk, np.uint8)
+                if at + chunk.size > data.size:
+                    raise PayloadError("its sum has more bytes than it said")
+                data[at : at + chunk.size] = chunk
+                at, crc32 = at + chunk.size, zlib.crc32(message.chunk, crc32)
+        if at < data.size or crc32 != header.crc32:
+            raise ChecksumError("its sum came short or damaged")
+        return Partial(self._asked(edge, header), tuple(header.weights), data)
+
+    def _asked(self, edge: _Edge, header: edge_pb2.SumHeader) -> frozenset[bytes]:
+        """Whose sum the edge is to bring; raises NotReadyError where nobody waits for it."""
+        if edge.asked is None or (header.sum, header.attempt) != (self._sum, edge.asked[0]):
+            raise NotReadyError("nobody waits for this sum, or no more")
+        return edge.asked[1]
