@@ -8,8 +8,8 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from leader.reporting.curves import curves_title, draw_curves
 from leader.reporting.log import open_display, show_invitation, show_page
 from leader.reporting.summary import summarize, write_summary
 from leader.rpc.server import serving
+from leader.rpc.service import LeaderService
 from leader.runtime import Host
 from leader.services.followers import ServiceState
 from leader.services.lineage import register_at_end, starting_weights
@@ -49,6 +50,7 @@ from utils.console import say
 from utils.errors import INTERRUPTED, CheckpointError, FlockstepError
 from utils.files import remedy, write_atomically
 from utils.vector import Vector
+from utils.wire.rpc import SERVICE
 
 _log = logging.getLogger(__name__)
 _VERSIONS = 1000  # rounds whose model version is remembered
@@ -133,8 +135,14 @@ class App:
         if admission is None and self._config.beyond_loopback:
             _log.warning(_INSECURE, self._config.listen)
         ports = admission.ports if admission else self._wiring.plain_ports()
+        service = self._wiring.service()
         try:
-            async with serving(self._config, self._wiring.service(), ports) as address:
+            async with (
+                serving(
+                    self._config.limits, self._config.listen, {SERVICE: service.handler()}, ports
+                ) as address,
+                self._edges(service, admission),
+            ):
                 self.coordinator.workforce.dialling.own_port = int(address.rpartition(":")[2])
                 write_atomically(self._folder.path / "address", [address.encode()])
                 if admission is not None and (invitation := admission.invite()):
@@ -159,6 +167,21 @@ class App:
         finally:
             if admission is not None:
                 admission.audit.close()
+
+    @asynccontextmanager
+    async def _edges(self, service: LeaderService, admission: Admission | None) -> AsyncIterator[None]:
+        """Listen for edges where the config says so; they are told when the run is over."""
+        hub, listen = self._wiring.hub, self._config.edges.listen
+        if hub is None:
+            yield
+            return
+        ports = admission.edge_ports if admission else self._wiring.plain_edge_ports()
+        handlers = self._wiring.edge_handlers(service)
+        async with serving(self._config.limits, listen, handlers, ports) as address:
+            write_atomically(self._folder.path / "edges", [address.encode()])
+            _log.info("edges reach this leader at %s", address)
+            yield
+            hub.end("the run is over")
 
     @property
     def services(self) -> tuple[ServiceState, ...]:

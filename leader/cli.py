@@ -51,6 +51,7 @@ RESUMABLE = (
     "cohort.deadline_s",
     "cohort.lease_s",
     "cohort.wait_s",
+    "edges.",
     "evaluation.target",
     "evaluation.patience",
     "limits.",

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import grpc
+
 from leader.config import RunConfig
 from leader.config.yaml_file import dump_config
 from leader.data.dataset import Data
+from leader.distributed.branches import Tree
+from leader.distributed.contract import SERVICE as EDGE_SERVICE
+from leader.distributed.hub import Hub
+from leader.distributed.messages import layout_message
+from leader.distributed.service import edge_handler
+from leader.distributed.ticket import key_of
 from leader.dp.privacy import Privacy
 from leader.events import EventStream
 from leader.global_model.initial import Origin
 from leader.learners.workforce import Workforce
 from leader.rpc.agreement import describe
+from leader.rpc.receipts import Receipts
 from leader.rpc.refusal_counts import Refusals
 from leader.rpc.service import LeaderService
 from leader.rpc.uploads import Uploads
@@ -29,9 +38,11 @@ from leader.trust.callers import Anybody, Caller
 from leader.trust.guard import Guard
 from leader.trust.listeners import Ports
 from leader.trust.run_audit import RunAudit
+from protos import edge_pb2
 from utils import faults
 from utils.errors import ForbiddenError, WireError
 from utils.secagg.signatures import check_signed
+from utils.wire.rpc import SERVICE
 
 
 class Wiring:
@@ -56,8 +67,18 @@ class Wiring:
         self.events = EventStream()
         self.refusals = Refusals(self.events)
         self.workforce = self._open_workforce(state)
+        self.hub: Hub | None = None
+        host = host or Host()
+        branches = self._open_branches(state, host) if config.edges.listen else None
         self._engine = Engine(
-            config, self.layout, self.workforce, state.secret, spool=spool, host=host, privacy=privacy
+            config,
+            self.layout,
+            self.workforce,
+            state.secret,
+            spool=spool,
+            host=host,
+            privacy=privacy,
+            branches=branches,
         )
         self.workforce.clock = self._engine.host.clock
         self._save_as_told = save
@@ -75,6 +96,39 @@ class Wiring:
             seats=state.seats,
             events=self.events,
         )
+
+    def _open_branches(self, state: RunState, host: Host) -> Tree:
+        """The edges that may come."""
+        key = key_of(state.secret)
+
+        def welcome() -> edge_pb2.Welcome:
+            return edge_pb2.Welcome(
+                run_id=state.run_id,
+                key=key,
+                config=dump_config(self.config),
+                layout=layout_message(self.layout),
+                heartbeat_s=self.config.cohort.lease_s / 2,
+            )
+
+        async def submit(receipt: edge_pb2.Receipt) -> None:
+            coordinator = self.coordinator
+            await Receipts(state.run_id, key, self.workforce, coordinator.desk).take(receipt)
+
+        self.hub = Hub(
+            welcome,
+            submit,
+            silent_s=self.config.cohort.lease_s,
+            sum_s=self.config.edges.sum_timeout_s,
+            lost=lambda uids: tree.lose(uids),
+            came=lambda size: self.coordinator.traffic.came(size),
+        )
+        tree = Tree(self.hub, state.run_id, key, host, self.workforce.announce)
+        return tree
+
+    def edge_handlers(self, service: LeaderService) -> Mapping[str, grpc.GenericRpcHandler]:
+        """What edges may call, by the services' names."""
+        assert self.hub is not None
+        return {SERVICE: service.handler(), EDGE_SERVICE: edge_handler(self.hub, service.refuse)}
 
     def admission(self) -> Admission | None:
         """What lets callers in, where this run is secure; opens its folder. Raises ConfigError."""
@@ -96,6 +150,10 @@ class Wiring:
         guard = Guard(Anybody(), self.config.limits, self._refused)
         guard.learners = self._places
         return Ports(self.config, guard)
+
+    def plain_edge_ports(self) -> Ports:
+        """How a run without trust listens for edges."""
+        return Ports(self.config, Guard(Anybody(), self.config.limits, self._refused), key="edges.listen")
 
     def _places(self) -> set[str]:
         """What tells the registered learners from all other callers."""

@@ -23,5 +23,7 @@ class EdgesConfig(Section):
     def _address(cls, listen: str) -> str:
         host, _, port = listen.rpartition(":")
         if listen and not (host and port.isdigit() and int(port) <= 65535):
-            raise ValueError(f"{listen!r} must be HOST:PORT with a port from 0 to 65535, or empty for no edges")
+            raise ValueError(
+                f"{listen!r} must be HOST:PORT with a port from 0 to 65535, or empty for no edges"
+            )
         return listen

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from leader.config.dp_rules import problems_of_privacy
+from leader.config.edges_rules import problems_of_edges
 from leader.config.secagg_rules import problems_of_masks
 from leader.config.sections import RunFields
 
@@ -44,7 +45,17 @@ def is_address(text: str) -> bool:
 def problems(config: RunFields) -> list[str]:
     """One line for each combination of settings that can't work: the reason, and what to set instead."""
     on_rounds = (_robust, _norms, _weighting, _max_share, _gradient, _scaffold, _codec, _streaming, _buffer)
-    on_the_rest = (_cohort, _data, _model, _evaluation, problems_of_privacy, _trust, _jwt, problems_of_masks)
+    on_the_rest = (
+        _cohort,
+        _data,
+        _model,
+        _evaluation,
+        problems_of_privacy,
+        _trust,
+        _jwt,
+        problems_of_masks,
+        problems_of_edges,
+    )
     return [problem for check in on_rounds + on_the_rest for problem in check(config)]
 
 

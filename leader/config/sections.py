@@ -393,8 +393,8 @@ class RunFields(Section):
 
     @property
     def beyond_loopback(self) -> bool:
-        """Whether other machines may reach `listen`."""
-        return not is_loopback(self.listen)
+        """Whether other machines may reach `listen` or `edges.listen`."""
+        return not all(is_loopback(address) for address in (self.listen, self.edges.listen) if address)
 
     @property
     def secure(self) -> bool:

@@ -8,6 +8,8 @@ from utils.wire.rpc import MAX_MESSAGE_BYTES
 
 SERVICE = "edge.EdgeService"
 VERSION = 1  # of the contract between leader and edges
-# What the leader says holds the layout of the model, or names all updates of a sum.
-JOIN = Method(SERVICE, "Join", many(edge_pb2.EdgeUp), many(edge_pb2.EdgeDown, MAX_MESSAGE_BYTES))
+# What is said holds the layout of the model, or names all updates of a sum.
+JOIN = Method(
+    SERVICE, "Join", many(edge_pb2.EdgeUp, MAX_MESSAGE_BYTES), many(edge_pb2.EdgeDown, MAX_MESSAGE_BYTES)
+)
 PUT_SUM = Method(SERVICE, "PutSum", many(edge_pb2.SumChunk, MAX_MESSAGE_BYTES), one(leader_pb2.Ack))

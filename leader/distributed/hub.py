@@ -69,6 +69,7 @@ class _Edge:
     asked: tuple[int, frozenset[bytes]] | None = None  # attempt, and whose sum is awaited
     given: asyncio.Future[frozenset[bytes]] | None = None  # the uids of that sum that are lost
     take: Take | None = None  # what becomes of it
+    taking: bool = False  # whether that is under way, edge or no edge
 
     def lose(self, why: str) -> None:
         """Its stream is to end."""
@@ -88,6 +89,7 @@ class Hub:
         sum_s: float,
         changed: Callable[[], None] = lambda: None,
         lost: Callable[[frozenset[bytes]], None] = lambda uids: None,
+        came: Callable[[int], None] = lambda size: None,
     ) -> None:
         """`submit` returns when an update counts, and raises the WireError that it is refused with.
 
@@ -97,6 +99,7 @@ class Hub:
             sum_s: seconds in which it must bring a sum that it is asked for.
             changed: called when the addresses have changed.
             lost: called with updates whose values are gone with an edge, counted or not.
+            came: called with the bytes of sums as they come.
         """
         self._welcome = welcome
         self._submit = submit
@@ -104,6 +107,7 @@ class Hub:
         self._sum_s = sum_s
         self._changed = changed
         self._lost = lost
+        self._came = came
         self._edges: dict[bytes, _Edge] = {}
         self._owner: dict[bytes, _Edge] = {}  # by uid, in the open sum
         self._opened: edge_pb2.Open | None = None
@@ -163,8 +167,10 @@ class Hub:
         edge.down.put_nowait(edge_pb2.EdgeDown(close=close))
         try:
             async with asyncio.timeout(self._sum_s):
-                return await edge.given
+                return await asyncio.shield(edge.given)
         except TimeoutError:
+            if edge.taking:
+                return await edge.given
             edge.lose(f"no sum in {self._sum_s:g} s (edges.sum_timeout_s)")
             self._forget(edge)
             return uids
@@ -290,10 +296,14 @@ class Hub:
         for uid in lost:
             self._owner.pop(uid, None)
         edge.uids.clear()
-        if edge.asked is not None and edge.given is not None and not edge.given.done():
-            edge.given.set_result(edge.asked[1])
+        self._no_sum(edge)
         self._lost(lost)
         self._changed()
+
+    def _no_sum(self, edge: _Edge) -> None:
+        """What the edge was asked for does not come, unless it is here already."""
+        if edge.asked is not None and edge.given is not None and not (edge.taking or edge.given.done()):
+            edge.given.set_result(edge.asked[1])
 
     # --- the sums ----------------------------------------------------------------------------
 
@@ -305,17 +315,28 @@ class Hub:
         try:
             async with self._one:
                 partial = await self._read(edge, header, chunks)
-                assert edge.take is not None
-                assert edge.given is not None
-                await edge.take(partial)
+                # Whoever made the call may be gone before this is done: what is taken is taken nevertheless.
+                await asyncio.shield(asyncio.ensure_future(self._hand_over(edge, partial)))
         except WireError as error:
             edge.lose(str(error))
             raise
+
+    async def _hand_over(self, edge: _Edge, partial: Partial) -> None:
+        """From here on the updates in the sum are no more the edge's, whatever becomes of it."""
+        take, given = edge.take, edge.given
+        assert take is not None
+        assert given is not None
+        edge.taking, lost = True, partial.uids
         edge.uids -= partial.uids
         for uid in partial.uids:
             self._owner.pop(uid, None)
-        if not edge.given.done():
-            edge.given.set_result(frozenset())
+        try:
+            await take(partial)
+            lost = frozenset()
+        finally:
+            edge.taking = False
+            if not given.done():
+                given.set_result(lost)
 
     def _by_token(self, token: bytes) -> _Edge:
         for edge in self._edges.values():
@@ -335,6 +356,7 @@ class Hub:
         async with Watchdog(self._silent_s, "its sum stood still") as watchdog:
             async for message in chunks:
                 watchdog.progress()
+                self._came(len(message.chunk))
                 chunk = np.frombuffer(message.chunk, np.uint8)
                 if at + chunk.size > data.size:
                     raise PayloadError("its sum has more bytes than it said")

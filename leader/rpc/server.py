@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
+import grpc
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from leader.config import RunConfig
-from leader.rpc.service import LeaderService
+from leader.config import LimitsConfig
 from leader.trust.listeners import Ports
 from utils.errors import ConfigError
 from utils.wire.rpc import SERVICE, server_options
@@ -23,15 +23,21 @@ _CUT_S = 0.2  # that calls have to end in when another server takes over; whoeve
 
 
 @asynccontextmanager
-async def serving(config: RunConfig, service: LeaderService, ports: Ports) -> AsyncIterator[str]:
-    """The gRPC server with health checking and reflection; gives the address it listens on.
+async def serving(
+    limits: LimitsConfig, listen: str, handlers: Mapping[str, grpc.GenericRpcHandler], ports: Ports
+) -> AsyncIterator[str]:
+    """A gRPC server with health checking and reflection; gives the address it listens on.
 
     Calls under way get a moment to end, unless the task is cancelled.
 
+    Args:
+        listen: HOST:PORT.
+        handlers: of the services, by name.
+
     Raises ConfigError if the port is taken or the address is not this machine's.
     """
-    server = _Server(config, service, ports)
-    await server.start(config.listen)
+    server = _Server(limits, handlers, ports)
+    await server.start(listen)
     tasks = [asyncio.ensure_future(task) for task in (server.renew(), ports.connections.watch())]
     grace_s: float | None = _GRACE_S
     try:
@@ -53,9 +59,11 @@ async def serving(config: RunConfig, service: LeaderService, ports: Ports) -> As
 class _Server:
     """What listens now; another takes its place where its ports want other credentials."""
 
-    def __init__(self, config: RunConfig, service: LeaderService, ports: Ports) -> None:
-        self._limits = config.limits
-        self._handlers = (service.handler(), *ports.services.values())
+    def __init__(
+        self, limits: LimitsConfig, handlers: Mapping[str, grpc.GenericRpcHandler], ports: Ports
+    ) -> None:
+        self._limits = limits
+        self._handlers = {**handlers, **ports.services}
         self._ports = ports
         self.address = ""
 
@@ -67,10 +75,10 @@ class _Server:
             + ports.options,
             interceptors=ports.interceptors,
         )
-        self._server.add_generic_rpc_handlers(self._handlers)
+        self._server.add_generic_rpc_handlers(tuple(self._handlers.values()))
         self._status = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._status, self._server)
-        names = (SERVICE, *ports.services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*self._handlers, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         self.address = f"{listen.rpartition(':')[0]}:{ports.open(self._server, listen)}"
         await self._server.start()

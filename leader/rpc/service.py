@@ -92,9 +92,10 @@ class LeaderService:
             contract.EXCHANGE: self._exchange_gradients,
             contract.SESSION: self._session,
         }
-        return contract.serve(calls, self._refuse)
+        return contract.serve(calls, self.refuse)
 
-    async def _refuse(self, method: str, context: Context, error: WireError) -> None:
+    async def refuse(self, method: str, context: Context, error: WireError) -> None:
+        """End a call with what tells the error."""
         caller = caller_of(context)
         member = self._workforce.of(caller)
         self._part(context, caller)

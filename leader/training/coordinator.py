@@ -221,6 +221,8 @@ class Coordinator:
         events: list[protocol.RoundEvent] = [protocol.Assigned(part, holders.get(part)) for part in parts]
         if not any(part in holders for part in parts):
             events.insert(0, protocol.Deserted())
+        if (left := self._kind.left()) is not None:
+            events.insert(0, protocol.Reopen(parts, left))
         return await self._tell(exchange, *events)
 
     async def _tell(self, exchange: OpenExchange, *events: protocol.RoundEvent) -> str | None:

@@ -11,6 +11,8 @@ from leader.aggregation.choose import open_aggregate
 from leader.aggregation.decoding import Decoder, UpdateReader
 from leader.aggregation.exact_sum import Scale
 from leader.config import RunConfig
+from leader.data.part import Part
+from leader.distributed.branches import Branches, NoBranches
 from leader.dp.privacy import NoPrivacy, Privacy
 from leader.learners.workforce import Workforce
 from leader.optimizers.base import Step
@@ -27,6 +29,7 @@ from leader.training.server_step import step_at_once
 from leader.training.work_orders import WorkPlanner
 from model.fragments import Fragments
 from model.layout import Layout
+from protos import edge_pb2, leader_pb2
 from utils import faults
 
 
@@ -43,6 +46,7 @@ class Engine:
         spool: Path | None = None,
         host: Host | None = None,
         privacy: Privacy | None = None,
+        branches: Branches | None = None,
     ) -> None:
         self.config = config
         self.layout = layout
@@ -57,6 +61,7 @@ class Engine:
         )
         self.signed: Check | None = None  # of a secure run: what tells whether a learner has signed
         self.host = host or Host()
+        self.branches: Branches = branches or NoBranches()
         self.orders = WorkPlanner(config, secret)
         self.deadlines = Deadlines(
             ceiling_s=config.cohort.deadline_s,
@@ -77,11 +82,27 @@ class Engine:
         return self.privacy.aggregate(shared, state, usual)
 
     async def fold(self, aggregate: Aggregator, contribution: Contribution) -> None:
-        """Add an update to the sum, decoded; raises what it is refused with."""
+        """Add an update to the sum, decoded, or count one that is added elsewhere; raises what it is refused with."""
+        if contribution.elsewhere is not None:
+            self.branches.count(contribution)
+            return
         await self.host.compute(self._fold, aggregate, contribution)
 
     def _fold(self, aggregate: Aggregator, contribution: Contribution) -> None:
         aggregate.add(replace(contribution, payload=self.updates.decode(contribution.payload)))
+
+    def via(self, learner_id: int, part: Part, order: leader_pb2.WorkOrder) -> leader_pb2.Via | None:
+        """Where else than at the leader a learner may do an order of a part."""
+        ticket = edge_pb2.Ticket(
+            work_id=order.work_id,
+            learner_id=learner_id,
+            round=order.round,
+            step=order.step,
+            version=order.version,
+            examples=part.examples,
+            local_steps=order.local_steps,
+        )
+        return self.branches.via(ticket)
 
     def server_step(self, plan: RoundPlan, step: int) -> Step:
         """What the server optimizer is told about exchange `step` of a round."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from leader.aggregation.base import Elsewhere
 from leader.learners.membership import Member
 from leader.rounds.protocol import Outdated
 from protos import leader_pb2
@@ -79,3 +80,4 @@ class Upload:
     header: leader_pb2.UpdateHeader | None  # None from a plain learner
     payload: Payload
     bytes: int
+    elsewhere: Elsewhere | None = None  # where an edge has it, and the payload is empty

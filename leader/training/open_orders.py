@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from leader.aggregation.aggregate import MAX_LOSS
 from leader.aggregation.base import Contribution
@@ -17,6 +17,14 @@ from protos import leader_pb2
 from utils.errors import LateUpdateError, LimitError
 
 _WORK_ID = re.compile(r"([0-9]{1,9})-([0-9]{1,9})-[0-9a-f]{32}")
+
+
+#: Where else than at the leader a learner may do an order of a part.
+Via = Callable[[int, Part, leader_pb2.WorkOrder], leader_pb2.Via | None]
+
+
+def nowhere(learner_id: int, part: Part, order: leader_pb2.WorkOrder) -> None:
+    """At the leader alone."""
 
 
 def place_of(work_id: str) -> str:
@@ -46,7 +54,9 @@ class Orders:
         orders: Iterable[tuple[Part, leader_pb2.WorkOrder]],
         *,
         losses_told: bool = True,
+        via: Via = nowhere,
     ) -> None:
+        self._via = via
         self._losses_told = losses_told
         self._machine = machine
         self._place = place
@@ -58,7 +68,17 @@ class Orders:
         """See OpenOrders."""
         order = self.order(part)
         self._given.setdefault(order.work_id, set()).add(learner_id)
-        return order
+        return self._with_via(learner_id, order)
+
+    def _with_via(self, learner_id: int, order: leader_pb2.WorkOrder) -> leader_pb2.WorkOrder:
+        """The order with where else than at the leader this learner may do it."""
+        via = self._via(learner_id, self._work[order.work_id][0], order)
+        if via is None:
+            return order
+        told = leader_pb2.WorkOrder()
+        told.CopyFrom(order)
+        told.via.CopyFrom(via)
+        return told
 
     def order(self, part: str) -> leader_pb2.WorkOrder:
         """See OpenOrders."""
@@ -66,7 +86,8 @@ class Orders:
 
     def owed_by(self, learner_id: int) -> list[leader_pb2.WorkOrder]:
         """See OpenOrders."""
-        return [self.order(part) for part in self._machine.pending_of(learner_id)]
+        pending = self._machine.pending_of(learner_id)
+        return [self._with_via(learner_id, self.order(part)) for part in pending]
 
     def knows(self, work_id: str) -> bool:
         """See OpenOrders."""
@@ -106,6 +127,7 @@ class Orders:
             loss=_sound(header.loss) if header and self._losses_told else math.nan,
             local_steps=order.local_steps,
             start_loss=header.start_loss if header and header.HasField("start_loss") else math.nan,
+            elsewhere=upload.elsewhere,
         )
         return Admitted(part, order, contribution)
 

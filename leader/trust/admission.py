@@ -55,7 +55,10 @@ class Admission:
         self._check = issuer.check
         callers = Callers(issuer, verify)
         self.guard = Guard(callers, config.limits, refused)
-        self.ports = SecurePorts(config, self.guard, issuer.server_credentials, services, callers.renewed)
+        self.edge_guard = Guard(callers, config.limits, refused)
+        own, renewed = issuer.server_credentials, callers.renewed
+        self.ports = SecurePorts(config, self.guard, own, services, renewed)
+        self.edge_ports = SecurePorts(config, self.edge_guard, own, {}, renewed, "edges.listen")
 
     def invite(self) -> Invitation | None:
         """A new join token for learners; None where a PKI of one's own says who they are."""
@@ -82,5 +85,6 @@ class Admission:
                 records = self._state.read()
                 if records is not self._seen:
                     self.guard.review()
+                    self.edge_guard.review()
                     turn_out(self._check)
                     self._seen = records

@@ -22,8 +22,9 @@ class Ports:
     #: Returns when another server must listen, with other credentials.
     renewed: Callable[[], Awaitable[None]] = staticmethod(never)
 
-    def __init__(self, config: RunConfig, guard: Guard, count: int = 1) -> None:
-        """`guard` stands at all `count` of them."""
+    def __init__(self, config: RunConfig, guard: Guard, count: int = 1, key: str = "--listen") -> None:
+        """`guard` stands at all `count` of them; `key` says where the address of the first one is set."""
+        self._key = key
         self.over = guard.over
         self.connections = guard.connections
         self.connections.most = most_connections(config.limits, count)
@@ -37,7 +38,7 @@ class Ports:
 
     def open(self, server: aio.Server, listen: str) -> int:
         """Listen on HOST:PORT; gives the port. Raises ConfigError."""
-        return self._bind(server.add_insecure_port, listen, "--listen")
+        return self._bind(server.add_insecure_port, listen, self._key)
 
     def _bind(self, add: Callable[[str], int], listen: str, key: str) -> int:
         try:
@@ -52,7 +53,10 @@ class Ports:
 
 
 class SecurePorts(Ports):
-    """TLS with client certificates; where asked for, a port without them for JWTs, and one in plain."""
+    """TLS with client certificates; where asked for, a port without them for JWTs, and one in plain.
+
+    Those stand beside the port that learners come to, not beside that of edges.
+    """
 
     def __init__(
         self,
@@ -61,10 +65,12 @@ class SecurePorts(Ports):
         credentials: Callable[[], Credentials],
         services: Mapping[str, grpc.GenericRpcHandler],
         renewed: Callable[[], Awaitable[None]] = never,
+        key: str = "--listen",
     ) -> None:
-        self._plain = config.trust.plain_listen
-        self._jwt = config.trust.jwt_listen
-        super().__init__(config, guard, 1 + bool(self._plain) + bool(self._jwt))
+        alone = key != "--listen"
+        self._plain = "" if alone else config.trust.plain_listen
+        self._jwt = "" if alone else config.trust.jwt_listen
+        super().__init__(config, guard, 1 + bool(self._plain) + bool(self._jwt), key)
         self.services = services
         self._credentials = credentials  # of a server that begins to listen now
         self.renewed = renewed
@@ -81,5 +87,5 @@ class SecurePorts(Ports):
                 lambda address: server.add_secure_port(address, anybody), self._jwt, "trust.jwt_listen"
             )
         return self._bind(
-            lambda address: server.add_secure_port(address, own.for_server()), listen, "--listen"
+            lambda address: server.add_secure_port(address, own.for_server()), listen, self._key
         )

@@ -41,6 +41,10 @@ _SERVICES: Mapping[str, Mapping[str, frozenset[str]]] = {
         "Revoke": _OPERATING,
         "Forget": _OPERATING,
     },
+    "edge.EdgeService": {
+        "Join": frozenset({"aggregator", PLAIN}),
+        "PutSum": frozenset({"aggregator", PLAIN}),
+    },
     health.SERVICE_NAME: {"Check": _ALL, "List": _ALL, "Watch": _ALL},
     reflection.SERVICE_NAME: {"ServerReflectionInfo": _OPERATING},
 }

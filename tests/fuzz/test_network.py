@@ -89,7 +89,12 @@ class Network:
 async def network(**changes: Any) -> AsyncIterator[Network]:
     async with (
         in_process_leader(listen="127.0.0.1:0", limits=LIMITS, **changes) as leader,
-        serving(leader.config, leader.service, _ports(leader.config)) as address,
+        serving(
+            leader.config.limits,
+            leader.config.listen,
+            {SERVICE: leader.service.handler()},
+            _ports(leader.config),
+        ) as address,
     ):
         yield Network(leader, address)
 

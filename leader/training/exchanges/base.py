@@ -160,6 +160,8 @@ class ExchangeKind:
     #: Clock value at which `tick` is to be called, beside the round machine's own deadline.
     deadline: Callable[[], float | None] = lambda: None
     tick: Callable[[], None] = lambda: None
+    #: Parts that are left in the open sum, where some that were counted are lost; asked when learners have changed.
+    left: Callable[[], tuple[str, ...] | None] = lambda: None
     #: A learner says something in a session of secure aggregation, or its connection is open again.
     masked: Callable[[Member, leader_pb2.MaskUp], None] = unmasked
     returned: Callable[[Member], None] = lambda member: None

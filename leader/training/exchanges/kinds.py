@@ -27,7 +27,7 @@ def synchronous(engine: Engine) -> ExchangeKind:
     def open_round(state: RunState) -> OpenExchange:
         return SynchronousExchange(engine, state, engine.rounds.cohort(state))
 
-    return ExchangeKind(open_round, lambda state: _last_scores(engine, state))
+    return ExchangeKind(open_round, lambda state: _last_scores(engine, state), left=engine.branches.left)
 
 
 def pipelined(engine: Engine) -> ExchangeKind:
@@ -63,6 +63,7 @@ def masked(engine: Engine) -> ExchangeKind:
 
     return ExchangeKind(
         open_round,
+        left=engine.branches.left,
         stop=masking.stop,
         deadline=masking.deadline,
         tick=masking.tick,

@@ -33,7 +33,7 @@ from leader.training.exchanges.synchronous import SynchronousExchange
 from leader.training.inbox import Submission
 from leader.training.mask_plan import plan_of
 from leader.training.planning import Opening
-from protos import leader_pb2
+from protos import edge_pb2, leader_pb2
 from utils import faults
 from utils.console import printable
 from utils.errors import PayloadError
@@ -108,7 +108,7 @@ class MaskedExchange(SynchronousExchange):
             None  # clock value: where learners refuse, they are not asked over and over
         )
         self._registered: set[str] = set()  # names
-        self._in_sum: list[str] = []  # names
+        self._in_sum: dict[str, str] = {}  # names, by part
         self._closing = False
         self._outcome = _future()
         super().__init__(engine, state, opening, pending.parts if pending else ())
@@ -142,12 +142,13 @@ class MaskedExchange(SynchronousExchange):
         return self._engine.orders.masked(order, part, self._plan, self._release.noise, counted)
 
     def _listed(self, place: str, orders: Iterable[tuple[Part, leader_pb2.WorkOrder]]) -> MaskedOrders:
-        return MaskedOrders(self.machine, place, orders)
+        return MaskedOrders(self.machine, place, orders, via=self._engine.via)
 
     def _open_sum(self, step: int) -> None:
         layout = self._engine.layout
         self.aggregate = MaskedSum(layout, self._plan, self._scale, self._release.noise, self._release.after)
-        self._in_sum = []
+        self._in_sum = {}
+        self._branch(step, edge_pb2.Open(masking=self._plan, noise=self._release.noise))
 
     def holders(self) -> Mapping[str, int]:
         """See OpenExchange: once masks are agreed on, those that have some."""
@@ -165,7 +166,7 @@ class MaskedExchange(SynchronousExchange):
     ) -> RoundEvent | None:
         """See OpenExchange: whoever is in the sum stays in it, here or gone."""
         event = await super().add(admitted, submission, counted)
-        self._in_sum.append(submission.member.name)
+        self._in_sum[admitted.part.id] = submission.member.name
         return event
 
     # --- the session of masks --------------------------------------------------------------
@@ -263,6 +264,9 @@ class MaskedExchange(SynchronousExchange):
     async def close(self, step: int, parts: tuple[str, ...]) -> Closed:
         """See OpenExchange: the round's other attempt, with other work, where the sum can't be unmasked."""
         self._closing = True
+        if self._pending is None and (left := await self._engine.branches.gather()) is not None:
+            self._closing = False
+            return Closed(Reopen(self.machine.plan.parts, left))
         reason = await self._write_down()
         if not reason:
             await self._engine.host.compute(self._charge)
@@ -290,7 +294,7 @@ class MaskedExchange(SynchronousExchange):
         if self._pending is not None:
             return ""
         assert self._session is not None
-        self._do(self._session.close(self._in_sum, self._now()))
+        self._do(self._session.close([self._in_sum[part] for part in self.aggregate.parts], self._now()))
         if self._outcome.done():
             return self._reason(self._outcome.result())
         closed, total = self._session.closed, self.aggregate

@@ -38,5 +38,7 @@ class MaskedOrders(Orders):
             raise PayloadError(
                 "a masked update comes without weight, loss and metrics; only their sums are told"
             )
-        contribution = Contribution(part.id, part.examples, upload.payload, math.nan)
+        contribution = Contribution(
+            part.id, part.examples, upload.payload, math.nan, elsewhere=upload.elsewhere
+        )
         return Admitted(part, self.order(part.id), contribution)

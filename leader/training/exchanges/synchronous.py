@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from leader.data.part import Part
-from leader.rounds.protocol import Applied
+from leader.rounds.protocol import Applied, Reopen
 from leader.rounds.round import Round
 from leader.state import RunState
 from leader.training.engine import Engine
@@ -13,7 +13,7 @@ from leader.training.exchanges.base import Closed, OpenExchange, Unfinished
 from leader.training.exchanges.whole_updates import WholeUpdates
 from leader.training.open_orders import Orders
 from leader.training.planning import Opening
-from protos import leader_pb2
+from protos import edge_pb2, leader_pb2
 
 
 class SynchronousExchange(WholeUpdates):
@@ -37,7 +37,8 @@ class SynchronousExchange(WholeUpdates):
         self._open_sum(step)
 
     def _listed(self, place: str, orders: Iterable[tuple[Part, leader_pb2.WorkOrder]]) -> Orders:
-        return Orders(self.machine, place, orders, losses_told=not self._engine.config.dp.on)
+        told = not self._engine.config.dp.on
+        return Orders(self.machine, place, orders, losses_told=told, via=self._engine.via)
 
     def _order(self, step: int, part: Part) -> leader_pb2.WorkOrder:
         plan, version, first = self.machine.plan, self.state.version, self._first_exchange
@@ -47,9 +48,17 @@ class SynchronousExchange(WholeUpdates):
 
     def _open_sum(self, step: int) -> None:
         self.aggregate = self._engine.aggregate(self.state, self._scale)
+        self._branch(step, edge_pb2.Open())
+
+    def _branch(self, step: int, opened: edge_pb2.Open) -> None:
+        """Have edges begin a sum of their own."""
+        opened.round, opened.step = self.machine.plan.round, step
+        self._engine.branches.open(opened, self._scale, self.aggregate)
 
     async def close(self, step: int, parts: tuple[str, ...]) -> Closed:
         """See OpenExchange."""
+        if (left := await self._engine.branches.gather()) is not None:
+            return Closed(Reopen(self.machine.plan.parts, left))
         result = await self._step(step)
         if step + 1 < self.machine.plan.steps:
             self._open(step + 1)

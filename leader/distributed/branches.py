@@ -1,0 +1,163 @@
+"""Where a run's sums are made: in the leader alone, or at edges too, whose sums are merged when an exchange closes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from leader.aggregation.aggregate import Aggregate
+from leader.aggregation.base import Aggregator, Contribution, Mergeable
+from leader.aggregation.exact_sum import Scale
+from leader.distributed.hub import Hub, Partial
+from leader.distributed.messages import scale_message
+from leader.distributed.ticket import LIFE_S, seal
+from leader.runtime import Host
+from leader.secagg.masked_sum import MaskedSum
+from protos import edge_pb2, leader_pb2
+from utils.errors import NotReadyError
+
+_log = logging.getLogger(__name__)
+_MOST_EDGES = 64  # that one learner is told of
+
+
+class Branches(Protocol):
+    """What an exchange knows of the places where its updates are added."""
+
+    def open(self, opened: edge_pb2.Open, scale: Scale, aggregate: Aggregator) -> None:
+        """An exchange begins, whose sum is `aggregate`, empty."""
+        ...
+
+    def via(self, ticket: edge_pb2.Ticket) -> leader_pb2.Via | None:
+        """Where else than at the leader the order of this ticket may be done; None where there is nothing."""
+        ...
+
+    def count(self, contribution: Contribution) -> None:
+        """Count an update whose values are elsewhere; raises the WireError that it is refused with."""
+        ...
+
+    async def gather(self) -> tuple[str, ...] | None:
+        """Have all that is counted in the aggregate; as `left`."""
+        ...
+
+    def left(self) -> tuple[str, ...] | None:
+        """Parts that are in the sum or counted, where some are not any more that were when this was asked before."""
+        ...
+
+    def end(self, reason: str) -> None:
+        """The run is over."""
+        ...
+
+
+class NoBranches:
+    """There is the leader alone."""
+
+    def open(self, opened: edge_pb2.Open, scale: Scale, aggregate: Aggregator) -> None:
+        """See Branches."""
+
+    def via(self, ticket: edge_pb2.Ticket) -> leader_pb2.Via | None:
+        """See Branches."""
+        return None
+
+    def count(self, contribution: Contribution) -> None:
+        """See Branches."""
+        raise NotReadyError("this run has no edges")
+
+    async def gather(self) -> tuple[str, ...] | None:
+        """See Branches."""
+        return None
+
+    def left(self) -> tuple[str, ...] | None:
+        """See Branches."""
+        return None
+
+    def end(self, reason: str) -> None:
+        """See Branches."""
+
+
+class Tree:
+    """Edges that keep sums of their own, and give them when an exchange closes."""
+
+    def __init__(self, hub: Hub, run_id: str, key: bytes, host: Host, changed: Callable[[], None]) -> None:
+        """`changed` is called when parts are lost that were counted.
+
+        Args:
+            key: what tickets are signed with.
+        """
+        self._hub = hub
+        self._run_id = run_id
+        self._key = key
+        self._host = host
+        self._changed = changed
+        self._aggregate: Mergeable | None = None
+        self._parts: dict[bytes, str] = {}  # that are counted and not here yet, by uid
+        self._lost = False  # whether parts are that nobody has been told of
+
+    def open(self, opened: edge_pb2.Open, scale: Scale, aggregate: Aggregator) -> None:
+        """See Branches."""
+        assert isinstance(aggregate, Aggregate | MaskedSum)  # else the config was refused
+        opened.scale.CopyFrom(scale_message(scale))
+        self._aggregate = aggregate
+        self._parts.clear()
+        self._lost = False
+        self._hub.open(opened, aggregate.sum_bytes)
+
+    def via(self, ticket: edge_pb2.Ticket) -> leader_pb2.Via | None:
+        """See Branches."""
+        addresses = self._hub.addresses
+        if not addresses:
+            return None
+        if len(addresses) > _MOST_EDGES:
+            first = ticket.learner_id * _MOST_EDGES % len(addresses)  # each is told of others
+            addresses = (addresses + addresses)[first : first + _MOST_EDGES]
+        ticket.run_id, ticket.until = self._run_id, int(time.time()) + LIFE_S
+        return leader_pb2.Via(ticket=seal(self._key, ticket), edges=addresses)
+
+    def count(self, contribution: Contribution) -> None:
+        """See Branches."""
+        assert contribution.elsewhere is not None
+        assert self._aggregate is not None
+        uid = contribution.elsewhere.uid
+        if not self._hub.holds(uid):
+            raise NotReadyError("the edge that has this update is gone; send it again")
+        self._aggregate.count(contribution)
+        self._parts[uid] = contribution.part
+
+    async def gather(self) -> tuple[str, ...] | None:
+        """See Branches."""
+        self._forget(await self._hub.collect(tuple(self._parts), self._take))
+        return self.left()
+
+    async def _take(self, partial: Partial) -> None:
+        assert self._aggregate is not None
+        parts = frozenset(self._parts[uid] for uid in partial.uids)
+        await self._host.compute(self._aggregate.merge, parts, partial.weights, partial.data)
+        for uid in partial.uids:
+            del self._parts[uid]
+
+    def lose(self, uids: frozenset[bytes]) -> None:
+        """An edge is gone with these."""
+        if self._forget(uids):
+            self._changed()
+
+    def _forget(self, uids: frozenset[bytes]) -> bool:
+        parts = frozenset(self._parts.pop(uid) for uid in uids if uid in self._parts)
+        if not parts:
+            return False
+        assert self._aggregate is not None
+        self._aggregate.forget(parts)
+        self._lost = True
+        _log.warning("%d updates were lost with an edge; their learners are asked again", len(parts))
+        return True
+
+    def left(self) -> tuple[str, ...] | None:
+        """See Branches."""
+        if not self._lost or self._aggregate is None:
+            return None
+        self._lost = False
+        return tuple(self._aggregate.parts)
+
+    def end(self, reason: str) -> None:
+        """See Branches."""
+        self._hub.end(reason)
