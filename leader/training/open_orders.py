@@ -46,6 +46,7 @@ class Orders:
     """
 
     _losses_told = True
+    _via: Via = staticmethod(nowhere)
 
     def __init__(
         self,
