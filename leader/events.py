@@ -73,6 +73,27 @@ class LearnerLeft(Event):
 
 
 @dataclass(frozen=True)
+class EdgeJoined(Event):
+    """An edge is here, which takes updates in the leader's place."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class EdgeLeft(Event):
+    """An edge is gone, with what it has added since its last sum."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class UpdatesLost(Event):
+    """Updates that were counted are gone with an edge; their learners, who have them yet, are asked again."""
+
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class LearnersCounted(Event):
     """More learners came and went than are told one by one; never published, as each was."""
 

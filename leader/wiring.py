@@ -14,12 +14,12 @@ from leader.config.yaml_file import dump_config
 from leader.data.dataset import Data
 from leader.distributed.branches import Tree
 from leader.distributed.contract import SERVICE as EDGE_SERVICE
-from leader.distributed.hub import Hub
+from leader.distributed.hub import Hooks, Hub
 from leader.distributed.messages import layout_message
 from leader.distributed.service import edge_handler
 from leader.distributed.ticket import key_of
 from leader.dp.privacy import Privacy
-from leader.events import EventStream
+from leader.events import EdgeJoined, EdgeLeft, EventStream, UpdatesLost
 from leader.global_model.initial import Origin
 from leader.learners.workforce import Workforce
 from leader.rpc.agreement import describe
@@ -119,10 +119,19 @@ class Wiring:
             submit,
             silent_s=self.config.cohort.lease_s,
             sum_s=self.config.edges.sum_timeout_s,
-            lost=lambda uids: tree.lose(uids),
-            came=lambda size: self.coordinator.traffic.came(size),
+            hooks=Hooks(
+                joined=lambda name: self.events.publish(EdgeJoined(name)),
+                left=lambda name: self.events.publish(EdgeLeft(name)),
+                lost=lambda uids: tree.lose(uids),
+                came=lambda size: self.coordinator.traffic.came(size),
+            ),
         )
-        tree = Tree(self.hub, state.run_id, key, host, self.workforce.announce)
+
+        def told(parts: tuple[str, ...]) -> None:
+            self.events.publish(UpdatesLost(parts))
+            self.workforce.announce()
+
+        tree = Tree(self.hub, state.run_id, key, host, told)
         return tree
 
     def edge_handlers(self, service: LeaderService) -> Mapping[str, grpc.GenericRpcHandler]:

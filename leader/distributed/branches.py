@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -18,7 +17,6 @@ from leader.secagg.masked_sum import MaskedSum
 from protos import edge_pb2, leader_pb2
 from utils.errors import NotReadyError
 
-_log = logging.getLogger(__name__)
 _MOST_EDGES = 64  # that one learner is told of
 
 
@@ -79,8 +77,10 @@ class NoBranches:
 class Tree:
     """Edges that keep sums of their own, and give them when an exchange closes."""
 
-    def __init__(self, hub: Hub, run_id: str, key: bytes, host: Host, changed: Callable[[], None]) -> None:
-        """`changed` is called when parts are lost that were counted.
+    def __init__(
+        self, hub: Hub, run_id: str, key: bytes, host: Host, told: Callable[[tuple[str, ...]], None]
+    ) -> None:
+        """`told` is called with parts that were counted and are lost.
 
         Args:
             key: what tickets are signed with.
@@ -89,7 +89,7 @@ class Tree:
         self._run_id = run_id
         self._key = key
         self._host = host
-        self._changed = changed
+        self._told = told
         self._aggregate: Mergeable | None = None
         self._parts: dict[bytes, str] = {}  # that are counted and not here yet, by uid
         self._lost = False  # whether parts are that nobody has been told of
@@ -138,18 +138,16 @@ class Tree:
 
     def lose(self, uids: frozenset[bytes]) -> None:
         """An edge is gone with these."""
-        if self._forget(uids):
-            self._changed()
+        self._forget(uids)
 
-    def _forget(self, uids: frozenset[bytes]) -> bool:
+    def _forget(self, uids: frozenset[bytes]) -> None:
         parts = frozenset(self._parts.pop(uid) for uid in uids if uid in self._parts)
         if not parts:
-            return False
+            return
         assert self._aggregate is not None
         self._aggregate.forget(parts)
         self._lost = True
-        _log.warning("%d updates were lost with an edge; their learners are asked again", len(parts))
-        return True
+        self._told(tuple(sorted(parts)))
 
     def left(self) -> tuple[str, ...] | None:
         """See Branches."""

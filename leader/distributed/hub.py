@@ -56,6 +56,20 @@ class Partial:
 Take = Callable[[Partial], Awaitable[None]]
 
 
+@dataclass(frozen=True)
+class Hooks:
+    """What is called when something happens to the edges below."""
+
+    joined: Callable[[str], None] = lambda name: None
+    left: Callable[[str], None] = lambda name: None
+    #: Where they serve learners has changed.
+    changed: Callable[[], None] = lambda: None
+    #: Updates are gone with an edge that had their values, counted or not.
+    lost: Callable[[frozenset[bytes]], None] = lambda uids: None
+    #: So many bytes of a sum are here.
+    came: Callable[[int], None] = lambda size: None
+
+
 @dataclass(eq=False)
 class _Edge:
     """One edge, as long as its stream lasts."""
@@ -87,9 +101,7 @@ class Hub:
         *,
         silent_s: float,
         sum_s: float,
-        changed: Callable[[], None] = lambda: None,
-        lost: Callable[[frozenset[bytes]], None] = lambda uids: None,
-        came: Callable[[int], None] = lambda size: None,
+        hooks: Hooks = Hooks(),
     ) -> None:
         """`submit` returns when an update counts, and raises the WireError that it is refused with.
 
@@ -97,17 +109,12 @@ class Hub:
             welcome: what an edge is told of the run; its token is set here.
             silent_s: seconds after which an edge that says nothing is gone.
             sum_s: seconds in which it must bring a sum that it is asked for.
-            changed: called when the addresses have changed.
-            lost: called with updates whose values are gone with an edge, counted or not.
-            came: called with the bytes of sums as they come.
         """
         self._welcome = welcome
         self._submit = submit
         self._silent_s = silent_s
         self._sum_s = sum_s
-        self._changed = changed
-        self._lost = lost
-        self._came = came
+        self._hooks = hooks
         self._edges: dict[bytes, _Edge] = {}
         self._owner: dict[bytes, _Edge] = {}  # by uid, in the open sum
         self._opened: edge_pb2.Open | None = None
@@ -196,7 +203,7 @@ class Hub:
         edge.down.put_nowait(edge_pb2.EdgeDown(welcome=welcome))
         if self._opened is not None:
             edge.down.put_nowait(edge_pb2.EdgeDown(open=self._opened))
-        _log.info("edge %s is here", edge.name)
+        self._hooks.joined(edge.name)
         listener = asyncio.ensure_future(self._listen(edge, messages))
         try:
             while (message := await edge.down.get()) is not None:
@@ -204,7 +211,6 @@ class Hub:
         finally:
             listener.cancel()
             self._forget(edge)
-            _log.info("edge %s is gone", edge.name)
 
     async def _greet(self, messages: AsyncIterator[edge_pb2.EdgeUp]) -> _Edge:
         try:
@@ -244,7 +250,7 @@ class Hub:
                 if len(told) > _MOST_ADDRESSES or not all(is_address(address) for address in told):
                     raise PayloadError("it names addresses that are no HOST:PORT, or too many")
                 edge.addresses = told
-                self._changed()
+                self._hooks.changed()
             case _:
                 pass  # a beat says only that the edge lives
 
@@ -277,14 +283,9 @@ class Hub:
         edge.uids -= lost
         for uid in lost:
             self._owner.pop(uid, None)
-        if (
-            edge.asked is not None
-            and edge.given is not None
-            and edge.asked[1] & lost
-            and not edge.given.done()
-        ):
-            edge.given.set_result(edge.asked[1])  # it is asked for the rest again
-        self._lost(lost)
+        if edge.asked is not None and edge.asked[1] & lost:
+            self._no_sum(edge)  # it is asked for the rest again
+        self._hooks.lost(lost)
 
     def _forget(self, edge: _Edge) -> None:
         """The edge is gone, with all that it has added."""
@@ -297,8 +298,9 @@ class Hub:
             self._owner.pop(uid, None)
         edge.uids.clear()
         self._no_sum(edge)
-        self._lost(lost)
-        self._changed()
+        self._hooks.lost(lost)
+        self._hooks.left(edge.name)
+        self._hooks.changed()
 
     def _no_sum(self, edge: _Edge) -> None:
         """What the edge was asked for does not come, unless it is here already."""
@@ -356,7 +358,7 @@ class Hub:
         async with Watchdog(self._silent_s, "its sum stood still") as watchdog:
             async for message in chunks:
                 watchdog.progress()
-                self._came(len(message.chunk))
+                self._hooks.came(len(message.chunk))
                 chunk = np.frombuffer(message.chunk, np.uint8)
                 if at + chunk.size > data.size:
                     raise PayloadError("its sum has more bytes than it said")

@@ -17,7 +17,13 @@ _DEBUG = (
     events.RoundStarted,
     events.EvaluationSkipped,
 )
-_WARNING = (events.CallRefused, events.LearnerOverdue, events.RoundAbandoned)
+_WARNING = (
+    events.CallRefused,
+    events.EdgeLeft,
+    events.LearnerOverdue,
+    events.RoundAbandoned,
+    events.UpdatesLost,
+)
 
 
 def level_of(event: events.Event) -> int:
@@ -85,6 +91,13 @@ def describe(event: events.Event, rounds: int, join: str = "") -> str:
             return f"learner {event.learner_id} {event.name} joined: {event.device}{own}"
         case events.LearnerLeft():
             return f"learner {event.learner_id} {event.name} left: {event.reason}"
+        case events.EdgeJoined():
+            return f"edge {event.name} joined: it takes updates"
+        case events.EdgeLeft():
+            return f"edge {event.name} left"
+        case events.UpdatesLost():
+            lost = number_of(len(event.parts), "update")
+            return f"{lost} were lost with an edge, and are asked for again"
         case events.LearnersCounted():
             joined = number_of(event.joined, "more learner")
             return f"{joined} joined and {event.left:,} left in {event.seconds:.0f} s"

@@ -94,6 +94,8 @@ class Ledger:
                 self._accepted += 1
             case "StepApplied":
                 self._stepped(entry["round"], entry["step"], entry["loss"])
+            case "UpdatesLost":
+                self._accepted -= len(entry["parts"])
             case "RoundAbandoned":
                 self._accepted = 0
             case "RoundCommitted":

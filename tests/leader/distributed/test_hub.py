@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from leader.distributed.contract import VERSION
-from leader.distributed.hub import Hub, Partial
+from leader.distributed.hub import Hooks, Hub, Partial
 from leader.distributed.messages import members_digest
 from protos import edge_pb2
 from utils.errors import (
@@ -42,7 +42,9 @@ class Leader:
         self.held.set()
         self.lost: list[set[bytes]] = []
         self.taken: list[Partial] = []
-        self.hub = Hub(self._welcome, self._submit, silent_s=silent_s, sum_s=sum_s, lost=self._lose)
+        self.hub = Hub(
+            self._welcome, self._submit, silent_s=silent_s, sum_s=sum_s, hooks=Hooks(lost=self._lose)
+        )
 
     def _lose(self, uids: frozenset[bytes]) -> None:
         self.lost.append(set(uids))
