@@ -39,6 +39,9 @@ RUN: list[events.Event] = [
     events.FederatedEvaluated(2, {"accuracy": SPREAD, "loss": SPREAD}),
     events.LearnerLeft(1, "alpha", "lease ran out"),
     events.LearnersCounted(412, 410, 5.2),
+    events.EdgeJoined("east"),
+    events.UpdatesLost(("own-a", "own-b")),
+    events.EdgeLeft("east"),
     events.RunFinished(10, 123.4),
 ]
 INFO_LINES = [
@@ -55,6 +58,9 @@ INFO_LINES = [
     "round 2/10 scored by learners: accuracy 50.00%, worst 10% 25.00%; loss 0.5000, worst 10% 0.2500",
     "learner 1 alpha left: lease ran out",
     "412 more learners joined and 410 left in 5 s",
+    "edge east joined: it takes updates",
+    "warning: 2 updates were lost with an edge, and are asked for again",
+    "warning: edge east left",
     "run finished after round 10/10: 123.4 s",
 ]
 
@@ -81,7 +87,7 @@ def test_the_plain_log_has_one_line_for_each_event_worth_reading() -> None:
 
 def test_debug_shows_every_event_and_warning_only_trouble() -> None:
     assert len(log_of(LogConfig(format="plain", level="debug"), RUN)) == len(RUN)
-    assert len(log_of(LogConfig(format="plain", level="warning"), RUN)) == 3
+    assert len(log_of(LogConfig(format="plain", level="warning"), RUN)) == 5
 
 
 def test_the_json_log_has_name_fields_and_time_of_each_event() -> None:
