@@ -105,7 +105,7 @@ class Wiring:
             return edge_pb2.Welcome(
                 run_id=state.run_id,
                 key=key,
-                config=dump_config(self.config),
+                config=self.config.model_dump_json(),
                 layout=layout_message(self.layout),
                 heartbeat_s=self.config.cohort.lease_s / 2,
             )

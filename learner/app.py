@@ -11,7 +11,7 @@ import torch
 from grpc import aio
 
 from learner.control.dialled import LearnerServer
-from learner.control.registration import MENDABLE, Patience, Registration
+from learner.control.registration import MENDABLE, Registration
 from learner.control.session import Session
 from learner.memory import Memory, alone_in
 from learner.noise_key import NoiseKeys
@@ -39,6 +39,7 @@ from utils.errors import (
     UnreachableError,
 )
 from utils.wire.contract import LeaderStub
+from utils.wire.patience import Patience
 
 _log = logging.getLogger(__name__)
 _LEAVE_S = 2.0

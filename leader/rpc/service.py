@@ -17,6 +17,7 @@ from leader.events import EventStream
 from leader.learners.membership import Member
 from leader.places import Places
 from leader.rpc.agreement import agreed
+from leader.rpc.downloads import Downloads, begin_answer, each
 from leader.rpc.gradient_streams import GradientStreams
 from leader.rpc.refusal_counts import Refusals
 from leader.rpc.session import Sessions
@@ -69,7 +70,11 @@ class LeaderService:
         )
         self._data = data
         limits = config.limits
-        self._downloads = Places(limits.transfers, limits.slow_bytes_per_s, limits.transfers)
+        self._downloads = Downloads(
+            limits,
+            coordinator.traffic,
+            lambda: faults.reach("leader.downloading", coordinator.state.round + 1),
+        )
         # Each is a window of bytes in gRPC's hands: some may wait for their work, those beyond come again.
         self._early = Places(
             limits.upload_bytes // limits.window_bytes, limits.slow_bytes_per_s, most_waiting=0
@@ -179,19 +184,8 @@ class LeaderService:
         await self._send(stream_shard(self._data, indices, self._config.limits.chunk_bytes), context, member)
 
     async def _send(self, messages: Iterable[bytes], context: Context, member: Member | None) -> None:
-        """Stream framed messages; a learner that takes none for limits.stall_s is let go."""
-        complaint = "the download made no progress; fetch it again"
         caller = member.identity if member else caller_of(context).place
-        async with (
-            self._downloads.hold(caller, 1, ranked=member is not None) as place,
-            place.moving(self._config.limits.stall_s, complaint),
-        ):
-            await _begin_answer(context)
-            for message in messages:
-                await context.write(message)
-                place.moved(len(message))
-                self._coordinator.traffic.sent(len(message))
-                faults.reach("leader.downloading", self._coordinator.state.round + 1)
+        await self._downloads.send(each(messages), context, caller, ranked=member is not None)
 
     async def _accumulate(self, messages: AsyncIterator[UploadMessage], context: Context) -> leader_pb2.Ack:
         caller, stall_s = caller_of(context), self._config.limits.stall_s
@@ -220,7 +214,7 @@ class LeaderService:
         caller = caller_of(context)
         ranked = self._owes(self._workforce.of(caller))
         member_of = partial(self._caller, context)
-        await _begin_answer(context)
+        await begin_answer(context)
         await self._gradients.serve(caller.place, member_of, messages, context.write, ranked=ranked)
 
     async def _await_work(self, member: Member) -> None:
@@ -238,12 +232,3 @@ class LeaderService:
 
     async def _session(self, messages: AsyncIterator[leader_pb2.LearnerMessage], context: Context) -> None:
         await self._sessions.serve(caller_of(context), messages, context.write)
-
-
-async def _begin_answer(context: Context) -> None:
-    """Send the headers of an answer by themselves.
-
-    With a first message that is not read they would not count as sent: gRPC would send them again to refuse the call,
-    and could not.
-    """
-    await context.send_initial_metadata(())

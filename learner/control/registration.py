@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
-import time
 
 import torch
 from grpc import aio
@@ -22,7 +20,6 @@ from utils.errors import (
     NotReadyError,
     StalledError,
     UnknownLearnerError,
-    UnreachableError,
 )
 from utils.secagg.roster import VERSION
 from utils.version import EXAMPLE_PRIVACY, PROTOCOL, RELEASE
@@ -31,8 +28,6 @@ from utils.wire.status import told
 
 _log = logging.getLogger(__name__)
 _CALL_TIMEOUT_S = 10.0
-_FIRST_WAIT_S = 0.2
-_LONGEST_WAIT_S = 5.0
 #: What a new registration can mend.
 MENDABLE = (UnknownLearnerError, NotReadyError, NameTakenError, StalledError, BusyError)
 
@@ -72,31 +67,6 @@ class Registration:
         PLACE.run, PLACE.learner = reply.run.run_id, reply.name
         _log.info("registered as learner %d (%s) for run %s", reply.learner_id, reply.name, reply.run.run_id)
         return Connection(stub, reply.token, reply.learner_id, reply.name, reply.run)
-
-
-class Patience:
-    """How long to go on trying to reach the leader: back-off with jitter, up to a limit."""
-
-    def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
-        self._since = time.monotonic()
-        self._wait_s = _FIRST_WAIT_S
-        # Learners that lost one leader must not all come back at the same moment.
-        self._jitter = random.SystemRandom()
-
-    def next_wait(self, leader: str, problem: str, least_s: float = 0.0) -> float:
-        """Seconds until the next try, at least those; raises UnreachableError when the limit is reached."""
-        left_s = self._since + self._limit_s - time.monotonic()
-        if left_s <= 0:
-            raise UnreachableError(
-                f"leader {leader} did not take this learner for {self._limit_s:g} s: {problem}"
-            )
-        first = self._wait_s == _FIRST_WAIT_S
-        text = "leader %s: %s; trying again for up to %.0f s"
-        _log.log(logging.WARNING if first else logging.DEBUG, text, leader, problem, left_s)
-        wait_s = min(left_s, max(least_s, self._wait_s * self._jitter.uniform(0.5, 1.0)))
-        self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
-        return wait_s
 
 
 def describe_device(device: torch.device) -> str:
