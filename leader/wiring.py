@@ -136,8 +136,9 @@ class Wiring:
 
     def edge_handlers(self, service: LeaderService) -> Mapping[str, grpc.GenericRpcHandler]:
         """What edges may call, by the services' names."""
-        assert self.hub is not None
-        return {SERVICE: service.handler(), EDGE_SERVICE: edge_handler(self.hub, service.refuse)}
+        hub = self.hub
+        assert hub is not None
+        return {SERVICE: service.handler(), EDGE_SERVICE: edge_handler(lambda: hub, service.refuse)}
 
     def admission(self) -> Admission | None:
         """What lets callers in, where this run is secure; opens its folder. Raises ConfigError."""

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from utils.settings.fields import address, address_or_empty, matching
 from utils.settings.flags import SETTINGS, FlagParser, paragraph
 from utils.settings.schema import Schema
 from utils.wire.rpc import WINDOW_BYTES
-
-
-def _matching(pattern: str, allowed: str) -> AfterValidator:
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text, re.ASCII):
-            raise ValueError(f"allowed: {allowed}")
-        return text
-
-    return AfterValidator(check)
-
-
-def _address(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    if not host or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:
-        raise ValueError("allowed: HOST:PORT with a port from 1 to 65535")
-    return text
-
-
-def _address_or_empty(text: str) -> str:
-    return text and _address(text)
-
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -42,13 +21,13 @@ class LearnerOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    leader: Annotated[str, AfterValidator(_address)] = Field(description="where the leader listens")
+    leader: Annotated[str, AfterValidator(address)] = Field(description="where the leader listens")
     data: Path | None = Field(
         None,
         description="own data, which is never sent: a folder, or a .safetensors file of scripts.partition; "
         "if not given, the leader sends a shard",
     )
-    task: Annotated[str, _matching(r"|[\w.]+:\w+", "package.module:Name")] = Field(
+    task: Annotated[str, matching(r"|[\w.]+:\w+", "package.module:Name")] = Field(
         "", description="a task of your own, as package.module:Name; if not given, what the leader names"
     )
     state_dir: Path | None = Field(
@@ -56,19 +35,19 @@ class LearnerOptions(BaseModel):
         description="folder for what stays here between rounds (control variates, local layers, personal model); "
         "if not given, it is lost when this program ends",
     )
-    device: Annotated[str, _matching(r"auto|cpu|mps|cuda(:\d{1,3})?", "auto, cpu, cuda, cuda:N, mps")] = (
-        Field("auto", description="where to train; auto = the first accelerator, else the CPU")
+    device: Annotated[str, matching(r"auto|cpu|mps|cuda(:\d{1,3})?", "auto, cpu, cuda, cuda:N, mps")] = Field(
+        "auto", description="where to train; auto = the first accelerator, else the CPU"
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 = torch's default, all cores")
-    network_addr: Annotated[str, AfterValidator(_address_or_empty)] = Field(
+    network_addr: Annotated[str, AfterValidator(address_or_empty)] = Field(
         "", description="where the leader can call this learner; if not given, only the learner calls"
     )
-    name: Annotated[str, _matching(r"[A-Za-z0-9._-]{0,64}", "1 to 64 letters, digits, '.', '_' or '-'")] = (
+    name: Annotated[str, matching(r"[A-Za-z0-9._-]{0,64}", "1 to 64 letters, digits, '.', '_' or '-'")] = (
         Field("", description="stable name, under which a learner that comes back gets its shard again")
     )
     tags: Annotated[
         str,
-        _matching(
+        matching(
             r"([A-Za-z0-9._-]{1,32}(,[A-Za-z0-9._-]{1,32}){0,15})?",
             "at most 16, comma-separated, each of 1 to 32 letters, digits, '.', '_' or '-'",
         ),
@@ -84,7 +63,7 @@ class LearnerOptions(BaseModel):
     key: Path | None = Field(None, description="PEM file: the certificate's key")
     server_name: str = Field("", description="name in the leader's certificate, if it is not the usual one")
     jwt_file: Path | None = Field(None, description="file with a JWT to join with, read anew each time")
-    jwt_leader: Annotated[str, AfterValidator(_address_or_empty)] = Field(
+    jwt_leader: Annotated[str, AfterValidator(address_or_empty)] = Field(
         "", description="where the leader takes JWTs; if not given, at --leader"
     )
     secagg: Literal["allow", "require", "signed"] = Field(

@@ -28,7 +28,7 @@ FLOORS = {
         ["distributed", "evaluation", "initial_state"],
         ["training"],
         ["reporting", "rpc", "services"],
-        ["cli", "web", "wiring"],
+        ["cli", "edge", "web", "wiring"],
         ["app"],
         ["__main__"],
     ],

@@ -42,7 +42,14 @@ MASKED_POINTS = (  # of leader and learners, in runs with secagg.mode
     "learner.agreeing",  # signed: it is asked whether it agrees to who is in the sum
     "learner.revealing",  # it is asked for what takes the masks off
 )
-_POINTS = LEADER_POINTS + PRIVATE_POINTS + LEARNER_POINTS + MASKED_POINTS
+EDGE_POINTS = (
+    "edge.uploading",  # in the middle of an upload
+    "edge.added",  # an update is in its sum, nobody knows
+    "edge.closing",  # it is asked for its sum
+    "edge.giving",  # the sum is made, nothing of it sent
+    "edge.given",  # the sum is the parent's
+)
+_POINTS = LEADER_POINTS + PRIVATE_POINTS + LEARNER_POINTS + MASKED_POINTS + EDGE_POINTS
 _ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 _FAULT = re.compile(r"(\w+)@([\w.]+)(?::(\d+))?")
 

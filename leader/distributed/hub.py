@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from leader.config.rules import is_address
 from leader.distributed.contract import VERSION
 from leader.distributed.messages import UID_BYTES, members_digest
-from protos import edge_pb2
+from protos import edge_pb2, leader_pb2
 from utils.console import printable
 from utils.errors import (
     BusyError,
@@ -184,12 +184,11 @@ class Hub:
         finally:
             edge.asked = edge.given = edge.take = None
 
-    def end(self, reason: str) -> None:
-        """The run is over."""
+    def end(self, reason: str = "") -> None:
+        """End all streams; with a `reason` the run is over, else the edges are to come again."""
         for edge in self._edges.values():
-            stop = edge_pb2.EdgeDown()
-            stop.stop.reason = reason
-            edge.down.put_nowait(stop)
+            if reason:
+                edge.down.put_nowait(edge_pb2.EdgeDown(stop=leader_pb2.Stop(reason=reason)))
             edge.down.put_nowait(None)
 
     # --- the streams -------------------------------------------------------------------------

@@ -60,15 +60,14 @@ class EdgeSum:
             self._sum.withdraw(self._waiting.pop(uid))
         self._aside.pop(uid, None)
 
-    def close(self, uids: Collection[bytes], below: Mapping[bytes, Contribution]) -> Closing | None:
+    def close(self, uids: Collection[bytes], below: Mapping[bytes, Contribution]) -> Closing:
         """The sum over exactly these, to which what is `below` is to be merged; another one begins.
 
-        None where some are not here: nothing has changed then. Raises PayloadError where what counts here is not
-        asked for: the parent and this edge mean different things.
+        Raises PayloadError where it can't be made: the parent and this edge mean different things.
         """
         own = set(uids).difference(below)
         if not own <= self._counted | self._waiting.keys():
-            return None
+            raise PayloadError("the parent asks for updates that are not here")
         if not self._counted <= own:
             raise PayloadError("the parent leaves out updates that it has counted")
         for uid in [uid for uid in self._waiting if uid not in own]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from ipaddress import ip_address
 
 from leader import events, metric_names
 from leader.trust.admission import Invitation
-from utils.wire.rpc import own_host
+from utils.wire.rpc import is_any, own_host
 
 _DEBUG = (
     events.StepApplied,
@@ -36,7 +35,7 @@ def level_of(event: events.Event) -> int:
 def learner_command(started: events.RunStarted, proof: str | None = None) -> str:
     """What to run on another machine to join the leader of this run; `proof` in place of the event's."""
     host, _, port = started.address.rpartition(":")
-    host = own_host() if _is_any(host) else host
+    host = own_host() if is_any(host) else host
     proof = started.proof if proof is None else proof
     flags = (f"--leader {host}:{port}", proof, "--data DIR" if started.own_data else "")
     return " ".join(["python -m learner", *filter(None, flags)])
@@ -51,14 +50,6 @@ def invitation_lines(started: events.RunStarted, invitation: Invitation, join: s
         f"  {learner_command(started, f'--join {join}')}",
         f"from then on: {learner_command(started, '')}",
     ]
-
-
-def _is_any(host: str) -> bool:
-    """Whether `host` means every address of this machine, which nobody can dial."""
-    try:
-        return ip_address(host.strip("[]")).is_unspecified
-    except ValueError:  # a name
-        return False
 
 
 def size(count: float) -> str:

@@ -58,7 +58,7 @@ class Admission:
         self.edge_guard = Guard(callers, config.limits, refused)
         own, renewed = issuer.server_credentials, callers.renewed
         self.ports = SecurePorts(config, self.guard, own, services, renewed)
-        self.edge_ports = SecurePorts(config, self.edge_guard, own, {}, renewed, "edges.listen")
+        self.edge_ports = SecurePorts(config, self.edge_guard, own, {}, renewed, "edges.listen", alone=True)
 
     def invite(self) -> Invitation | None:
         """A new join token for learners; None where a PKI of one's own says who they are."""

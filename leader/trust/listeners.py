@@ -55,7 +55,7 @@ class Ports:
 class SecurePorts(Ports):
     """TLS with client certificates; where asked for, a port without them for JWTs, and one in plain.
 
-    Those stand beside the port that learners come to, not beside that of edges.
+    With `alone` there are none beside it.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class SecurePorts(Ports):
         services: Mapping[str, grpc.GenericRpcHandler],
         renewed: Callable[[], Awaitable[None]] = never,
         key: str = "--listen",
+        alone: bool = False,
     ) -> None:
-        alone = key != "--listen"
         self._plain = "" if alone else config.trust.plain_listen
         self._jwt = "" if alone else config.trust.jwt_listen
         super().__init__(config, guard, 1 + bool(self._plain) + bool(self._jwt), key)

@@ -67,6 +67,14 @@ def is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
+def is_any(host: str) -> bool:
+    """Whether `host` means every address of this machine, which nobody can dial."""
+    try:
+        return ip_address(host.strip("[]")).is_unspecified
+    except ValueError:  # a name
+        return False
+
+
 def own_host() -> str:
     """This machine as others reach it: the address that it calls them from, else its name.
 

@@ -95,6 +95,14 @@ def error_of(code: grpc.StatusCode, details: str, name: str = "") -> FlockstepEr
     return (kind or UnreachableError)(details.removeprefix(REFUSED))
 
 
+def error_named(name: str, message: str, retry_after_s: float = 0.0) -> WireError:
+    """The error of this name, as a peer tells it in a message; PayloadError for a name that is none."""
+    error = _BY_NAME.get(name, PayloadError)(message)
+    if isinstance(error, BusyError):
+        error.retry_after_s = max(0.0, min(retry_after_s, _LONGEST_WAIT_S))
+    return error
+
+
 @contextmanager
 def failures_told() -> Iterator[None]:
     """Failed calls as the errors that they mean."""

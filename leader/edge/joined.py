@@ -1,0 +1,90 @@
+"""What an edge knows of the run from its Welcome: configuration, layout, and how updates are read and added."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from leader.aggregation.aggregate import Aggregate
+from leader.aggregation.base import Contribution, Elsewhere, Mergeable
+from leader.aggregation.decoding import Decoder, UpdateReader
+from leader.aggregation.norms import squared_norm
+from leader.aggregation.weighting import make_weighting
+from leader.config import RunConfig
+from leader.distributed.messages import layout_of, scale_of
+from leader.distributed.ticket import unseal
+from leader.secagg.masked_sum import MaskedSum, MaskedUpdates
+from model.fragments import Fragments
+from protos import edge_pb2, leader_pb2
+from utils.errors import IncompatibleError, LimitError, PayloadError
+from utils.wire.payload import Payload
+
+
+class Joined:
+    """One run, as its edges know it; raises PayloadError or IncompatibleError for one that can't be served."""
+
+    def __init__(self, welcome: edge_pb2.Welcome) -> None:
+        self.welcome = welcome
+        try:
+            self.config = config = RunConfig.model_validate_json(welcome.config)
+        except ValidationError as error:
+            raise IncompatibleError(
+                f"the leader's configuration has {error.error_count()} keys that this release does not know; install "
+                "the same release on both"
+            ) from None
+        self.layout = layout_of(welcome.layout)
+        self.masked = config.secagg.mode != "off"
+        self.reader: UpdateReader = (
+            MaskedUpdates(self.layout, config.secagg.bits, tells_clipping=config.dp.tells_clipping)
+            if self.masked
+            else Decoder(config.codec, self.layout, config.streaming.fragments, config.limits.header_bytes)
+        )
+        self._fragments = Fragments(self.layout, config.streaming.fragments)
+        self._weighting = make_weighting(config)
+        self._buffers = {entry.name for entry in self.layout.buffers}
+
+    def ticket(self, sealed: bytes) -> edge_pb2.Ticket:
+        """What a caller may do here; raises ForbiddenError or EndedError."""
+        return unseal(self.welcome.key, sealed, self.welcome.run_id)
+
+    def ticket_of(self, sealed: bytes, header: leader_pb2.UpdateHeader) -> edge_pb2.Ticket:
+        """The ticket of an update; raises ForbiddenError, EndedError, PayloadError or LimitError."""
+        ticket = self.ticket(sealed)
+        if header.work_id != ticket.work_id:
+            raise PayloadError("the update is for other work than its ticket")
+        if not self.masked and not 0 < header.examples <= ticket.examples:
+            raise LimitError(f"update claims {header.examples} examples, its part has {ticket.examples}")
+        return ticket
+
+    def begin(self, opened: edge_pb2.Open) -> Mergeable:
+        """An empty sum."""
+        scale, shared = scale_of(opened.scale), self._fragments.of(opened.round)
+        if self.masked:
+            noise = opened.noise if opened.HasField("noise") else None
+            return MaskedSum(shared, opened.masking, scale, noise)
+        return Aggregate(shared, scale, self._weighting)
+
+    def contribution(
+        self, uid: bytes, ticket: edge_pb2.Ticket, header: leader_pb2.UpdateHeader, payload: Payload
+    ) -> Contribution:
+        """An update as it is added here; raises PayloadError or LimitError for bytes that no codec has written."""
+        decoded = self.reader.decode(payload)
+        needs_norm = self._weighting.needs_norm and not self.masked
+        norm = squared_norm(self._fragments.of(ticket.round), decoded) if needs_norm else 0.0
+        buffers = any(tensor.name in self._buffers for tensor in decoded.manifest.tensors)
+        return contribution_of(ticket, header, decoded, Elsewhere(uid, norm, buffers))
+
+
+def contribution_of(
+    ticket: edge_pb2.Ticket, header: leader_pb2.UpdateHeader, payload: Payload, elsewhere: Elsewhere
+) -> Contribution:
+    """What an update adds, whose part is its uid in hex."""
+    start_loss = header.start_loss if header.HasField("start_loss") else float("nan")
+    return Contribution(
+        elsewhere.uid.hex(),
+        header.examples or 1,
+        payload,
+        header.loss,
+        ticket.local_steps,
+        start_loss,
+        elsewhere=elsewhere,
+    )

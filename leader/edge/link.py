@@ -1,0 +1,258 @@
+"""The link to the parent: one joined stream, and what is being added for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import numpy as np
+from grpc import aio
+
+from leader.aggregation.base import Contribution, Elsewhere
+from leader.condition import Signal
+from leader.distributed import contract
+from leader.distributed.hub import Hooks, Hub, Partial
+from leader.distributed.messages import UID_BYTES, members_digest
+from leader.edge.joined import Joined, contribution_of
+from leader.edge.sums import Closing, EdgeSum
+from leader.runtime import Host
+from leader.training.inbox import Upload
+from protos import edge_pb2
+from utils import faults
+from utils.errors import LateUpdateError, NotReadyError, PayloadError
+from utils.wire.payload import Manifest, Payload
+from utils.wire.status import error_named, failures_told
+
+_log = logging.getLogger(__name__)
+_CHUNK_BYTES = 1 << 20
+_OPEN_S = 5.0  # for which an update waits for the message that opens its exchange
+_LOST = "this edge has lost its leader; send the update elsewhere"
+Say = Callable[[edge_pb2.EdgeUp], None]
+
+
+class Link:
+    """From Welcome to the end of the stream; then all that was added is void."""
+
+    def __init__(
+        self,
+        joined: Joined,
+        channel: aio.Channel,
+        say: Say,
+        host: Host,
+        ended: Callable[[], None],
+        served: Callable[[], None],
+    ) -> None:
+        """`ended` is called when it can't go on, `served` when edges below serve elsewhere."""
+        self.joined = joined
+        self._channel = channel
+        self._say = say
+        self._host = host
+        self._ended = ended
+        self._opened = edge_pb2.Open()
+        self._sum: EdgeSum | None = None
+        self._changed = Signal()  # another exchange is open, or the link is over
+        self._verdicts: dict[bytes, asyncio.Future[None]] = {}
+        self._below: dict[bytes, Contribution] = {}  # that edges below have, by uid
+        self._giving: asyncio.Task[None] | None = None
+        self._over = False
+        config = joined.config
+        self.hub = Hub(
+            self._welcome_below,
+            self._from_below,
+            silent_s=config.cohort.lease_s,
+            sum_s=config.edges.sum_timeout_s,
+            hooks=Hooks(lost=self._lost_below, changed=served),
+        )
+
+    # --- updates -----------------------------------------------------------------------------
+
+    @property
+    def round(self) -> int:
+        """The round whose updates are taken."""
+        return self._opened.round
+
+    def is_open(self, work_id: str) -> bool:
+        """Whether work of this id may belong to the open exchange."""
+        return work_id.startswith(f"{self._opened.round}-{self._opened.step}-")
+
+    async def until_open(self, ticket: edge_pb2.Ticket) -> None:
+        """Wait for the exchange of a ticket; raises LateUpdateError, or NotReadyError where it does not begin."""
+        wanted = (ticket.round, ticket.step)
+
+        def here() -> tuple[int, int]:
+            return self._opened.round, self._opened.step
+
+        if not await self._changed.wait_until(lambda: self._over or here() >= wanted, _OPEN_S) or self._over:
+            raise NotReadyError("the exchange of this update has not begun here; send it elsewhere")
+        if here() != wanted:
+            raise LateUpdateError(f"update is for round {ticket.round}, which is over; fetch new work")
+
+    async def take(self, ticket: edge_pb2.Ticket, upload: Upload) -> None:
+        """Add an update and have it judged; raises the WireError that it is refused with."""
+        header, total, uid = upload.header, self._sum, os.urandom(UID_BYTES)
+        if header is None or total is None:
+            raise NotReadyError(_LOST)
+
+        def add() -> Contribution:
+            contribution = self.joined.contribution(uid, ticket, header, upload.payload)
+            total.add(contribution)
+            return contribution
+
+        told = (await self._host.compute(add)).elsewhere
+        assert told is not None
+        faults.reach("edge.added", ticket.round)
+        receipt = edge_pb2.Receipt(
+            uid=uid,
+            ticket=header.ticket,
+            header=header,
+            size=upload.bytes,
+            squared_norm=told.squared_norm,
+            buffers=told.buffers,
+        )
+        receipt.header.ClearField("ticket")
+        await self._judged(receipt)
+
+    async def _judged(self, receipt: edge_pb2.Receipt) -> None:
+        """Have a receipt judged above; raises what it is refused with."""
+        if self._over:
+            raise NotReadyError(_LOST)
+        verdict = self._verdicts[receipt.uid] = asyncio.get_running_loop().create_future()
+        self._say(edge_pb2.EdgeUp(receipt=receipt))
+        try:
+            await verdict
+        finally:
+            self._verdicts.pop(receipt.uid, None)
+
+    # --- what the parent says ------------------------------------------------------------------
+
+    async def heed(self, message: edge_pb2.EdgeDown) -> None:
+        """Do what a message says; raises PayloadError where that can't be."""
+        match message.WhichOneof("kind"):
+            case "open":
+                await self._open(message.open)
+            case "verdict":
+                await self._heed_verdict(message.verdict)
+            case "close":
+                await self._close(message.close)
+            case _:
+                raise PayloadError(
+                    "the parent said what this release does not know; install the same on both"
+                )
+
+    async def _open(self, opened: edge_pb2.Open) -> None:
+        if self._giving is not None:
+            self._giving.cancel()
+        total = await self._host.compute(EdgeSum, lambda: self.joined.begin(opened))
+        self._opened, self._sum = opened, total
+        self._below.clear()
+        self.hub.open(edge_pb2.Open.FromString(opened.SerializeToString()), total.size)
+        self._changed.notify()
+        _log.debug("round %d, step %d is open", opened.round, opened.step)
+
+    async def _heed_verdict(self, verdict: edge_pb2.Verdict) -> None:
+        uid, total = verdict.uid, self._sum
+        error = error_named(verdict.error, verdict.message, verdict.retry_after_s) if verdict.error else None
+        if error is not None:
+            self._below.pop(uid, None)
+        if total is not None:
+            await self._host.compute(total.refused if error else total.counts, uid)
+        waiting = self._verdicts.get(uid)
+        if waiting is not None and not waiting.done():
+            waiting.set_exception(error) if error else waiting.set_result(None)
+
+    async def _close(self, close: edge_pb2.Close) -> None:
+        if self._sum is None or close.sum != self._opened.sum:
+            return  # the next one is open by now
+        faults.reach("edge.closing", self._opened.round)
+        below = {uid: self._below[uid] for uid in close.uids if uid in self._below}
+        closing = await self._host.compute(self._sum.close, frozenset(close.uids), below)
+        for uid in below:
+            del self._below[uid]
+        self._giving = asyncio.ensure_future(self._give(close, closing, frozenset(below)))
+        self._giving.add_done_callback(self._given)
+
+    def _given(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("the sum could not be given: %s", error)
+            self._ended()
+
+    async def _give(self, close: edge_pb2.Close, closing: Closing, below: frozenset[bytes]) -> None:
+        """Collect the sums below, and give the parent the whole."""
+
+        async def take(partial: Partial) -> None:
+            await self._host.compute(closing.merge, partial.uids, partial.weights, partial.data)
+
+        if below and (lost := await self.hub.collect(below, take)):
+            raise PayloadError(f"{len(lost)} updates were lost with an edge below")
+        weights, arrays = closing.given()
+        flat = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays]
+        crc32 = 0
+        for array in flat:
+            crc32 = await self._host.compute(zlib.crc32, array.data, crc32)
+        header = edge_pb2.SumHeader(
+            token=self.joined.welcome.token,
+            sum=close.sum,
+            attempt=close.attempt,
+            members=members_digest(close.uids),
+            weights=weights,
+            total_bytes=sum(array.size for array in flat),
+            crc32=crc32,
+        )
+
+        def chunks() -> Iterator[edge_pb2.SumChunk]:
+            yield edge_pb2.SumChunk(header=header)
+            for array in flat:
+                for start in range(0, array.size, _CHUNK_BYTES):
+                    yield edge_pb2.SumChunk(chunk=array[start : start + _CHUNK_BYTES].tobytes())
+
+        faults.reach("edge.giving", self._opened.round)
+        with failures_told():
+            await contract.PUT_SUM.ask(self._channel, _each(chunks()))
+        faults.reach("edge.given", self._opened.round)
+
+    # --- edges below ---------------------------------------------------------------------------
+
+    def _welcome_below(self) -> edge_pb2.Welcome:
+        welcome = edge_pb2.Welcome()
+        welcome.CopyFrom(self.joined.welcome)
+        return welcome
+
+    async def _from_below(self, receipt: edge_pb2.Receipt) -> None:
+        ticket = self.joined.ticket_of(receipt.ticket, receipt.header)
+        if receipt.uid in self._verdicts or receipt.uid in self._below:
+            raise PayloadError("a receipt with the uid of another")
+        empty = Payload(Manifest((), {}, 0, 0), np.empty(0, np.uint8), receipt.header.crc32)
+        elsewhere = Elsewhere(receipt.uid, receipt.squared_norm, receipt.buffers)
+        self._below[receipt.uid] = contribution_of(ticket, receipt.header, empty, elsewhere)
+        await self._judged(receipt)
+
+    def _lost_below(self, uids: frozenset[bytes]) -> None:
+        gone = [uid for uid in uids if self._below.pop(uid, None) is not None]
+        if gone:
+            self._say(edge_pb2.EdgeUp(gone=edge_pb2.Gone(uids=gone)))
+
+    # --- the end -------------------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        """Whether the stream has ended, or is to."""
+        return self._over
+
+    def end(self) -> None:
+        """All that waits is refused: what was added here is void."""
+        self._over = True
+        for waiting in self._verdicts.values():
+            if not waiting.done():
+                waiting.set_exception(NotReadyError(_LOST))
+        if self._giving is not None:
+            self._giving.cancel()
+        self.hub.end()
+        self._changed.notify()
+
+
+async def _each(chunks: Iterator[edge_pb2.SumChunk]) -> AsyncIterator[edge_pb2.SumChunk]:
+    for chunk in chunks:
+        yield chunk

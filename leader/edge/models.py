@@ -1,0 +1,91 @@
+"""Model versions at an edge: fetched from the parent when they are first asked for, once for everybody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from leader.condition import Signal
+from utils.errors import FlockstepError, LateUpdateError, LimitError
+
+_VERSIONS = 2  # the newest ones, as there may be downloads of the one before
+Key = tuple[int, int | None]  # version wanted, and the version that the learner has
+Fetch = Callable[[int, int | None], AsyncIterator[bytes]]
+
+
+@dataclass(eq=False)
+class _Model:
+    """What has come of one version so far."""
+
+    messages: list[bytes] = field(default_factory=list)
+    changed: Signal = field(default_factory=Signal)
+    over: bool = False
+    error: FlockstepError | None = None
+    task: asyncio.Task[None] | None = None
+
+
+class Models:
+    """Serves versions while they come: the first asker's download streams through to all that wait."""
+
+    def __init__(self, fetch: Fetch, most_bytes: int) -> None:
+        """`fetch` gives the framed messages of a version, for those that have another or None, of `most_bytes`."""
+        self._fetch = fetch
+        self._most_bytes = most_bytes
+        self._models: dict[Key, _Model] = {}  # oldest first
+
+    async def stream(self, version: int, have: int | None) -> AsyncIterator[bytes]:
+        """The framed messages of `version`; raises what the parent refuses it with."""
+        model = self._model((version, have))
+        sent = 0
+        while True:
+            for message in model.messages[sent:]:
+                yield message
+                sent += 1
+            if sent == len(model.messages) and model.over:
+                if model.error is not None:
+                    raise model.error
+                return
+            await model.changed.wait_until(lambda: model.over or len(model.messages) > sent)  # noqa: B023
+
+    def _model(self, key: Key) -> _Model:
+        model = self._models.get(key)
+        if model is None:
+            newest = [*dict.fromkeys(version for version, _ in self._models if version != key[0]), key[0]]
+            for old in [old for old in self._models if old[0] not in newest[-_VERSIONS:]]:
+                self._drop(old)
+            model = self._models[key] = _Model()
+            model.task = asyncio.ensure_future(self._pull(key, model))
+        return model
+
+    def _drop(self, key: Key) -> None:
+        model = self._models.pop(key)
+        if model.task is not None:
+            model.task.cancel()
+
+    async def _pull(self, key: Key, model: _Model) -> None:
+        size = 0
+        try:
+            async for message in self._fetch(*key):
+                size += len(message)
+                if size > self._most_bytes:
+                    raise LimitError(f"the parent sent more than {self._most_bytes} bytes of a model")
+                model.messages.append(message)
+                model.changed.notify()
+        except FlockstepError as error:
+            model.error = error
+            if self._models.get(key) is model:  # the next one asks again
+                del self._models[key]
+        except asyncio.CancelledError:
+            model.error = LateUpdateError(
+                "this model version was replaced during the download; fetch new work"
+            )
+            raise
+        finally:
+            model.over = True
+            model.changed.notify()
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        for key in list(self._models):
+            self._drop(key)

@@ -1,0 +1,98 @@
+"""The edge's options: flags over environment over defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from leader.config.rules import is_address
+from utils.settings.fields import address, address_or_empty, matching
+from utils.settings.flags import SETTINGS, FlagParser, paragraph
+from utils.settings.schema import Schema
+
+_DESCRIPTION = """\
+Take updates in the leader's place: learners send theirs here, this program checks and adds them, and gives the \
+leader one sum a round. What comes out has the bits of a run without edges.
+
+  python -m leader --set edges.listen=127.0.0.1:50060 --data synthetic --learners 4
+  python -m leader.edge --leader 127.0.0.1:50060 --listen 127.0.0.1:50061"""
+_ENVIRONMENT = """\
+Each flag may also be given as an environment variable, such as FLOCKSTEP_EDGE_LEADER for --leader."""
+_METAVARS = {
+    "leader": "HOST:PORT",
+    "listen": "HOST:PORT",
+    "advertise": "HOST:PORT",
+    "edges_listen": "HOST:PORT",
+}
+
+
+def _listening(text: str) -> str:
+    if text and not is_address(text):
+        raise ValueError("allowed: HOST:PORT with a port from 0 to 65535")
+    return text
+
+
+class EdgeOptions(BaseModel):
+    """One edge: whom it works for, and where learners and other edges reach it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    leader: Annotated[str, AfterValidator(address)] = Field(
+        description="where the leader listens for edges (edges.listen), or the edge above (--edges-listen)"
+    )
+    listen: Annotated[str, AfterValidator(_listening)] = Field(
+        "127.0.0.1:0", description="where learners reach this edge; port 0 = a free one"
+    )
+    advertise: Annotated[str, AfterValidator(address_or_empty)] = Field(
+        "", description="address that learners are told, where it is another one than --listen"
+    )
+    edges_listen: Annotated[str, AfterValidator(_listening)] = Field(
+        "", description="where edges below this one reach it; if not given, there are none"
+    )
+    name: Annotated[str, matching(r"[A-Za-z0-9._-]{0,64}", "1 to 64 letters, digits, '.', '_' or '-'")] = (
+        Field("", description="name, for people; if not given, the host's")
+    )
+    ca: Path | None = Field(None, description="PEM file: whom to trust")
+    certificate: Path | None = Field(
+        None, description="PEM file: this edge's certificate, of role aggregator"
+    )
+    key: Path | None = Field(None, description="PEM file: the certificate's key")
+    insecure: bool = Field(False, description="neither encrypt nor prove who is who")
+    connect_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="seconds to reach the leader in before giving up"
+    )
+    reconnect_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        600.0, description="seconds to find a lost leader again before giving up"
+    )
+    log_format: Literal["auto", "rich", "plain", "json", "ecs"] = Field(
+        "auto", description="auto = rich on a terminal, else plain; ecs = JSON for Elasticsearch"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe message shown"
+    )
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        given = (self.ca, self.certificate, self.key)
+        if any(given) and not all(given):
+            raise ValueError("certificate, key and ca go together; give all three")
+        return self
+
+
+SCHEMA = Schema(EdgeOptions, prefix="FLOCKSTEP_EDGE_")
+
+
+def parse(argv: list[str], environ: Mapping[str, str]) -> EdgeOptions:
+    """The options that `argv` (without the program's name) and the environment give.
+
+    Raises ConfigError with one line for each problem; `--help` and `--version` raise SystemExit.
+    """
+    parser = FlagParser("python -m leader.edge", "%(prog)s --leader HOST:PORT [flags]", _DESCRIPTION)
+    for name, key in SCHEMA.keys.items():
+        parser.add_key(f"--{name.replace('_', '-')}", key, _METAVARS.get(name, ""))
+    parser.epilog = paragraph(_ENVIRONMENT)
+    given = parser.parse_or_raise(argv, {})
+    return SCHEMA.build({**SCHEMA.from_environment(environ), **SCHEMA.from_text(given.__dict__[SETTINGS])})
