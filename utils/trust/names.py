@@ -13,6 +13,9 @@ LEADER = "leader"  # role of the certificate with which a leader dials its learn
 
 #: The server name that every leader's certificate bears, so that it may be reached at any address.
 TLS_NAME = "leader.flockstep.internal"
+#: That of whoever may take updates in the leader's place, at whatever address: of role `EDGE` alone.
+EDGE_TLS_NAME = "edge.flockstep.internal"
+EDGE = "aggregator"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DIGEST = re.compile(r"-[0-9a-f]{16}$")

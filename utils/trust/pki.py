@@ -21,7 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as Use
 from cryptography.x509.oid import NameOID
 
 from utils.errors import ConfigError, ForbiddenError
-from utils.trust.names import LEADER, TLS_NAME, Identity, learner_tls_name
+from utils.trust.names import EDGE, EDGE_TLS_NAME, LEADER, TLS_NAME, Identity, learner_tls_name
 
 Key = ec.EllipticCurvePrivateKey
 PublicKey = ec.EllipticCurvePublicKey
@@ -84,12 +84,14 @@ def issue(
     """A certificate by which the holder of a key is `identity`, at the longest as long as the CA.
 
     Args:
-        serves: whether it may also serve, under `learner_tls_name`, so that the leader can dial it.
+        serves: whether it may also serve, under `learner_tls_name`, so that the leader can dial it; as an edge under
+            `EDGE_TLS_NAME` too.
     """
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity.uri)]
     uses = [Use.CLIENT_AUTH]
     if serves:
-        names.append(x509.DNSName(learner_tls_name(identity.name)))
+        served = [learner_tls_name(identity.name), *([EDGE_TLS_NAME] if identity.role == EDGE else [])]
+        names += map(x509.DNSName, served)
         uses.append(Use.SERVER_AUTH)
     span = (now - SKEW_S, min(until, ends_at(ca)))
     return _sign(identity.role, public_key, span, ca.subject, ca_key, _leaf(ca_key, names, uses))
