@@ -25,6 +25,7 @@ from leader.training.inbox import Inbox, Upload
 from leader.training.work_desk import WorkDesk
 from leader.wiring import Wiring
 from learner.training.update import Update
+from learner.wire.connection import Endpoint
 from learner.wire.encoding import Coding
 from learner.wire.transfer import pull_model, push
 from learner.wire.whole_update import HeldUpdate
@@ -100,8 +101,7 @@ def some_values() -> NDArray[np.float32]:
 class ServiceLearner:
     """A registered learner."""
 
-    stub: LeaderStub
-    token: bytes
+    leader: Endpoint
     order: leader_pb2.WorkOrder
     layout: Layout
     held: HeldUpdate
@@ -116,11 +116,11 @@ class ServiceLearner:
         order = leader_pb2.WorkOrder(work_id=_WORK, version=_VERSION)
         file, _ = Coding(reply.run, layout).encode(order, update, {})
         held = HeldUpdate.of(order, Update(update, 1, 1, 0.0, 0.0), file)
-        return cls(stub, reply.token, order, layout, held, reply.run.chunk_bytes)
+        return cls(Endpoint(stub, reply.token), order, layout, held, reply.run.chunk_bytes)
 
     async def move(self, job: Job) -> None:
         """One transfer, as the learner makes it."""
         if job.direction == DOWN:
-            await pull_model(self.stub, self.token, self.order, self.layout)
+            await pull_model(self.leader, self.order, self.layout)
         else:
-            await push(self.stub, self.token, self.held, self.chunk_bytes)
+            await push(self.leader, self.held, self.chunk_bytes)

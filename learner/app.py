@@ -24,6 +24,7 @@ from learner.secagg.vow import Vows
 from learner.training.example_privacy import ExamplePrivacy
 from learner.trust.access import choose
 from learner.wire.connection import Connection
+from learner.wire.edges import Edges
 from learner.work.workbench import Tools
 from learner.work.worker import Worker, unheard
 from model.image_classification import ImageClassification
@@ -117,8 +118,9 @@ class App:
         )
         privacy = ExamplePrivacy(options.state_dir, keys, options.dp_budget)
         tools = replace(tools, privacy=privacy, floor=PrivacyFloor(options.require_dp))
-        self._worker = worker_type(tools, memory, options.network_addr, own.examples if own else None, masks)
         self._access = choose(options)
+        edges, examples = Edges(self._access.dial), own.examples if own else None
+        self._worker = worker_type(tools, memory, options.network_addr, edges, examples, masks)
         if floors.signed and not self._access.enrolled:
             raise ConfigError(
                 "--secagg signed: this learner has no identity to sign with; join with --join TOKEN"

@@ -11,14 +11,22 @@ from contextlib import suppress
 from grpc import aio
 
 from learner.options import LearnerOptions
-from learner.trust.channel import CA_FILE, check_span, explained, mismatch, open_channel, speaks_tls
+from learner.trust.channel import (
+    CA_FILE,
+    check_span,
+    explained,
+    mismatch,
+    open_channel,
+    open_to_edge,
+    speaks_tls,
+)
 from learner.trust.identity import Identity, in_folder, of_address, of_fleet
 from learner.trust.join import join_by_jwt, join_by_token, name_in_jwt, read_token, renew
 from protos import leader_pb2
 from utils.errors import ConfigError, FlockstepError, ForbiddenError, NotReadyError, UnreachableError
 from utils.trust import pki
 from utils.trust.credentials import Credentials
-from utils.trust.names import LEADER
+from utils.trust.names import EDGE_TLS_NAME, LEADER
 from utils.trust.token import JoinToken
 from utils.wire.contract import Context
 from utils.wire.rpc import is_loopback
@@ -54,6 +62,17 @@ class Access:
                 UnreachableError(f"nothing answers at {leader}") if tls is None else mismatch(leader, tls=tls)
             )
         return open_channel(self._options)
+
+    def dial(self, address: str) -> aio.Channel:
+        """A channel to an edge of the leader, at HOST:PORT, with what the last channel to the leader shows.
+
+        Raises ForbiddenError where there can be none.
+        """
+        if not (self._options.insecure or is_loopback(address)):
+            raise ForbiddenError(
+                f"{address} is another machine; if that is meant in the clear, add --insecure"
+            )
+        return open_to_edge(self._options, None, "", address)
 
     async def explain(self, error: FlockstepError) -> FlockstepError:
         """What the failure of a registration tells a person."""
@@ -122,6 +141,10 @@ class Files(Certified):
         check_span(pki.from_pem(self._shown.certificate), "get a new one from where it came from")
         return open_channel(self._options, self._shown.for_channel(), "")
 
+    def dial(self, address: str) -> aio.Channel:
+        """See Access; --server-name is the leader's alone."""
+        return open_to_edge(self._options, self._shown.for_channel(), "", address)
+
     def _read(self) -> Credentials:
         options = self._options
         try:
@@ -175,6 +198,11 @@ class Enrolled(Certified):
             self._show()
         assert self.credentials
         return open_channel(options, self.credentials.for_channel())
+
+    def dial(self, address: str) -> aio.Channel:
+        """See Access."""
+        assert self.credentials
+        return open_to_edge(self._options, self.credentials.for_channel(), EDGE_TLS_NAME, address)
 
     def _show(self) -> None:
         """The newest that the identity has counts from now on, or the lack of it."""

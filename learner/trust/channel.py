@@ -34,15 +34,27 @@ def open_channel(
         name: that the leader's certificate must have, unless options say it; "" = the host that is dialled.
         address: HOST:PORT; "" = that of options.
     """
+    return _channel(options, tls, options.server_name or name, address or options.leader)
+
+
+def open_to_edge(
+    options: LearnerOptions, tls: grpc.ChannelCredentials | None, name: str, address: str
+) -> aio.Channel:
+    """A channel to HOST:PORT, as the leader says it, where the certificate must have this name; "" = the host's."""
+    return _channel(options, tls, name, f"dns:///{address}")  # whatever else gRPC may read in a text
+
+
+def _channel(
+    options: LearnerOptions, tls: grpc.ChannelCredentials | None, name: str, target: str
+) -> aio.Channel:
     # By a connection of its own a learner is told from others in the same process.
     own = ("grpc.use_local_subchannel_pool", 1)
     settings: tuple[tuple[str, int | str], ...] = (*channel_options(window_bytes=options.window_bytes), own)
-    address = address or options.leader
     if tls is None:
-        return aio.insecure_channel(address, options=settings)
-    if name := options.server_name or name:
+        return aio.insecure_channel(target, options=settings)
+    if name:
         settings = (*settings, ("grpc.ssl_target_name_override", name))
-    return aio.secure_channel(address, tls, options=settings)
+    return aio.secure_channel(target, tls, options=settings)
 
 
 async def speaks_tls(address: str) -> bool | None:

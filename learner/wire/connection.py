@@ -1,4 +1,4 @@
-"""One registration with the leader: what calls need, and what was agreed on."""
+"""One registration with the leader: what calls need, and what was agreed on; and where else calls may go."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ from dataclasses import dataclass
 
 from protos import leader_pb2
 from utils.wire.contract import LeaderStub
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where models come from and updates go, and what lets this learner in there: one of the two is empty."""
+
+    stub: LeaderStub
+    token: bytes = b""  # of the registration, at the leader
+    ticket: bytes = b""  # of the work order, at an edge
 
 
 @dataclass(frozen=True)
@@ -17,3 +26,8 @@ class Connection:
     learner_id: int
     name: str
     run: leader_pb2.RunDescription
+
+    @property
+    def leader(self) -> Endpoint:
+        """The leader, as a place for models and updates."""
+        return Endpoint(self.stub, self.token)

@@ -11,6 +11,7 @@ import numpy as np
 from grpc import aio
 from numpy.typing import NDArray
 
+from learner.wire.connection import Endpoint
 from learner.wire.whole_update import HeldUpdate
 from model.image_classification import Shard
 from model.layout import Layout
@@ -33,18 +34,16 @@ _MAX_DATA_BYTES = 1 << 40
 _MODELS = Recycled()  # the one that is trained on, and the one before or after it
 
 
-async def push(
-    stub: LeaderStub, token: bytes, held: HeldUpdate, chunk_bytes: int, *, resume: bool = False
-) -> None:
-    """Send an update; returns when it is counted, raises what the leader refused it with.
+async def push(to: Endpoint, held: HeldUpdate, chunk_bytes: int, *, resume: bool = False) -> None:
+    """Send an update; returns when it is counted, raises what it was refused with.
 
-    With `resume` the leader is asked first how much of it an earlier, broken stream brought.
+    With `resume` that place is asked first how much of it an earlier, broken stream brought.
     """
     with failures_told():
-        offset = await _received(stub, token, held.said) if resume else 0
+        offset = await _received(to, held.said) if resume else 0
         for left in reversed(range(_TRIES)):
             try:
-                await stub.accumulate(held.messages(token, chunk_bytes, offset))
+                await to.stub.accumulate(held.messages(to.token, chunk_bytes, offset, to.ticket))
                 return
             except aio.AioRpcError as error:
                 # A leader that refuses a stream ends it while we write. grpc.aio often gives INTERNAL
@@ -52,22 +51,25 @@ async def push(
                 if error.code() is not grpc.StatusCode.INTERNAL or not left:
                     raise
             # A unary call always gets its status: the leader tells the refusal here, or how to go on.
-            offset = await _received(stub, token, held.said)
+            offset = await _received(to, held.said)
 
 
-async def _received(stub: LeaderStub, token: bytes, said: leader_pb2.UpdateHeader) -> int:
+async def _received(at: Endpoint, said: leader_pb2.UpdateHeader) -> int:
     request = leader_pb2.UploadRequest(
-        token=token, work_id=said.work_id, total_bytes=said.total_bytes, crc32=said.crc32
+        token=at.token,
+        ticket=at.ticket,
+        work_id=said.work_id,
+        total_bytes=said.total_bytes,
+        crc32=said.crc32,
     )
-    received = (await stub.get_upload(request, _CALL_TIMEOUT_S)).received
+    received = (await at.stub.get_upload(request, _CALL_TIMEOUT_S)).received
     if received:
         _log.info("going on with the upload at byte %d of %d", received, said.total_bytes)
     return received
 
 
 async def pull_model(
-    stub: LeaderStub,
-    token: bytes,
+    at: Endpoint,
     order: leader_pb2.WorkOrder,
     layout: Layout,
     base: tuple[int, Download] | None = None,
@@ -79,7 +81,7 @@ async def pull_model(
     has changed since. Raises IncompatibleError if the tensors are not `layout`'s, PayloadError for a change
     that can't be one.
     """
-    request = leader_pb2.Empty(token=token, version=order.version)
+    request = leader_pb2.Empty(token=at.token, ticket=at.ticket, version=order.version)
     if base is not None and changes is not None:
         request.have = base[0]
     control = layout.parameter_count if order.control_variates else None
@@ -93,7 +95,7 @@ async def pull_model(
 
     with failures_told():
         payload = await _collect(
-            stub.get_model(request), 8 * layout.total + _HEADER_BYTES, accept, _MODELS.empty
+            at.stub.get_model(request), 8 * layout.total + _HEADER_BYTES, accept, _MODELS.empty
         )
     if base is not None and changes is not None and is_change(payload.manifest, base):
         return Download(changes.apply(base[1].vector, payload))

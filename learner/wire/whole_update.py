@@ -21,7 +21,7 @@ class HeldUpdate:
     round: int
     last_round: int  # the commit of this round ends the work
     file: File
-    said: leader_pb2.UpdateHeader  # without token
+    said: leader_pb2.UpdateHeader  # without token and ticket
 
     @classmethod
     def of(cls, order: leader_pb2.WorkOrder, update: Update, file: File) -> HeldUpdate:
@@ -45,9 +45,11 @@ class HeldUpdate:
         """What is sent: this itself, as nothing masks it."""
         return self
 
-    def messages(self, token: bytes, chunk_bytes: int, offset: int = 0) -> Iterator[bytes]:
+    def messages(
+        self, token: bytes, chunk_bytes: int, offset: int = 0, ticket: bytes = b""
+    ) -> Iterator[bytes]:
         """The AccumulateGradients stream, framed, from byte `offset` of the file on."""
-        said = leader_pb2.UpdateHeader(token=token, offset=offset)
+        said = leader_pb2.UpdateHeader(token=token, ticket=ticket, offset=offset)
         said.MergeFrom(self.said)
         yield leader_pb2.GradientData(header=said).SerializeToString()
         header = self.file.header

@@ -14,7 +14,8 @@ from learner.secagg.sessions import MaskSessions
 from learner.secagg.vow import Vows
 from learner.training.algorithms.streaming_diloco import check_streaming
 from learner.training.update import CancelledError, Update
-from learner.wire.connection import Connection
+from learner.wire.connection import Connection, Endpoint
+from learner.wire.edges import UNREADABLE, Edges, check_via
 from learner.wire.masked_update import MaskedUpdate
 from learner.wire.transfer import Download, pull_model, pull_shard, push
 from learner.wire.whole_update import HeldUpdate
@@ -66,12 +67,14 @@ class Worker:
         tools: Tools,
         memory: Memory,
         network_addr: str,
+        edges: Edges,
         own: Examples | None,
         masks: MaskSessions | None = None,
     ) -> None:
         self._tools = tools
         self._memory = memory
         self._network_addr = network_addr
+        self._edges = edges
         self._own = own
         self.masks = masks or MaskSessions(Vows(None), Floors(), 0)
         self._thread = ThreadPoolExecutor(1, "training")
@@ -101,6 +104,7 @@ class Worker:
         self._tools.floor.registered(connection.run)
         self._connection, self._report = connection, report
         self.masks.registered(connection.name, connection.run.run_id)
+        self._edges.registered(connection.name)
         self._broken = broken = asyncio.get_running_loop().create_future()
         if self._run is None or self._run.run_id != connection.run.run_id:
             self._book.cleared()
@@ -158,6 +162,7 @@ class Worker:
                 f"{order.batch_size}; install the same release on both sides"
             )
         check_streaming(order)
+        check_via(order.via)
         if self._tools.privacy is not None:
             self._tools.privacy.check(order)
         self._tools.floor.check(order)
@@ -229,9 +234,15 @@ class Worker:
             _log.info("round %d: sending the update again that was made before", order.round)
         sent = await held.travelling(self.masks)
         self._connected()  # else no stream of it has begun
-        again = self._book.sending(order.work_id)
+        again = False
+
+        async def send(to: Endpoint) -> None:
+            nonlocal again
+            again = self._book.sending(order.work_id)
+            await self._send(to, sent, resume=again)
+
         try:
-            await self._send(sent, resume=again)
+            await self._edges.ask(order.via, self._leader, send)
         except WireError as refusal:
             late = isinstance(refusal, LateUpdateError)
             if late and await self.masks.again(order.work_id, sent.said.session):
@@ -313,8 +324,12 @@ class Worker:
         assert bench is not None
         examples = await self._examples(connection, order)
         if self._base is None or self._base[0] != order.version:
-            pulled = await pull_model(
-                connection.stub, connection.token, order, bench.layout, self._base, bench.changes(order)
+            base, changes = self._base, bench.changes(order)
+            pulled = await self._edges.ask(
+                order.via,
+                self._leader,
+                lambda at: pull_model(at, order, bench.layout, base, changes),
+                UNREADABLE,
             )
             self._base = (order.version, pulled)
         if self._book.unwanted:
@@ -335,22 +350,19 @@ class Worker:
             self._shards[order.shard] = shard
         return self._shards[order.shard]
 
-    async def _send(self, held: HeldUpdate, *, resume: bool) -> None:
+    async def _send(self, to: Endpoint, held: HeldUpdate, *, resume: bool) -> None:
         """Upload an update; with `resume` only what has not come of it yet."""
+        assert self._run is not None
         for attempt in range(_RESENDS):
-            connection = self._connected()
             try:
-                await push(
-                    connection.stub,
-                    connection.token,
-                    held,
-                    connection.run.chunk_bytes,
-                    resume=resume and attempt == 0,
-                )
+                await push(to, held, self._run.chunk_bytes, resume=resume and attempt == 0)
                 return
             except ChecksumError as error:
                 _log.warning("update was damaged on its way (try %d of %d): %s", attempt + 1, _RESENDS, error)
         raise FlockstepError(f"the update arrived damaged {_RESENDS} times; check the network to the leader")
+
+    def _leader(self) -> Endpoint:
+        return self._connected().leader
 
     def _connected(self) -> Connection:
         if self._connection is None:
@@ -374,6 +386,7 @@ class Worker:
         self._ahead.clear()
         if self._book.closed():
             self._cancel()
+        await self._edges.close()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
 
 

@@ -16,7 +16,7 @@ from learner.app import learn, open_tools
 from learner.options import parse
 from learner.training.trainer import Trainer
 from learner.training.update import Assignment, Progress, Update
-from learner.wire.connection import Connection
+from learner.wire.connection import Connection, Endpoint
 from learner.wire.transfer import Download
 from learner.wire.whole_update import HeldUpdate
 from learner.work.workbench import Workbench
@@ -77,9 +77,9 @@ class TimedWorker(Worker):
         self._end(DOWN, order.work_id)
         return inputs
 
-    async def _send(self, held: HeldUpdate, *, resume: bool) -> None:
+    async def _send(self, to: Endpoint, held: HeldUpdate, *, resume: bool) -> None:
         self._begin(UP, held.said.work_id)
-        await super()._send(held, resume=resume)
+        await super()._send(to, held, resume=resume)
         self._end(UP, held.said.work_id)
 
     async def _ask(self) -> None:

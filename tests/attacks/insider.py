@@ -11,6 +11,7 @@ import torch
 
 from learner.app import learn, open_tools
 from learner.options import LearnerOptions, parse
+from learner.wire.connection import Endpoint
 from learner.wire.whole_update import HeldUpdate
 from protos import leader_pb2
 from tests.attacks.honest import PausingTrainer, TimedWorker
@@ -40,9 +41,9 @@ class Inside(TimedWorker):
             if self._telling is None:
                 self._telling = asyncio.create_task(tell_deeds())
 
-    async def _send(self, held: HeldUpdate, *, resume: bool) -> None:
+    async def _send(self, to: Endpoint, held: HeldUpdate, *, resume: bool) -> None:
         self._stop()
-        await super()._send(held, resume=resume)
+        await super()._send(to, held, resume=resume)
 
     def _stop(self) -> None:
         if self._attacking is not None:

@@ -12,6 +12,7 @@ import pytest
 
 from leader.events import RoundCommitted, UpdateAccepted
 from learner.training.example_privacy import ExamplePrivacy
+from learner.wire.connection import Endpoint
 from learner.wire.whole_update import HeldUpdate
 from learner.work.worker import Worker
 from scripts.cluster import Cluster
@@ -33,9 +34,9 @@ class Heard(Worker):
 
     said: ClassVar[list[Any]] = []
 
-    async def _send(self, held: HeldUpdate, *, resume: bool) -> None:
+    async def _send(self, to: Endpoint, held: HeldUpdate, *, resume: bool) -> None:
         Heard.said.append(held.said)
-        await super()._send(held, resume=resume)
+        await super()._send(to, held, resume=resume)
 
 
 @pytest.mark.parametrize("settings", [EXAMPLES, MASKED], ids=["plain", "masked"])

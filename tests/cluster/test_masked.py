@@ -15,6 +15,7 @@ from grpc.aio import AioRpcError
 
 from leader.events import RoundCommitted, RunFinished, UpdateAccepted
 from leader.secagg.masked_sum import sizes_of
+from learner.wire.connection import Endpoint
 from learner.wire.whole_update import HeldUpdate
 from learner.work.worker import Worker
 from protos import leader_pb2
@@ -105,9 +106,9 @@ def test_what_a_learner_says_in_no_session_changes_nothing() -> None:
 class Teller(Worker):
     """A learner of another make, which tells its own loss beside its masked update."""
 
-    async def _send(self, held: HeldUpdate, *, resume: bool) -> None:
+    async def _send(self, to: Endpoint, held: HeldUpdate, *, resume: bool) -> None:
         held.said.loss = 0.5
-        await super()._send(held, resume=resume)
+        await super()._send(to, held, resume=resume)
 
 
 def test_an_update_that_tells_of_itself_beside_the_sum_is_refused() -> None:

@@ -13,6 +13,7 @@ import pytest
 from grpc import aio
 
 from leader.events import CallRefused, LearnerLeft, UpdateAccepted
+from learner.wire.connection import Endpoint
 from learner.wire.transfer import push
 from learner.wire.whole_update import HeldUpdate
 from learner.work.worker import Worker
@@ -31,10 +32,10 @@ class Resending(Worker):
     told: asyncio.Event  # the update of round 2 was sent again
     _before: HeldUpdate | None = None
 
-    async def _send(self, held: HeldUpdate, *, resume: bool) -> None:
+    async def _send(self, to: Endpoint, held: HeldUpdate, *, resume: bool) -> None:
         if self._before is not None:
             await self._send_again("before", held.round, self._before)
-        await super()._send(held, resume=resume)
+        await super()._send(to, held, resume=resume)
         self._before = held
         await self._send_again("counted", held.round, held)
         if held.round == 2:
@@ -43,7 +44,7 @@ class Resending(Worker):
     async def _send_again(self, what: str, round_: int, held: HeldUpdate) -> None:
         connection = self._connected()
         with pytest.raises(WireError) as refusal:
-            await push(connection.stub, connection.token, held, connection.run.chunk_bytes)
+            await push(connection.leader, held, connection.run.chunk_bytes)
         self.answers.append((what, round_, refusal.value))
 
 
@@ -53,11 +54,11 @@ class Holding(Worker):
     held: asyncio.Event  # it is made
     may_go: asyncio.Event
 
-    async def _send(self, held: HeldUpdate, *, resume: bool) -> None:
+    async def _send(self, to: Endpoint, held: HeldUpdate, *, resume: bool) -> None:
         if held.round == 2:
             self.held.set()
             await self.may_go.wait()
-        await super()._send(held, resume=resume)
+        await super()._send(to, held, resume=resume)
 
 
 class Refused(Worker):
@@ -65,11 +66,11 @@ class Refused(Worker):
 
     refused: asyncio.Event
 
-    async def _send(self, held: HeldUpdate, *, resume: bool) -> None:
+    async def _send(self, to: Endpoint, held: HeldUpdate, *, resume: bool) -> None:
         if held.round == 2 and not self.refused.is_set():
             self.refused.set()
             raise LateUpdateError("the run is over")
-        await super()._send(held, resume=resume)
+        await super()._send(to, held, resume=resume)
 
 
 def test_an_update_that_a_leader_refused_in_its_end_is_made_again_for_the_one_that_goes_on() -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 
 from leader.events import LearnerLeft, RoundAbandoned, RoundCommitted, RoundStarted, UpdateAccepted
+from learner.wire.connection import Endpoint
 from learner.wire.whole_update import HeldUpdate
 from learner.work.worker import Worker
 from scripts.cluster import Cluster
@@ -18,7 +19,7 @@ QUORUM: Settings = {**TINY, "learners": 3, "rounds": 2, "cohort.quorum": 0.6, "c
 class Mute(Worker):
     """Trains, and never sends."""
 
-    async def _send(self, held: HeldUpdate, *, resume: bool) -> None:
+    async def _send(self, to: Endpoint, held: HeldUpdate, *, resume: bool) -> None:
         await asyncio.Event().wait()
 
 

@@ -15,6 +15,7 @@ from learner.memory import Memory
 from learner.options import LearnerOptions
 from learner.trust.access import Access
 from learner.wire.connection import Connection
+from learner.wire.edges import Edges
 from learner.work.workbench import Tools
 from learner.work.worker import Worker
 from model.image_classification import Shard
@@ -108,8 +109,9 @@ async def in_process_learner() -> AsyncIterator[tuple[LearnerServer, Worker, Ans
     """A registered learner whose leader's answers are what is put into `Answers`."""
     arrays = safetensors.numpy.load(data_file(0))
     own = Shard(arrays["images"], arrays["labels"])
-    worker = Worker(Tools(torch.device("cpu")), Memory(), "", own)
-    server = LearnerServer("127.0.0.1:0", worker, Access(LearnerOptions(leader="127.0.0.1:1")))
+    access = Access(LearnerOptions(leader="127.0.0.1:1"))
+    worker = Worker(Tools(torch.device("cpu")), Memory(), "", Edges(access.dial), own)
+    server = LearnerServer("127.0.0.1:0", worker, access)
     answers = Answers()
     answers.answer = [b""]  # no orders yet
     run = leader_pb2.RunDescription(run_id="r", model="resnet20", norm="batch", classes=3, heartbeat_s=3600.0)

@@ -20,6 +20,7 @@ from leader.aggregation.weighting import ByExamples
 from leader.events import RoundCommitted
 from leader.state import PartHistory, RunState, Seats
 from leader.storage.checkpoint import load_checkpoint, save_checkpoint
+from learner.wire.connection import Endpoint
 from learner.wire.transfer import pull_model, pull_shard
 from protos import leader_pb2
 from tests.fuzz.channel import Answers, as_channel
@@ -133,14 +134,14 @@ class ModelTarget(AsyncTarget):
         self._mutator = Mutator(seed)
         self._file = File.of(model_file(seed))
         self._answers = Answers()
-        self._stub = LeaderStub(as_channel(self._answers))
+        self._leader = Endpoint(LeaderStub(as_channel(self._answers)), b"token")
 
     async def step(self) -> str:
         """Feed one model."""
         self.last = file = mutated(self._mutator, self._file)
         self._answers.answer = _messages(self._mutator, file)
         try:
-            vector = (await pull_model(self._stub, b"token", leader_pb2.WorkOrder(version=1), LAYOUT)).vector
+            vector = (await pull_model(self._leader, leader_pb2.WorkOrder(version=1), LAYOUT)).vector
         except FlockstepError as error:
             return type(error).__name__
         arrays = safetensors.numpy.load(b"".join(parse_chunk(message) for message in self._answers.answer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -17,6 +18,7 @@ SERVICE = "leader.LeaderService"
 MAX_MESSAGE_BYTES = 8 << 20  # one message; streams are cut far below this
 #: Of a message that becomes objects, which take up to thirty times its bytes; what is more is refused unread.
 MAX_SAID_BYTES = 64 << 10
+_TARGET = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}")
 WINDOW_BYTES = 2 << 20  # of a stream that its receiver has not read
 
 
@@ -73,6 +75,12 @@ def is_any(host: str) -> bool:
         return ip_address(host.strip("[]")).is_unspecified
     except ValueError:  # a name
         return False
+
+
+def is_target(address: str) -> bool:
+    """Whether a text is HOST:PORT, of one machine, that can be dialled."""
+    port = address.rpartition(":")[2]
+    return bool(_TARGET.fullmatch(address)) and 0 < int(port) < 65536
 
 
 def own_host() -> str:

@@ -22,6 +22,7 @@ from leader.data.shard_stream import stream_shard
 from leader.global_model.versions import VersionStore
 from learner.training.update import Score, Update
 from learner.wire import transfer
+from learner.wire.connection import Endpoint
 from learner.wire.encoding import Coding
 from learner.wire.transfer import Download, pull_model, pull_shard, push
 from learner.wire.whole_update import HeldUpdate
@@ -232,7 +233,7 @@ def version(layout: Layout = LAYOUT) -> list[bytes]:
 
 
 def get_model(leader: Leader, order: leader_pb2.WorkOrder = ORDER) -> Download:
-    return talking(leader, lambda stub: pull_model(stub, TOKEN, order, LAYOUT))
+    return talking(leader, lambda stub: pull_model(Endpoint(stub, TOKEN), order, LAYOUT))
 
 
 def test_the_model_arrives_bit_for_bit() -> None:
@@ -407,7 +408,7 @@ def test_labels_must_be_classes_of_the_run(classes: int, sound: bool) -> None:
 
 
 def send(leader: Leader, *, resume: bool = False) -> None:
-    talking(leader, lambda stub: push(stub, TOKEN, held(), 256, resume=resume))
+    talking(leader, lambda stub: push(Endpoint(stub, TOKEN), held(), 256, resume=resume))
 
 
 def test_a_pushed_update_arrives_as_it_was_made() -> None:
@@ -452,7 +453,7 @@ def test_a_refusal_is_heard_wherever_it_meets_the_stream() -> None:
     large = held(Update(values, examples=70, trained=64, loss=0.25, seconds=1.5), layout)
 
     async def pushes(stub: LeaderStub) -> list[BaseException | None]:
-        eight = [[push(stub, TOKEN, large, 1 << 19) for _ in range(8)] for _ in range(25)]
+        eight = [[push(Endpoint(stub, TOKEN), large, 1 << 19) for _ in range(8)] for _ in range(25)]
         return [end for some in eight for end in await asyncio.gather(*some, return_exceptions=True)]
 
     ends = talking(leader, pushes)
@@ -477,7 +478,7 @@ def test_an_update_whose_stream_breaks_each_time_is_given_up() -> None:
 def test_a_leader_that_is_not_there_is_unreachable() -> None:
     async def scenario() -> None:
         async with aio.insecure_channel("127.0.0.1:1") as channel:
-            await push(LeaderStub(channel), TOKEN, held(), 256)
+            await push(Endpoint(LeaderStub(channel), TOKEN), held(), 256)
 
     with pytest.raises(UnreachableError):
         asyncio.run(scenario())
