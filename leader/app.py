@@ -168,6 +168,11 @@ class App:
             if admission is not None:
                 admission.audit.close()
 
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """HOST:PORT of the edges that are here, as learners reach them."""
+        return self._wiring.hub.addresses if self._wiring.hub is not None else ()
+
     @asynccontextmanager
     async def _edges(self, service: LeaderService, admission: Admission | None) -> AsyncIterator[None]:
         """Listen for edges where the config says so; they are told when the run is over."""

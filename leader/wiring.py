@@ -44,6 +44,9 @@ from utils.errors import ForbiddenError, WireError
 from utils.secagg.signatures import check_signed
 from utils.wire.rpc import SERVICE
 
+#: Sections that an edge has no use for.
+_NOT_TOLD = {"services", "trust", "web"}
+
 
 class Wiring:
     """One run from `state` on; `save` writes its checkpoints, and robust rules keep updates under `spool`."""
@@ -105,7 +108,7 @@ class Wiring:
             return edge_pb2.Welcome(
                 run_id=state.run_id,
                 key=key,
-                config=self.config.model_dump_json(),
+                config=self.config.model_dump_json(by_alias=True, exclude=_NOT_TOLD),
                 layout=layout_message(self.layout),
                 heartbeat_s=self.config.cohort.lease_s / 2,
             )

@@ -20,6 +20,8 @@ from leader.app import App as LeaderApp
 from leader.cli import parse
 from leader.condition import Signal
 from leader.data.dataset import Data, open_data
+from leader.edge.app import App as EdgeApp
+from leader.edge.options import EdgeOptions
 from leader.events import Event, RoundCommitted, RunFinished, RunStarted
 from leader.initial_state import open_folder
 from leader.training.engine import Engine
@@ -138,6 +140,18 @@ class Cluster:
         """
         given = {"leader": self.address, "device": "cpu", "name": name, **self._proof(name), **options}
         program = Node(name or "learner", _learn(LearnerOptions.model_validate(given), worker), self._changed)
+        self._learners.append(program)
+        return program
+
+    def edge(self, name: str, *, above: int = 0, **options: Any) -> Node:
+        """Start an edge below the leader, or below the edge that listens for edges at port `above` of 127.0.0.1.
+
+        `options` are the edge's flags. The config needs `edges.listen`, such as 127.0.0.1:0.
+        """
+        leader = f"127.0.0.1:{above}" if above else (self.run_dir / "edges").read_text(encoding="utf-8")
+        given = {"leader": leader, "name": name, **options}
+        edge = EdgeApp(EdgeOptions.model_validate(given))
+        program = Node(name, edge.run(), self._changed)
         self._learners.append(program)
         return program
 

@@ -60,6 +60,7 @@ Take = Callable[[Partial], Awaitable[None]]
 class Hooks:
     """What is called when something happens to the edges below."""
 
+    #: One serves learners from now on.
     joined: Callable[[str], None] = lambda name: None
     left: Callable[[str], None] = lambda name: None
     #: Where they serve learners has changed.
@@ -202,7 +203,6 @@ class Hub:
         edge.down.put_nowait(edge_pb2.EdgeDown(welcome=welcome))
         if self._opened is not None:
             edge.down.put_nowait(edge_pb2.EdgeDown(open=self._opened))
-        self._hooks.joined(edge.name)
         listener = asyncio.ensure_future(self._listen(edge, messages))
         try:
             while (message := await edge.down.get()) is not None:
@@ -248,7 +248,9 @@ class Hub:
                 told = tuple(message.serving.addresses)
                 if len(told) > _MOST_ADDRESSES or not all(is_address(address) for address in told):
                     raise PayloadError("it names addresses that are no HOST:PORT, or too many")
-                edge.addresses = told
+                edge.addresses, first = told, not edge.addresses
+                if first:
+                    self._hooks.joined(edge.name)
                 self._hooks.changed()
             case _:
                 pass  # a beat says only that the edge lives
@@ -298,7 +300,8 @@ class Hub:
         edge.uids.clear()
         self._no_sum(edge)
         self._hooks.lost(lost)
-        self._hooks.left(edge.name)
+        if edge.addresses:
+            self._hooks.left(edge.name)
         self._hooks.changed()
 
     def _no_sum(self, edge: _Edge) -> None:

@@ -63,7 +63,7 @@ class App:
         self._broken = asyncio.Event()  # the link can't go on
         self._stack = AsyncExitStack()
         self._leaving = asyncio.Event()
-        self._up: asyncio.Queue[edge_pb2.EdgeUp] = asyncio.Queue()
+        self._up: asyncio.Queue[edge_pb2.EdgeUp | None] = asyncio.Queue()
         if not (self._own or options.insecure or is_loopback(options.leader)):
             raise ForbiddenError(
                 f"{options.leader} is another machine: prove who this edge is with --certificate, --key and --ca "
@@ -130,13 +130,14 @@ class App:
             await asyncio.wait((reading, broken), return_when=asyncio.FIRST_COMPLETED)
             return reading.result() if reading.done() else None
         finally:
+            self._up.put_nowait(None)
             for task in (reading, broken):
                 task.cancel()
             await asyncio.gather(reading, broken, return_exceptions=True)
 
     async def _read(self, channel: aio.Channel) -> leader_pb2.Stop | None:
         with failures_told():
-            async for message in edge_contract.JOIN.listen(channel, self._says()):
+            async for message in edge_contract.JOIN.listen(channel, self._says(self._up)):
                 if message.HasField("stop"):
                     if self._link is not None:
                         self._link.hub.end(message.stop.reason or "the run is over")
@@ -149,15 +150,17 @@ class App:
                     await self._link.heed(message)
         return None
 
-    async def _says(self) -> AsyncIterator[edge_pb2.EdgeUp]:
+    async def _says(self, up: asyncio.Queue[edge_pb2.EdgeUp | None]) -> AsyncIterator[edge_pb2.EdgeUp]:
         """What goes up, and a beat where nothing does."""
         while True:
             beat_s = self._link.joined.welcome.heartbeat_s if self._link is not None else None
             try:
                 async with asyncio.timeout(beat_s):
-                    message = await self._up.get()
+                    message = await up.get()
             except TimeoutError:
                 message = edge_pb2.EdgeUp(beat=edge_pb2.EdgeBeat())
+            if message is None:
+                return
             yield message
 
     async def _welcomed(self, joined: Joined, channel: aio.Channel) -> None:
