@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
-from leader.events import EdgeJoined, RoundCommitted, UpdateAccepted
+from leader.events import EdgeJoined, RoundCommitted, UpdateAccepted, UpdatesLost
+from learner.work.worker import Worker
 from scripts.cluster import Cluster
+from scripts.demo import free_port
 from tests.clusters import TINY, Settings, join, play, train
 
 FOUR: Settings = {**TINY, "learners": 4}
@@ -39,3 +44,87 @@ def test_the_bits_are_those_of_the_run_without_edges(settings: Settings) -> None
     assert [e.loss for e in through.seen(RoundCommitted)] == [e.loss for e in plain.seen(RoundCommitted)]
     assert len(through.seen(UpdateAccepted)) == 12
     assert {e.name for e in through.seen(EdgeJoined)} == {"east", "west"}
+
+
+class Slow(Worker):
+    """A learner that sends nothing before it may."""
+
+    may: asyncio.Event
+
+    async def _send(self, *held: Any, **more: Any) -> None:
+        await self.may.wait()
+        await super()._send(*held, **more)
+
+
+def test_what_an_edge_had_comes_again_when_it_is_killed() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        slow = type("SlowD", (Slow,), {"may": asyncio.Event()})
+        edge = cluster.edge("east")
+        await cluster.until(lambda: len(cluster.app.edges) == 1, "no edge")
+        for name in "abc":
+            join(cluster, name)
+        join(cluster, "d", worker=slow)
+        await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 3, "no updates")
+        await edge.kill()
+        lost = await cluster.event(UpdatesLost)
+        assert lost.parts == ("own-a", "own-b", "own-c")
+        await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 6, "they don't come again")
+        slow.may.set()
+        await cluster.finished()
+
+    through = play(scenario, EDGED)
+    assert through.model_sha256 == play(train, FOUR).model_sha256
+    assert [e.learners for e in through.seen(RoundCommitted)] == [4, 4, 4]
+    assert [e.examples for e in through.seen(RoundCommitted)] == [96, 96, 96]
+
+
+def test_edges_under_edges_give_one_sum() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        port = free_port()
+        cluster.edge("top", edges_listen=f"127.0.0.1:{port}")
+        await cluster.until(lambda: len(cluster.app.edges) == 1, "no edge")
+        for name in ("left", "right"):
+            cluster.edge(name, above=port)
+        await cluster.until(lambda: len(cluster.app.edges) == 3, "no edges below")
+        for name in "abcdefgh":
+            join(cluster, name)
+        await cluster.finished()
+
+    eight = {"learners": 8}
+    through = play(scenario, {**EDGED, **eight})
+    assert through.model_sha256 == play(train, {**FOUR, **eight}).model_sha256
+
+
+def test_a_leader_that_is_killed_goes_on_with_its_edges() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        cluster.edge("east")
+        await cluster.until(lambda: len(cluster.app.edges) == 1, "no edge")
+        for name in "abcd":
+            join(cluster, name)
+        await cluster.committed(1)
+        await cluster.resume()
+        await cluster.finished()
+
+    through = play(scenario, {**EDGED, "edges.listen": f"127.0.0.1:{free_port()}"})
+    assert through.model_sha256 == play(train, FOUR).model_sha256
+    assert len(through.seen(EdgeJoined)) == 2
+
+
+@pytest.mark.parametrize("bits", [64, 32])
+def test_masked_sums_merge_as_well(bits: int) -> None:
+    masked = {"secagg.mode": "masked", "secagg.bits": bits}
+    plain = play(train, {**FOUR, **masked})
+    assert play(edged, {**EDGED, **masked}).model_sha256 == plain.model_sha256
+
+
+def test_an_edge_that_comes_late_is_used_from_then_on() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        for name in "abcd":
+            join(cluster, name)
+        await cluster.committed(1)
+        cluster.edge("east")
+        await cluster.event(EdgeJoined)
+        await cluster.finished()
+
+    through = play(scenario, {**EDGED, "rounds": 8})
+    assert through.model_sha256 == play(train, {**FOUR, "rounds": 8}).model_sha256
