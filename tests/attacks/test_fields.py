@@ -23,6 +23,7 @@ BAD_UPDATE = f"{UPLOADS}::test_a_bad_update_is_refused_and_its_memory_let_go"
 SAME_BYTES = f"{UPLOADS}::test_only_the_same_bytes_go_on"
 STREAMS = "leader/rpc/test_gradient_streams.py"
 BAD_STREAM = f"{STREAMS}::test_a_stream_with_a_mistake_is_refused_and_changes_nothing"
+FORGED = "leader/distributed/test_ticket.py::test_what_the_key_has_not_signed_is_refused"
 ORDERS = "leader/training/test_open_orders.py"
 SESSION = "leader/rpc/test_session.py"
 MASKS = "leader/secagg/test_session.py"
@@ -63,6 +64,9 @@ HELD = {
     "Empty.token": TOKENS,
     "Empty.version": VERSIONS,
     "Empty.have": "attacks/test_fields.py::test_a_version_that_nobody_has_is_not_counted_from",
+    "Empty.ticket": FORGED,
+    "UpdateHeader.ticket": FORGED,
+    "UploadRequest.ticket": FORGED,
     "GradientData.chunk": BAD_UPDATE,
     "UpdateHeader.token": BAD_STREAM,
     "UpdateHeader.work_id": f"{ORDERS}::test_a_work_id_leads_to_its_part_as_long_as_it_is_open",

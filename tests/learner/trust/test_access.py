@@ -468,3 +468,77 @@ def test_a_jwt_takes_up_the_identity_of_its_own_bearer_alone(
     found = access._identity
     assert (found.folder.name == "ann", found.certificate is not None) == (subject == "ann",) * 2
     access.close()
+
+
+# --- edges ---------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def edge(credentials: grpc.ServerCredentials) -> AsyncIterator[str]:
+    """The address of a server that shows these."""
+    server = aio.server()
+    server.add_generic_rpc_handlers((Registrar().handler(),))
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
+
+
+async def reached(access: Access, credentials: grpc.ServerCredentials) -> bool:
+    """Whether a learner takes a server with these for an edge of its leader."""
+    async with edge(credentials) as address, access.dial(address) as channel:
+        try:
+            await LeaderStub(channel).get_upload(leader_pb2.UploadRequest(), TIMEOUT_S)
+        except aio.AioRpcError as error:
+            assert error.code() == grpc.StatusCode.UNAVAILABLE, error  # noqa: PT017
+            return False
+        return True
+
+
+def test_an_edge_is_known_by_its_role_at_whatever_address(leader: SecureLeader, tmp_path: Path) -> None:
+    other = SecureLeader(tmp_path / "other").fleet
+
+    async def scenario() -> None:
+        async with leader.serving():
+            access = choose(leader.options(join=leader.token()))
+            await register(access)
+            admit, own = leader.fleet.admit, leader.fleet.authority.server_credentials
+            assert await reached(access, admit("edge-1", "aggregator", serves=True).for_server())
+            for holder in (
+                admit("edge-2", "aggregator"),
+                admit("clinic-b", "learner", serves=True),
+                own(),
+                other.admit("edge-1", "aggregator", serves=True),
+            ):
+                assert not await reached(access, holder.for_server())
+
+    run(scenario())
+
+
+def test_an_edge_is_known_by_its_host_in_a_pki_of_ones_own(leader: SecureLeader, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with leader.serving():
+            files = files_of(leader, tmp_path / "first", "first")
+            access = choose(leader.options(**files, server_name="leader.flockstep.internal"))
+            await register(access)
+            named = leader.fleet.authority.server_credentials
+            assert await reached(access, named(["127.0.0.1"]).for_server())
+            assert not await reached(access, named(["10.0.0.1"]).for_server())
+
+    run(scenario())
+
+
+def test_nothing_goes_to_another_machine_in_the_clear_unless_that_is_meant() -> None:
+    async def scenario() -> None:
+        plain, meant = (
+            Access(LearnerOptions(leader="localhost:1", insecure=insecure)) for insecure in (False, True)
+        )
+        for address in ("127.0.0.1:1", "localhost:1", "[::1]:1"):
+            await plain.dial(address).close()
+        with pytest.raises(ForbiddenError, match=r"^10\.0\.0\.1:1 is another machine; .* add --insecure$"):
+            plain.dial("10.0.0.1:1")
+        await meant.dial("10.0.0.1:1").close()
+
+    asyncio.run(scenario())

@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from tests.trust.pki import Fleet
 from utils.errors import ConfigError, ForbiddenError
 from utils.trust import pki
-from utils.trust.names import TLS_NAME, Identity, learner_tls_name
+from utils.trust.names import EDGE, EDGE_TLS_NAME, ROLES, TLS_NAME, Identity, learner_tls_name
 
 FLEET = Fleet()
 
@@ -66,6 +66,13 @@ def test_an_identity_is_a_client_and_a_server_only_under_its_own_name(serves: bo
     basics = holder.certificate.extensions.get_extension_for_class(x509.BasicConstraints)
     assert basics.critical
     assert not basics.value.ca
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_an_edge_alone_serves_under_the_name_of_edges(role: str) -> None:
+    served = names_of(FLEET.issue("a", role, serves=True).certificate).get_values_for_type(x509.DNSName)
+    assert served == [learner_tls_name("a"), *([EDGE_TLS_NAME] if role == EDGE else [])]
+    assert names_of(FLEET.issue("a", role).certificate).get_values_for_type(x509.DNSName) == []
 
 
 def test_a_certificate_begins_five_minutes_ago_and_never_outlives_its_ca() -> None:
