@@ -58,18 +58,20 @@ class Slow(Worker):
 
 def test_what_an_edge_had_comes_again_when_it_is_killed() -> None:
     async def scenario(cluster: Cluster) -> None:
-        slow = type("SlowD", (Slow,), {"may": asyncio.Event()})
+        class SlowD(Slow):
+            may = asyncio.Event()
+
         edge = cluster.edge("east")
         await cluster.until(lambda: len(cluster.app.edges) == 1, "no edge")
         for name in "abc":
             join(cluster, name)
-        join(cluster, "d", worker=slow)
+        join(cluster, "d", worker=SlowD)
         await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 3, "no updates")
         await edge.kill()
         lost = await cluster.event(UpdatesLost)
         assert lost.parts == ("own-a", "own-b", "own-c")
         await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 6, "they don't come again")
-        slow.may.set()
+        SlowD.may.set()
         await cluster.finished()
 
     through = play(scenario, EDGED)
