@@ -48,7 +48,9 @@ class Leader:
     Control stays up all the while: only the learner can end it.
     """
 
-    def __init__(self, method: str, failures: list[Failure]) -> None:
+    def __init__(self, method: str, failures: list[Failure], order: leader_pb2.WorkOrder = ORDER) -> None:
+        self.order = order
+        self.pulled: list[leader_pb2.Empty] = []
         self.tokens: list[bytes] = []  # that learners registered with
         self.taken = asyncio.Event()
         self.updates: list[leader_pb2.UpdateHeader] = []
@@ -73,7 +75,7 @@ class Leader:
         self, messages: AsyncIterator[leader_pb2.LearnerMessage], context: Context
     ) -> AsyncIterator[leader_pb2.LeaderMessage]:
         """Session: the order at its beginning, stop when the update is here."""
-        yield leader_pb2.LeaderMessage(work=ORDER)
+        yield leader_pb2.LeaderMessage(work=self.order)
         ends = [asyncio.ensure_future(self.taken.wait()), asyncio.ensure_future(self._listen(messages))]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for end in ends:
@@ -89,10 +91,11 @@ class Leader:
 
     async def get_work(self, request: leader_pb2.WorkRequest, context: Context) -> leader_pb2.WorkOrders:
         """GetWork."""
-        return leader_pb2.WorkOrders(orders=() if self.taken.is_set() else (ORDER,))
+        return leader_pb2.WorkOrders(orders=() if self.taken.is_set() else (self.order,))
 
     async def get_model(self, request: leader_pb2.Empty, context: Context) -> AsyncIterator[bytes]:
         """GetModel."""
+        self.pulled.append(request)
         await self._fail("GetModel", context)
         for message in MODEL_FILE:
             yield message
