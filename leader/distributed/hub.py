@@ -156,16 +156,19 @@ class Hub:
         What `take` has taken is the caller's, and no more the edges'. It raises PayloadError for a sum that can't be
         one; then its edge is let go.
         """
-        self._attempt += 1
-        groups: dict[_Edge, set[bytes]] = defaultdict(set)
-        gone: set[bytes] = set()
-        for uid in uids:
-            owner = self._owner.get(uid)
-            (groups[owner] if owner else gone).add(uid)
-        losses = await asyncio.gather(
-            *(self._ask(edge, frozenset(own), take) for edge, own in groups.items())
-        )
-        return frozenset(gone.union(*losses))
+        lost: frozenset[bytes] = frozenset(uid for uid in uids if uid not in self._owner)
+        left = frozenset(uids) - lost
+        while left:
+            self._attempt += 1
+            groups: dict[_Edge, set[bytes]] = defaultdict(set)
+            for uid in left:
+                groups[self._owner[uid]].add(uid)
+            asked = (self._ask(edge, frozenset(own), take) for edge, own in groups.items())
+            missing = frozenset().union(*await asyncio.gather(*asked))
+            # What an edge still has when it says that something is gone, it gives when it is asked again.
+            left = missing & self._owner.keys()
+            lost |= missing - left
+        return lost
 
     async def _ask(self, edge: _Edge, uids: frozenset[bytes], take: Take) -> frozenset[bytes]:
         """The edge's sum over `uids`, given to `take`; those of them that are lost."""

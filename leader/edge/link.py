@@ -6,10 +6,12 @@ import asyncio
 import logging
 import os
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import numpy as np
 from grpc import aio
+from numpy.typing import NDArray
 
 from leader.aggregation.base import Contribution, Elsewhere
 from leader.condition import Signal
@@ -17,7 +19,7 @@ from leader.distributed import contract
 from leader.distributed.hub import Hooks, Hub, Partial
 from leader.distributed.messages import UID_BYTES, members_digest
 from leader.edge.joined import Joined, contribution_of
-from leader.edge.sums import Closing, EdgeSum
+from leader.edge.sums import EdgeSum
 from leader.runtime import Host
 from leader.training.inbox import Upload
 from protos import edge_pb2
@@ -56,7 +58,8 @@ class Link:
         self._changed = Signal()  # another exchange is open, or the link is over
         self._verdicts: dict[bytes, asyncio.Future[None]] = {}
         self._below: dict[bytes, Contribution] = {}  # that edges below have, by uid
-        self._giving: asyncio.Task[None] | None = None
+        self._giving: set[asyncio.Task[None]] = set()
+        self._one = asyncio.Lock()  # one sum is given at a time
         self._over = False
         config = joined.config
         self.hub = Hub(
@@ -91,17 +94,22 @@ class Link:
             raise LateUpdateError(f"update is for round {ticket.round}, which is over; fetch new work")
 
     async def take(self, ticket: edge_pb2.Ticket, upload: Upload) -> None:
-        """Add an update and have it judged; raises the WireError that it is refused with."""
+        """Add an update and have it judged; raises the WireError that it is refused with.
+
+        Whoever sent it may be gone before this is done: what is added is judged nevertheless, and held until then.
+        """
+        taking = asyncio.ensure_future(self._take(ticket, upload))
+        try:
+            await asyncio.shield(taking)
+        finally:
+            await asyncio.wait((taking,))
+
+    async def _take(self, ticket: edge_pb2.Ticket, upload: Upload) -> None:
         header, total, uid = upload.header, self._sum, os.urandom(UID_BYTES)
         if header is None or total is None:
             raise NotReadyError(_LOST)
-
-        def add() -> Contribution:
-            contribution = self.joined.contribution(uid, ticket, header, upload.payload)
-            total.add(contribution)
-            return contribution
-
-        told = (await self._host.compute(add)).elsewhere
+        make = partial(self.joined.contribution, uid, ticket, header, upload.payload)
+        told = (await self._host.compute(total.add, make)).elsewhere
         assert told is not None
         faults.reach("edge.added", ticket.round)
         receipt = edge_pb2.Receipt(
@@ -143,8 +151,8 @@ class Link:
                 )
 
     async def _open(self, opened: edge_pb2.Open) -> None:
-        if self._giving is not None:
-            self._giving.cancel()
+        for giving in self._giving:
+            giving.cancel()
         total = await self._host.compute(EdgeSum, lambda: self.joined.begin(opened))
         self._opened, self._sum = opened, total
         self._below.clear()
@@ -167,27 +175,36 @@ class Link:
         if self._sum is None or close.sum != self._opened.sum:
             return  # the next one is open by now
         faults.reach("edge.closing", self._opened.round)
-        below = {uid: self._below[uid] for uid in close.uids if uid in self._below}
-        closing = await self._host.compute(self._sum.close, frozenset(close.uids), below)
-        for uid in below:
-            del self._below[uid]
-        self._giving = asyncio.ensure_future(self._give(close, closing, frozenset(below)))
-        self._giving.add_done_callback(self._given)
+        await self._host.compute(self._sum.close, close.attempt, frozenset(close.uids))
+        giving = asyncio.ensure_future(self._give(close, self._sum))
+        self._giving.add(giving)
+        giving.add_done_callback(self._given)
 
     def _given(self, task: asyncio.Task[None]) -> None:
+        self._giving.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.warning("the sum could not be given: %s", error)
             self._ended()
 
-    async def _give(self, close: edge_pb2.Close, closing: Closing, below: frozenset[bytes]) -> None:
-        """Collect the sums below, and give the parent the whole."""
+    async def _give(self, close: edge_pb2.Close, total: EdgeSum) -> None:
+        """Give the parent the sum, or say what of it is gone: then it is asked for the rest."""
+        async with self._one:
+            asked = frozenset(close.uids)
+            lacking = await self._host.compute(total.lacks, asked)
+            gone = lacking.difference(self._below)
+            if lacking and not gone:
+                gone = await self.hub.collect(lacking, partial(self._take_below, total))
+            if gone:
+                self._tell_gone(gone)
+                return
+            weights, arrays = await self._host.compute(total.summed)
+            await self._put(close, weights, arrays)
+            await self._host.compute(total.given, close.attempt)
+        faults.reach("edge.given", self._opened.round)
 
-        async def take(partial: Partial) -> None:
-            await self._host.compute(closing.merge, partial.uids, partial.weights, partial.data)
-
-        if below and (lost := await self.hub.collect(below, take)):
-            raise PayloadError(f"{len(lost)} updates were lost with an edge below")
-        weights, arrays = closing.given()
+    async def _put(
+        self, close: edge_pb2.Close, weights: tuple[int, ...], arrays: list[NDArray[np.generic]]
+    ) -> None:
         flat = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays]
         crc32 = 0
         for array in flat:
@@ -202,7 +219,7 @@ class Link:
             crc32=crc32,
         )
 
-        def chunks() -> Iterator[edge_pb2.SumChunk]:
+        async def chunks() -> AsyncIterator[edge_pb2.SumChunk]:
             yield edge_pb2.SumChunk(header=header)
             for array in flat:
                 for start in range(0, array.size, _CHUNK_BYTES):
@@ -210,8 +227,7 @@ class Link:
 
         faults.reach("edge.giving", self._opened.round)
         with failures_told():
-            await contract.PUT_SUM.ask(self._channel, _each(chunks()))
-        faults.reach("edge.given", self._opened.round)
+            await contract.PUT_SUM.ask(self._channel, chunks())
 
     # --- edges below ---------------------------------------------------------------------------
 
@@ -229,10 +245,20 @@ class Link:
         self._below[receipt.uid] = contribution_of(ticket, receipt.header, empty, elsewhere)
         await self._judged(receipt)
 
+    async def _take_below(self, total: EdgeSum, given: Partial) -> None:
+        members = [self._below[uid] for uid in given.uids]
+        await self._host.compute(total.merge, members, given.weights, given.data)
+        for uid in given.uids:
+            self._below.pop(uid, None)
+
     def _lost_below(self, uids: frozenset[bytes]) -> None:
-        gone = [uid for uid in uids if self._below.pop(uid, None) is not None]
-        if gone:
-            self._say(edge_pb2.EdgeUp(gone=edge_pb2.Gone(uids=gone)))
+        if gone := uids & self._below.keys():
+            self._tell_gone(gone)
+
+    def _tell_gone(self, uids: frozenset[bytes]) -> None:
+        for uid in uids:
+            self._below.pop(uid, None)
+        self._say(edge_pb2.EdgeUp(gone=edge_pb2.Gone(uids=sorted(uids))))
 
     # --- the end -------------------------------------------------------------------------------
 
@@ -247,12 +273,7 @@ class Link:
         for waiting in self._verdicts.values():
             if not waiting.done():
                 waiting.set_exception(NotReadyError(_LOST))
-        if self._giving is not None:
-            self._giving.cancel()
+        for giving in self._giving:
+            giving.cancel()
         self.hub.end()
         self._changed.notify()
-
-
-async def _each(chunks: Iterator[edge_pb2.SumChunk]) -> AsyncIterator[edge_pb2.SumChunk]:
-    for chunk in chunks:
-        yield chunk

@@ -10,6 +10,7 @@ from leader.condition import Signal
 from utils.errors import FlockstepError, LateUpdateError, LimitError
 
 _VERSIONS = 2  # the newest ones, as there may be downloads of the one before
+_ANSWERS = 3  # of one version, for those that have others; whoever else asks gets it whole
 Key = tuple[int, int | None]  # version wanted, and the version that the learner has
 Fetch = Callable[[int, int | None], AsyncIterator[bytes]]
 
@@ -36,27 +37,35 @@ class Models:
 
     async def stream(self, version: int, have: int | None) -> AsyncIterator[bytes]:
         """The framed messages of `version`; raises what the parent refuses it with."""
-        model = self._model((version, have))
+        model = self._model(version, have)
         sent = 0
-        while True:
+
+        def more() -> bool:
+            return model.over or len(model.messages) > sent
+
+        while await model.changed.wait_until(more):
             for message in model.messages[sent:]:
                 yield message
                 sent += 1
             if sent == len(model.messages) and model.over:
-                if model.error is not None:
-                    raise model.error
-                return
-            await model.changed.wait_until(lambda: model.over or len(model.messages) > sent)  # noqa: B023
+                break
+        if model.error is not None:
+            raise model.error
 
-    def _model(self, key: Key) -> _Model:
+    def _model(self, version: int, have: int | None) -> _Model:
+        known = [key for key in self._models if key[0] == version]
+        key = version, have if (version, have) in known or len(known) < _ANSWERS else None
         model = self._models.get(key)
         if model is None:
-            newest = [*dict.fromkeys(version for version, _ in self._models if version != key[0]), key[0]]
-            for old in [old for old in self._models if old[0] not in newest[-_VERSIONS:]]:
-                self._drop(old)
+            self._make_room(version)
             model = self._models[key] = _Model()
             model.task = asyncio.ensure_future(self._pull(key, model))
         return model
+
+    def _make_room(self, version: int) -> None:
+        others = [*dict.fromkeys(number for number, _ in self._models if number != version)]
+        for key in [key for key in self._models if key[0] in others[: 1 - _VERSIONS]]:
+            self._drop(key)
 
     def _drop(self, key: Key) -> None:
         model = self._models.pop(key)

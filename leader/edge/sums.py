@@ -1,26 +1,25 @@
 """What an edge has added: which updates are in its sum, which wait to be judged, and what a parent gets of it.
 
-No sockets and no clock. An update is added as soon as it is here, and kept until its parent has judged it: then it is
-let go, or taken out of the sum again.
+No sockets and no clock. An update is added as soon as it is here, and can be made again until its parent has judged it:
+then it is let go, or taken out of the sum again. From `close` until the sum is given nothing else goes in.
 
-    add -> in the sum, waiting --counts--> in the sum --close--> given
+    add -> in the sum, waiting --counts--> in the sum --close, given--> the parent's
                    |    \\--refused--> out again
                    \\--close without it--> aside --counts--> in the next sum, --refused--> let go
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leader.aggregation.base import Contribution, Mergeable
-from utils.errors import PayloadError
-from utils.wire.payload import Payload
+from utils.errors import PayloadError, WireError
 
-_EMPTY = np.empty(0, np.uint8)
+#: The update as it is added, the same each time; what it is made of takes less room.
+Make = Callable[[], Contribution]
 
 
 class EdgeSum:
@@ -30,84 +29,98 @@ class EdgeSum:
         """`begin` makes an empty sum."""
         self._begin = begin
         self._sum = begin()
-        self._waiting: dict[bytes, Contribution] = {}  # in the sum, not judged
-        self._aside: dict[bytes, Contribution] = {}  # not judged, and not in the sum
+        self._waiting: dict[bytes, Make] = {}  # in the sum, not judged
+        self._aside: dict[bytes, Make] = {}  # not in the sum
+        self._due: set[bytes] = set()  # of these, what counts
         self._counted: set[bytes] = set()  # in the sum
+        self._closing = 0  # attempt whose sum is to be given; 0 = none is
 
     @property
     def size(self) -> int:
         """Bytes of a sum."""
         return self._sum.sum_bytes
 
-    def add(self, contribution: Contribution) -> None:
-        """Take an update in, decoded; raises the WireError that it is refused with, and nothing has changed."""
-        uid = _uid(contribution)
-        self._sum.add(contribution)
-        self._waiting[uid] = contribution
+    def add(self, make: Make) -> Contribution:
+        """Take an update in; raises the WireError that it is refused with, and nothing has changed."""
+        contribution = make()
+        # What is being given may not change; an empty sum refuses the same.
+        into, kept = (self._begin(), self._aside) if self._closing else (self._sum, self._waiting)
+        into.add(contribution)
+        kept[uid_of(contribution)] = make
+        return contribution
 
     def counts(self, uid: bytes) -> None:
         """The parent counts it."""
-        if uid in self._waiting:
-            del self._waiting[uid]
+        if self._waiting.pop(uid, None):
             self._counted.add(uid)
         elif uid in self._aside:
-            self._sum.add(self._aside.pop(uid))
-            self._counted.add(uid)
+            self._due.add(uid)
+            self._add_due()
 
     def refused(self, uid: bytes) -> None:
         """The parent does not count it."""
-        if uid in self._waiting:
-            self._sum.withdraw(self._waiting.pop(uid))
+        if make := self._waiting.pop(uid, None):
+            self._sum.withdraw(make())
         self._aside.pop(uid, None)
 
-    def close(self, uids: Collection[bytes], below: Mapping[bytes, Contribution]) -> Closing:
-        """The sum over exactly these, to which what is `below` is to be merged; another one begins.
+    def close(self, attempt: int, asked: frozenset[bytes]) -> None:
+        """The sum over exactly these is to be given, once it lacks none of them.
 
-        Raises PayloadError where it can't be made: the parent and this edge mean different things.
+        What is asked for counts, and soon that is said too. Raises PayloadError where what counts is left out.
         """
-        own = set(uids).difference(below)
-        if not own <= self._counted | self._waiting.keys():
-            raise PayloadError("the parent asks for updates that are not here")
-        if not self._counted <= own:
+        if self._closing and asked.isdisjoint(self._counted):
+            self.given(self._closing)  # or it would be asked for again; the answer that says so is on its way
+        if not self._counted <= asked:
             raise PayloadError("the parent leaves out updates that it has counted")
-        for uid in [uid for uid in self._waiting if uid not in own]:
+        self._closing = attempt
+        for uid in [uid for uid in self._waiting if uid not in asked]:
             self._aside[uid] = self._waiting.pop(uid)
-            self._sum.withdraw(self._aside[uid])
-        self._waiting.clear()  # what is asked for counts, and soon that is said too
-        self._counted.clear()
-        closing, self._sum = Closing(self._sum, below), self._begin()
-        return closing
+            self._sum.withdraw(self._aside[uid]())
+        self._counted |= asked & self._waiting.keys()
+        self._waiting = {}
+        self._add(asked & self._aside.keys())
 
+    def lacks(self, asked: frozenset[bytes]) -> frozenset[bytes]:
+        """Those that are not in the sum; what is below must be merged."""
+        return asked - self._counted
 
-class Closing:
-    """A sum that takes in those of edges below, and is then given to the parent."""
-
-    def __init__(self, total: Mergeable, below: Mapping[bytes, Contribution]) -> None:
-        self._sum = total
-        self._below = below
-
-    def merge(self, uids: Collection[bytes], weights: tuple[int, ...], data: NDArray[np.uint8]) -> None:
-        """Add the sum of an edge below; raises PayloadError for one that can't be over these."""
-        for uid in uids:
-            self._sum.count(self._below[uid])
-        parts = frozenset(self._below[uid].part for uid in uids)
+    def merge(
+        self, below: Collection[Contribution], weights: tuple[int, ...], data: NDArray[np.uint8]
+    ) -> None:
+        """Add the sum of an edge below; raises the WireError that it is refused with, and nothing has changed."""
+        parts = frozenset(one.part for one in below)
         try:
+            for one in below:
+                self._sum.count(one)
             self._sum.merge(parts, weights, data)
-        except PayloadError:
+        except WireError:
             self._sum.forget(parts)
             raise
+        self._counted.update(uid_of(one) for one in below)
 
-    def given(self) -> tuple[tuple[int, ...], list[NDArray[np.generic]]]:
-        """Weights and arrays of the whole."""
+    def summed(self) -> tuple[tuple[int, ...], list[NDArray[np.generic]]]:
+        """Weights and arrays of the sum."""
         return self._sum.summed()
 
+    def given(self, attempt: int) -> None:
+        """The parent has the sum of this attempt; another one begins, unless it has already."""
+        if attempt == self._closing:
+            self._sum, self._counted, self._closing = self._begin(), set(), 0
+            self._add_due()
 
-def as_receipt(contribution: Contribution) -> Contribution:
-    """The contribution without its values."""
-    payload = contribution.payload
-    return replace(contribution, payload=Payload(payload.manifest, _EMPTY, payload.crc32))
+    def _add_due(self) -> None:
+        if not self._closing:
+            self._add(self._due & self._aside.keys())
+
+    def _add(self, uids: Collection[bytes]) -> None:
+        """Add what is aside and counts."""
+        for uid in uids:
+            self._sum.add(self._aside.pop(uid)())
+            self._counted.add(uid)
+        self._due.difference_update(uids)
 
 
-def _uid(contribution: Contribution) -> bytes:
+def uid_of(contribution: Contribution) -> bytes:
+    """The uid of an update that is added at an edge."""
     assert contribution.elsewhere is not None
     return contribution.elsewhere.uid
