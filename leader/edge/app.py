@@ -6,8 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
-import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack
 
 from grpc import aio
@@ -16,6 +15,7 @@ from leader.config import RunConfig
 from leader.distributed import contract as edge_contract
 from leader.distributed.hub import Hub
 from leader.distributed.service import edge_handler
+from leader.edge.identity import HOW, EdgeIdentity
 from leader.edge.joined import Joined
 from leader.edge.link import Link
 from leader.edge.models import Models
@@ -23,20 +23,19 @@ from leader.edge.options import EdgeOptions
 from leader.edge.service import EdgeDesk, refuse_call
 from leader.rpc.server import serving
 from leader.runtime import Host
-from leader.trust.callers import Anybody, Caller
-from leader.trust.guard import Guard
+from leader.trust.callers import Anybody, Caller, Callers
+from leader.trust.guard import Guard, Identifying
 from leader.trust.listeners import Ports, SecurePorts
 from protos import edge_pb2, leader_pb2
 from utils.errors import (
-    ConfigError,
+    BusyError,
     ForbiddenError,
     NotReadyError,
     PayloadError,
+    StalledError,
     UnreachableError,
     WireError,
 )
-from utils.trust.credentials import Credentials
-from utils.trust.names import TLS_NAME
 from utils.version import RELEASE
 from utils.wire.contract import GET_MODEL
 from utils.wire.patience import Patience
@@ -44,7 +43,7 @@ from utils.wire.rpc import SERVICE, channel_options, is_any, is_loopback, own_ho
 from utils.wire.status import failures_told
 
 _log = logging.getLogger(__name__)
-_MENDABLE = (UnreachableError, NotReadyError, PayloadError)
+_MENDABLE = (UnreachableError, NotReadyError, StalledError, BusyError, PayloadError)
 
 
 class App:
@@ -53,7 +52,7 @@ class App:
     def __init__(self, options: EdgeOptions) -> None:
         """Raises ConfigError."""
         self._options = options
-        self._own = read_credentials(options)
+        self._own = EdgeIdentity(options) if options.certificate else None
         self._name = options.name or socket.gethostname()
         self._host = Host()
         self._link: Link | None = None
@@ -67,7 +66,7 @@ class App:
         if not (self._own or options.insecure or is_loopback(options.leader)):
             raise ForbiddenError(
                 f"{options.leader} is another machine: prove who this edge is with --certificate, --key and --ca "
-                "(there: python -m leader.trust issue --role aggregator), or say --insecure"
+                f"(there: {HOW}), or say --insecure"
             )
 
     def leave(self) -> None:
@@ -107,17 +106,21 @@ class App:
                 if stop is not None:
                     _log.info("the leader says stop: %s", stop.reason)
                     return
-                problem = "it closed the stream"
+                problem, least_s = "it closed the stream", 0.0
             except _MENDABLE as error:
-                problem = str(error)
-            await asyncio.sleep(patience.next_wait(self._options.leader, problem))
+                problem, least_s = str(error), error.retry_after_s if isinstance(error, BusyError) else 0.0
+            await asyncio.sleep(patience.next_wait(self._options.leader, problem, least_s))
 
     def _dial(self) -> aio.Channel:
-        options = (*channel_options(), ("grpc.use_local_subchannel_pool", 1))
+        options: tuple[tuple[str, int | str], ...] = (
+            *channel_options(),
+            ("grpc.use_local_subchannel_pool", 1),
+        )
         if self._own is None:
             return aio.insecure_channel(self._options.leader, options=options)
-        named = (*options, ("grpc.ssl_target_name_override", TLS_NAME))
-        return aio.secure_channel(self._options.leader, self._own.for_channel(), options=named)
+        if name := self._own.parent_name:
+            options = (*options, ("grpc.ssl_target_name_override", name))
+        return aio.secure_channel(self._options.leader, self._own.credentials.for_channel(), options=options)
 
     async def _join(self, channel: aio.Channel) -> leader_pb2.Stop | None:
         """One stream, from its beginning to its end; the parent's Stop, or None if it ended without."""
@@ -185,7 +188,7 @@ class App:
         options, limits = self._options, joined.config.limits
         models = Models(self._fetch, 12 * joined.layout.total + (16 << 20))
         desk = EdgeDesk(joined, lambda: self._link, models)
-        ports = self._ports(joined.config, "--listen")
+        ports = self._ports(joined.config, "--listen", lambda: desk.guests)
         address = await self._stack.enter_async_context(
             serving(limits, options.listen, {SERVICE: desk.handler()}, ports)
         )
@@ -194,19 +197,21 @@ class App:
                 SERVICE: desk.handler_below(),
                 edge_contract.SERVICE: edge_handler(self._hub, refuse_call),
             }
-            ports = self._ports(joined.config, "--edges-listen")
+            ports = self._ports(joined.config, "--edges-listen", frozenset)
             where = await self._stack.enter_async_context(serving(limits, options.edges_listen, below, ports))
             _log.info("edges below reach this one at %s", where)
         return options.advertise or reachable(address)
 
-    def _ports(self, config: RunConfig, key: str) -> Ports:
-        guard = Guard(Anybody(), config.limits, _refused)  # a ticket says what its caller may do
+    def _ports(self, config: RunConfig, key: str, guests: Callable[[], Collection[str]]) -> Ports:
+        """How it listens; where those of a PKI of one's own call, a ticket alone says what they may do."""
         own = self._own
-        return (
-            SecurePorts(config, guard, lambda: own, {}, key=key, alone=True)
-            if own
-            else Ports(config, guard, key=key)
-        )
+        identified = own is not None and own.parent_name
+        callers: Identifying = Callers(own) if own is not None and identified else Anybody()
+        guard = Guard(callers, config.limits, _refused)
+        guard.learners = guests
+        if own is None:
+            return Ports(config, guard, key=key)
+        return SecurePorts(config, guard, own.server_credentials, {}, own.renewed, key, alone=True)
 
     def _hub(self) -> Hub:
         if self._link is None:
@@ -219,10 +224,13 @@ class App:
         if channel is None:
             raise NotReadyError("this edge has no leader at the moment; go to another, or to the leader")
         request = leader_pb2.Empty(version=version, have=have)
-        with failures_told():
-            async for message in GET_MODEL.open(channel, request):
-                GET_MODEL.told.read(message)  # raises PayloadError for what is no chunk
-                yield message
+        try:
+            with failures_told():
+                async for message in GET_MODEL.open(channel, request):
+                    GET_MODEL.told.read(message)  # raises PayloadError for what is no chunk
+                    yield message
+        except UnreachableError as error:
+            raise NotReadyError(f"this edge does not reach its leader: {error}; go elsewhere") from None
 
 
 def _refused(method: str, error: WireError, caller: Caller) -> None:
@@ -233,18 +241,6 @@ def reachable(address: str) -> str:
     """HOST:PORT as others reach what listens there."""
     host, _, port = address.rpartition(":")
     return f"{own_host()}:{port}" if is_any(host) else address
-
-
-def read_credentials(options: EdgeOptions) -> Credentials | None:
-    """What this edge proves itself with, if it does; raises ConfigError."""
-    if not (options.key and options.certificate and options.ca):
-        return None
-    try:
-        own = Credentials(*(path.read_bytes() for path in (options.key, options.certificate, options.ca)))
-        ssl.create_default_context().load_cert_chain(options.certificate, options.key, password="")
-    except OSError as error:  # those of ssl too
-        raise ConfigError(f"--certificate, --key, --ca: {error}") from None
-    return own
 
 
 async def serve(options: EdgeOptions) -> int:

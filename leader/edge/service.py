@@ -18,7 +18,7 @@ from leader.rpc.downloads import Downloads
 from leader.rpc.uploads import Uploads, header_of
 from leader.training.round_metrics import Traffic
 from leader.trust.callers import caller_of
-from protos import leader_pb2
+from protos import edge_pb2, leader_pb2
 from utils import faults
 from utils.errors import ForbiddenError, NotReadyError, PayloadError, WireError
 from utils.wire import contract
@@ -36,6 +36,8 @@ class EdgeDesk:
         limits: LimitsConfig = joined.config.limits
         self._link_now = link
         self._models = models
+        self.guests: dict[str, None] = {}  # places of callers that have shown a ticket, the newest last
+        self._most_guests = limits.max_learners
         traffic = Traffic()
         self._downloads = Downloads(limits, traffic)
         self._uploads = Uploads(joined.reader, limits, traffic, self._is_open, self._at_chunk)
@@ -67,8 +69,22 @@ class EdgeDesk:
         link = self._link_now()
         faults.reach("edge.uploading", link.round if link is not None else 0)
 
+    async def _ticket(self, sealed: bytes, context: Context) -> edge_pb2.Ticket:
+        """What the caller may do, now; it is a guest from then on. Raises WireError."""
+        link = self._link()
+        ticket = link.joined.ticket(sealed)
+        await link.until_open(ticket)
+        self._welcome(caller_of(context).place)
+        return ticket
+
+    def _welcome(self, place: str) -> None:
+        self.guests.pop(place, None)
+        self.guests[place] = None
+        if len(self.guests) > self._most_guests:
+            del self.guests[next(iter(self.guests))]
+
     async def _get_model(self, request: leader_pb2.Empty, context: Context) -> None:
-        ticket = self._link().joined.ticket(request.ticket)
+        ticket = await self._ticket(request.ticket, context)
         if request.version != ticket.version:
             raise ForbiddenError(f"this ticket is for model version {ticket.version}; fetch that")
         have = request.have if request.HasField("have") else None
@@ -83,22 +99,20 @@ class EdgeDesk:
     async def _get_upload(
         self, request: leader_pb2.UploadRequest, context: Context
     ) -> leader_pb2.UploadStatus:
-        link = self._link()
-        ticket = link.joined.ticket(request.ticket)
+        ticket = await self._ticket(request.ticket, context)
         if request.work_id != ticket.work_id:
             raise PayloadError("the update is for other work than its ticket")
-        await link.until_open(ticket)
         return leader_pb2.UploadStatus(received=self._uploads.received(request))
 
     async def _accumulate(self, messages: AsyncIterator[UploadMessage], context: Context) -> leader_pb2.Ack:
         link, place = self._link(), caller_of(context).place
-        async with self._uploads.opening(place, messages, ranked=False) as opening:
+        async with self._uploads.opening(place, messages, ranked=place in self.guests) as opening:
             header = header_of(opening.message)
             if header is None:
                 raise PayloadError("an edge takes updates with a ticket; send this one to the leader")
-            ticket = link.joined.ticket_of(header.ticket, header)
+            link.joined.ticket_of(header.ticket, header)
             check_metrics(header, 0)
-            await link.until_open(ticket)
+            ticket = await self._ticket(header.ticket, context)
             async with self._uploads.receiving(f"learner {ticket.learner_id}", opening, messages) as upload:
                 await link.take(ticket, upload)
         return leader_pb2.Ack(success=True, message="counted")

@@ -13,7 +13,7 @@ LEADER = "leader"  # role of the certificate with which a leader dials its learn
 
 #: The server name that every leader's certificate bears, so that it may be reached at any address.
 TLS_NAME = "leader.flockstep.internal"
-#: That of whoever may take updates in the leader's place, at whatever address: of role `EDGE` alone.
+#: That of whoever may take updates, at whatever address: the leader itself, or one of role `EDGE`.
 EDGE_TLS_NAME = "edge.flockstep.internal"
 EDGE = "aggregator"
 

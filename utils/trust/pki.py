@@ -113,10 +113,11 @@ def server_certificate(
     """The certificate of a listener, the leader's own or its gateway's; at the longest as long as the CA.
 
     Args:
-        names: DNS names and addresses beside `TLS_NAME`, for clients that check the one that they dialled.
+        names: DNS names and addresses beside `TLS_NAME` and `EDGE_TLS_NAME`, for clients that check the one that they
+            dialled.
     """
     span = (ca.not_valid_before_utc.timestamp(), min(until, ends_at(ca)))
-    served = [_general_name(name) for name in (TLS_NAME, *names)]
+    served = [_general_name(name) for name in (TLS_NAME, EDGE_TLS_NAME, *names)]
     extensions = _leaf(ca_key, served, [Use.SERVER_AUTH])
     return _sign(LEADER, public_key, span, ca.subject, ca_key, extensions)
 

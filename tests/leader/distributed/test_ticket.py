@@ -33,7 +33,9 @@ def test_a_ticket_with_another_bit_is_refused(place: int) -> None:
         unseal(KEY, bytes(sealed), "r")
 
 
-@pytest.mark.parametrize("sealed", [b"", b"x", b"y" * 32, b"z" * 5000, seal(key_of("other"), edge_pb2.Ticket())])
+@pytest.mark.parametrize(
+    "sealed", [b"", b"x", b"y" * 32, b"z" * 5000, seal(key_of("other"), edge_pb2.Ticket())]
+)
 def test_what_the_key_has_not_signed_is_refused(sealed: bytes) -> None:
     with pytest.raises(ForbiddenError, match="not given out by the leader"):
         unseal(KEY, sealed, "r")

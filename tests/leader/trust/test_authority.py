@@ -22,7 +22,7 @@ from leader.trust.callers import Caller
 from leader.trust.manager import Manager
 from protos import trust_pb2
 from utils.errors import ConfigError, ForbiddenError, PayloadError
-from utils.trust.names import LEADER, TLS_NAME, Identity, learner_tls_name
+from utils.trust.names import EDGE_TLS_NAME, LEADER, TLS_NAME, Identity, learner_tls_name
 from utils.trust.pki import Key, from_pem, identity_of, key_from_pem, make_csr, new_key
 from utils.trust.token import JoinToken, door_credentials
 
@@ -129,7 +129,7 @@ def test_the_listener_has_a_key_of_its_own_each_time(authority: Authority) -> No
     certificate = from_pem(first.certificate)
     assert first.key != second.key
     assert certificate.public_key() == key_from_pem(first.key).public_key()
-    assert names_of(certificate) == [TLS_NAME]
+    assert names_of(certificate) == [TLS_NAME, EDGE_TLS_NAME]
     assert uses_of(certificate) == {ExtendedKeyUsageOID.SERVER_AUTH}
     door, _ = door_credentials(token_for(authority).door)
     assert x509.load_pem_x509_certificates(first.roots) == [authority.ca, door]
@@ -138,7 +138,7 @@ def test_the_listener_has_a_key_of_its_own_each_time(authority: Authority) -> No
 def test_the_listener_bears_the_names_of_the_config(tmp_path: Path) -> None:
     authority = Authority(tmp_path, TrustConfig(names="fl.example.org, 10.0.0.1"))
     certificate = from_pem(authority.server_credentials().certificate)
-    assert names_of(certificate) == [TLS_NAME, "fl.example.org"]
+    assert names_of(certificate) == [TLS_NAME, EDGE_TLS_NAME, "fl.example.org"]
     wrong = Authority(tmp_path, TrustConfig(names="fl.exämple.org"))
     with pytest.raises(ConfigError, match=r"^trust\.names: "):
         wrong.server_credentials()

@@ -88,7 +88,7 @@ def test_a_certificate_begins_five_minutes_ago_and_never_outlives_its_ca() -> No
 
 def test_the_listeners_certificate_is_no_identity_and_bears_the_names_given() -> None:
     server = FLEET.server(["fl.example.org", "10.0.0.1", "::1"]).certificate
-    assert names_of(server).get_values_for_type(x509.DNSName) == [TLS_NAME, "fl.example.org"]
+    assert names_of(server).get_values_for_type(x509.DNSName) == [TLS_NAME, EDGE_TLS_NAME, "fl.example.org"]
     assert [str(ip) for ip in names_of(server).get_values_for_type(x509.IPAddress)] == ["10.0.0.1", "::1"]
     assert uses_of(server) == [ExtendedKeyUsageOID.SERVER_AUTH]
     assert pki.ends_at(server) == pki.ends_at(FLEET.ca)
