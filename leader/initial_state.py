@@ -16,6 +16,7 @@ from leader.state import RunState
 from leader.storage.checkpoint import load_newest
 from leader.storage.run_folder import RunFolder, default_run_dir
 from model.layout import Layout
+from utils.errors import CheckpointError
 from utils.files import write_atomically
 
 _CHANGED = "was config.yaml of the run folder changed?"
@@ -47,6 +48,7 @@ def initial_state(config: RunConfig, origin: Origin) -> RunState:
         vector=vector,
         optimizer=make_optimizer(config).init(origin.layout.parameter_count),
         secret=_new_secret(),
+        frozen=origin.layout.frozen,
     )
 
 
@@ -56,6 +58,11 @@ def resumed_state(config: RunConfig, folder: RunFolder, layout: Layout, examples
     `examples` is the number of training examples that the leader holds.
     """
     state = load_newest(folder.checkpoints, partial(_check_fit, config, layout, examples))
+    if state.frozen != layout.frozen:
+        raise CheckpointError(
+            "this run was trained beside other frozen parameters than the task's model has now; give it back the "
+            "base that it had, or start a new run"
+        )
     return state if state.secret else replace(state, secret=_new_secret())  # of a release that had none
 
 

@@ -38,6 +38,7 @@ class RunState:
     audit_head: str = ""  # of the audit when this was written, as N:HASH; "" in a run without trust
     privacy: PrivacyState | None = None  # of a run with dp.mode
     masks_range: float = 0.0  # of the next round's masks, with secagg.bits=16; 0 = the config's
+    frozen: str = ""  # fingerprint of the parameters that are; "" = none
     #: What nobody outside can compute work ids without; learners see only the ids. "" in tests alone.
     secret: str = field(default="", repr=False)
 

@@ -98,6 +98,7 @@ class Wiring:
             groups=train.groups if train else None,
             seats=state.seats,
             events=self.events,
+            frozen=self.layout.frozen,
         )
 
     def _open_branches(self, state: RunState, host: Host) -> Tree:

@@ -25,7 +25,7 @@ from learner.training.example_privacy import ExamplePrivacy
 from learner.trust.access import choose
 from learner.wire.connection import Connection
 from learner.wire.edges import Edges
-from learner.work.workbench import Tools
+from learner.work.workbench import Tools, frozen_by
 from learner.work.worker import Worker, unheard
 from model.image_classification import ImageClassification
 from model.precision import choose_device
@@ -130,7 +130,7 @@ class App:
         said = own.said if own else None
         if said is not None and options.dp_budget:
             said.ClearField("fingerprint")  # who guesses all of the data could check that by it
-        self._registration = Registration(options, tools.device, said)
+        self._registration = Registration(options, tools.device, said, frozen_by(tools.task))
         self._session: Session | None = None
         self._leaving = asyncio.Event()
 

@@ -37,15 +37,17 @@ class Layout:
 
     `parameters` are those that train (`requires_grad`), in the order of `named_parameters()`,
     from 0 without gaps; one that the module uses in several places (tied weights) is one entry
-    under its first name. `buffers` follow without gaps: frozen parameters, then float buffers
-    such as the statistics of batch norm. Integer buffers, such as batch norm's counter of
-    batches, and buffers that are not in the module's `state_dict` stay local.
+    under its first name. `buffers` follow without gaps: float buffers such as the statistics of
+    batch norm. Integer buffers, such as batch norm's counter of batches, and buffers that are not
+    in the module's `state_dict` stay local. Frozen parameters have no place: they are the same everywhere.
     """
 
     parameters: tuple[Entry, ...]
     buffers: tuple[Entry, ...]
     #: Names of entries that stay at each learner: updates come without them, and the leader's never change.
     local: frozenset[str] = frozenset()
+    #: Fingerprint of the frozen parameters; "" = there are none.
+    frozen: str = ""
 
     @classmethod
     def of(cls, module: nn.Module) -> Layout:
@@ -53,7 +55,7 @@ class Layout:
         parameters, buffers = tensors_of(module)
         _check_dtypes({**parameters, **buffers})
         trained = _entries(parameters, start=0)
-        return cls(trained, _entries(buffers, start=_end(trained)))
+        return cls(trained, _entries(buffers, start=_end(trained)), frozen=_fingerprint(module))
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
@@ -157,12 +159,21 @@ class Layout:
 def tensors_of(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What trains, and what only travels, by name."""
     saved = module.state_dict().keys()
-    trained: dict[str, Tensor] = {}
-    carried: dict[str, Tensor] = {}
-    for name, parameter in module.named_parameters():
-        (trained if parameter.requires_grad else carried)[name] = parameter
+    trained: dict[str, Tensor] = {name: p for name, p in module.named_parameters() if p.requires_grad}
     floats = ((name, b) for name, b in module.named_buffers() if name in saved and b.is_floating_point())
-    return trained, {**carried, **dict(floats)}
+    return trained, dict(floats)
+
+
+def _fingerprint(module: nn.Module) -> str:
+    """SHA-256 in hex over names, dtypes, shapes and bits of the frozen parameters; "" without any."""
+    import torch  # here, where there is a module of it
+
+    frozen = sorted((name, tensor) for name, tensor in module.named_parameters() if not tensor.requires_grad)
+    digest = hashlib.sha256()
+    for name, tensor in frozen:
+        digest.update(json.dumps([name, str(tensor.dtype), tensor.shape]).encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest() if frozen else ""
 
 
 def _entries(tensors: dict[str, Tensor], start: int) -> tuple[Entry, ...]:

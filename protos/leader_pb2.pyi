@@ -17,7 +17,7 @@ CONTROL_SESSION: Control
 CONTROL_DIALLED: Control
 
 class LearnerInfo(_message.Message):
-    __slots__ = ("network_addr", "protocol", "release", "name", "token", "device", "control", "own_data", "tags", "device_kind", "memory_bytes", "codecs", "secagg", "example_privacy")
+    __slots__ = ("network_addr", "protocol", "release", "name", "token", "device", "control", "own_data", "tags", "device_kind", "memory_bytes", "codecs", "secagg", "example_privacy", "frozen")
     NETWORK_ADDR_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,7 @@ class LearnerInfo(_message.Message):
     CODECS_FIELD_NUMBER: _ClassVar[int]
     SECAGG_FIELD_NUMBER: _ClassVar[int]
     EXAMPLE_PRIVACY_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_FIELD_NUMBER: _ClassVar[int]
     network_addr: str
     protocol: int
     release: str
@@ -46,7 +47,8 @@ class LearnerInfo(_message.Message):
     codecs: _containers.RepeatedScalarFieldContainer[str]
     secagg: int
     example_privacy: int
-    def __init__(self, network_addr: _Optional[str] = ..., protocol: _Optional[int] = ..., release: _Optional[str] = ..., name: _Optional[str] = ..., token: _Optional[bytes] = ..., device: _Optional[str] = ..., control: _Optional[_Union[Control, str]] = ..., own_data: _Optional[_Union[OwnData, _Mapping]] = ..., tags: _Optional[_Iterable[str]] = ..., device_kind: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ..., secagg: _Optional[int] = ..., example_privacy: _Optional[int] = ...) -> None: ...
+    frozen: str
+    def __init__(self, network_addr: _Optional[str] = ..., protocol: _Optional[int] = ..., release: _Optional[str] = ..., name: _Optional[str] = ..., token: _Optional[bytes] = ..., device: _Optional[str] = ..., control: _Optional[_Union[Control, str]] = ..., own_data: _Optional[_Union[OwnData, _Mapping]] = ..., tags: _Optional[_Iterable[str]] = ..., device_kind: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ..., secagg: _Optional[int] = ..., example_privacy: _Optional[int] = ..., frozen: _Optional[str] = ...) -> None: ...
 
 class OwnData(_message.Message):
     __slots__ = ("examples", "classes", "fingerprint")

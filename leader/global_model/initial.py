@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,11 @@ def open_origin(config: RunConfig, classes: int, weights: Path | None = None) ->
     device = choose_device("auto")
     model = FlatModel(task.build_model(config.seed), device)
     model.layout = layout = model.layout.keeping(patterns)
+    if payload and (base := _frozen(payload.manifest)) not in ("", layout.frozen):
+        raise ConfigError(
+            f"model.weights: {weights} was trained beside other frozen parameters (fingerprint {base[:12]}, the "
+            f"task's have {layout.frozen[:12] or 'none'}); build the model on the same base"
+        )
     vector = _vector(layout, payload) if payload else model.snapshot().cpu().numpy()
     return Origin(layout, vector, task, model, own=bool(wanted.task))
 
@@ -96,7 +102,19 @@ def _layout(manifest: Manifest) -> Layout:
         Entry(entry.name, entry.shape, int(start), entry.size)
         for entry, start in zip([*parameters, *carried], starts, strict=False)
     ]
-    return Layout(tuple(entries[: len(parameters)]), tuple(entries[len(parameters) :]))
+    frozen = _frozen(manifest)
+    return Layout(tuple(entries[: len(parameters)]), tuple(entries[len(parameters) :]), frozen=frozen)
+
+
+def _frozen(manifest: Manifest) -> str:
+    """The fingerprint of what is frozen beside a file's tensors, by its metadata; "" = nothing is."""
+    text = manifest.metadata.get("frozen", "")
+    if not re.fullmatch("([0-9a-f]{64})?", text):
+        raise ConfigError(
+            f"model.weights: metadata 'frozen' is {text[:80]!r}; it must be a SHA-256 in hex, as "
+            "python -m scripts.weights writes it"
+        )
+    return text
 
 
 def _buffers(manifest: Manifest) -> set[str]:
@@ -129,8 +147,8 @@ def _vector(layout: Layout, payload: Payload) -> NDArray[np.float32]:
             )
     if tensors:
         raise ConfigError(
-            f"model.weights: the file has {next(iter(tensors))!r}, which is no parameter or float buffer of the "
-            "model; leave it out"
+            f"model.weights: the file has {next(iter(tensors))!r}, which is no parameter that trains and no float "
+            "buffer of the model; leave it out"
         )
     places = {tensor.name: (tensor.start, tensor.stop) for tensor in payload.manifest.tensors}
     pieces = [payload.data[slice(*places[entry.name])].view(np.float32) for entry in layout.entries]
@@ -142,7 +160,8 @@ def _vector(layout: Layout, payload: Payload) -> NDArray[np.float32]:
 
 def weights_metadata(layout: Layout) -> dict[str, str]:
     """What a file of weights says beside its tensors, so that a leader without the task can use it."""
-    return {"format": "pt", "buffers": json.dumps([entry.name for entry in layout.buffers])}
+    told = {"frozen": layout.frozen} if layout.frozen else {}
+    return {"format": "pt", "buffers": json.dumps([entry.name for entry in layout.buffers]), **told}
 
 
 def tensors_of(model: FlatModel) -> dict[str, torch.Tensor]:

@@ -17,9 +17,10 @@ from utils.version import EXAMPLE_PRIVACY, RELEASE
 class Eligibility:
     """Refuses learners whose data does not fit the run; those that don't meet cohort.require only look on."""
 
-    def __init__(self, config: RunConfig, *, classes: int, held: int | None) -> None:
+    def __init__(self, config: RunConfig, *, classes: int, held: int | None, frozen: str = "") -> None:
         self._config = config
         self._classes = classes  # 0 = a task of the user's own, which alone knows its data
+        self._frozen = frozen  # fingerprint of the parameters that are the same everywhere; "" = none
         self._held = held  # examples that the leader deals out; None where it has no data
         self._requirement = Requirement.parse(config.cohort.require)
 
@@ -38,6 +39,8 @@ class Eligibility:
                 f"learner {info.name or 'without a name'} can't hide its examples (dp.mode=examples): install "
                 f"flockstep {RELEASE} there"
             )
+        if info.frozen != self._frozen:
+            raise IncompatibleError(_other_base(info, self._frozen))
         if not info.HasField("own_data"):
             if self._held is None:
                 raise IncompatibleError(
@@ -63,3 +66,23 @@ class Eligibility:
     def met_by(self, member: Member) -> bool:
         """Whether the member meets cohort.require."""
         return self._requirement.met_by(member.tags, member.device_kind, member.memory_bytes)
+
+
+def _other_base(info: leader_pb2.LearnerInfo, frozen: str) -> str:
+    """Why a learner's frozen parameters are not those of a run in which `frozen` is their fingerprint."""
+    who = f"learner {info.name or 'without a name'}"
+    if not frozen:
+        return (
+            f"{who} has a model with frozen parameters, this run's has none: start it with the run's task, or the "
+            "leader with a model.weights that python -m scripts.weights wrote for this one"
+        )
+    if not info.frozen:
+        return (
+            f"{who} has no frozen parameters, this run's model does: start it with the run's --task, by flockstep "
+            f"{RELEASE}"
+        )
+    return (
+        f"{who} has other frozen parameters than this run (fingerprint {info.frozen[:12]}, here {frozen[:12]}): they "
+        "don't travel, so have build_model make the same ones everywhere: from copies of one file, or from a seed "
+        "of the task's own in place of the `seed` that it is given"
+    )

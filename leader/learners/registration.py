@@ -51,7 +51,7 @@ def check(info: leader_pb2.LearnerInfo, caller: Caller) -> None:
         raise PayloadError(f"control {info.control} is none of this contract's; see leader.proto")
     if info.name and not _NAME.fullmatch(info.name):
         raise PayloadError(f"name {info.name[:64]!r} is not 1 to 64 of letters, digits, '.', '_' and '-'")
-    for text in (info.network_addr, info.device, info.release, info.own_data.fingerprint):
+    for text in (info.network_addr, info.device, info.release, info.frozen, info.own_data.fingerprint):
         if len(text) > _MAX_TEXT or not text.isprintable():
             raise PayloadError(
                 f"text of {len(text)} characters in LearnerInfo; printable, at most {_MAX_TEXT}"

@@ -49,6 +49,7 @@ class Workforce:
         seats: Seats | None,
         events: EventStream,
         groups: NDArray[np.int64] | None = None,
+        frozen: str = "",
     ) -> None:
         self._config = config
         self._events = events
@@ -61,7 +62,7 @@ class Workforce:
             stands=stands,
         )
         held = None if labels is None else len(labels)
-        self._eligibility = Eligibility(config, classes=classes, held=held)
+        self._eligibility = Eligibility(config, classes=classes, held=held, frozen=frozen)
         self.clock: Clock = WallClock()  # of the rounds
         self._standings = Standings(REMEMBERED * config.limits.max_learners)
         self._allocation = Allocation(

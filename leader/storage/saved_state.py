@@ -110,6 +110,7 @@ class _Said(_SaidBeside):
     audit_head: Annotated[str, Field(pattern=r"\A([0-9]+:[0-9a-f]{64})?\z")] = ""
     privacy: Annotated[PrivacyState, AfterValidator(_privacy)] | None = None
     masks_range: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+    frozen: Annotated[str, Field(pattern=r"\A([0-9a-f]{64})?\z")] = ""
     own: Count
     committed: Annotated[RoundCommitted, AfterValidator(_committed)] | None
     shards: Count | None
@@ -151,6 +152,7 @@ def fields_of(state: RunState, beside: str = "") -> str:
         **({"audit_head": state.audit_head} if state.audit_head else {}),
         **({"privacy": _private_fields(state.privacy)} if state.privacy else {}),
         **({"masks_range": state.masks_range} if state.masks_range else {}),
+        **({"frozen": state.frozen} if state.frozen else {}),
         **({"beside": beside} if beside else {}),
         "holders": dict(state.seats.holders) if state.seats and not apart.shards else {},
         "own": state.seats.own if state.seats else 0,
@@ -212,7 +214,7 @@ def state_of(
         name: array.astype(np.float32, copy=False) for name, array in arrays.items() if name not in _SHARDS
     }
     plain: dict[str, Any] = {
-        name: getattr(said, name) for name in (*_PLAIN, "audit_head", "turns", "masks_range")
+        name: getattr(said, name) for name in (*_PLAIN, "audit_head", "turns", "masks_range", "frozen")
     }
     return RunState(
         vector=vectors["vector"],

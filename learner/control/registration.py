@@ -36,7 +36,11 @@ class Registration:
     """Registers one learner, as often as need be: it keeps its name, and proves with its token who it was."""
 
     def __init__(
-        self, options: LearnerOptions, device: torch.device, own_data: leader_pb2.OwnData | None
+        self,
+        options: LearnerOptions,
+        device: torch.device,
+        own_data: leader_pb2.OwnData | None,
+        frozen: str = "",
     ) -> None:
         control = leader_pb2.CONTROL_DIALLED if options.network_addr else leader_pb2.CONTROL_SESSION
         self._info = leader_pb2.LearnerInfo(
@@ -52,6 +56,7 @@ class Registration:
             memory_bytes=memory_bytes(device),
             codecs=(*KINDS, "zstd"),
             example_privacy=EXAMPLE_PRIVACY,
+            frozen=frozen,
             secagg=VERSION if control == leader_pb2.CONTROL_SESSION else 0,
         )
 

@@ -62,6 +62,11 @@ def build_trainer(
     return trainer_type(model, compile_model=tools.compile)
 
 
+def frozen_by(task: Task | None) -> str:
+    """Fingerprint of what is frozen in the model of a task; "" = nothing, as in those that the leader names."""
+    return Layout.of(task.build_model(0)).frozen if task else ""
+
+
 class Assignments:
     """Puts together what each work order needs, and keeps what parts remember."""
 

@@ -72,8 +72,8 @@ class Crew(LearnerLink):
         self._downloads = Downloads(self.app.layout)
         self.app.coordinator.workforce.address(self)
 
-    def register(self, count: int, brought: Sequence[Brought]) -> None:
-        """Let learner-00000 and so on join, with their own data if they bring any."""
+    def register(self, count: int, brought: Sequence[Brought], frozen: str = "") -> None:
+        """Let learner-00000 and so on join, with their own data if they bring any; `frozen` as they have it."""
         for number in range(count):
             own, name = brought[number] if brought else None, f"learner-{number:05d}"
             info = leader_pb2.LearnerInfo(
@@ -85,6 +85,7 @@ class Crew(LearnerLink):
                 own_data=own.said if own else None,
                 codecs=(*KINDS, "zstd"),
                 secagg=VERSION,
+                frozen=frozen,
             )
             caller = Caller(
                 name, "learner", "", name

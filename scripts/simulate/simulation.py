@@ -21,7 +21,7 @@ from leader.initial_state import open_folder
 from leader.reporting.log import Display, open_display
 from leader.runtime import Host
 from learner.memory import Memory
-from learner.work.workbench import Assignments, Tools, build_trainer
+from learner.work.workbench import Assignments, Tools, build_trainer, frozen_by
 from model.precision import choose_device
 from model.task import load_task
 from protos import leader_pb2
@@ -138,7 +138,7 @@ async def _lead(
         pool = _open_pool(options, app.description, tools)
         stack.callback(pool.close)
         crew = Crew(app, clock, agenda, pool, assignments, memory, data)
-        crew.register(config.learners, hooks.own)
+        crew.register(config.learners, hooks.own, frozen_by(tools.task))
         if hooks.listener is not None:
             app.events.subscribe(hooks.listener)
         if options.display:

@@ -85,6 +85,8 @@ HELD = {
     "LearnerInfo.secagg": "leader/learners/test_eligibility.py::test_who_can_not_mask_has_no_part_in_a_masked_run",
     "LearnerInfo.example_privacy": "leader/learners/test_eligibility.py::"
     "test_who_can_not_hide_its_examples_has_no_part_in_a_run_that_promises_it",
+    "LearnerInfo.frozen": "cluster/test_frozen.py::"
+    "test_a_learner_with_another_base_is_refused_before_it_is_given_work",
     "UpdateHeader.session": "cluster/test_masked.py::test_an_update_counts_only_under_the_masks_of_its_round",
     "MaskUp.session": "cluster/test_masked.py::test_what_a_learner_says_in_no_session_changes_nothing",
     "Advert.share_key": ADVERT,

@@ -184,21 +184,48 @@ def test_other_layouts_have_other_digests(other: nn.Module) -> None:
 
 
 def test_a_buffer_in_place_of_a_parameter_changes_the_digest() -> None:
-    frozen = nn.Linear(2, 1)
-    frozen.bias.requires_grad_(False)
-    assert Layout.of(frozen).digest() != Layout.of(nn.Linear(2, 1)).digest()
+    carried = nn.Linear(2, 1)
+    del carried.bias
+    carried.register_buffer("bias", torch.zeros(1))
+    assert Layout.of(carried).digest() != Layout.of(nn.Linear(2, 1)).digest()
 
 
-def test_frozen_parameters_travel_with_the_buffers_and_have_no_gradient() -> None:
+def test_frozen_parameters_have_no_place_and_no_gradient() -> None:
     module = nn.Linear(2, 1)
     module.weight.requires_grad_(False)
     flat = FlatModel(module)
     module(torch.ones(1, 2)).sum().backward()
 
     assert [e.name for e in flat.layout.parameters] == ["bias"]
-    assert [e.name for e in flat.layout.buffers] == ["weight"]
+    assert (flat.layout.buffers, flat.layout.total) == ((), 1)
     assert torch.equal(flat.gradient, torch.tensor([1.0]))
     assert module.weight.grad is None
+
+
+def frozen(**changed: Tensor | None) -> str:
+    """The fingerprint of a frozen layer, with other values by name, under a head that trains."""
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    values = {"weight": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "bias": torch.zeros(2), **changed}
+    for name, value in values.items():
+        kept = None if value is None else nn.Parameter(value, requires_grad=False)
+        setattr(module[0], name, kept)
+    return Layout.of(module).frozen
+
+
+def test_the_fingerprint_of_what_is_frozen_tells_each_bit_dtype_shape_and_name() -> None:
+    assert Layout.of(nn.Linear(2, 1)).frozen == ""
+    weight = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    others = [
+        frozen(weight=weight.bfloat16()),  # what is frozen need not be float32
+        frozen(weight=weight.T),
+        frozen(weight=weight.nextafter(torch.tensor(9.0))),
+        frozen(weight=weight.reshape(4)),
+        frozen(bias=None),
+        frozen(bias=torch.tensor([0.0, -0.0])),
+    ]
+    assert frozen() == frozen(weight=weight.T.contiguous().T)  # whatever lies where in memory
+    assert len({frozen(), *others}) == 7
+    assert {len(one) for one in others} == {64}
 
 
 def test_integer_buffers_and_buffers_that_are_not_saved_stay_local() -> None:

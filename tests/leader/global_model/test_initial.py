@@ -128,7 +128,7 @@ def test_a_file_gives_a_known_model_its_weights(tmp_path: Path) -> None:
         ),
         (
             {"extra": np.zeros(1, np.int64)},
-            "the file has 'extra', which is no parameter or float buffer of the model; leave it out",
+            "the file has 'extra', which is no parameter that trains and no float buffer of the model; leave it out",
         ),
         ({"head.linear.bias": np.full(10, np.nan, np.float32)}, "the file has values that are not finite"),
     ],

@@ -443,6 +443,7 @@ def own(examples: int) -> leader_pb2.LearnerInfo:
         (plain("a\x1b[2J"), PayloadError, "printable, at most 256"),
         (leader_pb2.LearnerInfo(device="\n"), PayloadError, "printable, at most 256"),
         (leader_pb2.LearnerInfo(release="\x00"), PayloadError, "printable, at most 256"),
+        (leader_pb2.LearnerInfo(frozen="\x1b"), PayloadError, "printable, at most 256"),
         (tagged("a", ""), PayloadError, "2 tags in LearnerInfo; at most 16, each of 1 to 32 letters"),
         (tagged("a,b"), PayloadError, "1 tags in LearnerInfo; at most 16"),
         (tagged("a" * 33), PayloadError, "each of 1 to 32 letters"),
