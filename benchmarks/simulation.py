@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,10 @@ class Run:
     checkpoint_bytes: int
     peak_mb: float  # of the process, so far
 
+    def median(self, what: str) -> float:
+        """Of a round: its "CPU" seconds or its "time"."""
+        return statistics.median(self.cpu_s if what == "CPU" else self.round_s)
+
 
 @dataclass(frozen=True)
 class Point:
@@ -59,19 +64,24 @@ class Point:
 
 
 def measure(quick: bool) -> Result:
-    """All the counts in turns, in one process and thread, every round's checkpoint on disk."""
-    counts, rounds, turns = (QUICK_COUNTS, 40, 1) if quick else (COUNTS, 100, 3)
-    runs = [[measure_run(count, rounds) for count in counts] for _ in range(turns)]
-    points = [Point.of(count, made) for count, made in zip(counts, zip(*runs, strict=True), strict=True)]
+    """Each count in turns with the least beside it, in one process and thread, every round's checkpoint on disk."""
+    counts, rounds, turns = (QUICK_COUNTS, 40, 1) if quick else (COUNTS, 60, 5)
+    few, *more = counts
+    pairs = [(count, measure_run(few, rounds), measure_run(count, rounds)) for count in more * turns]
+    runs = {few: [one for _, one, _ in pairs]}
+    runs |= {count: [many for number, _, many in pairs if number == count] for count in more}
+    points = [Point.of(count, made) for count, made in runs.items()]
     first, last = points[0], points[-1]
     write = durable_write(first.checkpoint_bytes, 20 if quick else 200)
     figures = [figure for point in points for figure in _figures(point)]
     slower = {
-        f"round of {point.clients:,} clients to one of {first.clients}": point.round_s.median
-        / first.round_s.median
-        for point in points[1:]
+        f"{what} a round, {count:,} clients to {few}": statistics.median(
+            many.median(what) / one.median(what) for number, one, many in pairs if number == count
+        )
+        for what in ("CPU", "time")
+        for count in more
     }
-    promised = list(slower)[:2][-1]
+    promised = f"CPU a round, {more[:2][-1]:,} clients to {few}"
     peak = last.peak_mb / points[1].peak_mb
     reference = Figure(
         f"reference: durable write of the checkpoint of {first.clients}", "ms", write.scaled(1e3)
