@@ -57,7 +57,7 @@ class Injector:
         if target != LEADER or entry["event"] != "RoundStarted" or entry["round"] < fault.round:
             return False
         before = self._ledger.injuries[-1].round if self._ledger.injuries else 0
-        return int(entry["round"]) > before and (fault.target == LEADER or fault.target in self._run.working)
+        return int(entry["round"]) > before and (fault.target <= LEADER or fault.target in self._run.working)
 
     async def _strike(self, fault: Fault) -> None:
         match fault.kind:
@@ -85,7 +85,11 @@ class Injector:
             return
         await self._run.expect(
             lambda who, entry: (
-                who == LEADER and entry["event"] == "LearnerLeft" and self._run.target_of(entry) == target
+                who == LEADER
+                and (
+                    (entry["event"] == "LearnerLeft" and self._run.target_of(entry) == target)
+                    or (entry["event"] == "EdgeLeft" and entry["name"] == f"edge-{-target}")
+                )
             ),
             4 * lease_s,
         )

@@ -41,7 +41,8 @@ class Injury:
     @property
     def text(self) -> str:
         """One line for people."""
-        whom = f" (learner-{self.fault.target})" if self.fault.target != LEADER else ""
+        target = self.fault.target
+        whom = f" (learner-{target})" if target > 0 else f" (edge-{-target})" if target < 0 else ""
         return f"{self.at_s:6.1f} s  round {self.round:3d}  {self.fault.name}{whom}"
 
 
@@ -81,7 +82,7 @@ class Ledger:
             raise ViolationError(f"{process} failed: {entry.get('message', '')}: {entry['exception']}")
         if target == LEADER:
             self._hear_leader(entry)
-        else:
+        elif target > 0:
             self._hear_learner(process, entry)
 
     def _hear_leader(self, entry: Entry) -> None:

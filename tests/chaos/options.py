@@ -21,6 +21,7 @@ class Options:
     exchange: str
     data: str
     lease_s: float
+    edges: int
     folder: Path
     json: Path | None
 
@@ -30,6 +31,7 @@ class Options:
         return (
             f"python -m tests.chaos --seed {self.seed} --rounds {self.rounds} --learners {self.learners} "
             f"--exchange {self.exchange} --data {self.data} --lease-s {self.lease_s:g}"
+            f"{f' --edges {self.edges}' if self.edges else ''}"
         )
 
     @property
@@ -70,6 +72,7 @@ def parse(argv: Sequence[str] | None) -> Options:
     parser.add_argument("--exchange", choices=("gradient", "delta"), default="delta")
     parser.add_argument("--data", default="synthetic", help="synthetic, or a folder with CIFAR-10")
     parser.add_argument("--lease-s", type=float, default=3.0, help="lease of the learners in seconds")
+    parser.add_argument("--edges", type=int, default=0, help="edges that take the updates")
     parser.add_argument("--dir", type=Path, help="new folder for runs and logs; default runs/chaos-DATE-TIME")
     parser.add_argument("--json", type=Path, help="file for the result as JSON")
     given = parser.parse_args(argv)
@@ -80,6 +83,7 @@ def parse(argv: Sequence[str] | None) -> Options:
         exchange=given.exchange,
         data=given.data,
         lease_s=given.lease_s,
+        edges=given.edges,
         folder=given.dir or Path("runs") / f"chaos-{datetime.now():%Y%m%d-%H%M%S}",
         json=given.json,
     )

@@ -6,10 +6,10 @@ import random
 from dataclasses import dataclass
 from enum import Enum
 
-from utils.faults import LEADER_POINTS, LEARNER_POINTS
+from utils.faults import EDGE_POINTS, LEADER_POINTS, LEARNER_POINTS
 
 ROUNDS_A_FAULT = 2
-LEADER = 0  # target of a fault; learners count from 1
+LEADER = 0  # target of a fault; learners count from 1, edges from -1 down
 
 
 class Kind(Enum):
@@ -35,7 +35,7 @@ class Fault:
 
     number: int
     kind: Kind
-    target: int  # LEADER, or a learner, or the learner whose network it is
+    target: int  # LEADER, a learner, an edge, or the learner whose network it is
     detail: str  # fault point, or direction, or ""
     round: int
     moment: float  # 0..1, how far into the round it strikes
@@ -44,7 +44,7 @@ class Fault:
     @property
     def name(self) -> str:
         """What happens, in words."""
-        who = "leader" if self.target == LEADER else "learner"
+        who = "leader" if self.target == LEADER else "learner" if self.target > 0 else "edge"
         match self.kind:
             case Kind.KILL_AT:
                 return f"{who} killed at {self.detail.rpartition('.')[2]}"
@@ -56,6 +56,14 @@ class Fault:
                 return f"{self.kind.value} {self.detail}".rstrip()
 
 
+#: Of runs with edges, beside the others.
+_EDGE_DECK: tuple[tuple[Kind, None, str], ...] = (
+    *((Kind.KILL_AT, None, point) for point in EDGE_POINTS),
+    (Kind.KILL, None, ""),
+    (Kind.KILL, None, ""),
+    (Kind.FREEZE, None, ""),
+    (Kind.LEAVE, None, ""),
+)
 #: Dealt out over and over, shuffled anew each time; the flag says whether it strikes the leader.
 _DECK: tuple[tuple[Kind, bool, str], ...] = (
     *((Kind.KILL_AT, True, point) for point in LEADER_POINTS),
@@ -81,20 +89,21 @@ _DECK: tuple[tuple[Kind, bool, str], ...] = (
 )
 
 
-def plan_faults(seed: int, rounds: int, learners: int) -> tuple[Fault, ...]:
+def plan_faults(seed: int, rounds: int, learners: int, edges: int = 0) -> tuple[Fault, ...]:
     """The faults of a run, in the order in which they strike: one in every two rounds."""
     drawn = random.Random(seed)
     faults: list[Fault] = []
-    deck: list[tuple[Kind, bool, str]] = []
+    whole: tuple[tuple[Kind, bool | None, str], ...] = (*_DECK, *_EDGE_DECK) if edges else _DECK
+    deck: list[tuple[Kind, bool | None, str]] = []
     for number in range(rounds // ROUNDS_A_FAULT):
         if not deck:
-            deck = drawn.sample(_DECK, len(_DECK))
+            deck = drawn.sample(whole, len(whole))
         kind, at_leader, detail = deck.pop()
         faults.append(
             Fault(
                 number,
                 kind,
-                LEADER if at_leader else drawn.randint(1, learners),
+                _target(drawn, at_leader, learners, edges),
                 detail,
                 ROUNDS_A_FAULT * number + drawn.randint(1, ROUNDS_A_FAULT),
                 drawn.random(),
@@ -102,3 +111,9 @@ def plan_faults(seed: int, rounds: int, learners: int) -> tuple[Fault, ...]:
             )
         )
     return tuple(faults)
+
+
+def _target(drawn: random.Random, at_leader: bool | None, learners: int, edges: int) -> int:
+    if at_leader is None:
+        return -drawn.randint(1, edges)
+    return LEADER if at_leader else drawn.randint(1, learners)

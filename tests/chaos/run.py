@@ -55,7 +55,7 @@ class TrainingRun:
         self._options = options
         self._logs = options.folder / f"{name}-logs"
         self._witness = witness
-        self._port = free_port()
+        self._port, self._edges_port = free_port(), free_port()
         self._programs: dict[int, Program] = {}
         self._numbers = itertools.count(1)
         self._targets: dict[int, int] = {}  # by learner id
@@ -106,6 +106,8 @@ class TrainingRun:
                     group.create_task(self._keep_learner(learner))
                     for learner in range(1, self._options.learners + 1)
                 ]
+                edges = range(1, self._options.edges + 1)
+                crew += [group.create_task(self._keep_edge(edge)) for edge in edges]
                 await self._keep_leader()
                 for task in along:
                     task.cancel()
@@ -118,6 +120,7 @@ class TrainingRun:
 
     async def _keep_leader(self) -> None:
         keys = (*self._options.settings, f"listen=127.0.0.1:{self._port}", f"run_dir={self.run_dir}")
+        keys += (f"edges.listen=127.0.0.1:{self._edges_port}",) if self._options.edges else ()
         begin = [argument for key in keys for argument in ("--set", key)]
         while True:
             arguments = ["--resume", str(self.run_dir)] if self.run_dir.exists() else begin
@@ -133,6 +136,13 @@ class TrainingRun:
             arguments += ["--log-format", "json", "--log-level", "debug"]
             while not await self._run(learner, name, ["-m", "learner", *arguments]):
                 pass
+
+    async def _keep_edge(self, edge: int) -> None:
+        arguments = ["--leader", f"127.0.0.1:{self._edges_port}", "--name", f"edge-{edge}"]
+        arguments += ["--connect-timeout-s", _PATIENCE_S, "--reconnect-timeout-s", _PATIENCE_S]
+        arguments += ["--log-format", "json", "--log-level", "debug"]
+        while not await self._run(-edge, f"edge-{edge}", ["-m", "leader.edge", *arguments]):
+            pass
 
     async def _run(self, target: int, name: str, arguments: list[str]) -> bool:
         """Run one process to its end; whether that was the end of the run."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.chaos.plan import LEADER, ROUNDS_A_FAULT, Kind, plan_faults
-from utils.faults import LEADER_POINTS, LEARNER_POINTS, parse_faults
+from utils.faults import EDGE_POINTS, LEADER_POINTS, LEARNER_POINTS, parse_faults
 
 
 def test_seed_and_rounds_alone_decide_the_plan() -> None:
@@ -34,6 +34,14 @@ def test_a_long_plan_holds_every_kind_and_every_fault_point() -> None:
     assert {fault.kind for fault in plan} == set(Kind)
     points = Counter(fault.detail for fault in plan if fault.kind is Kind.KILL_AT)
     assert set(points) == {*LEADER_POINTS, *LEARNER_POINTS}
+
+
+def test_edges_are_struck_too_where_there_are_some() -> None:
+    plan = [fault for fault in plan_faults(1, 120, 3, edges=2) if fault.target < LEADER]
+
+    assert {fault.target for fault in plan} == {-1, -2}
+    assert {fault.detail for fault in plan if fault.kind is Kind.KILL_AT} == set(EDGE_POINTS)
+    assert {"edge killed", "edge frozen past its lease", "edge told to leave"} <= {fault.name for fault in plan}
 
 
 def test_a_fault_point_belongs_to_the_program_that_it_is_planned_for() -> None:
