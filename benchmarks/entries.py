@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks import (
     codecs,
     codecs_page,
+    edges,
     idle_round,
     leader_memory,
     learners,
@@ -68,6 +69,7 @@ ENTRIES: Mapping[str, Entry] = {
     "idle_round": Entry(_alone(idle_round.measure)),
     "watched_round": Entry(_alone(watched_round.measure)),
     "resnet18_round": Entry(_alone(resnet18_round.measure)),
+    "edges": Entry(_alone(edges.measure)),
     "leader_memory": Entry(_alone(leader_memory.measure)),
     "robust_memory": Entry(_alone(robust_memory.measure), draw_robust_memory),
     "sessions": Entry(_alone(sessions.measure), draw_sessions),

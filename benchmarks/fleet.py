@@ -50,17 +50,22 @@ def run_fleet(
     leader: str = _LEADER,
     settings: Mapping[str, object] = MappingProxyType({}),
     viewers: int = 0,
+    edges: int = 0,
 ) -> FleetRun:
     """Train `rounds` + `warmup` rounds with no-op learners, which join if the leader is to be `secure`.
 
-    `leader` is the module that leads, with `settings` of its own; `viewers` look at its page.
+    `leader` is the module that leads, with `settings` of its own; `viewers` look at its page, and updates go
+    through `edges`.
 
     Raises ProgramFailedError with the end of the log of a process that failed.
     """
     with tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch:
         folder = Path(scratch)
         way = choose_way(folder / "trust" if secure else None)
-        sizes = {"model.name": model, "rounds": rounds + warmup, "learners": learners}
+        sizes: dict[str, object] = {"model.name": model, "rounds": rounds + warmup, "learners": learners}
+        above = f"127.0.0.1:{free_port()}"
+        if edges:
+            sizes["edges.listen"] = above
         program, address = probed_leader(
             folder, {**TOY_DATA, **way.settings, **sizes, **settings}, module=leader
         )
@@ -70,7 +75,7 @@ def run_fleet(
             )
             for name in (f"learner-{number}" for number in range(1, learners + 1))
         ]
-        run_together(program, [*crew, *_viewers(folder, viewers)])
+        run_together(program, [*crew, *_edges(folder, above, edges), *_viewers(folder, viewers)])
         first, *commits = read_probe(folder / "leader.probe")
         orders = [read_probe(folder / f"{learner.name}.probe")[warmup:] for learner in crew]
         newest = max((folder / "run" / "checkpoints").iterdir())
@@ -82,6 +87,12 @@ def run_fleet(
             leader_peak_bytes=commits[-1].peak_bytes,
             checkpoint_bytes=newest.stat().st_size,
         )
+
+
+def _edges(folder: Path, above: str, count: int) -> Sequence[Program]:
+    """Edges that small models are nothing special to: they have no torch."""
+    command = (sys.executable, "-m", "leader.edge", "--leader", above)
+    return [Program(name, command, folder / f"{name}.log") for name in (f"edge-{n}" for n in range(count))]
 
 
 def _viewers(folder: Path, count: int) -> Sequence[Program]:

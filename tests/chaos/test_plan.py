@@ -41,7 +41,9 @@ def test_edges_are_struck_too_where_there_are_some() -> None:
 
     assert {fault.target for fault in plan} == {-1, -2}
     assert {fault.detail for fault in plan if fault.kind is Kind.KILL_AT} == set(EDGE_POINTS)
-    assert {"edge killed", "edge frozen past its lease", "edge told to leave"} <= {fault.name for fault in plan}
+    assert {"edge killed", "edge frozen past its lease", "edge told to leave"} <= {
+        fault.name for fault in plan
+    }
 
 
 def test_a_fault_point_belongs_to_the_program_that_it_is_planned_for() -> None:
