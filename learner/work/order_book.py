@@ -38,6 +38,7 @@ class OrderBook:
         self._current: leader_pb2.WorkOrder | None = None
         self._held: dict[str, tuple[leader_pb2.WorkOrder, object]] = {}  # by part
         self._last_sent = ""  # work id
+        self._repeated: leader_pb2.WorkOrder | None = None  # came again while its update was on its way
         self.unwanted = False  # the order under way was cancelled, perhaps before its training began
 
     @property
@@ -48,6 +49,8 @@ class OrderBook:
     def ordered(self, order: leader_pb2.WorkOrder) -> bool:
         """An order came, perhaps once more; whether it tells that the one under way is no longer wanted."""
         if order.work_id in self._wanted:
+            if order.work_id == self._last_sent:
+                self._repeated = order
             return False
         self._wanted.add(order.work_id)
         self._queue.append(order)
@@ -64,10 +67,18 @@ class OrderBook:
         """The update of the order under way is made: nothing is left to cancel."""
         self._current = None
 
-    def finished(self, order: leader_pb2.WorkOrder) -> None:
-        """The order that was under way is over, whatever came of it."""
+    def finished(self, order: leader_pb2.WorkOrder, *, duplicate: bool = False) -> None:
+        """The order that was under way is over, whatever came of it.
+
+        If its update was a `duplicate` and the order came again meanwhile, the one that was counted may be lost with
+        its edge: the update is offered once more.
+        """
         self._current = None
         self._wanted.discard(order.work_id)
+        repeated, self._repeated = self._repeated, None
+        if duplicate and repeated is not None and repeated.work_id == order.work_id:
+            self._wanted.add(order.work_id)
+            self._queue.append(repeated)
 
     def hold(self, order: leader_pb2.WorkOrder, update: object) -> None:
         """Keep the update of an order, in place of its part's last one."""
@@ -93,7 +104,7 @@ class OrderBook:
 
     def sending(self, work_id: str) -> bool:
         """An update goes out; whether it is the one that went out last, so that an earlier stream may have come."""
-        again, self._last_sent = self._last_sent == work_id, work_id
+        again, self._last_sent, self._repeated = self._last_sent == work_id, work_id, None
         return again
 
     def fate(self, refusal: WireError | None, *, again: bool) -> Fate:
@@ -110,6 +121,8 @@ class OrderBook:
         over = {order.work_id for order in self._queue if last_round(order) <= round_}
         self._queue = deque(order for order in self._queue if order.work_id not in over)
         self._wanted -= over
+        if self._repeated is not None and last_round(self._repeated) <= round_:
+            self._repeated = None
         return self._cancelled(self._current is not None and last_round(self._current) <= round_)
 
     def closed(self) -> bool:

@@ -35,6 +35,26 @@ def test_an_order_in_hand_is_not_taken_twice_and_orders_are_done_as_they_came() 
     assert book.next() == order(1)
 
 
+def test_a_duplicate_is_offered_again_if_its_order_came_again_while_it_was_on_its_way() -> None:
+    book = OrderBook()
+    book.ordered(order(1))
+    book.next()
+    book.ordered(order(1))  # before it is sent that means nothing
+    book.sending(order(1).work_id)
+    book.finished(order(1), duplicate=True)
+    assert book.next() is None
+    for committed in (0, 1):
+        book.ordered(order(1))
+        book.next()
+        book.sending(order(1).work_id)
+        book.ordered(order(1))
+        book.committed(committed)
+        book.finished(order(1), duplicate=True)
+        assert book.next() == (order(1) if not committed else None)
+        book.finished(order(1), duplicate=True)
+        assert book.next() is None
+
+
 def test_a_later_order_ends_the_one_under_way_unless_its_update_is_made() -> None:
     book = OrderBook()
     book.ordered(order(2, 1))
