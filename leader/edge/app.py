@@ -57,6 +57,7 @@ class App:
         self._host = Host()
         self._link: Link | None = None
         self._channel: aio.Channel | None = None
+        self.edges_address = ""  # where it listens for edges below
         self._served = ""  # HOST:PORT that learners are told
         self._run_id = ""  # of the run that is served there
         self._broken = asyncio.Event()  # the link can't go on
@@ -198,8 +199,10 @@ class App:
                 edge_contract.SERVICE: edge_handler(self._hub, refuse_call),
             }
             ports = self._ports(joined.config, "--edges-listen", frozenset)
-            where = await self._stack.enter_async_context(serving(limits, options.edges_listen, below, ports))
-            _log.info("edges below reach this one at %s", where)
+            self.edges_address = await self._stack.enter_async_context(
+                serving(limits, options.edges_listen, below, ports)
+            )
+            _log.info("edges below reach this one at %s", self.edges_address)
         return options.advertise or reachable(address)
 
     def _ports(self, config: RunConfig, key: str, guests: Callable[[], Collection[str]]) -> Ports:
