@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from protos import leader_pb2
+from utils.errors import (
+    ForbiddenError,
+    NotReadyError,
+    StalledError,
+    UnknownLearnerError,
+    UnreachableError,
+)
 from utils.wire.contract import LeaderStub
+
+#: What another connection can mend, or tells for good: a certificate that has ended may have been renewed.
+MENDABLE = (UnreachableError, StalledError, UnknownLearnerError, NotReadyError, ForbiddenError)
 
 
 @dataclass(frozen=True)

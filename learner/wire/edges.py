@@ -17,18 +17,14 @@ from typing import TypeVar
 import grpc
 from grpc import aio
 
-from learner.wire.connection import Endpoint
+from learner.wire.connection import MENDABLE, Endpoint
 from protos import leader_pb2
 from utils.errors import (
     BusyError,
     FlockstepError,
-    ForbiddenError,
     IncompatibleError,
     LimitError,
-    NotReadyError,
     PayloadError,
-    StalledError,
-    UnknownLearnerError,
     UnreachableError,
 )
 from utils.wire.contract import LeaderStub
@@ -42,15 +38,6 @@ _CONNECT_S = 3.0
 _FIRST_WAIT_S = 2.0
 _LONGEST_WAIT_S = 60.0
 _KEPT_S = 600.0  # without an order that names it
-#: What says nothing of the update or the model that is asked for: another place may do.
-_FAILURES = (
-    UnreachableError,
-    NotReadyError,
-    StalledError,
-    BusyError,
-    ForbiddenError,
-    UnknownLearnerError,
-)
 #: A model that can't be read may come whole from elsewhere.
 UNREADABLE = (PayloadError, LimitError, IncompatibleError)
 
@@ -129,7 +116,7 @@ class Edges:
         Args:
             also: what is raised at an edge that another place may do better.
         """
-        elsewhere: tuple[type[FlockstepError], ...] = (*_FAILURES, *also)
+        elsewhere: tuple[type[FlockstepError], ...] = (*MENDABLE, BusyError, *also)
         for edge in await self._named(via.edges):
             if self._clock() < edge.left_until:
                 continue

@@ -14,7 +14,7 @@ from learner.secagg.sessions import MaskSessions
 from learner.secagg.vow import Vows
 from learner.training.algorithms.streaming_diloco import check_streaming
 from learner.training.update import CancelledError, Update
-from learner.wire.connection import Connection, Endpoint
+from learner.wire.connection import MENDABLE, Connection, Endpoint
 from learner.wire.edges import UNREADABLE, Edges, check_via
 from learner.wire.masked_update import MaskedUpdate
 from learner.wire.transfer import Download, pull_model, pull_shard, push
@@ -33,12 +33,8 @@ from utils.errors import (
     ChecksumError,
     DuplicateUpdateError,
     FlockstepError,
-    ForbiddenError,
     LateUpdateError,
-    NotReadyError,
     PayloadError,
-    StalledError,
-    UnknownLearnerError,
     UnreachableError,
     WireError,
 )
@@ -48,8 +44,6 @@ _log = logging.getLogger(__name__)
 _PROGRESS_EVERY_S = 0.5
 _RESENDS = 3
 _MOST_BREAKS = 5  # gradient streams that may end one after the other before one of their steps is over
-#: What a new registration can mend, or tells for good: a certificate that has ended may have been renewed.
-_MENDABLE = (UnreachableError, StalledError, UnknownLearnerError, NotReadyError, ForbiddenError)
 
 
 Report = Callable[[leader_pb2.Progress], None]
@@ -128,7 +122,7 @@ class Worker:
 
         def failed(error: FlockstepError) -> None:
             self._breaks += 1
-            if isinstance(error, (*_MENDABLE, ChecksumError, BusyError)) and self._breaks < _MOST_BREAKS:
+            if isinstance(error, (*MENDABLE, ChecksumError, BusyError)) and self._breaks < _MOST_BREAKS:
                 _log.warning("gradient stream: %s; going on after the reconnect", error)
                 if not broken.done():
                     broken.set_result(error)
@@ -195,7 +189,7 @@ class Worker:
             except (CancelledError, LateUpdateError, DuplicateUpdateError) as error:
                 _log.info("round %d: %s", order.round, error)
                 duplicate = isinstance(error, DuplicateUpdateError)
-            except _MENDABLE as error:
+            except MENDABLE as error:
                 _log.warning("round %d: %s; this connection ends", order.round, error)
                 if self._broken is not None and not self._broken.done():
                     self._broken.set_result(error)
