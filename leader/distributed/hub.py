@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from leader.config.rules import is_address
 from leader.distributed.contract import VERSION
 from leader.distributed.messages import UID_BYTES, members_digest
 from protos import edge_pb2, leader_pb2
@@ -33,6 +32,7 @@ from utils.errors import (
     UnknownLearnerError,
     WireError,
 )
+from utils.wire.rpc import is_target
 from utils.wire.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
@@ -249,7 +249,7 @@ class Hub:
                 self._gone(edge, frozenset(message.gone.uids))
             case "serving":
                 told = tuple(message.serving.addresses)
-                if len(told) > _MOST_ADDRESSES or not all(is_address(address) for address in told):
+                if len(told) > _MOST_ADDRESSES or not all(is_target(address) for address in told):
                     raise PayloadError("it names addresses that are no HOST:PORT, or too many")
                 edge.addresses, first = told, not edge.addresses
                 if first:

@@ -360,6 +360,7 @@ def test_the_addresses_of_all_edges_are_known_once_each() -> None:
         {"receipt": edge_pb2.Receipt(uid=b"short")},
         {"receipt": edge_pb2.Receipt(uid=uid(1))},
         {"serving": edge_pb2.Serving(addresses=["nowhere"])},
+        {"serving": edge_pb2.Serving(addresses=["h:1", "unix:/h:0"])},  # which learners would refuse
         {"serving": edge_pb2.Serving(addresses=["h:1"] * 5000)},
     ],
 )
