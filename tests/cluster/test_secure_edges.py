@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from grpc import aio
 
+from leader.distributed.contract import JOIN, VERSION
 from leader.events import RoundCommitted, UpdateAccepted
+from protos import edge_pb2
 from scripts.cluster import Cluster
+from scripts.demo import free_port
 from tests.clusters import TINY, Settings, join, play, train
 from tests.leader.trust.fleet import Fleet
+from utils.trust.names import EDGE_TLS_NAME
 
 
 def secure(folder: Path) -> Settings:
@@ -44,3 +51,27 @@ def test_updates_go_through_an_edge_that_the_leaders_ca_admitted(
     assert [record for record in caplog.records if record.name == "learner.wire.edges"] == []
     bytes_up = [[event.bytes_up for event in run.seen(RoundCommitted)] for run in (through, plain)]
     assert bytes_up[0] != bytes_up[1]  # a sum, in place of updates
+
+
+def test_only_an_edge_can_be_one_below_another(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        port = free_port()
+        cluster.edge("top", edges_listen=f"127.0.0.1:{port}", **files(tmp_path, "top"))
+        await cluster.until(lambda: len(cluster.app.edges) == 1, "no edge")
+        fleet = Fleet(tmp_path / "trust")
+        hello = edge_pb2.EdgeUp(hello=edge_pb2.EdgeHello(protocol=VERSION, name="below"))
+        options = (("grpc.use_local_subchannel_pool", 1), ("grpc.ssl_target_name_override", EDGE_TLS_NAME))
+
+        def joining(role: str) -> Any:
+            tls = fleet.admit(f"an-{role}", role).for_channel()
+            channel = aio.secure_channel(f"127.0.0.1:{port}", tls, options=options)
+            stack.push_async_callback(channel.close)
+            return JOIN.open(channel)
+
+        async with AsyncExitStack() as stack:
+            admitted = joining("aggregator")
+            await admitted.write(hello)
+            assert JOIN.told.read(await admitted.read()).HasField("welcome")
+            assert await joining("learner").code() is grpc.StatusCode.PERMISSION_DENIED
+
+    play(scenario, secure(tmp_path))

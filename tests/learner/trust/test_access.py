@@ -506,10 +506,10 @@ def test_an_edge_is_known_by_its_role_at_whatever_address(leader: SecureLeader, 
             await register(access)
             admit, own = leader.fleet.admit, leader.fleet.authority.server_credentials
             assert await reached(access, admit("edge-1", "aggregator", serves=True).for_server())
+            assert await reached(access, own().for_server())  # the leader takes updates as well
             for holder in (
                 admit("edge-2", "aggregator"),
                 admit("clinic-b", "learner", serves=True),
-                own(),
                 other.admit("edge-1", "aggregator", serves=True),
             ):
                 assert not await reached(access, holder.for_server())
