@@ -61,6 +61,7 @@ _FLAGS: Mapping[str, Flag] = {
     "--listen": ("HOST:PORT", str, "0.0.0.0:443", "where the gateway listens [0.0.0.0:443]"),
     "--config": ("FILE", Path, None, "config of the run, for its limits and JWTs [the defaults]"),
     "--leader": ("HOST:PORT", str, "", "ask the leader there, not --dir; of a gateway, the one behind it"),
+    "--edge": ("HOST:PORT", str, [], "an edge behind the gateway, not the leader; may be given often"),
     "--identity": ("DIR", Path, None, "with --leader: who you are there, a folder that `issue` wrote"),
     "--dir": ("DIR", Path, Path("trust"), "the leader's folder [trust]"),
 }
@@ -141,7 +142,7 @@ def _issued_there(options: Namespace, csr: bytes) -> trust_pb2.Credential:
 
 
 def _gateway(options: Namespace) -> None:
-    gateway = Gateway(options.what, options.listen, options.leader, options.dns)
+    gateway = Gateway(options.what, options.listen, options.leader, options.dns, options.edge)
     config = SCHEMA.build(read_config(options.config) if options.config else {})
     hours = options.hours or _GATEWAY_H
     with opened(options.dir) as authority:
@@ -159,7 +160,17 @@ def _audit(options: Namespace) -> int:
 
 
 _OF_TOKEN = ("--name", "--role", "--uses", "--hours", "--replace")
-_OF_GATEWAY = ("--listen", "--leader", "--dns", "--out", "--hours", "--replace", "--config", "--dir")
+_OF_GATEWAY = (
+    "--listen",
+    "--leader",
+    "--edge",
+    "--dns",
+    "--out",
+    "--hours",
+    "--replace",
+    "--config",
+    "--dir",
+)
 _OF_CERTIFICATE = ("--role", "--hours", "--replace", "--out", "--csr")
 PROGRAM = Verbs[Callable[[Namespace], int | None]](  # gives the exit code, None = 0
     _PROG,

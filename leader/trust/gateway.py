@@ -1,4 +1,4 @@
-"""The gateway: an Envoy in front of the leader that lets in whom the leader would, and tells it who they are."""
+"""The gateway: an Envoy before the leader or its edges that lets in whom the leader would, and tells who they are."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from leader.trust.jwks import FileKeys, jwks_uri
 from leader.trust.manager import LOCAL
 from utils.errors import ConfigError
 from utils.trust import pki
-from utils.trust.names import TLS_NAME, TOKEN_ROLES
+from utils.trust.names import EDGE_TLS_NAME, TLS_NAME, TOKEN_ROLES
 
 _CLIENT = "client.pem"
 _MIB = 1 << 20
@@ -41,9 +41,11 @@ class Gateway:
     dns: Sequence[
         str
     ] = ()  # names and addresses of its own, for clients that check the one that they dialled
+    edges: Sequence[str] = ()  # HOST:PORT of each, in place of the leader
 
     def __post_init__(self) -> None:
-        for flag, address in (("--listen", self.listen), ("--leader", self.leader)):
+        behind = [("--edge", edge) for edge in self.edges] or [("--leader", self.leader)]
+        for flag, address in (("--listen", self.listen), *behind):
             if not is_address(address):
                 raise ConfigError(f"{flag} {address}: it must be HOST:PORT with a port from 0 to 65535")
 
@@ -92,7 +94,7 @@ def key_in(folder: Path) -> pki.Key:
 def _filled(values: Values) -> str:
     """The template with its values, and of its <blocks> those alone whose name is a value."""
     template = files(__package__).joinpath("gateway.yaml").read_text(encoding="utf-8")
-    for block in ("jwt", "issuer"):
+    for block in ("jwt", "issuer", "edges"):
         pattern = rf" *# <{block}>\n(.*?) *# </{block}>\n"
         template = re.sub(pattern, r"\1" if values.get(block) else "", template, flags=re.DOTALL)
     # What is JSON is YAML too.
@@ -101,14 +103,15 @@ def _filled(values: Values) -> str:
 
 def _values(fleet: str, gateway: Gateway, limits: LimitsConfig) -> Values:
     connections = limits.connections or 2 * limits.max_learners + 64
-    listen, leader = (address.rpartition(":") for address in (gateway.listen, gateway.leader))
+    listen = gateway.listen.rpartition(":")
     return {
         "name": gateway.name,
         "listen_host": listen[0].strip("[]"),
         "listen_port": int(listen[2]),
-        "leader_host": leader[0].strip("[]"),
-        "leader_port": int(leader[2]),
-        "tls_name": TLS_NAME,
+        "behind": [_endpoint(address) for address in gateway.edges or [gateway.leader]],
+        "edges": bool(gateway.edges),
+        "discovery": "STRICT_DNS" if gateway.edges else "LOGICAL_DNS",
+        "tls_name": EDGE_TLS_NAME if gateway.edges else TLS_NAME,
         "members": rf"spiffe://{fleet}\.flockstep/({'|'.join(TOKEN_ROLES)})/.+",
         "handshake_s": f"{limits.handshake_s:.3f}s",
         "connections": connections,
@@ -120,6 +123,13 @@ def _values(fleet: str, gateway: Gateway, limits: LimitsConfig) -> Values:
         "calls_per_s": _whole(2 * limits.calls_per_s),
         "call_burst": _whole(4 * limits.calls_per_s),
         "enrolments_per_min": _whole(2 * limits.enrolments_per_min),
+    }
+
+
+def _endpoint(address: str) -> Values:
+    host, _, port = address.rpartition(":")
+    return {
+        "endpoint": {"address": {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}}
     }
 
 

@@ -11,12 +11,14 @@ import pytest
 from grpc import aio
 
 from leader.distributed.contract import JOIN, VERSION
-from leader.events import RoundCommitted, UpdateAccepted
+from leader.events import EdgeJoined, RoundCommitted, UpdateAccepted
 from protos import edge_pb2
 from scripts.cluster import Cluster
 from scripts.demo import free_port
 from tests.clusters import TINY, Settings, join, play, train
 from tests.leader.trust.fleet import Fleet
+from tests.leader.trust.gateways import gateway_to
+from tests.tools.envoy import needs_envoy
 from utils.trust.names import EDGE_TLS_NAME
 
 
@@ -75,3 +77,25 @@ def test_only_an_edge_can_be_one_below_another(tmp_path: Path) -> None:
             assert await joining("learner").code() is grpc.StatusCode.PERMISSION_DENIED
 
     play(scenario, secure(tmp_path))
+
+
+@needs_envoy
+def test_updates_go_through_edges_behind_one_envoy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        edges = {name: f"127.0.0.1:{free_port()}" for name in ("east", "west")}
+        authority = Fleet(tmp_path / "trust").authority
+        with gateway_to("", authority, tmp_path / "gateway", cluster.config, list(edges.values())) as envoy:
+            for name, listen in edges.items():
+                cluster.edge(name, listen=listen, advertise=envoy.address, **files(tmp_path, name))
+                await cluster.event(EdgeJoined, name=name)
+            join(cluster, "a")
+            join(cluster, "b")
+            await cluster.finished()
+
+    caplog.clear()
+    through, plain = play(scenario, secure(tmp_path)), play(train)
+    assert through.model_sha256 == plain.model_sha256
+    assert [record for record in caplog.records if record.name == "learner.wire.edges"] == []
+    assert [e.bytes_up for e in through.seen(RoundCommitted)] != [
+        e.bytes_up for e in plain.seen(RoundCommitted)
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,10 +15,14 @@ from tests.tools.envoy import Envoy
 
 @contextmanager
 def gateway_to(
-    leader: str, authority: Authority, folder: Path, config: RunConfig | None = None
+    leader: str,
+    authority: Authority,
+    folder: Path,
+    config: RunConfig | None = None,
+    edges: Sequence[str] = (),
 ) -> Iterator[Envoy]:
-    """An Envoy that runs in front of the leader at this address."""
-    gateway = Gateway("edge", f"127.0.0.1:{free_port()}", leader)
+    """An Envoy that runs in front of the leader at this address, or of edges at these."""
+    gateway = Gateway("edge", f"127.0.0.1:{free_port()}", leader, edges=edges)
     folder.mkdir()
     made = make_gateway(authority, config or RunConfig(), gateway, key_in(folder), 1.0, replace=False)
     for name, content in made.items():

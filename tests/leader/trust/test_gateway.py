@@ -5,7 +5,7 @@ import stat
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from utils.errors import FlockstepError, ForbiddenError, UnreachableError
 from utils.trust import contract as trust
 from utils.trust import pki
 from utils.trust.credentials import Credentials
+from utils.trust.names import EDGE_TLS_NAME, TLS_NAME
 from utils.trust.token import JoinToken
 from utils.wire import contract
 from utils.wire.contract import Context
@@ -173,7 +174,7 @@ def test_all_that_envoy_needs_is_in_one_folder_that_others_cannot_read(
     )
     assert pki.identity_of(client, ca).uri.endswith(".flockstep/gateway/edge")
     names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.DNSName) == ["leader.flockstep.internal", "fl.example.org"]
+    assert names.get_values_for_type(x509.DNSName) == [TLS_NAME, EDGE_TLS_NAME, "fl.example.org"]
     assert [str(ip) for ip in names.get_values_for_type(x509.IPAddress)] == ["192.0.2.7"]
     # A key on a disk elsewhere must not speak for the leader as long as the CA lives.
     assert abs(pki.ends_at(server) - pki.ends_at(client)) < 60
@@ -506,3 +507,67 @@ def test_an_issuer_that_does_not_answer_is_told(
     command = ["gateway", "edge", "--leader", "10.0.0.1:50051", "--out", str(tmp_path / "edge")]
     assert main([*command, "--dir", str(tmp_path / "trust"), "--config", str(tmp_path / "run.yaml")]) == 2
     assert f"trust.jwt_issuer is {issuer.url}, which does not tell its keys: " in capsys.readouterr().err
+
+
+# --- in front of edges ---------------------------------------------------------------------
+
+
+def test_edges_stand_in_the_leaders_place(tmp_path: Path) -> None:
+    config = made(tmp_path, "--edge", "10.0.0.2:50061", "--edge", "[::1]:50062")
+    (cluster,) = config["static_resources"]["clusters"]
+    assert (cluster["type"], cluster["lb_policy"]) == ("STRICT_DNS", "RING_HASH")
+    places = [one["endpoint"]["address"]["socket_address"] for one in endpoints(cluster)]
+    assert [(place["address"], place["port_value"]) for place in places] == [
+        ("10.0.0.2", 50061),
+        ("::1", 50062),
+    ]
+    assert cluster["transport_socket"]["typed_config"]["sni"] == EDGE_TLS_NAME
+    (before,) = made(tmp_path)["static_resources"]["clusters"]
+    assert (before["type"], before.get("lb_policy")) == ("LOGICAL_DNS", None)
+    assert len(endpoints(before)) == 1
+
+
+def endpoints(cluster: dict[str, Any]) -> list[dict[str, Any]]:
+    """Where a cluster of Envoy's sends calls."""
+    (group,) = cluster["load_assignment"]["endpoints"]
+    found: list[dict[str, Any]] = group["lb_endpoints"]
+    return found
+
+
+@needs_envoy
+def test_each_learner_is_led_to_one_edge_and_to_another_when_that_is_gone(tmp_path: Path) -> None:
+    fleet, config = Fleet(tmp_path / "trust"), RunConfig()
+    seen: dict[str, list[str]] = {"east": [], "west": []}
+
+    def calls(edge: str) -> dict[contract.Method[Any, Any], contract.Call]:
+        async def get_upload(request: leader_pb2.UploadRequest, context: Context) -> leader_pb2.UploadStatus:
+            seen[edge].append(caller_of(context).name)
+            return leader_pb2.UploadStatus()
+
+        return {contract.GET_UPLOAD: get_upload}
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack, AsyncExitStack() as doomed:
+            east = await doomed.enter_async_context(fleet.serving(calls("east"), fleet.guard(config), config))
+            west = await stack.enter_async_context(fleet.serving(calls("west"), fleet.guard(config), config))
+            envoy = stack.enter_context(
+                gateway_to("", fleet.authority, tmp_path / "edge", config, edges=[east, west])
+            )
+            channels = [
+                await stack.enter_async_context(connect(envoy.address, fleet.admit(f"learner-{number}")))
+                for number in range(24)
+            ]
+            for _ in range(3):
+                for channel in channels:
+                    await contract.GET_UPLOAD.ask(channel, leader_pb2.UploadRequest(), TIMEOUT_S)
+            number_of = {edge: Counter(names) for edge, names in seen.items()}
+            assert all(set(number.values()) == {3} for number in number_of.values())
+            assert all(number_of.values())  # none of 24 goes to one of two once in a million runs
+            assert len(number_of["east"]) + len(number_of["west"]) == 24
+            await doomed.aclose()
+            seen["west"].clear()
+            for channel in channels:
+                await contract.GET_UPLOAD.ask(channel, leader_pb2.UploadRequest(), TIMEOUT_S)
+            assert len(seen["west"]) == 24
+
+    asyncio.run(asyncio.wait_for(scenario(), TIMEOUT_S))
