@@ -84,6 +84,9 @@ setup(
             # For the examples.
             "scikit-learn>=1.5",
             "jax>=0.4.30",
+            "transformers>=4.46",
+            "peft>=0.13",
+            "datasets>=3",
             # For simulations on a cluster.
             "ray>=2.40",
             # Builds the wheel whose contents are tested.

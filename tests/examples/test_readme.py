@@ -17,6 +17,7 @@ from utils.datasets.image_folder import load_image_folder
 EXAMPLES = README.parent
 MODULES = {
     "Tables": "tabular_task.py",
+    "Adapters": "lora_task.py",
     "scikit-learn": "sklearn_task.py",
     "JAX": "jax_learner.py",
     "Minimal": "minimal_learner.py",
