@@ -73,10 +73,11 @@ class LearnerLeft(Event):
 
 
 @dataclass(frozen=True)
-class EdgeJoined(Event):
-    """An edge is here, which takes updates in the leader's place."""
+class EdgeServes(Event):
+    """An edge is here, which takes updates in the leader's place, or edges below it have changed."""
 
     name: str
+    addresses: tuple[str, ...]  # HOST:PORT of it and of those below it, for learners
 
 
 @dataclass(frozen=True)

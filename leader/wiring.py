@@ -19,7 +19,7 @@ from leader.distributed.messages import layout_message
 from leader.distributed.service import edge_handler
 from leader.distributed.ticket import key_of
 from leader.dp.privacy import Privacy
-from leader.events import EdgeJoined, EdgeLeft, EventStream, UpdatesLost
+from leader.events import EdgeLeft, EdgeServes, EventStream, UpdatesLost
 from leader.global_model.initial import Origin
 from leader.learners.workforce import Workforce
 from leader.rpc.agreement import describe
@@ -124,7 +124,7 @@ class Wiring:
             silent_s=self.config.cohort.lease_s,
             sum_s=self.config.edges.sum_timeout_s,
             hooks=Hooks(
-                joined=lambda name: self.events.publish(EdgeJoined(name)),
+                serves=lambda name, addresses: self.events.publish(EdgeServes(name, addresses)),
                 left=lambda name: self.events.publish(EdgeLeft(name)),
                 lost=lambda uids: tree.lose(uids),
                 came=lambda size: self.coordinator.traffic.came(size),

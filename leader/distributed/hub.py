@@ -60,8 +60,8 @@ Take = Callable[[Partial], Awaitable[None]]
 class Hooks:
     """What is called when something happens to the edges below."""
 
-    #: One serves learners from now on.
-    joined: Callable[[str], None] = lambda name: None
+    #: One serves learners at these addresses from now on, HOST:PORT each.
+    serves: Callable[[str, tuple[str, ...]], None] = lambda name, addresses: None
     left: Callable[[str], None] = lambda name: None
     #: Where they serve learners has changed.
     changed: Callable[[], None] = lambda: None
@@ -251,9 +251,8 @@ class Hub:
                 told = tuple(message.serving.addresses)
                 if len(told) > _MOST_ADDRESSES or not all(is_target(address) for address in told):
                     raise PayloadError("it names addresses that are no HOST:PORT, or too many")
-                edge.addresses, first = told, not edge.addresses
-                if first:
-                    self._hooks.joined(edge.name)
+                edge.addresses = told
+                self._hooks.serves(edge.name, told)
                 self._hooks.changed()
             case _:
                 pass  # a beat says only that the edge lives

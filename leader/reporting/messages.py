@@ -82,8 +82,8 @@ def describe(event: events.Event, rounds: int, join: str = "") -> str:
             return f"learner {event.learner_id} {event.name} joined: {event.device}{own}"
         case events.LearnerLeft():
             return f"learner {event.learner_id} {event.name} left: {event.reason}"
-        case events.EdgeJoined():
-            return f"edge {event.name} joined: it takes updates"
+        case events.EdgeServes():
+            return f"edge {event.name} takes updates at {', '.join(event.addresses)}"
         case events.EdgeLeft():
             return f"edge {event.name} left"
         case events.UpdatesLost():

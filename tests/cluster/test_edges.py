@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from leader.events import EdgeJoined, RoundCommitted, UpdateAccepted, UpdatesLost
+from leader.events import EdgeServes, RoundCommitted, UpdateAccepted, UpdatesLost
 from learner.work.worker import Worker
 from scripts.cluster import Cluster
 from scripts.demo import free_port
@@ -43,7 +43,7 @@ def test_the_bits_are_those_of_the_run_without_edges(settings: Settings) -> None
     assert through.model_sha256 == plain.model_sha256
     assert [e.loss for e in through.seen(RoundCommitted)] == [e.loss for e in plain.seen(RoundCommitted)]
     assert len(through.seen(UpdateAccepted)) == 12
-    assert {e.name for e in through.seen(EdgeJoined)} == {"east", "west"}
+    assert {e.name for e in through.seen(EdgeServes)} == {"east", "west"}
 
 
 class Slow(Worker):
@@ -109,7 +109,7 @@ def test_a_leader_that_is_killed_goes_on_with_its_edges() -> None:
 
     through = play(scenario, {**EDGED, "edges.listen": f"127.0.0.1:{free_port()}"})
     assert through.model_sha256 == play(train, FOUR).model_sha256
-    assert len(through.seen(EdgeJoined)) == 2
+    assert len(through.seen(EdgeServes)) == 2
 
 
 @pytest.mark.parametrize("bits", [64, 32])
@@ -125,7 +125,7 @@ def test_an_edge_that_comes_late_is_used_from_then_on() -> None:
             join(cluster, name)
         await cluster.committed(1)
         cluster.edge("east")
-        await cluster.event(EdgeJoined)
+        await cluster.event(EdgeServes)
         await cluster.finished()
 
     through = play(scenario, {**EDGED, "rounds": 8})

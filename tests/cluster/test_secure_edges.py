@@ -11,7 +11,7 @@ import pytest
 from grpc import aio
 
 from leader.distributed.contract import JOIN, VERSION
-from leader.events import EdgeJoined, RoundCommitted, UpdateAccepted
+from leader.events import EdgeServes, RoundCommitted, UpdateAccepted
 from protos import edge_pb2
 from scripts.cluster import Cluster
 from scripts.demo import free_port
@@ -87,7 +87,7 @@ def test_updates_go_through_edges_behind_one_envoy(tmp_path: Path, caplog: pytes
         with gateway_to("", authority, tmp_path / "gateway", cluster.config, list(edges.values())) as envoy:
             for name, listen in edges.items():
                 cluster.edge(name, listen=listen, advertise=envoy.address, **files(tmp_path, name))
-                await cluster.event(EdgeJoined, name=name)
+                await cluster.event(EdgeServes, name=name)
             join(cluster, "a")
             join(cluster, "b")
             await cluster.finished()

@@ -80,7 +80,12 @@ class Parent:
         self.weighting = make_weighting(self.config)
         self.sum = Aggregate(LAYOUT, SCALE, self.weighting)
         silent_s = self.config.cohort.lease_s
-        hooks = Hooks(lost=self.lost.update, joined=self._tell, left=self._tell, changed=self._tell)
+        hooks = Hooks(
+            lost=self.lost.update,
+            serves=lambda name, addresses: self._tell(),
+            left=self._tell,
+            changed=self._tell,
+        )
         self.hub = Hub(self._welcome, self._submit, silent_s=silent_s, sum_s=20.0, hooks=hooks)
 
     @asynccontextmanager

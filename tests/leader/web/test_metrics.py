@@ -38,6 +38,12 @@ def samples(metrics: Metrics) -> dict[str, float]:
     return found
 
 
+def test_edges_and_what_is_lost_with_them_are_counted() -> None:
+    serving = [events.EdgeServes(*edge) for edge in (("a", ("h:1",)), ("b", ("h:2",)), ("b", ("h:3",)))]
+    values = of(*serving, events.UpdatesLost(("x", "y")), events.EdgeLeft("a"))
+    assert (values["edges_connected"], values["updates_lost_total"]) == (1, 2)
+
+
 def of(*happened: events.Event, most_learners: int = 2) -> dict[str, float]:
     """All of ours, the prefix left out."""
     ours = samples(told(*happened, most_learners=most_learners))
