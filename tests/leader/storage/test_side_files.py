@@ -10,6 +10,7 @@ import pytest
 
 from leader.state import FEW_PARTS, LayeredHistory, PartHistory, RunState, Seats
 from leader.storage.checkpoint import load_checkpoint, load_newest, save_checkpoint
+from leader.storage.saved_state import Beside
 from leader.storage.side_files import SideFiles
 from tests.leader.storage.test_checkpoint import assert_same, state
 from utils.errors import CheckpointError
@@ -109,3 +110,13 @@ def test_a_round_keeps_what_is_settled_and_settles_when_much_is_new() -> None:
         assert len(history) == len(plain)
         assert (history.settled is first) == (round_ < 130)
     assert len(history.recent) <= FEW_PARTS
+
+
+def test_what_lies_beside_cannot_replace_what_the_checkpoint_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as forger:
+        forger.setattr(Beside, "arrays", lambda beside: {"vector": np.ones(40, np.float32)})
+        path = save_checkpoint(tmp_path, large(5, settled()), keep=1, config="")
+    with pytest.raises(CheckpointError, match=r"beside it are the tensors \['vector'\]"):
+        load_checkpoint(path)
