@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,22 @@ def test_a_line_that_a_crash_cut_off_is_cut_and_any_other_damage_is_an_error(tmp
         path.write_bytes(damaged)
         with pytest.raises(PrivacyError, match="is damaged"):
             opened(tmp_path)
+
+
+def test_a_charge_is_synced_before_its_steps_may_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    privacy, synced, sync = opened(tmp_path), [], os.fsync
+
+    def watched(file: int) -> None:
+        sync(file)
+        synced.append((os.fstat(file).st_ino, os.fstat(file).st_size))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    for round_ in (1, 2):
+        privacy.charge("run", order(round_), EXAMPLES)
+        ledger = (tmp_path / "privacy.jsonl").stat()
+        assert (ledger.st_ino, ledger.st_size) in synced
 
 
 def test_whenever_it_is_killed_all_that_was_trained_is_charged_once(tmp_path: Path) -> None:

@@ -153,9 +153,28 @@ def test_an_empty_batch_is_a_step_of_noise_alone() -> None:
     assert all(math.isfinite(update.loss) for update in updates)
 
 
+def test_two_steps_of_nobody_have_not_the_same_noise() -> None:
+    steps = [trained(order(batch_size=1, first_batch=number)).values for number in range(16)]
+    still = [values.tobytes() for values in steps if np.linalg.norm(values) < 7 * 6 * 1e-3 * 0.5]
+    assert 2 <= len(still) == len(set(still))
+
+
+def test_another_sum_under_the_same_key_has_other_noise_so_that_their_difference_tells_nothing() -> None:
+    other = with_row(5, np.full(6, -3.0, np.float32))
+    moved = trained(noise=50.0, rows=other).values - trained(noise=50.0).values
+    assert np.linalg.norm(moved) > 20 * 2 * 0.5 / len(ROWS)  # what one example can move
+
+
 def test_batch_norm_is_refused_in_words() -> None:
     with pytest.raises(IncompatibleError, match="batch norm, which mixes examples"):
         trained(task=Noise())
+
+
+def test_steps_that_nobody_charges_are_not_made() -> None:
+    model = FlatModel(NormlessNoise().build_model(0))
+    base = model.vector.detach().numpy().copy()
+    with pytest.raises(IncompatibleError, match="needs a learner with a ledger"):
+        Trainer(model).run(Assignment(order(), base, NormlessNoise(), ROWS))
 
 
 def test_a_task_that_trains_by_itself_is_refused() -> None:
