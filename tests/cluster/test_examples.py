@@ -11,12 +11,15 @@ from typing import Any, ClassVar
 import pytest
 
 from leader.events import RoundCommitted, UpdateAccepted
+from leader.learners.eligibility import Eligibility
 from learner.training.example_privacy import ExamplePrivacy
 from learner.wire.connection import Endpoint
 from learner.wire.whole_update import HeldUpdate
 from learner.work.worker import Worker
+from protos import leader_pb2
 from scripts.cluster import Cluster
 from tests.clusters import TINY, Settings, join, play
+from tests.integration.noise_task import Rows
 from utils.dp.sampled_gaussian import divergences_of, epsilon_of
 from utils.errors import ConfigError, IncompatibleError, PayloadError, PrivacyError
 
@@ -126,10 +129,27 @@ def test_who_has_spent_its_budget_stops_for_good_and_the_others_go_on(tmp_path: 
         ExamplePrivacy(tmp_path / "a", None, 5.5)  # type: ignore[arg-type]
 
 
-def test_who_has_a_budget_does_no_work_without_noise_and_tells_no_hash_of_its_data(tmp_path: Path) -> None:
+@pytest.mark.parametrize("budget", [0.0, 5.5])
+def test_who_has_a_budget_does_no_work_without_noise_and_tells_no_hash_of_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: float
+) -> None:
+    told, accept = list[str](), Eligibility.check
+
+    def heard(self: Eligibility, info: leader_pb2.LearnerInfo, others: int) -> None:
+        told.append(info.own_data.fingerprint)
+        accept(self, info, others)
+
+    monkeypatch.setattr(Eligibility, "check", heard)
+    monkeypatch.setattr(Rows, "fingerprint", lambda rows: "of all", raising=False)
+
     async def scenario(cluster: Cluster) -> None:
-        error = await cluster.failed(join(cluster, "a", task=TASK, state_dir=tmp_path / "a", dp_budget=5.5))
+        learner = join(cluster, "a", task=TASK, state_dir=tmp_path / "a", dp_budget=budget)
+        if not budget:
+            await cluster.finished()
+            return
+        error = await cluster.failed(learner)
         assert isinstance(error, PayloadError)
         assert "work without noise for each example" in str(error)
 
-    play(scenario, {**EXAMPLES, "dp.mode": "off", "learners": 1})
+    play(scenario, {**EXAMPLES, "dp.mode": "off", "learners": 1, "rounds": 1})
+    assert told == ["" if budget else "of all"]

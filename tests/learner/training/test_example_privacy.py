@@ -122,7 +122,7 @@ def test_a_line_that_a_crash_cut_off_is_cut_and_any_other_damage_is_an_error(tmp
 def test_a_charge_is_synced_before_its_steps_may_begin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    privacy, synced, sync = opened(tmp_path), [], os.fsync
+    privacy, synced, sync = opened(tmp_path), list[tuple[int, int]](), os.fsync
 
     def watched(file: int) -> None:
         sync(file)
