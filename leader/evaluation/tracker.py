@@ -15,7 +15,7 @@ from leader.events import Evaluated, Event, EventStream, FederatedEvaluated, Rou
 from leader.global_model.initial import Origin, model_title
 from leader.metric_names import FEDERATED_PREFIX, TEST_PREFIX, at_learners, on_test_split
 from leader.state import RunState
-from leader.storage.checkpoint import weights_of
+from leader.storage.checkpoint import state_of_round
 from leader.storage.metrics_log import FEDERATED, TEST, MetricsLog, Record
 from leader.storage.run_folder import RunFolder
 from model.task import Examples
@@ -111,8 +111,8 @@ class Tracker:
         for event in untold:
             self._metrics.on_event(event)
         by_learners = self._config.metric.startswith(FEDERATED_PREFIX)
-        before = weights_of(folder.checkpoints, state.round - 1) if by_learners else None
-        self.verdict.recall(self._metrics.records, before)
+        before = state_of_round(folder.checkpoints, state.round - 1) if by_learners else None
+        self.verdict.recall(self._metrics.records, None if before is None else before.vector)
         for event in untold:
             self.verdict.on_event(event)
 

@@ -66,7 +66,8 @@ class VersionStore:
         self._layout = layout
         self._chunk_bytes = chunk_bytes
         self._serves_old = older > 0
-        self._kept: deque[ModelVersion] = deque(maxlen=max(1, older) + 1)  # newest last
+        self._most = max(1, older) + 1
+        self._kept: deque[ModelVersion] = deque()  # newest last
         self.changed = Signal()
 
     def encode(
@@ -95,7 +96,18 @@ class VersionStore:
     def publish(self, version: ModelVersion) -> None:
         """Serve `version` from now on."""
         self._kept.append(version)
+        while len(self._kept) > self._most:
+            self._kept.popleft()
         self.changed.notify()
+
+    def recall(self, version: ModelVersion, most_bytes: int) -> None:
+        """Serve one that is older than all; beyond the usual number only if they come to `most_bytes` at most.
+
+        At a restart much may start from older ones, and learners may have lost them.
+        """
+        together = version.file.body.nbytes * (len(self._kept) + 1)
+        if len(self._kept) < self._most or together <= most_bytes:
+            self._kept.appendleft(version)
 
     @property
     def number(self) -> int | None:

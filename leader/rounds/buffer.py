@@ -10,6 +10,8 @@ Beside others a learner has no more than its share of a buffer, whatever its spe
 most all but one update. A ticket beyond that waits until the buffer is applied, or until others that hold work
 have let half of the deadline pass; these are then waited for no more until they answer.
 
+A round that was open, or was committed, when the leader was killed follows its script first; see Script.
+
     SELECTING --Begin--> TRAINING --target; quorum at the deadline--> APPLYING --Applied--> COMMITTED
     COMMITTED --Begin--> TRAINING (next round)
     TRAINING --deadline without quorum, or no learner left--> ABANDONED
@@ -41,6 +43,7 @@ from leader.rounds.protocol import (
     RoundPlan,
     Tick,
 )
+from leader.rounds.script import Script
 from utils.errors import DuplicateUpdateError, LateUpdateError, WireError
 
 _SHARE = 4  # times an even share of a buffer, for each learner
@@ -80,7 +83,16 @@ Pick = Callable[[Sequence[str], int, int], Sequence[str]]
 class Buffer:
     """One round of an asynchronous run, from the desk that the round before it left."""
 
-    def __init__(self, plan: RoundPlan, desk: Desk, *, at_work: int, max_staleness: int, pick: Pick) -> None:
+    def __init__(
+        self,
+        plan: RoundPlan,
+        desk: Desk,
+        *,
+        at_work: int,
+        max_staleness: int,
+        pick: Pick,
+        script: Script | None = None,
+    ) -> None:
         self.plan = plan
         self.phase = Phase.SELECTING
         self.step = 0
@@ -88,6 +100,7 @@ class Buffer:
         self._at_work = at_work or len(plan.parts)
         self._max_staleness = max_staleness
         self._pick = pick
+        self._script = script or Script()
         self._holders: dict[str, int | None] = dict.fromkeys(plan.parts)
         self._tickets = {part: ticket for part, ticket in desk.tickets.items() if part in self._holders}
         self._turns = dict(desk.turns)
@@ -102,6 +115,8 @@ class Buffer:
     def desk(self) -> Desk:
         """Open tickets, for the next round or a checkpoint."""
         given = {part: self._given[part] for part in self._tickets if part in self._given}
+        if self._script.replayed:
+            given = {}  # updates that came too early are asked for again
         return Desk(dict(self._tickets), dict(self._turns), given, frozenset(self._late))
 
     def ticket(self, part: str) -> Ticket | None:
@@ -138,6 +153,10 @@ class Buffer:
             return LateUpdateError(
                 f"work on {part} from round {round_} is no longer open in round {self.plan.round}; wait for new work"
             )
+        if self._script.refuses(part, step, self._target - len(self._inside)):
+            return DuplicateUpdateError(  # so that it is kept, and sent when the order comes again
+                f"the update for {part} was not counted in round {self.plan.round} before the restart; keep it"
+            )
         return None
 
     def handle(self, event: RoundEvent, now: float) -> list[Action]:
@@ -153,7 +172,7 @@ class Buffer:
                 return self._assign(part, learner)
             case Outdated(part, step) if self._open_ticket(part, step):
                 del self._tickets[part]
-                return self._fill()
+                return [*self._improvise(), *self._fill()]
             case Applied() if self.phase is Phase.APPLYING:
                 self.phase = Phase.COMMITTED
                 return [Commit()]
@@ -177,6 +196,7 @@ class Buffer:
         stale = [part for part, ticket in self._tickets.items() if ticket.round < oldest]
         for part in stale:
             del self._tickets[part]
+        self._script.begin(self._holders)
         moved = [part for part in self._tickets if self._given.get(part) != self._holders[part]]
         late: list[Action] = [Overdue(owing, False)] if (owing := self.owing(stale)) else []
         return [*late, *(action for part in moved for action in self._give(part)), *self._fill()]
@@ -194,7 +214,12 @@ class Buffer:
 
         Should such a part get a learner again, it goes on, and so many more are at work for a while.
         """
-        actions: list[Action] = []
+        actions = self._follow()
+        if self.phase is not Phase.TRAINING:
+            return actions
+        self.deadline = self._ends
+        if self._script.goes_on:
+            return actions
         shares = self._shares()
         while idle := self._idle():
             free = [part for part in idle if shares[self._holders[part]] > 0]
@@ -205,10 +230,26 @@ class Buffer:
             for part in self._pick(free, count, sum(self._turns.values())):
                 if shares[self._holders[part]] > 0:
                     shares[self._holders[part]] -= 1
-                    actions += self._ticket(part)
-        waits = any(shares[self._holders[part]] <= 0 for part in idle)
-        self.deadline = min(self._ends, self._since + self.plan.deadline_s / 2) if waits else self._ends
+                    turn = self._turns.get(part, 0)
+                    self._script.happened("given", part, turn)
+                    actions += self._ticket(part, turn)
+        if any(shares[self._holders[part]] <= 0 for part in idle):
+            self.deadline = min(self._ends, self._since + self.plan.deadline_s / 2)
         return actions
+
+    def _follow(self) -> list[Action]:
+        """Do again what was done before a restart, as far as the updates that it needs are in."""
+        actions: list[Action] = []
+        for one in self._script.follow():
+            if one.what == "given":
+                actions += self._ticket(one.part, one.turn)
+            elif one.what == "closed":
+                actions += self._close()
+        return actions
+
+    def _improvise(self) -> list[Action]:
+        """Where the script can't be followed, go on without it."""
+        return [one for part in self._tickets for one in self._give(part)] if self._script.give_up() else []
 
     def _idle(self) -> list[str]:
         """Parts that somebody holds, and nobody works on."""
@@ -233,8 +274,7 @@ class Buffer:
             return sys.maxsize
         return min(max(2, math.ceil(_SHARE * self._target / learners)), self._target - 1)
 
-    def _ticket(self, part: str) -> list[Action]:
-        turn = self._turns.get(part, 0)
+    def _ticket(self, part: str, turn: int) -> list[Action]:
         self._turns[part] = turn + 1
         self._tickets[part] = Ticket(self.plan.round, turn)
         return self._give(part)
@@ -251,9 +291,10 @@ class Buffer:
         learner = self._given.get(part)
         self._by[learner] += 1
         self._late.discard(learner)
-        if len(self._inside) >= self._target:
-            return self._close()
-        return self._fill()
+        self._script.happened("counted", part, turn)
+        actions = self._follow()
+        full = self.phase is Phase.TRAINING and len(self._inside) >= self._target
+        return [*actions, *(self._close() if full else self._fill())]
 
     def _assign(self, part: str, learner: int | None) -> list[Action]:
         moved = self._holders[part] != learner
@@ -270,7 +311,11 @@ class Buffer:
     def _expire(self) -> list[Action]:
         sent = {part for part, _ in self._inside}  # who sends may have begun its next work just now
         owing, abandoned = self.owing(set(self._tickets) - sent), len(self._inside) < self.plan.quorum
-        return [Overdue(owing, abandoned), *(self._give_up() if abandoned else self._close())]
+        again = self._improvise()
+        if abandoned:
+            return [Overdue(owing, abandoned), *self._give_up()]
+        self._script.happened("closed")
+        return [Overdue(owing, abandoned), *again, *self._close()]
 
     def _give_up(self) -> list[Action]:
         return self._abandon(

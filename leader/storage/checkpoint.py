@@ -25,7 +25,6 @@ from utils import faults
 from utils.console import printable
 from utils.errors import CheckpointError, FlockstepError
 from utils.files import write_atomically
-from utils.vector import Vector
 from utils.wire.payload import DTYPES, Payload, PayloadReader, encode_header
 
 _log = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ def save_checkpoint(
 ) -> Path:
     """Write `state` into `folder` and delete all but the newest `keep` checkpoints up to it.
 
-    Later ones stay: they are damaged, and the run will write them again.
+    Those whose model open work starts from stay, and later ones: they are damaged, and the run will write them again.
     `config` is the run's whole configuration, so that the file says what it belongs to. `side_files` are those of
     the checkpoints before, if this process wrote any.
     """
@@ -61,9 +60,11 @@ def save_checkpoint(
     at_fault_point = partial(faults.reach, "leader.checkpointing", state.round)
     write_atomically(path, [encode_header(tensors, metadata), *body], at_fault_point, rights)
     left = checkpoints(folder)
+    bases = {_name(work.round - 1) for work in state.open_work.values()}
     for old in [other for other in left if other.name <= path.name][keep:]:
-        old.unlink()
-        left.remove(old)
+        if old.name not in bases:
+            old.unlink()
+            left.remove(old)
     side_files.keep(path, beside, left)
     return path
 
@@ -132,13 +133,10 @@ def _checked(payload: Payload, side_files: SideFiles) -> RunState:
     return state_of(metadata["state"], payload.arrays(), side_files.read)
 
 
-def weights_of(folder: Path, round_: int) -> Vector | None:
-    """The weights (total,) of this round, where its checkpoint is still there."""
-    for path in checkpoints(folder):
-        with suppress(CheckpointError):
-            state = load_checkpoint(path)
-            if state.round == round_:
-                return state.vector
+def state_of_round(folder: Path, round_: int) -> RunState | None:
+    """The state after this round, where its checkpoint is still there."""
+    with suppress(CheckpointError):
+        return load_checkpoint(folder / _name(round_))
     return None
 
 

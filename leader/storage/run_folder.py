@@ -72,6 +72,7 @@ class RunFolder:
         self.config.unlink(missing_ok=True)
         self.metrics.unlink(missing_ok=True)
         self.ledger.unlink(missing_ok=True)
+        self.buffers.unlink(missing_ok=True)
         for cut in self.checkpoints.glob("*"):
             cut.unlink()
         self.page.unlink(missing_ok=True)
@@ -115,6 +116,11 @@ class RunFolder:
     def ledger(self) -> Path:
         """What the run's learners have spent of their privacy; absent in a run without dp.mode."""
         return self.path / "privacy.jsonl"
+
+    @property
+    def buffers(self) -> Path:
+        """What filled the buffers of an asynchronous run, in its order; absent in others."""
+        return self.path / "buffers.jsonl"
 
     @property
     def record(self) -> Path:

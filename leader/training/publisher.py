@@ -20,6 +20,7 @@ class Publisher:
         older = min(_OLD_VERSIONS, config.buffer.max_staleness) if config.buffer.size else 0
         self.versions = VersionStore(layout, config.limits.chunk_bytes, older)
         self._down = DownLink(config, layout)
+        self._recalled_bytes = config.limits.upload_bytes
         self._with_control = config.train.control_variates
         self._host = host
 
@@ -34,6 +35,10 @@ class Publisher:
         served, version = await self._host.compute(self._make_version, state, before, prepare)
         self.versions.publish(version)
         return served
+
+    def recall(self, state: RunState) -> None:
+        """Serve an older state's model too, until the next one is published; after a restart, newest first."""
+        self.versions.recall(self._make_version(state, None, False)[1], self._recalled_bytes)
 
     def _make_version(
         self, state: RunState, before: RunState | None, prepare: bool

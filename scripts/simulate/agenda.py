@@ -14,6 +14,7 @@ from learner.training.update import Assignment
 from scripts.simulate.pool import Training
 from utils.seeds import derive_seed
 
+Due = dict[str, float]  # when work will be done in virtual time, by work id
 _EXAMPLES_PER_S = 10_000.0  # that a virtual learner of speed 1 trains on, in virtual seconds
 
 
@@ -42,13 +43,29 @@ class Agenda:
         self._heap: list[tuple[float, str, str]] = []  # finish, part, work id
         self._jobs: dict[str, Job] = {}  # by work id; what is no longer here was given up
         self._free: dict[str, float] = {}  # by learner: when it will have nothing to do
+        self._resumed: Due = {}  # of work that was in hand when the simulation was stopped
 
     def __contains__(self, work_id: str) -> bool:
         return work_id in self._jobs
 
+    @property
+    def due(self) -> Due:
+        """When which order in hand will be done."""
+        return {work_id: job.finish for work_id, job in self._jobs.items()}
+
+    def busy(self, now: float) -> dict[str, float]:
+        """Until when learners have something to do, of those that do."""
+        return {learner: until for learner, until in self._free.items() if until > now}
+
+    def resume(self, due: Due, free: dict[str, float]) -> None:
+        """Go on from there: orders that come again are done when they would have been."""
+        self._resumed, self._free = due, free
+
     def finish(self, learner: str, assignment: Assignment, now: float) -> float:
         """When a learner that takes this assignment now will be done with it."""
         order = assignment.order
+        if order.work_id in self._resumed:
+            return self._resumed.pop(order.work_id)
         examples = order.local_steps * min(order.batch_size, len(assignment.examples))
         begin = max(now, self._free.get(learner, 0.0))
         return begin + examples / (_EXAMPLES_PER_S * self.speed(learner))
@@ -64,7 +81,7 @@ class Agenda:
         """Take an order in hand."""
         work_id = job.assignment.order.work_id
         self._jobs[work_id] = job
-        self._free[job.member.name] = job.finish
+        self._free[job.member.name] = max(job.finish, self._free.get(job.member.name, 0.0))
         heapq.heappush(self._heap, (job.finish, job.part, work_id))
 
     def next(self) -> Job | None:

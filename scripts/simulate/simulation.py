@@ -31,6 +31,7 @@ from scripts.simulate.crew import Crew
 from scripts.simulate.drive import Driver, Tamper
 from scripts.simulate.parts import Brought, brought
 from scripts.simulate.pool import OneWorker, Pool, Threads
+from scripts.simulate.timetable import Timetable
 from utils.datasets import Dataset
 from utils.errors import ConfigError, FlockstepError
 
@@ -139,6 +140,12 @@ async def _lead(
         stack.callback(pool.close)
         crew = Crew(app, clock, agenda, pool, assignments, memory, data)
         crew.register(config.learners, hooks.own, frozen_by(tools.task))
+        if config.buffer.size and config.run_dir is not None:
+            timetable = Timetable(
+                config.run_dir / "timetable.json", clock, agenda, config.keep_checkpoints + 1
+            )
+            timetable.resume(app.resumed_round)
+            app.events.subscribe(timetable.on_event)
         if hooks.listener is not None:
             app.events.subscribe(hooks.listener)
         if options.display:

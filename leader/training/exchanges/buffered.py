@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -13,7 +14,11 @@ from leader.data.part import Part
 from leader.learners.membership import Member
 from leader.rounds.buffer import Buffer, Desk, OpenWork, Ticket
 from leader.rounds.protocol import Applied, Phase
+from leader.rounds.script import Script
 from leader.state import RunState
+from leader.storage.buffer_log import BufferLog
+from leader.storage.checkpoint import state_of_round
+from leader.storage.run_folder import RunFolder
 from leader.training.engine import Engine
 from leader.training.exchanges.base import Admitted, Closed, OpenExchange, Unfinished
 from leader.training.exchanges.whole_updates import WholeUpdates
@@ -32,7 +37,14 @@ class Tickets(Orders):
 
     _machine: Buffer
 
-    def __init__(self, planner: WorkPlanner, state: RunState, first_buffer: int, max_staleness: int) -> None:
+    def __init__(
+        self,
+        planner: WorkPlanner,
+        state: RunState,
+        first_buffer: int,
+        max_staleness: int,
+        older: Mapping[int, NDArray[np.float32]] | None = None,
+    ) -> None:
         self._planner = planner
         self._first_buffer = first_buffer  # where the model's buffers begin in its flat vector
         self._max_staleness = max_staleness
@@ -41,7 +53,7 @@ class Tickets(Orders):
         self._given = {}
         #: By the round whose work starts from them: model versions, and buffers of those models.
         self._versions = {work.round: work.version for work in state.open_work.values()}
-        self._buffers: dict[int, NDArray[np.float32]] = {}  # none from before a restart
+        self._buffers = dict(older or {})  # of models from before a restart, as far as they were kept
 
     def begin(self, state: RunState, machine: Buffer, parts: Mapping[str, Part]) -> None:
         """Open a round."""
@@ -110,8 +122,10 @@ class BufferedExchange(WholeUpdates):
         self._max_staleness = engine.config.buffer.max_staleness
         self._parts: Mapping[str, Part] = {}
         self._desk: Desk | None = None  # that the last round left, if it was committed
-        split = engine.layout.parameter_count
-        self.orders = Tickets(engine.orders, state, split, self._max_staleness)
+        folder = RunFolder(engine.scratch) if engine.scratch else None
+        self._log = BufferLog(folder.buffers if folder else None, state.round)
+        older = _recall(engine, state, folder) if folder else {}
+        self.orders = Tickets(engine.orders, state, engine.layout.parameter_count, self._max_staleness, older)
 
     def begin(self, state: RunState) -> None:
         """Open the round after `state`."""
@@ -122,12 +136,15 @@ class BufferedExchange(WholeUpdates):
         changed = {part for part, now in opening.parts.items() if self._parts.get(part, now) != now}
         tickets = {part: ticket for part, ticket in desk.tickets.items() if part not in changed}
         self._parts = opening.parts
+        round_ = opening.plan.round
+        script = Script(self._log.script(round_), partial(self._log.note, round_))
         self.machine = Buffer(
             opening.plan,
             replace(desk, tickets=tickets),
             at_work=self._engine.config.cohort.size,
             max_staleness=self._max_staleness,
             pick=self._pick,
+            script=script,
         )
         self.aggregate = self._engine.aggregate(state, opening.scale)
         self.orders.begin(state, self.machine, opening.parts)
@@ -140,6 +157,7 @@ class BufferedExchange(WholeUpdates):
 
     async def close(self, step: int, parts: tuple[str, ...]) -> Closed:
         """See OpenExchange."""
+        await self._engine.host.compute(self._log.sync)
         return Closed(Applied(), await self._step(step))
 
     def unfinished(self) -> Unfinished:
@@ -151,6 +169,18 @@ class BufferedExchange(WholeUpdates):
         self.aggregate.close()
         self._desk = self.machine.desk if self.machine.phase is Phase.COMMITTED else None
         return self
+
+
+def _recall(engine: Engine, state: RunState, folder: RunFolder) -> dict[int, NDArray[np.float32]]:
+    """Serve the models again that open work starts from; their buffers, by the round of the work."""
+    buffers: dict[int, NDArray[np.float32]] = {}
+    versions = {work.round: work.version for work in state.open_work.values()}
+    for round_ in sorted(versions, reverse=True):
+        older = state_of_round(folder.checkpoints, round_ - 1)
+        if older is not None and older.version == versions[round_]:
+            engine.publisher.recall(older)
+            buffers[round_] = older.vector[engine.layout.parameter_count :].copy()
+    return buffers
 
 
 def _desk_of(state: RunState) -> Desk:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,8 +105,9 @@ def assert_same(loaded: RunState, expected: RunState) -> None:
     )
 
 
-def save(folder: Path, *rounds: int, keep: int = 3) -> list[Path]:
-    return [save_checkpoint(folder, state(number), keep=keep, config=CONFIG) for number in rounds]
+def save(folder: Path, *rounds: int, keep: int = 3, **changed: Any) -> list[Path]:
+    states = [replace(state(number), **changed) for number in rounds]
+    return [save_checkpoint(folder, one, keep=keep, config=CONFIG) for one in states]
 
 
 def names(folder: Path) -> list[str]:
@@ -212,9 +214,17 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
     others = ("round-1.safetensors", "round-00000009.safetensors.partial", "notes.txt")
     for name in others:
         (tmp_path / name).write_text("mine")
-    save(tmp_path, 1, 2, keep=1)
+    save(tmp_path, 1, 2, keep=1, open_work={})
     assert names(tmp_path) == sorted([*others, "round-00000002.safetensors"])
-    assert_same(load_newest(tmp_path), state(2))
+    assert_same(load_newest(tmp_path), replace(state(2), open_work={}))
+
+
+def test_checkpoints_stay_whose_model_open_work_starts_from(tmp_path: Path) -> None:
+    work = {"a": OpenWork(2, 0, 7), "b": OpenWork(5, 1, 7)}
+    save(tmp_path, 1, 2, 3, 4, 5, keep=2, open_work=work)
+    assert [path.name[6:14] for path in checkpoints(tmp_path)] == ["00000005", "00000004", "00000001"]
+    save(tmp_path, 6, keep=2, open_work={})
+    assert [path.name[6:14] for path in checkpoints(tmp_path)] == ["00000006", "00000005"]
 
 
 # --- crashes and full disks ----------------------------------------------------------------
@@ -274,11 +284,11 @@ def test_damaged_checkpoints_of_later_rounds_do_not_push_out_a_good_one(tmp_path
     _, old, new, newest = save(tmp_path, 1, 2, 3, 4)
     new.write_bytes(b"")
     newest.write_bytes(b"")
-    save(tmp_path, 2, keep=1)
+    save(tmp_path, 2, keep=1, open_work={})
     assert checkpoints(tmp_path) == [newest, new, old]
-    save(tmp_path, 3, keep=1)
+    save(tmp_path, 3, keep=1, open_work={})
     assert checkpoints(tmp_path) == [newest, new]
-    assert_same(load_newest(tmp_path), state(3))
+    assert_same(load_newest(tmp_path), replace(state(3), open_work={}))
 
 
 def test_a_folder_without_checkpoints_is_named(tmp_path: Path) -> None:

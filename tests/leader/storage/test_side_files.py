@@ -22,7 +22,7 @@ def large(round_: int, history: LayeredHistory) -> RunState:
     """A state of many parts, of each of which round 1 has told."""
     shards = tuple(np.array([number, number + 1]) for number in range(MANY))
     seats = Seats(shards, {str(number): f"learner-{number}" for number in range(MANY)}, 2)
-    return replace(state(round_), seats=seats, history=history)
+    return replace(state(round_), seats=seats, history=history, open_work={})
 
 
 def settled() -> LayeredHistory:
@@ -66,7 +66,7 @@ def test_another_process_writes_its_own_and_the_one_before_goes_when_no_checkpoi
 
 def test_a_run_that_becomes_small_leaves_nothing_beside(tmp_path: Path) -> None:
     files = SideFiles(tmp_path)
-    for written in (large(5, settled()), state(6)):
+    for written in (large(5, settled()), replace(state(6), open_work={})):
         save_checkpoint(tmp_path, written, keep=1, config="", side_files=files)
     assert [path.name for path in tmp_path.iterdir()] == ["round-00000006.safetensors"]
 

@@ -46,12 +46,14 @@ def config(folder: Path, **settings: Any) -> RunConfig:
     return RunConfig.model_validate(given | settings)
 
 
-def run(settings: RunConfig, options: Options | None = None, hooks: Hooks | None = None) -> Outcome:
+def run(
+    settings: RunConfig, options: Options | None = None, hooks: Hooks | None = None, *, resume: bool = False
+) -> Outcome:
     own = [
         Brought(Vectors.of_client(i), leader_pb2.OwnData(examples=32, fingerprint=f"client-{i}"))
         for i in range(LEARNERS)
     ]
-    return simulate(settings, options, replace(hooks or Hooks(), own=own))
+    return simulate(settings, options, replace(hooks or Hooks(), own=own), resume=resume)
 
 
 def digest(outcome: Outcome) -> str:
