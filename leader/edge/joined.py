@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import ValidationError
 
 from leader.aggregation.aggregate import Aggregate
@@ -16,7 +18,10 @@ from leader.secagg.masked_sum import MaskedSum, MaskedUpdates
 from model.fragments import Fragments
 from protos import edge_pb2, leader_pb2
 from utils.errors import IncompatibleError, LimitError, PayloadError
+from utils.secagg.ring import WORDS
 from utils.wire.payload import Payload
+
+_KEY_BYTES = 32
 
 
 class Joined:
@@ -24,6 +29,10 @@ class Joined:
 
     def __init__(self, welcome: edge_pb2.Welcome) -> None:
         self.welcome = welcome
+        if not (welcome.token and len(welcome.key) >= _KEY_BYTES and 0 < welcome.heartbeat_s < math.inf):
+            raise PayloadError(
+                "a welcome without a token, a key or a heartbeat; install the same release on both"
+            )
         try:
             self.config = config = RunConfig.model_validate_json(welcome.config)
         except ValidationError as error:
@@ -56,9 +65,11 @@ class Joined:
         return ticket
 
     def begin(self, opened: edge_pb2.Open) -> Mergeable:
-        """An empty sum."""
+        """An empty sum; raises PayloadError for one that can't be made."""
         scale, shared = scale_of(opened.scale), self._fragments.of(opened.round)
         if self.masked:
+            if opened.masking.bits not in WORDS:
+                raise PayloadError(f"a sum under masks of {opened.masking.bits} bits")
             noise = opened.noise if opened.HasField("noise") else None
             return MaskedSum(shared, opened.masking, scale, noise)
         return Aggregate(shared, scale, self._weighting)
