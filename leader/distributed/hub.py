@@ -172,6 +172,8 @@ class Hub:
 
     async def _ask(self, edge: _Edge, uids: frozenset[bytes], take: Take) -> frozenset[bytes]:
         """The edge's sum over `uids`, given to `take`; those of them that are lost."""
+        if not uids <= edge.uids:  # it has gone, or said that some are gone, since it was chosen
+            return uids
         edge.asked, edge.take = (self._attempt, uids), take
         edge.given = asyncio.get_running_loop().create_future()
         close = edge_pb2.Close(sum=self._sum, attempt=self._attempt, uids=sorted(uids))
@@ -286,7 +288,7 @@ class Hub:
         edge.uids -= lost
         for uid in lost:
             self._owner.pop(uid, None)
-        if edge.asked is not None and edge.asked[1] & lost:
+        if edge.asked is not None and edge.asked[1] & uids:
             self._no_sum(edge)  # it is asked for the rest again
         self._hooks.lost(lost)
 

@@ -222,6 +222,23 @@ def test_what_an_edge_says_is_gone_is_asked_for_no_more() -> None:
     play(story)
 
 
+def test_an_edge_that_goes_at_the_very_moment_of_a_close_is_not_waited_for() -> None:
+    async def story(leader: Leader) -> None:
+        a, b = await opened(leader, 2)
+        await a.counts(1, 2)
+        await b.counts(3)
+        collecting = asyncio.ensure_future(leader.hub.collect([uid(1), uid(2), uid(3)], leader.take))
+        await asyncio.sleep(0)  # edges are chosen, and not yet asked
+        leader.hub._gone(leader.hub._owner[uid(1)], frozenset({uid(1)}))
+        leader.hub._forget(leader.hub._owner[uid(3)])
+        close = await a.hear("close")
+        assert list(close.uids) == [uid(2)]
+        await a.put(close)
+        assert await collecting == {uid(1), uid(3)}
+
+    play(story)
+
+
 def test_a_sum_that_does_not_come_in_time_is_lost_and_its_edge_let_go() -> None:
     async def story(leader: Leader) -> None:
         (edge,) = await opened(leader)
