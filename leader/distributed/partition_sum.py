@@ -1,0 +1,145 @@
+"""The sums of one partition of the log: a function of what stands in it from its beginning, whoever reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from leader.aggregation.exact_sum import ExactSum, check_range
+from leader.distributed.grid import BLOCK, MOST_PARTITIONS, Grid
+from leader.distributed.messages import UID_BYTES, scale_of
+from leader.distributed.records import joined, uids_of
+from protos import log_pb2
+from utils.errors import LateUpdateError, PayloadError
+
+HALF = BLOCK // 2  # words in a record of a sum, as large as a record of an update
+_MOST_BLOCKS = 1 << 24
+Key = tuple[bytes, int]  # an update, and which of its blocks
+
+
+def grid_of(plan: log_pb2.LogPlan) -> Grid:
+    """The grid that a plan tells of; raises PayloadError for one that can't be."""
+    if not (
+        0 < plan.parameters <= plan.values <= _MOST_BLOCKS * BLOCK and 0 < plan.partitions <= MOST_PARTITIONS
+    ):
+        raise PayloadError("a record of a model, or in a log, of an impossible size")
+    return Grid(plan.parameters, plan.values, plan.partitions)
+
+
+class PartitionSum:
+    """Adds blocks up as they come, and gives sums over exactly the updates that are asked for.
+
+    A sum begins with the first record that has its number; what comes of an earlier one is too late then. As sums are
+    integers, what is added and not asked for is taken out again to the last bit.
+    """
+
+    def __init__(self, partition: int, reread: Callable[[int], log_pb2.LogRecord]) -> None:
+        """`reread` gives what stands at an offset of this partition."""
+        self._partition = partition
+        self._reread = reread
+        self._plan = log_pb2.LogPlan()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._offsets: dict[Key, int] = {}  # of all blocks that have come
+        self._added: set[Key] = set()  # those in the sums
+        self._sums: dict[int, ExactSum] = {}  # by block
+
+    def read(self, record: log_pb2.LogRecord, offset: int) -> Iterator[log_pb2.BlockSum]:
+        """Take the record at `offset`, and answer it where it asks for sums.
+
+        Raises the WireError that a record is refused with, which then has changed nothing.
+        """
+        match record.WhichOneof("kind"):
+            case "block":
+                self._block(record.block, offset)
+            case "close":
+                yield from self._close(record.close)
+            case "commit" if record.commit.sum >= self._plan.sum:
+                self._forget()
+            case "commit":
+                pass
+            case _:
+                raise PayloadError("a record that does not belong among updates")
+
+    def _begin(self, plan: log_pb2.LogPlan) -> None:
+        """Go on with the sum of `plan`, which may be a new one."""
+        if plan.sum < self._plan.sum:
+            raise LateUpdateError("a record of a sum that is over")
+        if plan.sum > self._plan.sum:
+            grid, scale = grid_of(plan), scale_of(plan.scale)
+            if not 0 <= self._partition < plan.partitions:
+                raise PayloadError("a record of a log with fewer partitions")
+            self._grid, self._scale = grid, scale
+            self._plan.CopyFrom(plan)
+            self._forget()
+        elif plan != self._plan:
+            raise PayloadError("a record whose plan is another than that of its sum")
+
+    def _block(self, block: log_pb2.Block, offset: int) -> None:
+        self._begin(block.plan)
+        key = (block.uid, block.number)
+        if key in self._offsets:  # sent twice
+            return
+        self._check(block)
+        self._add(block, 1)
+        self._offsets[key] = offset
+        self._added.add(key)
+
+    def _check(self, block: log_pb2.Block) -> None:
+        grid, scale, number = self._grid, self._scale, block.number
+        if (
+            len(block.uid) != UID_BYTES
+            or self._partition not in grid.places(block.uid)
+            or number not in grid.numbers(self._partition)
+        ):
+            raise PayloadError("a block in a partition that is not its own")
+        start, stop = grid.blocks[number]
+        if len(block.values) != (4 * (stop - start) if block.weight else 0):
+            raise PayloadError(f"block {number} has {len(block.values)} bytes")
+        if not (block.weight <= min(scale.heaviest, scale.max_weight) and block.factor >= 0):
+            raise PayloadError(f"a block of weight {block.weight} and factor {block.factor:g}")
+        check_range(np.frombuffer(block.values, "<f4"), scale.max_abs, block.factor)
+
+    def _add(self, block: log_pb2.Block, sign: int) -> None:
+        if not block.weight:
+            return
+        total, weight = self._sum(block.number), sign * block.weight
+        total.add(np.frombuffer(block.values, "<f4"), weight, factor=block.factor)
+        total.count(weight)
+
+    def _sum(self, number: int) -> ExactSum:
+        if number not in self._sums:
+            start, stop = self._grid.blocks[number]
+            self._sums[number] = ExactSum(stop - start, self._scale)
+        return self._sums[number]
+
+    def _close(self, close: log_pb2.LogClose) -> Iterator[log_pb2.BlockSum]:
+        """The sums over exactly these updates, or which of them are not whole here."""
+        self._begin(close.plan)
+        numbers = self._grid.numbers(self._partition)
+        wanted = {(uid, number) for uid in uids_of(close.uids) for number in numbers}
+        if missing := {uid for uid, number in wanted if (uid, number) not in self._offsets}:
+            yield self._answer(close, missing=joined(missing))
+            return
+        for key in sorted(self._added ^ wanted, key=self._offsets.__getitem__):
+            self._correct(key, 1 if key in wanted else -1)
+        for number in numbers:
+            total = self._sum(number)
+            words = total.whole().astype("<i8", copy=False)
+            for half, start in enumerate(range(0, words.size, HALF)):
+                data = words[start : start + HALF].tobytes()
+                yield self._answer(close, number=number, half=half, weight=total.weight, words=data)
+
+    def _answer(self, close: log_pb2.LogClose, **told: Any) -> log_pb2.BlockSum:
+        return log_pb2.BlockSum(sum=self._plan.sum, attempt=close.attempt, partition=self._partition, **told)
+
+    def _correct(self, key: Key, sign: int) -> None:
+        """Have a block in its sum, or out of it."""
+        block = self._reread(self._offsets[key]).block
+        if (block.uid, block.number) != key or block.plan != self._plan:
+            raise PayloadError("the log has another record where a block was")
+        self._add(block, sign)
+        self._added ^= {key}
