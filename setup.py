@@ -58,6 +58,7 @@ setup(
         "mlflow": ["mlflow-skinny>=3.5,<4"],
         "tensorboard": ["tensorboard>=2.17"],
         "mongodb": ["pymongo>=4.9"],
+        "kafka": ["confluent-kafka>=2.11,<3"],
         "dev": [
             f"grpcio-tools=={GENERATOR}",
             "pytest>=8.3",
@@ -69,6 +70,7 @@ setup(
             "mlflow-skinny>=3.5,<4",
             "tensorboard>=2.17",
             "pymongo>=4.9",
+            "confluent-kafka>=2.11,<3",
             # The live page, asked for and looked at in Debian's or the machine's own Chromium.
             "httpx>=0.27",
             "playwright>=1.50",
