@@ -112,20 +112,22 @@ class TensorEntry(_message.Message):
     def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("sum", "round", "step", "scale", "masking", "noise")
+    __slots__ = ("sum", "round", "step", "scale", "masking", "noise", "log")
     SUM_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
     MASKING_FIELD_NUMBER: _ClassVar[int]
     NOISE_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
     sum: int
     round: int
     step: int
     scale: SumScale
     masking: _leader_pb2.MaskPlan
     noise: _leader_pb2.NoisePlan
-    def __init__(self, sum: _Optional[int] = ..., round: _Optional[int] = ..., step: _Optional[int] = ..., scale: _Optional[_Union[SumScale, _Mapping]] = ..., masking: _Optional[_Union[_leader_pb2.MaskPlan, _Mapping]] = ..., noise: _Optional[_Union[_leader_pb2.NoisePlan, _Mapping]] = ...) -> None: ...
+    log: int
+    def __init__(self, sum: _Optional[int] = ..., round: _Optional[int] = ..., step: _Optional[int] = ..., scale: _Optional[_Union[SumScale, _Mapping]] = ..., masking: _Optional[_Union[_leader_pb2.MaskPlan, _Mapping]] = ..., noise: _Optional[_Union[_leader_pb2.NoisePlan, _Mapping]] = ..., log: _Optional[int] = ...) -> None: ...
 
 class SumScale(_message.Message):
     __slots__ = ("fraction_bits", "max_abs", "max_weight", "heaviest")

@@ -29,6 +29,16 @@ MAX_LOSS = 2.0**128
 _Run = tuple[int, int, Vector]  # values, the piece that they are of, and the first one's place in it
 
 
+@dataclass(frozen=True)
+class Term:
+    """Values that an update adds, from the element `start` on: weight * factor * values."""
+
+    start: int
+    values: Vector
+    weight: int
+    factor: float
+
+
 class Folded(Enum):
     """What became of a piece."""
 
@@ -106,13 +116,26 @@ class Aggregate:
 
         If pieces of its part are in, `restart` must come next.
         """
+        update, runs = self._checked(contribution)
+        self._sum_up(self._whole_sums, update, runs, update.weight)
+        self._add_whole(update, contribution)
+
+    def terms(self, contribution: Contribution) -> list[Term]:
+        """What a whole update would add, for whoever does; raises as `add` does."""
+        update, runs = self._checked(contribution)
+        return [
+            Term(self._pieces[number].start + start, values, update.weight, self._factor(update, number))
+            for number, start, values in runs
+        ]
+
+    def _checked(self, contribution: Contribution) -> tuple[_Update, list[_Run]]:
         check_update(self._layout, contribution.payload.manifest)
         update = self._begun(contribution)
         runs = self._runs(contribution.payload)
         if contribution.staleness:
             runs = self._renewed(runs, contribution.buffers_shift)
-        self._fold(self._whole_sums, update, runs)
-        self._add_whole(update, contribution)
+        self._check(self._whole_sums, update, runs)
+        return update, runs
 
     @property
     def sum_bytes(self) -> int:
@@ -180,7 +203,9 @@ class Aggregate:
             return Folded.DIFFERS
         if number in update.crcs:
             return Folded.KNOWN
-        self._fold(self._cut_sums, update, [(number, 0, values)])
+        runs = [(number, 0, values)]
+        self._check(self._cut_sums, update, runs)
+        self._sum_up(self._cut_sums, update, runs, update.weight)
         update.crcs[number] = crc32
         self._cut[update.part] = update
         return Folded.ADDED
@@ -202,10 +227,9 @@ class Aggregate:
         weight = min(self._weighting.weight(facts), self._scale.heaviest)
         return _Update(contribution.part, facts, weight, self._weighting.factor(facts), elsewhere)
 
-    def _fold(self, sums: Sequence[ExactSum], update: _Update, runs: Sequence[_Run]) -> None:
+    def _check(self, sums: Sequence[ExactSum], update: _Update, runs: Sequence[_Run]) -> None:
         for number, _, values in runs:
             sums[number].check(values, update.weight, self._factor(update, number))
-        self._sum_up(sums, update, runs, update.weight)
 
     def _sum_up(self, sums: Sequence[ExactSum], update: _Update, runs: Sequence[_Run], weight: int) -> None:
         for number, start, values in runs:

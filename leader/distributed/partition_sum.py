@@ -40,6 +40,8 @@ class PartitionSum:
         self._partition = partition
         self._reread = reread
         self._plan = log_pb2.LogPlan()
+        self._first = 0  # offset of the first record of this sum
+        self.needed = 0  # what stands before this offset never is again, as commits have told
         self._forget()
 
     def _forget(self) -> None:
@@ -56,15 +58,20 @@ class PartitionSum:
             case "block":
                 self._block(record.block, offset)
             case "close":
+                self._begin(record.close.plan, offset)
                 yield from self._close(record.close)
-            case "commit" if record.commit.sum >= self._plan.sum:
-                self._forget()
             case "commit":
-                pass
+                self._commit(record.commit, offset)
             case _:
                 raise PayloadError("a record that does not belong among updates")
 
-    def _begin(self, plan: log_pb2.LogPlan) -> None:
+    def _commit(self, commit: log_pb2.LogCommit, offset: int) -> None:
+        is_ahead = self._plan.sum > commit.sum  # an edge was, and the next sum has begun
+        self.needed = self._first if is_ahead else offset + 1
+        if not is_ahead:
+            self._forget()
+
+    def _begin(self, plan: log_pb2.LogPlan, offset: int) -> None:
         """Go on with the sum of `plan`, which may be a new one."""
         if plan.sum < self._plan.sum:
             raise LateUpdateError("a record of a sum that is over")
@@ -74,12 +81,13 @@ class PartitionSum:
                 raise PayloadError("a record of a log with fewer partitions")
             self._grid, self._scale = grid, scale
             self._plan.CopyFrom(plan)
+            self._first = offset
             self._forget()
         elif plan != self._plan:
             raise PayloadError("a record whose plan is another than that of its sum")
 
     def _block(self, block: log_pb2.Block, offset: int) -> None:
-        self._begin(block.plan)
+        self._begin(block.plan, offset)
         key = (block.uid, block.number)
         if key in self._offsets:  # sent twice
             return
@@ -118,7 +126,6 @@ class PartitionSum:
 
     def _close(self, close: log_pb2.LogClose) -> Iterator[log_pb2.BlockSum]:
         """The sums over exactly these updates, or which of them are not whole here."""
-        self._begin(close.plan)
         numbers = self._grid.numbers(self._partition)
         wanted = {(uid, number) for uid in uids_of(close.uids) for number in numbers}
         if missing := {uid for uid, number in wanted if (uid, number) not in self._offsets}:

@@ -1,0 +1,88 @@
+"""A member of the group that sums the partitions of a run's log: reads, adds, answers; nothing is lost with it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from leader.distributed.kafka import KafkaLog
+from leader.distributed.partition_sum import PartitionSum
+from leader.distributed.run_log import RunLog
+from utils.errors import NotReadyError
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, Message, TopicPartition
+
+_log = logging.getLogger(__name__)
+_POLL_S = 0.1
+_CLOSE_S = 5.0
+_GROUP = {
+    "enable.auto.commit": False,
+    "auto.offset.reset": "earliest",
+    "session.timeout.ms": 6000,
+    "heartbeat.interval.ms": 1500,
+    "topic.metadata.refresh.interval.ms": 2000,  # the topic may not be there yet
+    "queued.max.messages.kbytes": 16_384,
+    "fetch.wait.max.ms": 50,
+}
+
+
+class Member:
+    """Sums those partitions that the group gives it.
+
+    What it has is a function of what stands in them, so others that get them read the same, and come to the same.
+    """
+
+    def __init__(self, kafka: KafkaLog, run: RunLog) -> None:
+        self._kafka = kafka
+        self._run = run
+        self._sums: dict[int, PartitionSum] = {}
+        self._next: dict[int, int] = {}  # offset by partition
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Have `run` return."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Sum until `stop` is called; the group is left then, as far as Kafka is there."""
+        consumer = self._kafka.consumer({"group.id": self._run.updates, **_GROUP})
+        consumer.subscribe([self._run.updates], on_assign=self._assigned)
+        while not self._stopping.is_set():
+            message = consumer.poll(_POLL_S)
+            if message is not None and not message.error():
+                self._take(consumer, message)
+        closing = threading.Thread(
+            target=consumer.close, daemon=True
+        )  # which waits for a broker that is away
+        closing.start()
+        closing.join(_CLOSE_S)
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        mine = {one.partition for one in partitions}
+        self._sums = {partition: sums for partition, sums in self._sums.items() if partition in mine}
+        for one in partitions:
+            if one.partition in self._sums:
+                one.offset = self._next[one.partition]
+        consumer.assign(partitions)
+        _log.info("summing partitions %s", ", ".join(map(str, sorted(mine))) or "none")
+
+    def _take(self, consumer: Consumer, message: Message) -> None:
+        partition, offset = message.partition() or 0, message.offset() or 0
+        if partition not in self._sums or offset < self._next[partition]:  # the log has begun anew
+            self._sums[partition] = self._run.partition_sum(partition)
+        self._next[partition] = offset + 1
+        sums = self._sums[partition]
+        needed = sums.needed
+        try:
+            self._run.answer(self._run.follow(sums, partition, offset, message.value() or b""))
+        except NotReadyError as error:
+            _log.warning("the sum of partition %d can't be given: %s", partition, error)
+        if sums.needed != needed:
+            self._commit(consumer, partition, sums.needed)
+
+    def _commit(self, consumer: Consumer, partition: int, needed: int) -> None:
+        from confluent_kafka import TopicPartition
+
+        consumer.commit(offsets=[TopicPartition(self._run.updates, partition, needed)], asynchronous=True)

@@ -1,0 +1,217 @@
+"""The sums of a log of updates, as the leader gets them: aggregators make them, or else it does so itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from leader.distributed.hub import Partial, Take
+from leader.distributed.partition_sum import HALF, grid_of
+from leader.distributed.records import joined, uids_of
+from leader.distributed.run_log import RunLog, plan_of
+from protos import edge_pb2, log_pb2
+from utils.errors import NotReadyError, PayloadError
+
+_log = logging.getLogger(__name__)
+
+
+class Gathering:
+    """The sums of one attempt, as they come: from anybody, in any order, repeated."""
+
+    def __init__(self, plan: log_pb2.LogPlan, attempt: int, partitions: Collection[int]) -> None:
+        self._plan = plan
+        self._attempt = attempt
+        self._grid = grid_of(plan)
+        self._words = np.zeros(plan.values, np.int64)
+        self._weights: dict[tuple[int, int], int] = {}  # by partition and block
+        self._crcs: dict[tuple[int, int, int], int] = {}  # by partition, block and half
+        self._awaited = {partition: self._halves(partition) for partition in partitions}
+        self.missing: set[bytes] = set()  # updates that are not whole
+
+    def _halves(self, partition: int) -> dict[tuple[int, int], slice]:
+        """Where the words of each block's halves go."""
+        places = {}
+        for number in self._grid.numbers(partition):
+            start, stop = self._grid.blocks[number]
+            for half, first in enumerate(range(start, stop, HALF)):
+                places[number, half] = slice(first, min(first + HALF, stop))
+        return places
+
+    @property
+    def silent(self) -> list[int]:
+        """Partitions of which something has not come yet."""
+        return [partition for partition, halves in self._awaited.items() if halves]
+
+    def take(self, answer: log_pb2.BlockSum) -> bool:
+        """Add what is new; whether it was. Raises PayloadError for an answer that can't be."""
+        partition, place = answer.partition, (answer.number, answer.half)
+        if (answer.sum, answer.attempt) != (self._plan.sum, self._attempt) or partition not in self._awaited:
+            return False
+        if answer.missing:
+            self.missing |= uids_of(answer.missing)
+            self._awaited[partition] = {}
+            return True
+        crc32 = zlib.crc32(answer.words, answer.weight)
+        if place not in self._awaited[partition]:
+            if self._crcs.get((partition, *place), crc32) != crc32:
+                raise PayloadError(f"two sums of block {answer.number} differ")
+            return False
+        target, block = self._words[self._awaited[partition][place]], (partition, answer.number)
+        is_whole = len(answer.words) == target.nbytes
+        if not is_whole or self._weights.setdefault(block, answer.weight) != answer.weight:
+            raise PayloadError(f"a sum of block {answer.number} that can't be")
+        target += np.frombuffer(answer.words, "<i8")
+        self._crcs[partition, *place] = crc32
+        del self._awaited[partition][place]
+        return True
+
+    def partial(self, uids: frozenset[bytes]) -> Partial:
+        """The whole; raises PayloadError where blocks have other weights than the rest."""
+        totals = [0] * len(self._grid.blocks)
+        for (_, number), weight in self._weights.items():
+            totals[number] += weight
+        kinds: dict[bool, set[int]] = {}  # parameters, then buffers
+        for (start, _), weight in zip(self._grid.blocks, totals, strict=True):
+            kinds.setdefault(start >= self._grid.parameters, set()).add(weight)
+        if any(len(weights) > 1 for weights in kinds.values()):
+            raise PayloadError("the sums of some blocks have other updates in them than the rest")
+        return Partial(uids, tuple(weights.pop() for weights in kinds.values()), self._words.view(np.uint8))
+
+
+class LogSums:
+    """The sums of a run's exchanges, made of the log."""
+
+    def __init__(self, log: RunLog, parameters: int, partitions: int, quiet_s: float, keep: int = 0) -> None:
+        """Have the topics, where the log is there.
+
+        Args:
+            parameters: values of an update that are no buffers.
+            quiet_s: seconds without a sum after which the leader makes those itself that have not come.
+            keep: sums whose updates are kept in the log.
+        """
+        self._log = log
+        self._parameters = parameters
+        self._partitions = partitions
+        self._quiet_s = quiet_s
+        self._plan = log_pb2.LogPlan()
+        self._attempt = 0
+        self._one = threading.Lock()  # thread at a time reads
+        self._commits: deque[Mapping[int, int]] = deque(maxlen=keep + 2)  # where they stand, by partition
+        self._chores: set[asyncio.Task[None]] = set()
+        self._said: set[str] = set()
+        self._begin(0)
+
+    def open(self, opened: edge_pb2.Open, sum_bytes: int) -> None:
+        """A sum begins, of the number that is told to edges; see Hub.open."""
+        before, opened.log = self._plan.sum, max(self._plan.sum + 1, time.time_ns())
+        self._plan = plan_of(opened.log, opened.scale, self._parameters, sum_bytes // 8, self._partitions)
+        self._attempt = 0
+        # Its updates are needed until the round is in a checkpoint, and the next round begins after that.
+        chore = asyncio.ensure_future(asyncio.to_thread(self._begin, 0 if opened.step else before))
+        self._chores.add(chore)
+        chore.add_done_callback(self._chores.discard)
+
+    def _begin(self, committed: int) -> None:
+        """Have the topics, and let go of the sum that is in a checkpoint."""
+        try:
+            self._log.make(self._partitions)
+            if not committed:
+                return
+            record = log_pb2.LogRecord(commit=log_pb2.LogCommit(sum=committed))
+            offsets = self._log.put((partition, record) for partition in range(self._partitions))
+            self._commits.append(dict(enumerate(offsets)))
+            if len(self._commits) == self._commits.maxlen:
+                self._log.log.trim(self._log.updates, self._commits[0])
+        except NotReadyError as error:
+            self._say_once(str(error))
+
+    def _say_once(self, problem: str) -> None:
+        if problem not in self._said:
+            _log.warning("%s; the run goes on", problem)
+            self._said.add(problem)
+
+    async def collect(self, uids: Collection[bytes], take: Take) -> frozenset[bytes]:
+        """See Hub.collect."""
+        if not uids:
+            return frozenset()
+        self._attempt += 1
+        members = frozenset(uids)
+        partial = await asyncio.to_thread(self._gather, self._plan, self._attempt, members)
+        if not isinstance(partial, Partial):
+            return partial
+        await take(partial)
+        return frozenset()
+
+    def _gather(
+        self, plan: log_pb2.LogPlan, attempt: int, uids: frozenset[bytes]
+    ) -> Partial | frozenset[bytes]:
+        """The sum over these updates, or those that are lost."""
+        with self._one:
+            try:
+                start = self._log.answer([log_pb2.BlockSum()])[0]  # answers come behind it
+                closes = self._close(plan, attempt, uids)
+                gathering = self._listen(Gathering(plan, attempt, closes), start)
+                for partition in gathering.silent:
+                    self._sum(gathering, partition, closes[partition])
+                if gathering.missing:
+                    return frozenset(gathering.missing & uids)
+                return gathering.partial(uids)
+            except (NotReadyError, PayloadError) as error:
+                _log.warning("the sum in the log can't be had (%s); its updates are asked for again", error)
+                return uids
+
+    def _close(self, plan: log_pb2.LogPlan, attempt: int, uids: frozenset[bytes]) -> dict[int, int]:
+        """Ask for the sums in all partitions that the updates are in; where each was asked."""
+        members: dict[int, list[bytes]] = {}
+        for uid in uids:
+            for partition in grid_of(plan).places(uid):
+                members.setdefault(partition, []).append(uid)
+        closes = (
+            (
+                partition,
+                log_pb2.LogRecord(close=log_pb2.LogClose(plan=plan, attempt=attempt, uids=joined(own))),
+            )
+            for partition, own in members.items()
+        )
+        return dict(zip(members, self._log.put(closes), strict=True))
+
+    def _listen(self, gathering: Gathering, start: int) -> Gathering:
+        """Take what aggregators answer, until all is here or nothing more comes."""
+        heard = time.monotonic()
+        for answer in self._log.answers(start):
+            if answer is not None and gathering.take(answer):
+                heard = time.monotonic()
+            if not gathering.silent or time.monotonic() > heard + self._quiet_s:
+                break
+        if gathering.silent:
+            _log.warning(
+                "no aggregator has summed partitions %s of the log in %g s (edges.sum_timeout_s); the leader does",
+                ", ".join(map(str, gathering.silent)),
+                self._quiet_s,
+            )
+        return gathering
+
+    def _sum(self, gathering: Gathering, partition: int, close: int) -> None:
+        """Take what comes of the log itself up to offset `close`, where the sum was asked for."""
+        sums, heard = self._log.partition_sum(partition), time.monotonic()
+        # Edges may have been ahead of the newest commit, but not of the one before.
+        start = self._commits[-2][partition] if len(self._commits) > 1 else 0
+        for found in self._log.log.scan(self._log.updates, partition, start):
+            if found is None and time.monotonic() > heard + self._quiet_s:
+                raise NotReadyError(f"partition {partition} can't be read")
+            if found is None:
+                continue
+            heard = time.monotonic()
+            if found[0] > close:
+                break
+            for answer in self._log.follow(sums, partition, *found):
+                gathering.take(answer)
+            if found[0] == close:
+                break

@@ -1,0 +1,53 @@
+"""What an edge has in place of a sum where updates go into a log: checked as for a sum, they are written there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from leader.aggregation.aggregate import Aggregate, Term
+from leader.aggregation.base import Contribution
+from leader.distributed.partition_sum import grid_of
+from leader.distributed.run_log import RunLog
+from protos import log_pb2
+from utils.errors import NotReadyError
+
+
+class LoggedUpdates(Aggregate):
+    """Mergeable that has nothing itself: who reads the log adds up, and takes out what is not counted."""
+
+    def to(self, log: RunLog, plan: log_pb2.LogPlan) -> LoggedUpdates:
+        """Have updates go into this log from here on."""
+        self._log, self._plan = log, plan
+        return self
+
+    def add(self, contribution: Contribution) -> None:
+        """Write an update, which then is durable.
+
+        Raises what Aggregate.add does, and NotReadyError where the log can't be reached.
+        """
+        assert contribution.elsewhere is not None
+        terms = self.terms(contribution)
+        try:
+            self._log.put(self._records(contribution.elsewhere.uid, terms))
+        except NotReadyError as error:
+            raise NotReadyError(f"the log of updates is away ({error}); send the update elsewhere") from None
+
+    def _records(self, uid: bytes, terms: list[Term]) -> Iterator[tuple[int, log_pb2.LogRecord]]:
+        grid = grid_of(self._plan)
+        values = np.zeros(grid.values, np.float32)
+        for term in terms:
+            values[term.start : term.start + term.values.size] = term.values
+        kinds = {term.start >= grid.parameters: term for term in terms}
+        for partition in grid.places(uid):
+            for number in grid.numbers(partition):
+                start, stop = grid.blocks[number]
+                block = log_pb2.Block(plan=self._plan, uid=uid, number=number)
+                if (kind := kinds.get(start >= grid.parameters)) is not None:
+                    block.weight, block.factor = kind.weight, kind.factor
+                    block.values = values[start:stop].astype("<f4", copy=False).tobytes()
+                yield partition, log_pb2.LogRecord(block=block)
+
+    def withdraw(self, contribution: Contribution) -> None:
+        """See Mergeable: what is not counted is no member."""

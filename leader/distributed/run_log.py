@@ -1,0 +1,104 @@
+"""One run's log of updates: its topics, what is written into them, and how a partition is read."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+
+from leader.distributed.partition_sum import PartitionSum
+from leader.distributed.records import Sealer
+from leader.distributed.update_log import Entry, UpdateLog
+from protos import edge_pb2, log_pb2
+from utils.errors import (
+    ForbiddenError,
+    LateUpdateError,
+    NotReadyError,
+    PayloadError,
+    ValueRangeError,
+)
+
+_log = logging.getLogger(__name__)
+_SUMS = "sums"  # place of all answers
+_AWAY_S = 5.0  # for which nothing is tried after a failure
+
+
+def plan_of(
+    number: int, scale: edge_pb2.SumScale, parameters: int, values: int, partitions: int
+) -> log_pb2.LogPlan:
+    """The plan of sum `number`."""
+    return log_pb2.LogPlan(
+        sum=number, scale=scale, parameters=parameters, values=values, partitions=partitions
+    )
+
+
+class RunLog:
+    """The log of one run; methods raise NotReadyError where it can't be reached.
+
+    After a failure updates are refused for a while at once: who brings them goes elsewhere sooner.
+    """
+
+    def __init__(self, log: UpdateLog, topic: str, run_id: str, key: bytes) -> None:
+        """`key` is what the run's tickets are signed with."""
+        self.log = log
+        self.updates, self.sums = f"{topic}.{run_id}", f"model-sums.{run_id}"
+        self._sealer = Sealer(key)
+        self._away_until = 0.0
+
+    def make(self, partitions: int) -> None:
+        """Have the topics."""
+        self.log.make({self.updates: partitions, self.sums: 1})
+
+    def put(self, records: Iterable[tuple[int, log_pb2.LogRecord]]) -> list[int]:
+        """Write records among the updates, each into its partition; once this returns they are durable."""
+        sealed = (
+            Entry(partition, record.block.uid, self._sealer.seal(_place(partition), record))
+            for partition, record in records
+        )
+        if time.monotonic() < self._away_until:
+            raise NotReadyError("Kafka was away a moment ago")
+        try:
+            return self.log.put(self.updates, sealed)
+        except NotReadyError:
+            self._away_until = time.monotonic() + _AWAY_S
+            raise
+
+    def answer(self, sums: Iterable[log_pb2.BlockSum]) -> list[int]:
+        """Write sums."""
+        records = (log_pb2.LogRecord(sum=one) for one in sums)
+        return self.log.put(self.sums, (Entry(0, b"", self._sealer.seal(_SUMS, one)) for one in records))
+
+    def answers(self, offset: int) -> Iterator[log_pb2.BlockSum | None]:
+        """The sums from `offset` on; None where none has come for a while."""
+        for found in self.log.scan(self.sums, 0, offset):
+            yield self._answer(found[1]) if found else None
+
+    def _answer(self, value: bytes) -> log_pb2.BlockSum | None:
+        try:
+            return self._sealer.open(_SUMS, value).sum
+        except ForbiddenError as error:
+            _log.warning("%s", error)
+            return None
+
+    def partition_sum(self, partition: int) -> PartitionSum:
+        """Sums of a partition, of which nothing has been read yet."""
+
+        def reread(offset: int) -> log_pb2.LogRecord:
+            return self._sealer.open(_place(partition), self.log.read(self.updates, partition, offset))
+
+        return PartitionSum(partition, reread)
+
+    def follow(
+        self, sums: PartitionSum, partition: int, offset: int, value: bytes
+    ) -> Iterator[log_pb2.BlockSum]:
+        """Have `sums` read the record at `offset`; its answers. What is wrong is logged and passed over."""
+        try:
+            yield from sums.read(self._sealer.open(_place(partition), value), offset)
+        except LateUpdateError as error:
+            _log.debug("record %d of partition %d: %s", offset, partition, error)
+        except (ForbiddenError, PayloadError, ValueRangeError) as error:
+            _log.warning("record %d of partition %d is refused: %s", offset, partition, error)
+
+
+def _place(partition: int) -> str:
+    return f"updates {partition}"
