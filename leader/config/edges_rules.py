@@ -6,11 +6,18 @@ from collections.abc import Iterator
 
 from leader.config.sections import RunFields
 
+MOST_LOGGED = 50_000  # updates of a sum in a log, so that their names fit in a record
+
 
 def problems_of_edges(config: RunFields) -> Iterator[str]:
     """One line for each setting under which updates can't be added in several places."""
+    kafka = config.services.kafka
+    if kafka.events and not kafka.brokers:
+        yield f"services.kafka.events is {kafka.events}, but services.kafka.brokers is empty: say where Kafka is"
     if not config.edges.listen:
         return
+    if kafka.carries:
+        yield from _problems_of_the_log(config)
     begins = f"edges.listen is {config.edges.listen}, so that updates are added in several places, but "
     alone = "or leave edges.listen empty"
     if config.exchange == "gradient":
@@ -23,3 +30,14 @@ def problems_of_edges(config: RunFields) -> Iterator[str]:
         yield f"{begins}aggregate.rule is {rule}, which must see all of them: set aggregate.rule=mean, {alone}"
     if config.dp.mode == "central":
         yield f"{begins}dp.mode is central, which clips each at the leader: set dp.mode=distributed, {alone}"
+
+
+def _problems_of_the_log(config: RunFields) -> Iterator[str]:
+    begins = f"services.kafka.brokers is {config.services.kafka.brokers}, so that updates go into a log, but "
+    alone = "or leave services.kafka.topic empty, so that edges add them"
+    if config.secagg.mode != "off":
+        yield f"{begins}secagg.mode is {config.secagg.mode}, whose words are no blocks: set secagg.mode=off, {alone}"
+    if (fragments := config.streaming.fragments) > 1:
+        yield f"{begins}streaming.fragments is {fragments}, each of which is cut otherwise: set it to 0, {alone}"
+    if (size := config.updates_awaited) > MOST_LOGGED:
+        yield f"{begins}a round has {size} updates: set cohort.size to {MOST_LOGGED} at most, {alone}"

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, quote
 
 from pydantic import AfterValidator, Field, field_validator
 
+from leader.config.kafka import KafkaConfig
 from leader.config.reference import ALIAS, NAME
 from leader.config.section import Section
 from utils.errors import ConfigError
@@ -135,6 +136,7 @@ class ServicesConfig(Section):
     mongodb: MongodbConfig = MongodbConfig()
     mlflow: MlflowConfig = MlflowConfig()
     registry: RegistryConfig = RegistryConfig()
+    kafka: KafkaConfig = KafkaConfig()
 
 
 def filled(key: str, url: str, environ: Mapping[str, str] = os.environ) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from leader.distributed.records import MOST_BYTES
 from leader.distributed.update_log import Entry
 from utils.errors import ConfigError, NotReadyError
+from utils.wire.rpc import is_loopback
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message
@@ -40,7 +41,11 @@ _READER = {
 
 
 def settings_of(brokers: str, properties: Path | None) -> dict[str, Any]:
-    """librdkafka's settings; raises ConfigError where the properties file can't be read, or its package is missing."""
+    """librdkafka's settings.
+
+    Raises ConfigError where its package is missing, the file can't be read, or more than this machine would be
+    spoken to unencrypted.
+    """
     try:
         import confluent_kafka  # noqa: F401
     except ImportError as error:
@@ -50,7 +55,14 @@ def settings_of(brokers: str, properties: Path | None) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the file of Kafka's properties can't be read: {error}") from None
     told = (line.partition("=") for line in lines if line.strip() and not line.lstrip().startswith("#"))
-    return {"bootstrap.servers": brokers, **{key.strip(): text.strip() for key, _, text in told}}
+    settings = {"bootstrap.servers": brokers, **{key.strip(): text.strip() for key, _, text in told}}
+    encrypted = settings.get("security.protocol", "").upper() in ("SSL", "SASL_SSL")
+    if not encrypted and not all(map(is_loopback, settings["bootstrap.servers"].split(","))):
+        raise ConfigError(
+            "services.kafka.brokers: it leaves this machine unencrypted; set security.protocol to SSL or SASL_SSL in "
+            "the file of services.kafka.properties (of an edge or aggregator: --kafka-properties)"
+        )
+    return settings
 
 
 class KafkaLog:

@@ -20,7 +20,6 @@ from utils.errors import ForbiddenError
 
 #: Largest record, so that it is within what brokers take unless told otherwise (1,048,588 bytes).
 MOST_BYTES = 1_000_000
-MOST_MEMBERS = 50_000  # of a sum in one partition, so that their names fit in a record
 _NONCE_BYTES = 12
 
 

@@ -41,3 +41,7 @@ def _followers(config: RunConfig, folder: RunFolder, run_id: str) -> Iterator[Fo
         from leader.services.tensorboard import TensorboardFollower
 
         yield TensorboardFollower(folder.tensorboard)
+    if services.kafka.events:
+        from leader.services.kafka_events import KafkaFollower
+
+        yield KafkaFollower(services.kafka, run_id)

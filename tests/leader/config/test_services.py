@@ -38,6 +38,10 @@ def refusal(key: str, value: str) -> str:
         ("services.mongodb.url", "mongodb://", "it must be mongodb://HOST:PORT/DATABASE"),
         ("services.mlflow.url", "mlflow.corp:5000", "it must be http://HOST:PORT or https://HOST"),
         ("services.mlflow.model", "a/b", "it must be 1 to 64 of letters"),
+        ("services.kafka.brokers", "kafka.corp", "it must be HOST:PORT, or several"),
+        ("services.kafka.brokers", "a:9092,b", "it must be HOST:PORT, or several"),
+        ("services.kafka.topic", "a/b", "it must be at most 128 of letters"),
+        ("services.kafka.events", "a b", "it must be at most 128 of letters"),
     ],
 )
 def test_a_url_that_would_tell_a_secret_or_go_nowhere_is_refused_without_being_shown(
@@ -52,8 +56,9 @@ def test_a_url_that_would_tell_a_secret_or_go_nowhere_is_refused_without_being_s
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("services.kafka.url", "unknown key; services has tensorboard, mongodb, mlflow, registry"),
-        ("services.kafka", "unknown key; services has tensorboard, mongodb, mlflow, registry"),
+        ("services.redpanda.url", "unknown key; services has tensorboard, mongodb, mlflow, registry, kafka"),
+        ("services.redpanda", "unknown key; services has tensorboard, mongodb, mlflow, registry, kafka"),
+        ("services.kafka.broker", "unknown key; did you mean services.kafka.brokers?"),
         ("services.mongodb.urk", "unknown key; did you mean services.mongodb.url?"),
     ],
 )

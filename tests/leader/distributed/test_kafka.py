@@ -102,6 +102,8 @@ def test_properties_are_taken_from_a_file_and_what_the_client_refuses_is_said(tm
     path.write_text("no.such.thing=1\n")
     with pytest.raises(ConfigError, match=r"client refuses its settings: .*no\.such\.thing"):
         KafkaLog(settings_of("127.0.0.1:1", path))
+    with pytest.raises(ConfigError, match="it leaves this machine unencrypted; set security"):
+        settings_of("127.0.0.1:9092,kafka.corp:9092", path)
     with pytest.raises(ConfigError, match="properties can't be read"):
         settings_of("127.0.0.1:1", tmp_path / "missing")
 

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from leader.config.edges_rules import MOST_LOGGED
 from leader.distributed.grid import BLOCK, Grid
-from leader.distributed.records import MOST_BYTES, MOST_MEMBERS, Sealer, joined, uids_of
+from leader.distributed.records import MOST_BYTES, Sealer, joined, uids_of
 from protos import log_pb2
 from tests.leader.distributed.logs import close, plan_of, updates_of
 from utils.errors import ForbiddenError
@@ -64,7 +65,7 @@ def test_the_largest_records_fit_in_what_brokers_take() -> None:
         factor=0.1,
         values=bytes(4 * BLOCK),
     )
-    named = log_pb2.LogClose(plan=plan_of(GRID, 2**63), attempt=2**32 - 1, uids=bytes(16 * MOST_MEMBERS))
+    named = log_pb2.LogClose(plan=plan_of(GRID, 2**63), attempt=2**32 - 1, uids=bytes(16 * MOST_LOGGED))
     for one in (log_pb2.LogRecord(block=full), log_pb2.LogRecord(close=named)):
         assert SEALER.open(PLACE, SEALER.seal(PLACE, one)) == one
 
