@@ -6,16 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 
-from leader.config import RunConfig
+from leader.config import RunConfig, ServicesConfig
 from leader.config.yaml_file import dump_config
 from leader.data.dataset import Data
 from leader.distributed.branches import Tree
 from leader.distributed.contract import SERVICE as EDGE_SERVICE
 from leader.distributed.hub import Hooks, Hub
+from leader.distributed.kafka import KafkaLog, settings_of
+from leader.distributed.log_sums import LogSums
 from leader.distributed.messages import layout_message
+from leader.distributed.run_log import RunLog
 from leader.distributed.service import edge_handler
 from leader.distributed.ticket import key_of
 from leader.dp.privacy import Privacy
@@ -44,8 +48,9 @@ from utils.errors import ForbiddenError, WireError
 from utils.secagg.signatures import check_signed
 from utils.wire.rpc import SERVICE
 
-#: Sections that an edge has no use for.
-_NOT_TOLD = {"services", "trust", "web"}
+#: What an edge has no use for.
+_SERVICES: Any = {name: True for name in ServicesConfig.model_fields if name != "kafka"}
+_NOT_TOLD: Any = {"trust": True, "web": True, "services": {**_SERVICES, "kafka": {"properties": True}}}
 
 
 class Wiring:
@@ -135,8 +140,21 @@ class Wiring:
             self.events.publish(UpdatesLost(parts))
             self.workforce.announce()
 
-        tree = Tree(self.hub, state.run_id, key, host, told)
+        log = self._open_log(state.run_id, key) if self.config.services.kafka.carries else None
+        tree = Tree(self.hub, state.run_id, key, host, told, log)
         return tree
+
+    def _open_log(self, run_id: str, key: bytes) -> LogSums:
+        """The sums of what edges write into Kafka; raises ConfigError."""
+        kafka = self.config.services.kafka
+        log = KafkaLog(settings_of(kafka.brokers, kafka.properties), kafka.retention_s)
+        return LogSums(
+            RunLog(log, kafka.topic, run_id, key),
+            self.layout.shared_parameter_count,
+            kafka.partitions,
+            self.config.edges.sum_timeout_s,
+            kafka.keep_rounds,
+        )
 
     def edge_handlers(self, service: LeaderService) -> Mapping[str, grpc.GenericRpcHandler]:
         """What edges may call, by the services' names."""

@@ -29,7 +29,7 @@ FLOORS = {
         ["training"],
         ["reporting", "rpc", "services"],
         ["cli", "edge", "web", "wiring"],
-        ["app"],
+        ["aggregator", "app"],
         ["__main__"],
     ],
     "learner": [

@@ -10,6 +10,7 @@ from leader.aggregation.aggregate import Aggregate
 from leader.aggregation.base import Aggregator, Contribution, Mergeable
 from leader.aggregation.exact_sum import Scale
 from leader.distributed.hub import Hub, Partial
+from leader.distributed.log_sums import LogSums
 from leader.distributed.messages import scale_message
 from leader.distributed.ticket import LIFE_S, seal
 from leader.runtime import Host
@@ -78,18 +79,26 @@ class Tree:
     """Edges that keep sums of their own, and give them when an exchange closes."""
 
     def __init__(
-        self, hub: Hub, run_id: str, key: bytes, host: Host, told: Callable[[tuple[str, ...]], None]
+        self,
+        hub: Hub,
+        run_id: str,
+        key: bytes,
+        host: Host,
+        told: Callable[[tuple[str, ...]], None],
+        log: LogSums | None = None,
     ) -> None:
         """`told` is called with parts that were counted and are lost.
 
         Args:
             key: what tickets are signed with.
+            log: where edges write updates that they do not add.
         """
         self._hub = hub
         self._run_id = run_id
         self._key = key
         self._host = host
         self._told = told
+        self._log = log
         self._aggregate: Mergeable | None = None
         self._parts: dict[bytes, str] = {}  # that are counted and not here yet, by uid
         self._lost = False  # whether parts are that nobody has been told of
@@ -101,6 +110,8 @@ class Tree:
         self._aggregate = aggregate
         self._parts.clear()
         self._lost = False
+        if self._log is not None:
+            self._log.open(opened, aggregate.sum_bytes)
         self._hub.open(opened, aggregate.sum_bytes)
 
     def via(self, ticket: edge_pb2.Ticket) -> leader_pb2.Via | None:
@@ -126,7 +137,7 @@ class Tree:
 
     async def gather(self) -> tuple[str, ...] | None:
         """See Branches."""
-        self._forget(await self._hub.collect(tuple(self._parts), self._take))
+        self._forget(await (self._log or self._hub).collect(tuple(self._parts), self._take))
         return self.left()
 
     async def _take(self, partial: Partial) -> None:
@@ -137,8 +148,9 @@ class Tree:
             del self._parts[uid]
 
     def lose(self, uids: frozenset[bytes]) -> None:
-        """An edge is gone with these."""
-        self._forget(uids)
+        """An edge is gone with these, unless they are in the log."""
+        if self._log is None:
+            self._forget(uids)
 
     def _forget(self, uids: frozenset[bytes]) -> None:
         parts = frozenset(self._parts.pop(uid) for uid in uids if uid in self._parts)

@@ -25,7 +25,6 @@ _QUIET = logging.getLogger(
 _QUIET.setLevel(logging.CRITICAL)
 _COMMON = {"reconnect.backoff.max.ms": 5000, "log.connection.close": False, "logger": _QUIET}
 _PRODUCER = {
-    "acks": "all",
     "linger.ms": 5,
     "delivery.timeout.ms": int(1000 * _TIMEOUT_S),
     "message.max.bytes": MOST_BYTES,
@@ -33,8 +32,7 @@ _PRODUCER = {
 }
 _READER = {
     "group.id": "flockstep",  # which it never joins
-    "enable.auto.commit": False,
-    "auto.offset.reset": "error",
+    "auto.offset.reset": "earliest",  # of what is there, where the log has begun anew
     "queued.max.messages.kbytes": 8192,
     "fetch.wait.max.ms": 20,
 }
@@ -77,7 +75,7 @@ class KafkaLog:
         self._settings = {**_COMMON, **settings}
         self._retention_s = retention_s
         try:
-            self._producer = Producer({**self._settings, **_PRODUCER})
+            self._producer = Producer({**_PRODUCER, **self._settings, "acks": "all"})
         except KafkaException as error:
             raise ConfigError(f"Kafka's client refuses its settings: {error.args[0].str()}") from None
         self._reader: Consumer | None = None
@@ -130,7 +128,8 @@ class KafkaLog:
 
     def read(self, topic: str, partition: int, offset: int) -> bytes:
         """See UpdateLog."""
-        self._reader = self._reader or self.consumer(_READER)
+        if self._reader is None:
+            self._reader = self.consumer(_READER)
         self._assign(self._reader, topic, partition, offset)
         message = self._reader.poll(_TIMEOUT_S)
         if message is None or message.error() or message.offset() != offset:
@@ -165,10 +164,10 @@ class KafkaLog:
             raise NotReadyError(f"Kafka does not delete records: {error.args[0].str()}") from None
 
     def consumer(self, more: Mapping[str, Any]) -> Consumer:
-        """A consumer with these settings beside the common ones."""
+        """A consumer with these settings, where the properties say nothing else; it commits what it is told to."""
         from confluent_kafka import Consumer
 
-        return Consumer({**self._settings, **more})
+        return Consumer({**more, **self._settings, "enable.auto.commit": False})
 
     def _assign(self, consumer: Consumer, topic: str, partition: int, offset: int) -> None:
         from confluent_kafka import TopicPartition

@@ -8,7 +8,8 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -120,22 +121,26 @@ class LogSums:
 
     def _begin(self, committed: int) -> None:
         """Have the topics, and let go of the sum that is in a checkpoint."""
-        try:
+        with self._telling_once("away"):
             self._log.make(self._partitions)
-            if not committed:
-                return
-            record = log_pb2.LogRecord(commit=log_pb2.LogCommit(sum=committed))
-            offsets = self._log.put((partition, record) for partition in range(self._partitions))
-            self._commits.append(dict(enumerate(offsets)))
-            if len(self._commits) == self._commits.maxlen:
+            if committed:
+                record = log_pb2.LogRecord(commit=log_pb2.LogCommit(sum=committed))
+                offsets = self._log.put((partition, record) for partition in range(self._partitions))
+                self._commits.append(dict(enumerate(offsets)))
+            self._said.discard("away")
+        if committed and len(self._commits) == self._commits.maxlen:
+            with self._telling_once("trim"):
                 self._log.log.trim(self._log.updates, self._commits[0])
-        except NotReadyError as error:
-            self._say_once(str(error))
 
-    def _say_once(self, problem: str) -> None:
-        if problem not in self._said:
-            _log.warning("%s; the run goes on", problem)
-            self._said.add(problem)
+    @contextmanager
+    def _telling_once(self, what: str) -> Iterator[None]:
+        """Nothing here holds up the run."""
+        try:
+            yield
+        except NotReadyError as error:
+            if what not in self._said:
+                _log.warning("%s; the run goes on", error)
+            self._said.add(what)
 
     async def collect(self, uids: Collection[bytes], take: Take) -> frozenset[bytes]:
         """See Hub.collect."""
@@ -203,6 +208,7 @@ class LogSums:
         sums, heard = self._log.partition_sum(partition), time.monotonic()
         # Edges may have been ahead of the newest commit, but not of the one before.
         start = self._commits[-2][partition] if len(self._commits) > 1 else 0
+        start = start if start <= close else 0  # else the log has begun anew
         for found in self._log.log.scan(self._log.updates, partition, start):
             if found is None and time.monotonic() > heard + self._quiet_s:
                 raise NotReadyError(f"partition {partition} can't be read")

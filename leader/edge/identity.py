@@ -8,7 +8,7 @@ import ssl
 
 from cryptography import x509
 
-from leader.edge.options import EdgeOptions
+from leader.edge.options import JoinOptions
 from leader.trust.callers import Caller
 from utils.errors import ConfigError, ForbiddenError
 from utils.trust import pki
@@ -26,7 +26,7 @@ class EdgeIdentity:
 
     door = b""
 
-    def __init__(self, options: EdgeOptions) -> None:
+    def __init__(self, options: JoinOptions) -> None:
         """Raises ConfigError for files that can't be used, ForbiddenError for a certificate of another role."""
         self._options = options
         self.credentials = self._read()
@@ -40,11 +40,6 @@ class EdgeIdentity:
             raise ForbiddenError(f"--certificate is of role {role}; get one (there: {HOW})")
         #: That the parent's certificate must have; "" = the host that is dialled.
         self.parent_name = EDGE_TLS_NAME if role else ""
-        if options.edges_listen and not role:
-            raise ConfigError(
-                "--edges-listen: which certificates are edges' is known of those of the leader's own CA alone; "
-                f"get one (there: {HOW}), or have all edges join the leader"
-            )
 
     def _read(self) -> Credentials:
         files = [path for path in (self._options.key, self._options.certificate, self._options.ca) if path]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -12,7 +13,10 @@ from leader.aggregation.decoding import Decoder, UpdateReader
 from leader.aggregation.norms import squared_norm
 from leader.aggregation.weighting import make_weighting
 from leader.config import RunConfig
+from leader.distributed.kafka import KafkaLog, settings_of
+from leader.distributed.logged_updates import LoggedUpdates
 from leader.distributed.messages import layout_of, scale_of
+from leader.distributed.run_log import RunLog, plan_of
 from leader.distributed.ticket import unseal
 from leader.secagg.masked_sum import MaskedSum, MaskedUpdates
 from model.fragments import Fragments
@@ -24,22 +28,35 @@ from utils.wire.payload import Payload
 _KEY_BYTES = 32
 
 
+def config_of(welcome: edge_pb2.Welcome) -> RunConfig:
+    """The run's configuration; raises IncompatibleError where this release does not know all of it."""
+    try:
+        return RunConfig.model_validate_json(welcome.config)
+    except ValidationError as error:
+        raise IncompatibleError(
+            f"the leader's configuration has {error.error_count()} keys that this release does not know; install "
+            "the same release on both"
+        ) from None
+
+
+def open_log(welcome: edge_pb2.Welcome, config: RunConfig, properties: Path | None) -> RunLog:
+    """The log of a run that has one; raises ConfigError."""
+    kafka = config.services.kafka
+    log = KafkaLog(settings_of(kafka.brokers, properties))
+    return RunLog(log, kafka.topic, welcome.run_id, welcome.key)
+
+
 class Joined:
     """One run, as its edges know it; raises PayloadError or IncompatibleError for one that can't be served."""
 
-    def __init__(self, welcome: edge_pb2.Welcome) -> None:
+    def __init__(self, welcome: edge_pb2.Welcome, kafka_properties: Path | None = None) -> None:
         self.welcome = welcome
         if not (welcome.token and len(welcome.key) >= _KEY_BYTES and 0 < welcome.heartbeat_s < math.inf):
             raise PayloadError(
                 "a welcome without a token, a key or a heartbeat; install the same release on both"
             )
-        try:
-            self.config = config = RunConfig.model_validate_json(welcome.config)
-        except ValidationError as error:
-            raise IncompatibleError(
-                f"the leader's configuration has {error.error_count()} keys that this release does not know; install "
-                "the same release on both"
-            ) from None
+        self.config = config = config_of(welcome)
+        self._log = open_log(welcome, config, kafka_properties) if config.services.kafka.carries else None
         self.layout = layout_of(welcome.layout)
         self.masked = config.secagg.mode != "off"
         self.reader: UpdateReader = (
@@ -72,6 +89,11 @@ class Joined:
                 raise PayloadError(f"a sum under masks of {opened.masking.bits} bits")
             noise = opened.noise if opened.HasField("noise") else None
             return MaskedSum(shared, opened.masking, scale, noise)
+        if self._log is not None and opened.log:
+            size = shared.pieces()[-1].stop
+            partitions = self.config.services.kafka.partitions
+            plan = plan_of(opened.log, opened.scale, shared.shared_parameter_count, size, partitions)
+            return LoggedUpdates(shared, scale, self._weighting).to(self._log, plan)
         return Aggregate(shared, scale, self._weighting)
 
     def contribution(

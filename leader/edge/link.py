@@ -267,6 +267,10 @@ class Link:
         """Whether the stream has ended, or is to."""
         return self._over
 
+    def stop(self, reason: str) -> None:
+        """See Work."""
+        self.hub.end(reason)
+
     def end(self) -> None:
         """All that waits is refused: what was added here is void."""
         self._over = True

@@ -1,10 +1,10 @@
-"""The edge's options: flags over environment over defaults."""
+"""The options of edges, and what aggregators share of them: flags over environment over defaults."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -29,38 +29,35 @@ _METAVARS = {
 }
 
 
+Options = TypeVar("Options", bound="JoinOptions")
+
+
 def _listening(text: str) -> str:
     if text and not is_address(text):
         raise ValueError("allowed: HOST:PORT with a port from 0 to 65535")
     return text
 
 
-class EdgeOptions(BaseModel):
-    """One edge: whom it works for, and where learners and other edges reach it."""
+class JoinOptions(BaseModel):
+    """Whom an edge or an aggregator works for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     leader: Annotated[str, AfterValidator(address)] = Field(
         description="where the leader listens for edges (edges.listen), or the edge above (--edges-listen)"
     )
-    listen: Annotated[str, AfterValidator(_listening)] = Field(
-        "127.0.0.1:0", description="where learners reach this edge; port 0 = a free one"
-    )
-    advertise: Annotated[str, AfterValidator(address_or_empty)] = Field(
-        "", description="address that learners are told, where it is another one than --listen"
-    )
-    edges_listen: Annotated[str, AfterValidator(_listening)] = Field(
-        "", description="where edges below this one reach it; if not given, there are none"
-    )
     name: Annotated[str, matching(r"[A-Za-z0-9._-]{0,64}", "1 to 64 letters, digits, '.', '_' or '-'")] = (
         Field("", description="name, for people; if not given, the host's")
     )
     ca: Path | None = Field(None, description="PEM file: whom to trust")
     certificate: Path | None = Field(
-        None, description="PEM file: this edge's certificate, of role aggregator"
+        None, description="PEM file: this program's certificate, of role aggregator"
     )
     key: Path | None = Field(None, description="PEM file: the certificate's key")
     insecure: bool = Field(False, description="neither encrypt nor prove who is who")
+    kafka_properties: Path | None = Field(
+        None, description="file of librdkafka's properties, for a run with services.kafka.brokers"
+    )
     connect_timeout_s: Annotated[float, Field(gt=0)] = Field(
         60.0, description="seconds to reach the leader in before giving up"
     )
@@ -82,6 +79,20 @@ class EdgeOptions(BaseModel):
         return self
 
 
+class EdgeOptions(JoinOptions):
+    """One edge: where learners and other edges reach it."""
+
+    listen: Annotated[str, AfterValidator(_listening)] = Field(
+        "127.0.0.1:0", description="where learners reach this edge; port 0 = a free one"
+    )
+    advertise: Annotated[str, AfterValidator(address_or_empty)] = Field(
+        "", description="address that learners are told, where it is another one than --listen"
+    )
+    edges_listen: Annotated[str, AfterValidator(_listening)] = Field(
+        "", description="where edges below this one reach it; if not given, there are none"
+    )
+
+
 SCHEMA = Schema(EdgeOptions, prefix="FLOCKSTEP_EDGE_")
 
 
@@ -91,8 +102,15 @@ def parse(argv: list[str], environ: Mapping[str, str]) -> EdgeOptions:
     Raises ConfigError with one line for each problem; `--help` and `--version` raise SystemExit.
     """
     parser = FlagParser("python -m leader.edge", "%(prog)s --leader HOST:PORT [flags]", _DESCRIPTION)
-    for name, key in SCHEMA.keys.items():
-        parser.add_key(f"--{name.replace('_', '-')}", key, _METAVARS.get(name, ""))
     parser.epilog = paragraph(_ENVIRONMENT)
+    return options_of(SCHEMA, parser, argv, environ)
+
+
+def options_of(
+    schema: Schema[Options], parser: FlagParser, argv: list[str], environ: Mapping[str, str]
+) -> Options:
+    """What `argv` and the environment give of a schema's keys, each of which becomes a flag."""
+    for name, key in schema.keys.items():
+        parser.add_key(f"--{name.replace('_', '-')}", key, _METAVARS.get(name, ""))
     given = parser.parse_or_raise(argv, {})
-    return SCHEMA.build({**SCHEMA.from_environment(environ), **SCHEMA.from_text(given.__dict__[SETTINGS])})
+    return schema.build({**schema.from_environment(environ), **schema.from_text(given.__dict__[SETTINGS])})

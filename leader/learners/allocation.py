@@ -81,7 +81,7 @@ class Allocation:
     def review(self) -> bool:
         """Who comes first may have changed: whether shards found another holder for that."""
         if not self._shards or not (
-            self._map.orphans or self._find_behind() & {*self._map.holders().values()}
+            self._map.orphans or self._only_behind() or self._find_behind() & {*self._map.holders().values()}
         ):
             return False
         self.spread()
@@ -96,9 +96,12 @@ class Allocation:
             return
         if member.own_data is None:
             self._map.remove(member.learner_id)
-        # Where only those with data of their own are left that stand behind, it is their turn.
-        if member.own_data is None or (self._own_parts and self._own_parts.keys() <= self._behind):
+        if member.own_data is None or self._only_behind():
             self.spread()
+
+    def _only_behind(self) -> bool:
+        """Whether of those with data of their own only such are left that stand behind: it is their turn."""
+        return bool(self._own_parts) and self._own_parts.keys() <= self._behind
 
     def spread(self) -> None:
         """Give every shard a holder, evenly, with as few moves as possible."""

@@ -274,6 +274,24 @@ REFUSED = {
     "holdout": ("evaluation.federated_every=1", "set evaluation.holdout"),
     "target never": ("evaluation.target=0.9 evaluation.every=0", "set evaluation.every"),
     "patience never": ("evaluation.patience=3 evaluation.every=0", "set evaluation.every"),
+    "a log of masked updates": (
+        "edges.listen=127.0.0.1:1 services.kafka.brokers=127.0.0.1:2 secagg.mode=masked data.holder=learner learners=3",
+        "services.kafka.brokers is 127.0.0.1:2",
+        "secagg.mode is masked, whose words are no blocks",
+    ),
+    "a log of fragments": (
+        "edges.listen=127.0.0.1:1 services.kafka.brokers=127.0.0.1:2 streaming.fragments=2",
+        "streaming.fragments is 2, each of which is cut otherwise",
+        "leave services.kafka.topic empty",
+    ),
+    "a log of too many": (
+        "edges.listen=127.0.0.1:1 services.kafka.brokers=127.0.0.1:2 learners=50001",
+        "a round has 50001 updates: set cohort.size to 50000",
+    ),
+    "events to nowhere": (
+        "services.kafka.events=runs",
+        "services.kafka.brokers is empty: say where Kafka is",
+    ),
     "federated target": (
         "evaluation.metric=federated.accuracy evaluation.target=0.9",
         "set evaluation.federated_every",

@@ -254,7 +254,7 @@ async def edge_of(parent: Parent, **options: Any) -> AsyncIterator[App]:
         await parent.until(lambda: len(parent.hub.names) > before and len(parent.hub.addresses) > before)
         yield app
     finally:
-        app.leave()
+        app.parent.leave()
         await asyncio.wait_for(running, 60)
 
 

@@ -341,5 +341,5 @@ async def edge_below(parent: Parent, above: str, name: str) -> AsyncIterator[str
         (address,) = set(parent.hub.addresses) - known
         yield address
     finally:
-        app.leave()
+        app.parent.leave()
         await asyncio.wait_for(running, 60)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from leader.config import RunConfig
@@ -90,6 +90,7 @@ moves = st.lists(
 
 
 @given(start=st.integers(1, 4), steps=moves)
+@example(start=2, steps=[("a", "own"), ("c", "own"), ("c", "late"), ("a", "join")])
 def test_whoever_comes_and_goes_every_part_has_a_holder_that_is_there_and_may_work(
     start: int, steps: list[tuple[str, str]]
 ) -> None:

@@ -1,0 +1,135 @@
+"""Runs whose updates go through edges into Kafka (Tansu): the bits of the run without, with aggregators and without."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from leader.aggregator.app import App as AggregatorApp
+from leader.distributed import kafka
+from leader.distributed.kafka import KafkaLog, settings_of
+from leader.edge.options import JoinOptions
+from leader.events import RoundCommitted, UpdateAccepted, UpdatesLost
+from scripts.cluster import Cluster
+from tests.cluster.test_edges import EDGED, FOUR, Slow, edged
+from tests.clusters import Settings, join, play, train
+from tests.integration.harness import closed_address
+from tests.tools.kafka import tansu
+from tests.tools.needs import needs
+
+pytestmark = needs("confluent_kafka")
+
+
+async def with_aggregators(cluster: Cluster) -> None:
+    """Two aggregators, two edges and four learners."""
+    address = (cluster.run_dir / "edges").read_text()
+    parents = [AggregatorApp(JoinOptions(leader=address, name=name)).parent for name in ("one", "two")]
+    following = [asyncio.ensure_future(parent.follow()) for parent in parents]
+    await edged(cluster)
+    await asyncio.gather(*following)
+
+
+def in_topic(address: str, topic: str, partitions: int) -> list[bytes]:
+    """What stands in a topic."""
+    log = KafkaLog(settings_of(address, None))
+    found: list[bytes] = []
+    for partition in range(partitions):
+        for record in log.scan(topic, partition, 0):
+            if record is None:
+                break
+            found.append(record[1])
+    log.close()
+    return found
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"codec.up": "int8", "aggregate.weighting": "fednova", "train.momentum": 0.9},
+        {"server.optimizer": "fedadam"},
+    ],
+    ids=str,
+)
+def test_the_bits_are_those_of_the_run_without(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = closed_address()
+    plain = play(train, {**FOUR, **settings})
+    with tansu(address, tmp_path):
+        logged = {**EDGED, **settings, "services.kafka.brokers": address, "edges.sum_timeout_s": 30}
+        through = play(with_aggregators, logged)
+        assert len(in_topic(address, f"model-updates.{through.app.description.run_id}", 8)) >= 12 * 2 + 3
+        assert len(in_topic(address, f"model-sums.{through.app.description.run_id}", 1)) >= 3 * 2 + 3
+    assert not [one for one in caplog.messages if "no aggregator has summed" in one]
+    assert through.model_sha256 == plain.model_sha256
+    assert [e.loss for e in through.seen(RoundCommitted)] == [e.loss for e in plain.seen(RoundCommitted)]
+    assert len(through.seen(UpdateAccepted)) == 12
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Wait so long for a broker, and once it is away not again."""
+    monkeypatch.setattr("leader.distributed.kafka._TIMEOUT_S", seconds)
+    monkeypatch.setitem(kafka._PRODUCER, "delivery.timeout.ms", int(1000 * seconds))
+    monkeypatch.setattr("leader.distributed.run_log._AWAY_S", 600.0)
+
+
+def test_a_broker_that_is_away_from_the_start_costs_a_line_and_no_bit(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch, 0.5)
+    through = play(edged, {**EDGED, "services.kafka.brokers": closed_address()})
+    assert through.model_sha256 == play(train, FOUR).model_sha256
+    (said,) = [one for one in caplog.messages if "the run goes on" in one]
+    assert said.startswith("Kafka does not make the topic model-updates.")
+
+
+class SlowD(Slow):
+    """Sends when it may."""
+
+
+def test_a_broker_that_loses_a_round_costs_its_updates_and_no_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch, 6.0)
+    address = closed_address()
+
+    async def scenario(cluster: Cluster) -> None:
+        cluster.edge("east")
+        await cluster.until(lambda: len(cluster.app.edges) == 1, "no edge")
+        for name in "abc":
+            join(cluster, name)
+        SlowD.may = asyncio.Event()
+        join(cluster, "d", worker=SlowD)
+        await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 3, "no updates")
+        broker.close()
+        SlowD.may.set()
+        await cluster.event(UpdatesLost)
+        await cluster.finished()
+
+    with ExitStack() as broker:
+        broker.enter_context(tansu(address, tmp_path))
+        through = play(scenario, {**EDGED, "services.kafka.brokers": address, "edges.sum_timeout_s": 1})
+    assert through.model_sha256 == play(train, FOUR).model_sha256
+    assert through.seen(UpdatesLost)[0].parts[:3] == ("own-a", "own-b", "own-c")
+    assert [e.learners for e in through.seen(RoundCommitted)] == [4, 4, 4]
+
+
+def test_other_systems_get_each_row_of_the_record_as_an_event(tmp_path: Path) -> None:
+    address = closed_address()
+    with tansu(address, tmp_path):
+        through = play(train, {**FOUR, "services.kafka.brokers": address, "services.kafka.events": "runs"})
+        events = [json.loads(one) for one in in_topic(address, "runs", 4)]
+    run_id = through.app.description.run_id
+    assert {one["run"] for one in events} == {run_id}
+    rounds = {one["round"]: one for one in events if one["table"] == "rounds"}
+    assert [rounds[n]["learners"] for n in (1, 2, 3)] == [4, 4, 4]
+    assert [rounds[e.round]["loss"] for e in through.seen(RoundCommitted)] == [
+        e.loss for e in through.seen(RoundCommitted)
+    ]
+    who = {(one["round"], one["learner"]) for one in events if one["table"] == "participation"}
+    assert who == {(n, name) for n in (1, 2, 3) for name in "abcd"}
