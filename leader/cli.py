@@ -40,8 +40,15 @@ SWITCHES = (
     ("--no-web", "web.listen", "", "no live page and no metrics"),
 )
 
-#: Variables that begin like the leader's own but belong to the learner (all of them), to fault injection and the CA.
-IGNORED = ("FLOCKSTEP_LEARNER_", "FLOCKSTEP_FAULTS", "FLOCKSTEP_HOME", "FLOCKSTEP_TRUST_PASSPHRASE")
+#: Variables that begin like the leader's own but belong to other programs, to fault injection and the CA.
+IGNORED = (
+    "FLOCKSTEP_LEARNER_",
+    "FLOCKSTEP_EDGE_",
+    "FLOCKSTEP_AGGREGATOR_",
+    "FLOCKSTEP_FAULTS",
+    "FLOCKSTEP_HOME",
+    "FLOCKSTEP_TRUST_PASSPHRASE",
+)
 
 #: What a resumed run may change: how long it goes on and how it is operated, never what it computes.
 RESUMABLE = (

@@ -27,6 +27,10 @@ class Word:
 WORDS: Mapping[str, Word] = {
     "leader": Word("leader.__main__", "lead a training run", ("leader.cli",)),
     "learner": Word("learner.__main__", "take part in a training run", ("learner.options",)),
+    "edge": Word("leader.edge.__main__", "take updates in a leader's place", ("leader.edge.options",)),
+    "aggregator": Word(
+        "leader.aggregator.__main__", "sum what edges write into Kafka", ("leader.aggregator.__main__",)
+    ),
     "trust": Word("leader.trust.cli", "say who may take part in training runs", ("leader.trust.cli",)),
     "simulate": Word(
         "scripts.simulate.__main__",

@@ -6,11 +6,11 @@ import os
 import sys
 
 from leader.aggregator.app import run
-from leader.edge.options import JoinOptions, options_of
+from leader.edge.options import JoinOptions, options_of, parser_of
 from utils.console import setup_logging
 from utils.errors import program
 from utils.malloc import keep_freed_memory
-from utils.settings.flags import FlagParser, paragraph
+from utils.settings.flags import FlagParser
 from utils.settings.schema import Schema
 
 _DESCRIPTION = """\
@@ -24,12 +24,15 @@ Each flag may also be given as an environment variable, such as FLOCKSTEP_AGGREG
 SCHEMA = Schema(JoinOptions, prefix="FLOCKSTEP_AGGREGATOR_")
 
 
+def make_parser() -> FlagParser:
+    """The aggregator's flags."""
+    return parser_of(SCHEMA, "python -m leader.aggregator", _DESCRIPTION, _ENVIRONMENT)
+
+
 @program
 def main() -> int:
     """Run the aggregator; returns the exit code."""
-    parser = FlagParser("python -m leader.aggregator", "%(prog)s --leader HOST:PORT [flags]", _DESCRIPTION)
-    parser.epilog = paragraph(_ENVIRONMENT)
-    options = options_of(SCHEMA, parser, sys.argv[1:], os.environ)
+    options = options_of(SCHEMA, make_parser(), sys.argv[1:], os.environ)
     setup_logging(options.log_format, options.log_level, program="aggregator")
     keep_freed_memory()
     return run(options)

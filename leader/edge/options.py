@@ -101,16 +101,26 @@ def parse(argv: list[str], environ: Mapping[str, str]) -> EdgeOptions:
 
     Raises ConfigError with one line for each problem; `--help` and `--version` raise SystemExit.
     """
-    parser = FlagParser("python -m leader.edge", "%(prog)s --leader HOST:PORT [flags]", _DESCRIPTION)
-    parser.epilog = paragraph(_ENVIRONMENT)
-    return options_of(SCHEMA, parser, argv, environ)
+    return options_of(SCHEMA, make_parser(), argv, environ)
+
+
+def make_parser() -> FlagParser:
+    """The edge's flags."""
+    return parser_of(SCHEMA, "python -m leader.edge", _DESCRIPTION, _ENVIRONMENT)
+
+
+def parser_of(schema: Schema[Options], name: str, description: str, environment: str) -> FlagParser:
+    """The flags of a program that joins a leader: one for each key of its schema."""
+    parser = FlagParser(name, "%(prog)s --leader HOST:PORT [flags]", description)
+    for key_name, key in schema.keys.items():
+        parser.add_key(f"--{key_name.replace('_', '-')}", key, _METAVARS.get(key_name, ""))
+    parser.epilog = paragraph(environment)
+    return parser
 
 
 def options_of(
     schema: Schema[Options], parser: FlagParser, argv: list[str], environ: Mapping[str, str]
 ) -> Options:
-    """What `argv` and the environment give of a schema's keys, each of which becomes a flag."""
-    for name, key in schema.keys.items():
-        parser.add_key(f"--{name.replace('_', '-')}", key, _METAVARS.get(name, ""))
+    """What `argv` and the environment give of a schema's keys."""
     given = parser.parse_or_raise(argv, {})
     return schema.build({**schema.from_environment(environ), **schema.from_text(given.__dict__[SETTINGS])})

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from leader.edge import identity
+from leader.edge.app import App
 from leader.edge.identity import EdgeIdentity
 from leader.edge.options import EdgeOptions
 from tests.leader.trust.fleet import Fleet
@@ -58,7 +59,7 @@ def test_with_a_pki_of_ones_own_no_edges_are_taken_below(fleet: Fleet, tmp_path:
     own = Credentials(foreign.key, foreign.certificate, root)
     assert EdgeIdentity(options(tmp_path, own)).parent_name == ""
     with pytest.raises(ConfigError, match=r"--edges-listen: .*or have all edges join the leader"):
-        EdgeIdentity(options(tmp_path, own, edges_listen="127.0.0.1:0"))
+        App(options(tmp_path, own, edges_listen="127.0.0.1:0"))
 
 
 def test_files_that_cant_be_used_are_named(fleet: Fleet, tmp_path: Path) -> None:
