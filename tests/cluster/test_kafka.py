@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,16 +13,18 @@ import pytest
 from leader.aggregator.app import App as AggregatorApp
 from leader.distributed import kafka
 from leader.distributed.kafka import KafkaLog, settings_of
+from leader.distributed.update_log import Entry
 from leader.edge.options import JoinOptions
 from leader.events import RoundCommitted, UpdateAccepted, UpdatesLost
 from scripts.cluster import Cluster
 from tests.cluster.test_edges import EDGED, FOUR, Slow, edged
-from tests.clusters import Settings, join, play, train
+from tests.clusters import TIMEOUT_S, Settings, join, play, train
 from tests.integration.harness import closed_address
 from tests.tools.kafka import tansu
 from tests.tools.needs import needs
 
 pytestmark = needs("confluent_kafka")
+_LAST = b"last"
 
 
 async def with_aggregators(cluster: Cluster) -> None:
@@ -34,14 +37,18 @@ async def with_aggregators(cluster: Cluster) -> None:
 
 
 def in_topic(address: str, topic: str, partitions: int) -> list[bytes]:
-    """What stands in a topic."""
+    """What stands in a topic: in each partition what was there before a last record, which is written now."""
     log = KafkaLog(settings_of(address, None))
+    log.put(topic, [Entry(partition, b"", _LAST) for partition in range(partitions)])
     found: list[bytes] = []
+    deadline = time.monotonic() + TIMEOUT_S
     for partition in range(partitions):
         for record in log.scan(topic, partition, 0):
-            if record is None:
+            assert time.monotonic() < deadline, found
+            if record is not None and record[1] == _LAST:
                 break
-            found.append(record[1])
+            if record is not None:
+                found.append(record[1])
     log.close()
     return found
 
