@@ -43,6 +43,7 @@ from leader.training.engine import Engine
 from leader.training.exchanges.base import ExchangeKind
 from leader.training.exchanges.kinds import choose_kind
 from leader.trust.admission import Admission, Invitation
+from leader.trust.listeners import Ports
 from leader.web.server import View, web_server
 from leader.wiring import Wiring
 from model.weights_file import model_header
@@ -142,6 +143,7 @@ class App:
                     self._config.limits, self._config.listen, {SERVICE: service.handler()}, ports
                 ) as address,
                 self._edges(service, admission),
+                self._http(service, ports, admission),
             ):
                 self.coordinator.workforce.dialling.own_port = int(address.rpartition(":")[2])
                 write_atomically(self._folder.path / "address", [address.encode()])
@@ -187,6 +189,29 @@ class App:
             _log.info("edges reach this leader at %s", address)
             yield
             hub.end("the run is over")
+
+    @asynccontextmanager
+    async def _http(
+        self, service: LeaderService, ports: Ports, admission: Admission | None
+    ) -> AsyncIterator[None]:
+        """Listen for learners without gRPC where the config says so; they stand behind the same guard as all others."""
+        config = self._config
+        if not config.http.listen:
+            yield
+            return
+        # Imported here, so that a run without it doesn't wait for a web server's libraries.
+        from leader.http.calls import Calls
+        from leader.http.routes import Api
+        from leader.http.server import serving_http
+
+        app = Api(Calls(service.handler(), ports.guard))
+        own = admission.credentials() if admission else None
+        async with serving_http(config.http, config.limits, app, own) as address:
+            ports.connections.ports.add(int(address.rpartition(":")[2]))
+            url = f"{'https' if own else 'http'}://{address}"
+            write_atomically(self._folder.path / "http", [url.encode()])
+            _log.info("learners without gRPC reach this leader at %s", url)
+            yield
 
     @property
     def services(self) -> tuple[ServiceState, ...]:

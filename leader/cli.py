@@ -61,6 +61,7 @@ RESUMABLE = (
     "edges.",
     "evaluation.target",
     "evaluation.patience",
+    "http.",
     "limits.",
     "log.",
     "services.",

@@ -50,7 +50,12 @@ from utils.wire.rpc import SERVICE
 
 #: What an edge has no use for.
 _SERVICES: Any = {name: True for name in ServicesConfig.model_fields if name != "kafka"}
-_NOT_TOLD: Any = {"trust": True, "web": True, "services": {**_SERVICES, "kafka": {"properties": True}}}
+_NOT_TOLD: Any = {
+    "http": True,
+    "trust": True,
+    "web": True,
+    "services": {**_SERVICES, "kafka": {"properties": True}},
+}
 
 
 class Wiring:
@@ -181,7 +186,7 @@ class Wiring:
         """How a run without trust listens."""
         guard = Guard(Anybody(), self.config.limits, self._refused)
         guard.learners = self._places
-        return Ports(self.config, guard)
+        return Ports(self.config, guard, 1 + bool(self.config.http.listen))
 
     def plain_edge_ports(self) -> Ports:
         """How a run without trust listens for edges."""

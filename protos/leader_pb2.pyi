@@ -273,16 +273,20 @@ class UploadStatus(_message.Message):
     def __init__(self, received: _Optional[int] = ...) -> None: ...
 
 class WorkRequest(_message.Message):
-    __slots__ = ("token",)
+    __slots__ = ("token", "wait_s")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
+    WAIT_S_FIELD_NUMBER: _ClassVar[int]
     token: bytes
-    def __init__(self, token: _Optional[bytes] = ...) -> None: ...
+    wait_s: float
+    def __init__(self, token: _Optional[bytes] = ..., wait_s: _Optional[float] = ...) -> None: ...
 
 class WorkOrders(_message.Message):
-    __slots__ = ("orders",)
+    __slots__ = ("orders", "over")
     ORDERS_FIELD_NUMBER: _ClassVar[int]
+    OVER_FIELD_NUMBER: _ClassVar[int]
     orders: _containers.RepeatedCompositeFieldContainer[WorkOrder]
-    def __init__(self, orders: _Optional[_Iterable[_Union[WorkOrder, _Mapping]]] = ...) -> None: ...
+    over: bool
+    def __init__(self, orders: _Optional[_Iterable[_Union[WorkOrder, _Mapping]]] = ..., over: _Optional[bool] = ...) -> None: ...
 
 class WorkOrder(_message.Message):
     __slots__ = ("work_id", "round", "step", "version", "shard", "seed", "exchange", "first_batch", "local_steps", "batch_size", "progress_start", "progress_end", "schedule", "momentum", "weight_decay", "nesterov", "augment", "dtype", "label_smoothing", "last_round", "proximal_mu", "control_variates", "personal_lambda", "evaluate", "start_loss", "fragments", "fragment", "fresh", "overlap_steps", "mix", "masking", "noise", "examples", "counted_round", "via")

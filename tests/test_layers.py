@@ -28,7 +28,7 @@ FLOORS = {
         ["distributed", "evaluation", "initial_state"],
         ["training"],
         ["reporting", "rpc", "services"],
-        ["cli", "edge", "web", "wiring"],
+        ["cli", "edge", "http", "web", "wiring"],
         ["aggregator", "app"],
         ["__main__"],
     ],

@@ -1,6 +1,7 @@
 """The configuration of a run: frozen, typed sections, checked before anything starts."""
 
 from leader.config.dp import DpConfig
+from leader.config.http import HttpConfig
 from leader.config.limits import LimitsConfig
 from leader.config.run import RunConfig
 from leader.config.secagg import SecaggConfig
@@ -26,6 +27,7 @@ __all__ = [
     "DataConfig",
     "DpConfig",
     "EvaluationConfig",
+    "HttpConfig",
     "LimitsConfig",
     "LogConfig",
     "RunConfig",

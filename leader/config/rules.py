@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from leader.config.dp_rules import problems_of_privacy
 from leader.config.edges_rules import problems_of_edges
+from leader.config.http_rules import problems_of_http
 from leader.config.secagg_rules import problems_of_masks
 from leader.config.sections import RunFields
 
@@ -55,6 +56,7 @@ def problems(config: RunFields) -> list[str]:
         _jwt,
         problems_of_masks,
         problems_of_edges,
+        problems_of_http,
     )
     return [problem for check in on_rounds + on_the_rest for problem in check(config)]
 
@@ -343,6 +345,7 @@ def _trust(config: RunFields) -> Iterator[str]:
             f"{idle[0]} is set, but there is no trust on {config.listen} (trust.mode is {trust.mode}): "
             "leave it out, or set trust.mode=on (--secure)"
         )
-    for name in ("jwt_listen", "plain_listen"):
-        if (text := getattr(trust, name)) and not is_address(text):
-            yield f"trust.{name} is {text!r}, but it must be HOST:PORT with a port from 0 to 65535"
+    addresses = {f"trust.{name}": getattr(trust, name) for name in ("jwt_listen", "plain_listen")}
+    for name, text in {**addresses, "http.listen": config.http.listen}.items():
+        if text and not is_address(text):
+            yield f"{name} is {text!r}, but it must be HOST:PORT with a port from 0 to 65535"

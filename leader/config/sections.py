@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from leader.config.dp import DpConfig
 from leader.config.edges import EdgesConfig
+from leader.config.http import HttpConfig
 from leader.config.limits import LimitsConfig
 from leader.config.reference import Reference
 from leader.config.requirement import Requirement
@@ -378,6 +379,7 @@ class RunFields(Section):
     limits: LimitsConfig = LimitsConfig()
     log: LogConfig = LogConfig()
     edges: EdgesConfig = EdgesConfig()
+    http: HttpConfig = HttpConfig()
     web: WebConfig = WebConfig()
     services: ServicesConfig = ServicesConfig()
 
@@ -393,8 +395,9 @@ class RunFields(Section):
 
     @property
     def beyond_loopback(self) -> bool:
-        """Whether other machines may reach `listen` or `edges.listen`."""
-        return not all(is_loopback(address) for address in (self.listen, self.edges.listen) if address)
+        """Whether other machines may reach `listen`, `edges.listen` or `http.listen`."""
+        addresses = (self.listen, self.edges.listen, self.http.listen)
+        return not all(is_loopback(address) for address in addresses if address)
 
     @property
     def secure(self) -> bool:

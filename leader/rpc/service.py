@@ -143,7 +143,9 @@ class LeaderService:
 
     async def _get_work(self, request: leader_pb2.WorkRequest, context: Context) -> leader_pb2.WorkOrders:
         member = self._caller(context, request.token)
-        return leader_pb2.WorkOrders(orders=self._desk.work_of(member))
+        if request.wait_s > 0:
+            await self._desk.awaited(member, min(request.wait_s, self._config.limits.stall_s))
+        return leader_pb2.WorkOrders(orders=self._desk.work_of(member), over=self._coordinator.over)
 
     async def _get_upload(
         self, request: leader_pb2.UploadRequest, context: Context

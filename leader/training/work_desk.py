@@ -100,9 +100,13 @@ class WorkDesk:
             if order.version == version:
                 self._inbox.outdated(Outdated(part, order.step))
 
+    async def awaited(self, member: Member, timeout_s: float) -> bool:
+        """Wait until the learner has open work, or the run is over; False if `timeout_s` seconds passed first."""
+        return await self.opened.wait_until(lambda: self._over() or bool(self.work_of(member)), timeout_s)
+
     async def plain_work(self, member: Member, timeout_s: float) -> str:
         """The work id that a plain learner's update answers: its open work, awaited if need be."""
-        if not await self.opened.wait_until(lambda: self._over() or bool(self.work_of(member)), timeout_s):
+        if not await self.awaited(member, timeout_s):
             raise NotReadyError("no round is open for this learner yet; send the gradients again later")
         orders = self.work_of(member)
         if not orders:

@@ -57,6 +57,7 @@ class Admission:
         self.guard = Guard(callers, config.limits, refused)
         self.edge_guard = Guard(callers, config.limits, refused)
         own, renewed = issuer.server_credentials, callers.renewed
+        self.credentials = own  # of a listener that begins to listen now
         self.ports = SecurePorts(config, self.guard, own, services, renewed)
         self.edge_ports = SecurePorts(config, self.edge_guard, own, {}, renewed, "edges.listen", alone=True)
 

@@ -25,6 +25,7 @@ class Ports:
     def __init__(self, config: RunConfig, guard: Guard, count: int = 1, key: str = "--listen") -> None:
         """`guard` stands at all `count` of them; `key` says where the address of the first one is set."""
         self._key = key
+        self.guard = guard
         self.over = guard.over
         self.connections = guard.connections
         self.connections.most = most_connections(config.limits, count)
@@ -70,7 +71,8 @@ class SecurePorts(Ports):
     ) -> None:
         self._plain = "" if alone else config.trust.plain_listen
         self._jwt = "" if alone else config.trust.jwt_listen
-        super().__init__(config, guard, 1 + bool(self._plain) + bool(self._jwt), key)
+        http = not alone and bool(config.http.listen)
+        super().__init__(config, guard, 1 + bool(self._plain) + bool(self._jwt) + http, key)
         self.services = services
         self._credentials = credentials  # of a server that begins to listen now
         self.renewed = renewed

@@ -109,6 +109,7 @@ HELD = {
     "UploadRequest.total_bytes": SAME_BYTES,
     "UploadRequest.crc32": SAME_BYTES,
     "WorkRequest.token": TOKENS,
+    "WorkRequest.wait_s": "cluster/test_http.py::test_a_wait_for_work_is_no_longer_than_any_call_may_stall",
     "Hello.token": f"{SESSION}::test_a_session_without_a_proper_hello_is_refused",
     "Progress.work_id": f"{SESSION}::test_progress_is_told_for_the_open_round",  # which nobody reads
     "Progress.done": f"{SESSION}::test_a_speed_that_can_not_be_is_not_told",

@@ -55,6 +55,27 @@ REFUSED = {
         "trust.plain_listen is set, but there is no trust on 127.0.0.1:50051 (trust.mode is auto)",
         "set trust.mode=on (--secure)",
     ),
+    "http with steps": (
+        "http.listen=127.0.0.1:0 exchange=gradient",
+        "exchange is gradient, where each step is an exchange: set exchange=delta, or leave http.listen empty",
+    ),
+    "http with masks": (
+        "http.listen=127.0.0.1:0 secagg.mode=masked data.holder=learner learners=3",
+        "secagg.mode is masked, whose masks are agreed on over sessions: set secagg.mode=off",
+    ),
+    "http for nobody": (
+        "http.listen=0.0.0.0:8080",
+        "nothing says whose JWTs they are known by: set trust.jwt_issuer or trust.jwt_jwks",
+    ),
+    "http with half a pair": (
+        "http.listen=127.0.0.1:0 trust.mode=on trust.jwt_jwks=j http.key=k",
+        "http.certificate and http.key belong together",
+    ),
+    "http without TLS": (
+        "http.listen=127.0.0.1:0 http.certificate=c http.key=k",
+        "http.certificate is c, but nothing is encrypted (trust.mode is auto)",
+    ),
+    "http nowhere": ("http.listen=here trust.mode=off", "http.listen is 'here', but it must be HOST:PORT"),
     "no address": (
         "trust.mode=on trust.plain_listen=here",
         "trust.plain_listen is 'here', but it must be HOST:PORT",
