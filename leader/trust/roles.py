@@ -42,8 +42,8 @@ _SERVICES: Mapping[str, Mapping[str, frozenset[str]]] = {
         "Forget": _OPERATING,
     },
     "edge.EdgeService": {
-        "Join": frozenset({"aggregator", PLAIN}),
-        "PutSum": frozenset({"aggregator", PLAIN}),
+        "Join": frozenset({"aggregator"}),
+        "PutSum": frozenset({"aggregator"}),
     },
     health.SERVICE_NAME: {"Check": _ALL, "List": _ALL, "Watch": _ALL},
     reflection.SERVICE_NAME: {"ServerReflectionInfo": _OPERATING},

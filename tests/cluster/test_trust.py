@@ -63,7 +63,7 @@ def test_every_method_that_a_secure_leader_registers_has_a_row_and_no_other(
         assert cluster.invitation is not None
         assert cluster.invitation.token.startswith("flk1_")
 
-    play(scenario, secure(tmp_path))
+    play(scenario, {**secure(tmp_path), "edges.listen": "127.0.0.1:0"})
     assert registered == set(TABLE)
 
 

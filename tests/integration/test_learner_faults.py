@@ -109,7 +109,7 @@ def test_a_learner_cut_off_at_every_point_goes_on_where_it_was(
         cut.frozen()
         proxy.cut()
         cut.signal(signal.SIGCONT)
-        cut.event("log", logger="learner.control.registration", level="warning")
+        cut.event("log", logger="utils.wire.patience", level="warning")
     finish(leader, stays, cut)
     assert cut.output.count("registered as learner") == 1 + len(faults)
     assert leader.events("LearnerLeft") == []

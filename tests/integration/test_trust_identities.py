@@ -96,7 +96,8 @@ def test_an_identity_is_worth_its_own_role_and_name_alone(cluster: Cluster) -> N
     fleet = Fleet(cluster.trust)
     for role in TOKEN_ROLES:
         name = f"the-{role}"
-        barred = [path for path, row in TABLE.items() if role not in row]
+        # EdgeService has a port of its own.
+        barred = [path for path, row in TABLE.items() if role not in row and not path.startswith("/edge.")]
         assert asyncio.run(refusals(leader, fleet.admit(name, role), barred)) == {
             path: ("PERMISSION_DENIED", f"leader: {name} ({role}) may not call {path.rpartition('/')[2]}")
             for path in barred
