@@ -180,7 +180,7 @@ def test_a_jwt_is_exchanged_for_an_identity_and_read_anew_when_that_is_renewed(
 
     issuer = {"trust__jwt_listen": listen, "trust__jwt_jwks": tmp_path / "jwks.json"}
     hours = {"trust__jwt_cert_hours": 3 / 3600}
-    run = play(scenario, secure(tmp_path, rounds=60, **issuer, **hours))
+    run = play(scenario, secure(tmp_path, rounds=200, **issuer, **hours))
     audit = told(tmp_path)
     assert audit["enrolled", "a"] == audit["enrolled", "b"] == 1
     assert min(audit["renewed", name] for name in "ab") >= 1

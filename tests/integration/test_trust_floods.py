@@ -138,6 +138,7 @@ def test_neither_strangers_nor_a_learner_that_floods_keep_others_from_training(
         assert attack.seen["handshakes"] > HANDSHAKES
         assert attack.seen["silent"] > SILENT
         enough.set()
+        waits = await flooding  # before the run can end
         await attack.call_off()
         assert attack.seen["silent"] == attack.seen["closed"]
         await asyncio.to_thread(crew[0].frozen)
@@ -147,7 +148,7 @@ def test_neither_strangers_nor_a_learner_that_floods_keep_others_from_training(
         for program in (leader, *crew):
             await asyncio.to_thread(program.succeed)
             assert "Traceback" not in program.output
-        return await flooding
+        return waits
 
     waits = asyncio.run(scenario())
     refusals = [wait for wait in waits if wait]
