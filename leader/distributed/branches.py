@@ -44,10 +44,6 @@ class Branches(Protocol):
         """Parts that are in the sum or counted, where some are not any more that were when this was asked before."""
         ...
 
-    def end(self, reason: str) -> None:
-        """The run is over."""
-        ...
-
 
 class NoBranches:
     """There is the leader alone."""
@@ -70,9 +66,6 @@ class NoBranches:
     def left(self) -> tuple[str, ...] | None:
         """See Branches."""
         return None
-
-    def end(self, reason: str) -> None:
-        """See Branches."""
 
 
 class Tree:
@@ -167,7 +160,3 @@ class Tree:
             return None
         self._lost = False
         return tuple(self._aggregate.parts)
-
-    def end(self, reason: str) -> None:
-        """See Branches."""
-        self._hub.end(reason)

@@ -18,6 +18,7 @@ from protos import edge_pb2, leader_pb2
 from utils.errors import (
     BusyError,
     ForbiddenError,
+    IncompatibleError,
     NotReadyError,
     PayloadError,
     StalledError,
@@ -146,8 +147,14 @@ class Parent:
                 task.cancel()
             await asyncio.gather(reading, losing, return_exceptions=True)
 
+    def _elsewhere(self) -> IncompatibleError:
+        return IncompatibleError(
+            f"{self._options.leader} takes no edges: give --leader where the leader listens for them "
+            "(edges.listen; the file `edges` of its run folder), not where learners come"
+        )
+
     async def _read(self, channel: aio.Channel, up: Up, lose: Callable[[], None]) -> leader_pb2.Stop | None:
-        with failures_told():
+        with failures_told(unknown=self._elsewhere):
             async for message in contract.JOIN.listen(channel, self._says(up)):
                 if message.HasField("stop"):
                     if self._work is not None:

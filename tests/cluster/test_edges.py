@@ -12,6 +12,7 @@ from learner.work.worker import Worker
 from scripts.cluster import Cluster
 from scripts.demo import free_port
 from tests.clusters import TINY, Settings, join, play, train
+from utils.errors import IncompatibleError
 
 FOUR: Settings = {**TINY, "learners": 4}
 EDGED: Settings = {**FOUR, "edges.listen": "127.0.0.1:0"}
@@ -132,3 +133,12 @@ def test_an_edge_that_comes_late_is_used_from_then_on() -> None:
 
     through = play(scenario, {**EDGED, "rounds": 8})
     assert through.model_sha256 == play(train, {**FOUR, "rounds": 8}).model_sha256
+
+
+def test_an_edge_that_dials_where_learners_come_hears_at_once_where_to_go() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        error = await cluster.failed(cluster.edge("east", leader=cluster.address))
+        assert isinstance(error, IncompatibleError)
+        assert f"{cluster.address} takes no edges: give --leader where" in str(error)
+
+    play(scenario, EDGED)

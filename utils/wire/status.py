@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -104,11 +104,13 @@ def error_named(name: str, message: str, retry_after_s: float = 0.0) -> WireErro
 
 
 @contextmanager
-def failures_told() -> Iterator[None]:
-    """Failed calls as the errors that they mean."""
+def failures_told(unknown: Callable[[], FlockstepError] | None = None) -> Iterator[None]:
+    """Failed calls as the errors that they mean; a method that there is not as what `unknown` makes, if given."""
     try:
         yield
     except aio.AioRpcError as error:
+        if unknown is not None and error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            raise unknown() from None
         raise told(error) from None
     except aio.UsageError as error:  # the channel was closed before the call
         raise UnreachableError(str(error)) from None
