@@ -16,7 +16,7 @@ from protos import trust_pb2
 from tests.integration.audits import records
 from tests.integration.harness import CAN_FORK, LINE, TIMEOUT_S, Cluster, Leader, Settings, assert_same_bits
 from tests.leader.trust.fleet import Fleet, connect
-from utils.errors import BusyError
+from utils.errors import BusyError, LimitError, UnreachableError
 from utils.trust import contract
 from utils.trust.credentials import Credentials
 from utils.wire.status import failures_told
@@ -24,6 +24,7 @@ from utils.wire.status import failures_told
 SILENT = 500  # connections at once that say nothing
 HANDSHAKES = 2000  # by whom the leader does not know, before the first round; they go on then
 AT_ONCE = 8
+ENDED = -1.0
 
 
 class Attack:
@@ -81,7 +82,10 @@ class Attack:
 
 
 async def flood(address: str, who: Credentials, refused: asyncio.Event, until: asyncio.Event) -> list[float]:
-    """Ask without a pause; after how many seconds each call was told to come again, 0 = it was answered."""
+    """Ask without a pause; after how many seconds each call was told to come again.
+
+    0 = it was answered, ENDED = its connection was ended, as that had too many; the channel makes another.
+    """
     waits: list[float] = []
     async with connect(address, who) as channel:
 
@@ -92,6 +96,8 @@ async def flood(address: str, who: Credentials, refused: asyncio.Event, until: a
             except BusyError as error:
                 refused.set()
                 return error.retry_after_s
+            except (LimitError, UnreachableError):
+                return ENDED
             return 0.0
 
         while not until.is_set():
@@ -151,15 +157,15 @@ def test_neither_strangers_nor_a_learner_that_floods_keep_others_from_training(
         return waits
 
     waits = asyncio.run(scenario())
-    refusals = [wait for wait in waits if wait]
+    refusals = [wait for wait in waits if wait > 0]
     assert len(waits) > len(refusals) > 0
     assert max(refusals) <= 1
     assert_same_bits(leader.run_dir, undisturbed.run_dir)
     assert not leader.events("LearnerLeft")
     refused = [line for line in records(cluster.trust) if line["what"] == "refused"]
-    assert {(line["who"], line["method"], line["kind"]) for line in refused} == {
-        ("eve", "WhoAmI", "BusyError")
-    }
-    assert sum(1 + line["suppressed"] for line in refused) <= len(refusals)
+    assert {(line["who"], line["method"]) for line in refused} == {("eve", "WhoAmI")}
+    # Where the machine is quick eve's connection, too, comes to its bound.
+    assert {"BusyError"} <= {line["kind"] for line in refused} <= {"BusyError", "LimitError"}
+    assert sum(1 + line["suppressed"] for line in refused) <= len(refusals) + waits.count(ENDED)
     [last] = leader.events(LINE)
     assert last["message"] == f"results are in {leader.run_dir}"  # strangers leave no line
