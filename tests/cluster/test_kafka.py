@@ -1,11 +1,12 @@
-"""Runs whose updates go through edges into Kafka (Tansu): the bits of the run without, with aggregators and without."""
+"""Runs whose updates go through edges into Kafka (Tansu, noida-db): the bits of the run without it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,12 @@ from scripts.cluster import Cluster
 from tests.cluster.test_edges import EDGED, FOUR, Slow, edged
 from tests.clusters import TIMEOUT_S, Settings, join, play, train
 from tests.integration.harness import closed_address
-from tests.tools.kafka import tansu
+from tests.tools.kafka import noida, tansu
 from tests.tools.needs import needs
 
 pytestmark = needs("confluent_kafka")
 _LAST = b"last"
+Broker = Callable[[str, Path], AbstractContextManager[object]]
 
 
 async def with_aggregators(cluster: Cluster) -> None:
@@ -53,6 +55,7 @@ def in_topic(address: str, topic: str, partitions: int) -> list[bytes]:
     return found
 
 
+@pytest.mark.parametrize("broker", [tansu, noida])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -63,11 +66,11 @@ def in_topic(address: str, topic: str, partitions: int) -> list[bytes]:
     ids=str,
 )
 def test_the_bits_are_those_of_the_run_without(
-    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    broker: Broker, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     address = closed_address()
     plain = play(train, {**FOUR, **settings})
-    with tansu(address, tmp_path):
+    with broker(address, tmp_path):
         logged = {**EDGED, **settings, "services.kafka.brokers": address, "edges.sum_timeout_s": 30}
         through = play(with_aggregators, logged)
         assert len(in_topic(address, f"model-updates.{through.app.description.run_id}", 8)) >= 12 * 2 + 3
@@ -126,9 +129,13 @@ def test_a_broker_that_loses_a_round_costs_its_updates_and_no_bit(
     assert [e.learners for e in through.seen(RoundCommitted)] == [4, 4, 4]
 
 
-def test_other_systems_get_each_row_of_the_record_as_an_event(tmp_path: Path) -> None:
+@pytest.mark.parametrize("broker", [tansu, noida])
+def test_other_systems_get_each_row_of_the_record_as_an_event(broker: Broker, tmp_path: Path) -> None:
     address = closed_address()
-    with tansu(address, tmp_path):
+    with broker(address, tmp_path):
+        log = KafkaLog(settings_of(address, None))
+        log.make({"runs": 4})
+        log.close()
         through = play(train, {**FOUR, "services.kafka.brokers": address, "services.kafka.events": "runs"})
         events = [json.loads(one) for one in in_topic(address, "runs", 4)]
     run_id = through.app.description.run_id

@@ -1,4 +1,4 @@
-"""Tansu, a broker that speaks Kafka's protocol, and a log in memory."""
+"""Tansu and noida-db, brokers that speak Kafka's protocol, and a log in memory."""
 
 from __future__ import annotations
 
@@ -25,13 +25,27 @@ _START = (
 @contextmanager
 def tansu(address: str, folder: Path) -> Iterator[Popen[bytes]]:
     """The broker at an address of loopback, with its records in memory: they end with it."""
-    os.environ["PATH"] = os.pathsep.join(dict.fromkeys([str(_OWN), *os.environ["PATH"].split(os.pathsep)]))
-    need_commands("calfkit-python", install=".ci/services")
+    _need("calfkit-python")
     url = f"tcp://{address}"
     told = ["--listener-url", url, "--advertised-listener-url", url, "--storage-engine", "memory://tansu/"]
     command = [shutil.which("calfkit-python") or "", "-c", _START, *told]
     with serving(command, int(address.rpartition(":")[2]), folder) as process:
         yield process
+
+
+@contextmanager
+def noida(address: str, folder: Path) -> Iterator[Popen[bytes]]:
+    """The broker of noida-db at an address of loopback, with its records in `folder`."""
+    _need("noida-db")
+    port = address.rpartition(":")[2]
+    told = ["--data-dir", str(folder / "noida"), "--only", "kafka", "--kafka-port", port]
+    with serving(["noida-db", "start", *told], int(port), folder) as process:
+        yield process
+
+
+def _need(command: str) -> None:
+    os.environ["PATH"] = os.pathsep.join(dict.fromkeys([str(_OWN), *os.environ["PATH"].split(os.pathsep)]))
+    need_commands(command, install=".ci/services")
 
 
 class MemoryLog:
