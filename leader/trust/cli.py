@@ -62,6 +62,7 @@ _FLAGS: Mapping[str, Flag] = {
     "--config": ("FILE", Path, None, "config of the run, for its limits and JWTs [the defaults]"),
     "--leader": ("HOST:PORT", str, "", "ask the leader there, not --dir; of a gateway, the one behind it"),
     "--edge": ("HOST:PORT", str, [], "an edge behind the gateway, not the leader; may be given often"),
+    "--origin": ("URL", str, [], "a site whose pages may call by grpc-web, with a JWT; may be given often"),
     "--identity": ("DIR", Path, None, "with --leader: who you are there, a folder that `issue` wrote"),
     "--dir": ("DIR", Path, Path("trust"), "the leader's folder [trust]"),
 }
@@ -142,7 +143,8 @@ def _issued_there(options: Namespace, csr: bytes) -> trust_pb2.Credential:
 
 
 def _gateway(options: Namespace) -> None:
-    gateway = Gateway(options.what, options.listen, options.leader, options.dns, options.edge)
+    behind = (options.leader, options.dns, options.edge, options.origin)
+    gateway = Gateway(options.what, options.listen, *behind)
     config = SCHEMA.build(read_config(options.config) if options.config else {})
     hours = options.hours or _GATEWAY_H
     with opened(options.dir) as authority:
@@ -164,6 +166,7 @@ _OF_GATEWAY = (
     "--listen",
     "--leader",
     "--edge",
+    "--origin",
     "--dns",
     "--out",
     "--hours",

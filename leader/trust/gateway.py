@@ -27,6 +27,7 @@ from utils.trust.names import EDGE_TLS_NAME, TLS_NAME, TOKEN_ROLES
 
 _CLIENT = "client.pem"
 _MIB = 1 << 20
+_ORIGIN = re.compile(r"https?://[a-z0-9._-]+(:[0-9]+)?")  # nothing stands for any
 _ROOTS = "/etc/ssl/certs/ca-certificates.crt"  # where most systems have those of public CAs
 Values = dict[str, object]  # of the template, by name
 
@@ -42,12 +43,22 @@ class Gateway:
         str
     ] = ()  # names and addresses of its own, for clients that check the one that they dialled
     edges: Sequence[str] = ()  # HOST:PORT of each, in place of the leader
+    origins: Sequence[str] = ()  # SCHEME://HOST[:PORT] of pages that may call by grpc-web
 
     def __post_init__(self) -> None:
         behind = [("--edge", edge) for edge in self.edges] or [("--leader", self.leader)]
         for flag, address in (("--listen", self.listen), *behind):
             if not is_address(address):
                 raise ConfigError(f"{flag} {address}: it must be HOST:PORT with a port from 0 to 65535")
+        for origin in self.origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ConfigError(
+                    f"--origin {origin}: it must be what a browser says of the page's site, such as https://fl.example.org"
+                )
+        if self.origins and self.edges:
+            raise ConfigError(
+                "--origin: pages call the leader, not edges; give it to the gateway in front of that"
+            )
 
 
 def make_gateway(
@@ -62,8 +73,8 @@ def make_gateway(
         replace: whether the name may be another key's by now.
 
     Raises:
-        ConfigError: a DNS name can't be one, the issuer of JWTs can't be asked for its keys, or the run has a
-            PKI of its own.
+        ConfigError: a DNS name can't be one, the issuer of JWTs can't be asked for its keys, pages may call a run
+            without JWTs, or the run has a PKI of its own.
         ForbiddenError: the name is another key's.
     """
     if config.trust.client_ca:
@@ -71,7 +82,13 @@ def make_gateway(
             f"trust.client_ca is {config.trust.client_ca}: that PKI must issue the gateway's certificates, see "
             "docs/security.md; leave out --config for an example to change"
         )
-    values = _values(authority.fleet, gateway, config.limits) | _jwt(config.trust)
+    jwt = _jwt(config.trust)
+    if gateway.origins and "jwt" not in jwt:
+        raise ConfigError(
+            "--origin: a page proves by a JWT who calls, and this run takes none; set trust.jwt_issuer or "
+            "trust.jwt_jwks in --config"
+        )
+    values = _values(authority.fleet, gateway, config.limits) | jwt
     server = authority.server_credentials(gateway.dns, hours)
     by = f"issued by {LOCAL.name}"
     one = Applicant(gateway.name, "gateway", key.public_key(), by, replace=replace, hours=hours)
@@ -94,7 +111,7 @@ def key_in(folder: Path) -> pki.Key:
 def _filled(values: Values) -> str:
     """The template with its values, and of its <blocks> those alone whose name is a value."""
     template = files(__package__).joinpath("gateway.yaml").read_text(encoding="utf-8")
-    for block in ("jwt", "issuer", "edges"):
+    for block in ("jwt", "issuer", "edges", "origins"):
         pattern = rf" *# <{block}>\n(.*?) *# </{block}>\n"
         template = re.sub(pattern, r"\1" if values.get(block) else "", template, flags=re.DOTALL)
     # What is JSON is YAML too.
@@ -110,6 +127,10 @@ def _values(fleet: str, gateway: Gateway, limits: LimitsConfig) -> Values:
         "listen_port": int(listen[2]),
         "behind": [_endpoint(address) for address in gateway.edges or [gateway.leader]],
         "edges": bool(gateway.edges),
+        # A browser may speak HTTP/1.1.
+        "protocols": ["h2", "http/1.1"] if gateway.origins else ["h2"],
+        "codec": "AUTO" if gateway.origins else "HTTP2",
+        "origins": [{"exact": origin} for origin in gateway.origins],
         "discovery": "STRICT_DNS" if gateway.edges else "LOGICAL_DNS",
         "tls_name": EDGE_TLS_NAME if gateway.edges else TLS_NAME,
         "members": rf"spiffe://{fleet}\.flockstep/({'|'.join(TOKEN_ROLES)})/.+",

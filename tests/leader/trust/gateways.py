@@ -20,9 +20,10 @@ def gateway_to(
     folder: Path,
     config: RunConfig | None = None,
     edges: Sequence[str] = (),
+    origins: Sequence[str] = (),
 ) -> Iterator[Envoy]:
     """An Envoy that runs in front of the leader at this address, or of edges at these."""
-    gateway = Gateway("edge", f"127.0.0.1:{free_port()}", leader, edges=edges)
+    gateway = Gateway("edge", f"127.0.0.1:{free_port()}", leader, edges=edges, origins=origins)
     folder.mkdir()
     made = make_gateway(authority, config or RunConfig(), gateway, key_in(folder), 1.0, replace=False)
     for name, content in made.items():

@@ -232,6 +232,13 @@ def test_nobody_else_may_ask_envoy_anything(tmp_path: Path) -> None:
         (["--leader", "10.0.0.1"], "--leader 10.0.0.1: it must be HOST:PORT"),
         (["--listen", ":443"], "--listen :443: it must be HOST:PORT"),
         (["--dns", "süd.example"], "--dns: "),
+        (["--origin", "*"], "--origin *: it must be what a browser says"),
+        (["--origin", "https://fl.example.org/"], "--origin https://fl.example.org/: it must be"),
+        (
+            ["--origin", "https://fl.example.org", "--edge", "10.0.0.2:1"],
+            "--origin: pages call the leader, not",
+        ),
+        (["--origin", "https://fl.example.org"], "--origin: a page proves by a JWT who calls, and this run"),
     ],
 )
 def test_a_wrong_address_is_told(
