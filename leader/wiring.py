@@ -165,7 +165,10 @@ class Wiring:
         """What edges may call, by the services' names."""
         hub = self.hub
         assert hub is not None
-        return {SERVICE: service.handler(), EDGE_SERVICE: edge_handler(lambda: hub, service.refuse)}
+        return {
+            SERVICE: service.handler_for_edges(),
+            EDGE_SERVICE: edge_handler(lambda: hub, service.refuse),
+        }
 
     def admission(self) -> Admission | None:
         """What lets callers in, where this run is secure; opens its folder. Raises ConfigError."""

@@ -127,11 +127,6 @@ class Hub:
     # --- what the parent side asks -----------------------------------------------------------
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Of the edges that are here."""
-        return tuple(edge.name for edge in self._edges.values())
-
-    @property
     def addresses(self) -> tuple[str, ...]:
         """At which learners reach the edges that are here."""
         return tuple(dict.fromkeys(address for edge in self._edges.values() for address in edge.addresses))

@@ -1,13 +1,13 @@
 """The buffer of an asynchronous run (FedBuff): events in, actions out; no sockets, no clock, no tensors.
 
-Learners work at their own pace, each on a ticket: one part of the work, from the model of one
-round. Whoever's update comes in gets a new ticket at once, so a slow learner holds nobody up. When
-`target` updates are in, they are applied and committed as a round, and tickets go on over it; one
+Learners work at their own pace, each on an order: one part of the work, from the model of one
+round. Whoever's update comes in gets a new order at once, so a slow learner holds nobody up. When
+`target` updates are in, they are applied and committed as a round, and orders go on over it; one
 that has become too old is given out anew. (Nguyen et al. 2022, "Federated Learning with Buffered
 Asynchronous Aggregation", algorithm 1.)
 
 Beside others a learner has no more than its share of a buffer, whatever its speed: four times an even one, at
-most all but one update. A ticket beyond that waits until the buffer is applied, or until others that hold work
+most all but one update. An order beyond that waits until the buffer is applied, or until others that hold work
 have let half of the deadline pass; these are then waited for no more until they answer.
 
 A round that was open, or was committed, when the leader was killed follows its script first; see Script.
@@ -50,8 +50,8 @@ _SHARE = 4  # times an even share of a buffer, for each learner
 
 
 @dataclass(frozen=True)
-class Ticket:
-    """Open work on a part: the round whose model it starts from, and its number among the part's tickets."""
+class OpenOrder:
+    """Open work on a part: the round whose model it starts from, and its number among the part's orders."""
 
     round: int
     turn: int
@@ -59,7 +59,7 @@ class Ticket:
 
 @dataclass(frozen=True)
 class OpenWork:
-    """A ticket as a checkpoint keeps it."""
+    """An order as a checkpoint keeps it."""
 
     round: int  # that it was given out in
     turn: int  # its number among the part's
@@ -70,13 +70,13 @@ class OpenWork:
 class Desk:
     """What the machine hands from round to round, and a checkpoint keeps."""
 
-    tickets: Mapping[str, Ticket]  # open ones, by part
-    turns: Mapping[str, int]  # tickets given out so far, by part
-    given: Mapping[str, int] = field(default_factory=dict)  # learner that each open ticket was given to
+    orders: Mapping[str, OpenOrder]  # open ones, by part
+    turns: Mapping[str, int]  # orders given out so far, by part
+    given: Mapping[str, int] = field(default_factory=dict)  # learner that each open order was given to
     late: frozenset[int | None] = frozenset()  # learners that were waited for in vain
 
 
-#: Of the idle parts, which ones work next: (idle parts sorted, how many, number of tickets given out so far).
+#: Of the idle parts, which ones work next: (idle parts sorted, how many, number of orders given out so far).
 Pick = Callable[[Sequence[str], int, int], Sequence[str]]
 
 
@@ -102,7 +102,7 @@ class Buffer:
         self._pick = pick
         self._script = script or Script()
         self._holders: dict[str, int | None] = dict.fromkeys(plan.parts)
-        self._tickets = {part: ticket for part, ticket in desk.tickets.items() if part in self._holders}
+        self._orders = {part: order for part, order in desk.orders.items() if part in self._holders}
         self._turns = dict(desk.turns)
         self._given = dict(desk.given)
         self._inside: set[tuple[str, int]] = set()  # (part, turn) of the updates in the buffer
@@ -113,43 +113,43 @@ class Buffer:
 
     @property
     def desk(self) -> Desk:
-        """Open tickets, for the next round or a checkpoint."""
-        given = {part: self._given[part] for part in self._tickets if part in self._given}
+        """Open orders, for the next round or a checkpoint."""
+        given = {part: self._given[part] for part in self._orders if part in self._given}
         if self._script.replayed:
             given = {}  # updates that came too early are asked for again
-        return Desk(dict(self._tickets), dict(self._turns), given, frozenset(self._late))
+        return Desk(dict(self._orders), dict(self._turns), given, frozenset(self._late))
 
-    def ticket(self, part: str) -> Ticket | None:
-        """The open ticket of a part."""
-        return self._tickets.get(part)
+    def order(self, part: str) -> OpenOrder | None:
+        """The open order of a part."""
+        return self._orders.get(part)
 
     @property
     def pending(self) -> tuple[str, ...]:
-        """Parts with an open ticket."""
-        return tuple(self._tickets) if self.phase is not Phase.ABANDONED else ()
+        """Parts with an open order."""
+        return tuple(self._orders) if self.phase is not Phase.ABANDONED else ()
 
     def pending_of(self, learner: int) -> tuple[str, ...]:
-        """Parts on which `learner` has an open ticket."""
+        """Parts on which `learner` has an open order."""
         return tuple(part for part in self.pending if self._holders[part] == learner)
 
     def owing(self, parts: Iterable[str] | None = None) -> frozenset[int]:
-        """Learners that hold these parts; of None, with an open ticket."""
-        holders = (self._holders[part] for part in (self._tickets if parts is None else parts))
+        """Learners that hold these parts; of None, with an open order."""
+        holders = (self._holders[part] for part in (self._orders if parts is None else parts))
         return frozenset(learner for learner in holders if learner is not None)
 
     def counted(self, part: str, turn: int) -> bool:
-        """Whether this round's buffer has the update of a part's ticket."""
+        """Whether this round's buffer has the update of a part's order."""
         return (part, turn) in self._inside
 
     def refusal(self, round_: int, step: int, part: str) -> WireError | None:
-        """Why an update can't be counted now, or None if it can; `step` is the ticket's turn."""
+        """Why an update can't be counted now, or None if it can; `step` is the order's turn."""
         if self.phase is Phase.ABANDONED:
             return LateUpdateError(f"round {self.plan.round} was given up; wait for work")
         if self.counted(part, step):
             return DuplicateUpdateError(
                 f"this update for {part} is already counted in round {self.plan.round}"
             )
-        if self._tickets.get(part) != Ticket(round_, step):
+        if self._orders.get(part) != OpenOrder(round_, step):
             return LateUpdateError(
                 f"work on {part} from round {round_} is no longer open in round {self.plan.round}; wait for new work"
             )
@@ -165,13 +165,13 @@ class Buffer:
             case Begin(holders) if self.phase is Phase.SELECTING:
                 self._holders.update({part: holders.get(part) for part in self.plan.parts})
                 return self._open(now)
-            case Accepted(part, step) if self._open_ticket(part, step):
+            case Accepted(part, step) if self._is_open(part, step):
                 self._since = now
                 return self._accept(part, step)
             case Assigned(part, learner) if part in self._holders:
                 return self._assign(part, learner)
-            case Outdated(part, step) if self._open_ticket(part, step):
-                del self._tickets[part]
+            case Outdated(part, step) if self._is_open(part, step):
+                del self._orders[part]
                 return [*self._improvise(), *self._fill()]
             case Applied() if self.phase is Phase.APPLYING:
                 self.phase = Phase.COMMITTED
@@ -185,32 +185,32 @@ class Buffer:
             case _:
                 return []
 
-    def _open_ticket(self, part: str, step: int) -> bool:
-        ticket = self._tickets.get(part)
-        return self.phase is Phase.TRAINING and ticket is not None and ticket.turn == step
+    def _is_open(self, part: str, step: int) -> bool:
+        order = self._orders.get(part)
+        return self.phase is Phase.TRAINING and order is not None and order.turn == step
 
     def _open(self, now: float) -> list[Action]:
         self.phase = Phase.TRAINING
         self._since, self._ends = now, now + self.plan.deadline_s
         oldest = self.plan.round - self._max_staleness
-        stale = [part for part, ticket in self._tickets.items() if ticket.round < oldest]
+        stale = [part for part, order in self._orders.items() if order.round < oldest]
         for part in stale:
-            del self._tickets[part]
+            del self._orders[part]
         self._script.begin(self._holders)
-        moved = [part for part in self._tickets if self._given.get(part) != self._holders[part]]
+        moved = [part for part in self._orders if self._given.get(part) != self._holders[part]]
         late: list[Action] = [Overdue(owing, False)] if (owing := self.owing(stale)) else []
         return [*late, *(action for part in moved for action in self._give(part)), *self._fill()]
 
     def _give(self, part: str) -> list[Action]:
-        """Hand the open ticket of a part to its holder, if there is one."""
-        learner, ticket = self._holders[part], self._tickets.get(part)
-        if learner is None or ticket is None:
+        """Hand the open order of a part to its holder, if there is one."""
+        learner, order = self._holders[part], self._orders.get(part)
+        if learner is None or order is None:
             return []
         self._given[part] = learner
-        return [Dispatch(learner, part, ticket.turn)]
+        return [Dispatch(learner, part, order.turn)]
 
     def _fill(self) -> list[Action]:
-        """New tickets until enough parts are at work; those of parts that nobody holds don't count.
+        """New orders until enough parts are at work; those of parts that nobody holds don't count.
 
         Should such a part get a learner again, it goes on, and so many more are at work for a while.
         """
@@ -223,7 +223,7 @@ class Buffer:
         shares = self._shares()
         while idle := self._idle():
             free = [part for part in idle if shares[self._holders[part]] > 0]
-            working = sum(self._holders[part] is not None for part in self._tickets)
+            working = sum(self._holders[part] is not None for part in self._orders)
             count = min(self._at_work - working, len(free))
             if count <= 0:
                 break
@@ -232,7 +232,7 @@ class Buffer:
                     shares[self._holders[part]] -= 1
                     turn = self._turns.get(part, 0)
                     self._script.happened("given", part, turn)
-                    actions += self._ticket(part, turn)
+                    actions += self._order(part, turn)
         if any(shares[self._holders[part]] <= 0 for part in idle):
             self.deadline = min(self._ends, self._since + self.plan.deadline_s / 2)
         return actions
@@ -242,30 +242,30 @@ class Buffer:
         actions: list[Action] = []
         for one in self._script.follow():
             if one.what == "given":
-                actions += self._ticket(one.part, one.turn)
+                actions += self._order(one.part, one.turn)
             elif one.what == "closed":
                 actions += self._close()
         return actions
 
     def _improvise(self) -> list[Action]:
         """Where the script can't be followed, go on without it."""
-        return [one for part in self._tickets for one in self._give(part)] if self._script.give_up() else []
+        return [one for part in self._orders for one in self._give(part)] if self._script.give_up() else []
 
     def _idle(self) -> list[str]:
         """Parts that somebody holds, and nobody works on."""
         return sorted(
             part
             for part, learner in self._holders.items()
-            if learner is not None and part not in self._tickets
+            if learner is not None and part not in self._orders
         )
 
     def _shares(self) -> Counter[int | None]:
-        """How many more tickets each learner may be given, as its share of this buffer."""
+        """How many more orders each learner may be given, as its share of this buffer."""
         learners = set(self._holders.values())
         awaited = learners - self._late - {None}
         shares = Counter({one: self._bound(len(awaited) + (one in self._late)) for one in learners})
         shares.subtract(self._by)
-        shares.subtract(self._holders[part] for part in self._tickets)
+        shares.subtract(self._holders[part] for part in self._orders)
         return shares
 
     def _bound(self, learners: int) -> int:
@@ -274,9 +274,9 @@ class Buffer:
             return sys.maxsize
         return min(max(2, math.ceil(_SHARE * self._target / learners)), self._target - 1)
 
-    def _ticket(self, part: str, turn: int) -> list[Action]:
+    def _order(self, part: str, turn: int) -> list[Action]:
         self._turns[part] = turn + 1
-        self._tickets[part] = Ticket(self.plan.round, turn)
+        self._orders[part] = OpenOrder(self.plan.round, turn)
         return self._give(part)
 
     def _go_on(self, now: float) -> list[Action]:
@@ -286,7 +286,7 @@ class Buffer:
         return self._fill()
 
     def _accept(self, part: str, turn: int) -> list[Action]:
-        del self._tickets[part]
+        del self._orders[part]
         self._inside.add((part, turn))
         learner = self._given.get(part)
         self._by[learner] += 1
@@ -310,7 +310,7 @@ class Buffer:
 
     def _expire(self) -> list[Action]:
         sent = {part for part, _ in self._inside}  # who sends may have begun its next work just now
-        owing, abandoned = self.owing(set(self._tickets) - sent), len(self._inside) < self.plan.quorum
+        owing, abandoned = self.owing(set(self._orders) - sent), len(self._inside) < self.plan.quorum
         again = self._improvise()
         if abandoned:
             return [Overdue(owing, abandoned), *self._give_up()]

@@ -12,7 +12,7 @@ What = Literal["begun", "given", "counted", "closed"]
 
 @dataclass(frozen=True)
 class Happened:
-    """One thing that happened in a round; a part's ticket was given out or its update counted, by its turn.
+    """One thing that happened in a round; a part's order was given out or its update counted, by its turn.
 
     "begun" voids all that was told of the round before, and of later ones.
     """

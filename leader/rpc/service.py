@@ -99,6 +99,10 @@ class LeaderService:
         }
         return contract.serve(calls, self.refuse)
 
+    def handler_for_edges(self) -> grpc.GenericRpcHandler:
+        """What edges call of it, where they come."""
+        return contract.serve({contract.GET_MODEL: self._get_model}, self.refuse)
+
     async def refuse(self, method: str, context: Context, error: WireError) -> None:
         """End a call with what tells the error."""
         caller = caller_of(context)

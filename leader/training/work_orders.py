@@ -97,7 +97,7 @@ class WorkPlanner:
         order.ClearField("start_loss")
         return self._sealed(order, part)
 
-    def ticket(self, part: Part, work: OpenWork, max_staleness: int) -> leader_pb2.WorkOrder:
+    def buffered(self, part: Part, work: OpenWork, max_staleness: int) -> leader_pb2.WorkOrder:
         """The work order of an asynchronous run; later work on a part goes on in its batches."""
         order = self.order(work.round, 0, 1, part, version=work.version, first_exchange=0)
         order.step = work.turn

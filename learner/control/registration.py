@@ -6,7 +6,6 @@ import logging
 import os
 
 import torch
-from grpc import aio
 
 from learner.options import LearnerOptions
 from learner.wire.connection import Connection
@@ -16,6 +15,7 @@ from utils.ecs import PLACE
 from utils.errors import (
     BusyError,
     FlockstepError,
+    IncompatibleError,
     NameTakenError,
     NotReadyError,
     StalledError,
@@ -24,7 +24,7 @@ from utils.errors import (
 from utils.secagg.roster import VERSION
 from utils.version import EXAMPLE_PRIVACY, PROTOCOL, RELEASE
 from utils.wire.contract import LeaderStub
-from utils.wire.status import told
+from utils.wire.status import failures_told
 
 _log = logging.getLogger(__name__)
 _CALL_TIMEOUT_S = 10.0
@@ -43,6 +43,7 @@ class Registration:
         frozen: str = "",
     ) -> None:
         control = leader_pb2.CONTROL_DIALLED if options.network_addr else leader_pb2.CONTROL_SESSION
+        self._leader = options.leader
         self._info = leader_pb2.LearnerInfo(
             network_addr=options.network_addr,
             protocol=PROTOCOL,
@@ -60,12 +61,16 @@ class Registration:
             secagg=VERSION if control == leader_pb2.CONTROL_SESSION else 0,
         )
 
+    def _elsewhere(self) -> IncompatibleError:
+        return IncompatibleError(
+            f"{self._leader} takes no learners: give --leader where the leader listens for them (listen; the file "
+            "`address` of its run folder), not where edges listen or come"
+        )
+
     async def register(self, stub: LeaderStub) -> Connection:
         """What the leader has agreed to; raises the error that it refuses with."""
-        try:
+        with failures_told(unknown=self._elsewhere):
             reply = await stub.register(self._info, _CALL_TIMEOUT_S)
-        except aio.AioRpcError as error:
-            raise told(error) from None
         if not reply.success:
             raise FlockstepError(f"the leader refused this learner: {reply.message}")
         self._info.name, self._info.token = reply.name, reply.token

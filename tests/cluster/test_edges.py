@@ -142,3 +142,16 @@ def test_an_edge_that_dials_where_learners_come_hears_at_once_where_to_go() -> N
         assert f"{cluster.address} takes no edges: give --leader where" in str(error)
 
     play(scenario, EDGED)
+
+
+def test_a_learner_that_dials_where_edges_come_or_an_edge_itself_hears_at_once_where_to_go() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        for_edges, port = (cluster.run_dir / "edges").read_text(encoding="utf-8"), free_port()
+        cluster.edge("east", edges_listen=f"127.0.0.1:{port}")
+        await cluster.until(lambda: len(cluster.app.edges) == 1, "no edge")
+        for number, place in enumerate((for_edges, f"127.0.0.1:{port}", cluster.app.edges[0])):
+            error = await cluster.failed(join(cluster, f"lost-{number}", leader=place))
+            assert isinstance(error, IncompatibleError)
+            assert f"{place} takes no learners: give --leader where" in str(error)
+
+    play(scenario, EDGED)

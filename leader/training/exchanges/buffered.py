@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from leader.data.part import Part
 from leader.learners.membership import Member
-from leader.rounds.buffer import Buffer, Desk, OpenWork, Ticket
+from leader.rounds.buffer import Buffer, Desk, OpenOrder, OpenWork
 from leader.rounds.protocol import Applied, Phase
 from leader.rounds.script import Script
 from leader.state import RunState
@@ -32,8 +32,8 @@ K = TypeVar("K")
 T = TypeVar("T")
 
 
-class Tickets(Orders):
-    """Tickets of the buffer as work orders; orders of earlier rounds stay the same."""
+class BufferedOrders(Orders):
+    """What is open in the buffer as work orders; those of earlier rounds stay the same."""
 
     _machine: Buffer
 
@@ -60,36 +60,36 @@ class Tickets(Orders):
         self._machine = machine
         self._parts = parts
         self._place = f"round {machine.plan.round}"
-        tickets = machine.desk.tickets
+        orders = machine.desk.orders
         self._by_part = {
             part: order
             for part, order in self._by_part.items()
-            if tickets.get(part) == Ticket(order.round, order.step)
+            if orders.get(part) == OpenOrder(order.round, order.step)
         }
         self._work = {order.work_id: (parts[part], order) for part, order in self._by_part.items()}
         self._given = _only(self._work, self._given)
-        needed = {ticket.round for ticket in tickets.values()}
+        needed = {opened.round for opened in orders.values()}
         self._versions = _only(needed, self._versions) | {machine.plan.round: state.version}
         buffers = state.vector[self._first_buffer :].copy()
         self._buffers = _only(needed, self._buffers) | {machine.plan.round: buffers}
 
     def open_work(self) -> dict[str, OpenWork]:
         """Open work for a checkpoint."""
-        return {part: self._kept(ticket) for part, ticket in self._machine.desk.tickets.items()}
+        return {part: self._kept(opened) for part, opened in self._machine.desk.orders.items()}
 
-    def _kept(self, ticket: Ticket) -> OpenWork:
-        return OpenWork(ticket.round, ticket.turn, self._versions[ticket.round])
+    def _kept(self, opened: OpenOrder) -> OpenWork:
+        return OpenWork(opened.round, opened.turn, self._versions[opened.round])
 
     def order(self, part: str) -> leader_pb2.WorkOrder:
-        """The work order of a part's open ticket, made when it is first asked for."""
-        ticket = self._machine.ticket(part)
-        assert ticket is not None
+        """The work order of a part's open order, made when it is first asked for."""
+        opened = self._machine.order(part)
+        assert opened is not None
         order = self._by_part.get(part)
-        if order is not None and ticket == Ticket(order.round, order.step):
+        if order is not None and opened == OpenOrder(order.round, order.step):
             return order
         if order is not None and not self._machine.counted(part, order.step):
             del self._work[order.work_id]
-        order = self._planner.ticket(self._parts[part], self._kept(ticket), self._max_staleness)
+        order = self._planner.buffered(self._parts[part], self._kept(opened), self._max_staleness)
         self._by_part[part] = order
         self._work[order.work_id] = (self._parts[part], order)
         return order
@@ -125,7 +125,9 @@ class BufferedExchange(WholeUpdates):
         folder = RunFolder(engine.scratch) if engine.scratch else None
         self._log = BufferLog(folder.buffers if folder else None, state.round)
         older = _recall(engine, state, folder) if folder else {}
-        self.orders = Tickets(engine.orders, state, engine.layout.parameter_count, self._max_staleness, older)
+        self.orders = BufferedOrders(
+            engine.orders, state, engine.layout.parameter_count, self._max_staleness, older
+        )
 
     def begin(self, state: RunState) -> None:
         """Open the round after `state`."""
@@ -134,13 +136,13 @@ class BufferedExchange(WholeUpdates):
         desk = replace(self._desk, turns=state.turns) if self._desk else _desk_of(state)
         # A learner that came back with other data must not go on with work on what it had.
         changed = {part for part, now in opening.parts.items() if self._parts.get(part, now) != now}
-        tickets = {part: ticket for part, ticket in desk.tickets.items() if part not in changed}
+        orders = {part: opened for part, opened in desk.orders.items() if part not in changed}
         self._parts = opening.parts
         round_ = opening.plan.round
         script = Script(self._log.script(round_), partial(self._log.note, round_))
         self.machine = Buffer(
             opening.plan,
-            replace(desk, tickets=tickets),
+            replace(desk, orders=orders),
             at_work=self._engine.config.cohort.size,
             max_staleness=self._max_staleness,
             pick=self._pick,
@@ -161,7 +163,7 @@ class BufferedExchange(WholeUpdates):
         return Closed(Applied(), await self._step(step))
 
     def unfinished(self) -> Unfinished:
-        """See OpenExchange: the tickets."""
+        """See OpenExchange: the orders."""
         return Unfinished(self.orders.open_work(), self.machine.desk.turns)
 
     def end(self) -> OpenExchange | None:
@@ -185,5 +187,5 @@ def _recall(engine: Engine, state: RunState, folder: RunFolder) -> dict[int, NDA
 
 def _desk_of(state: RunState) -> Desk:
     """What was open when `state` was committed."""
-    tickets = {part: Ticket(work.round, work.turn) for part, work in state.open_work.items()}
-    return Desk(tickets, state.turns)
+    orders = {part: OpenOrder(work.round, work.turn) for part, work in state.open_work.items()}
+    return Desk(orders, state.turns)

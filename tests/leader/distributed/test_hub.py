@@ -185,7 +185,7 @@ def test_what_an_edge_had_is_lost_with_it() -> None:
         a.hang_up()
         await a.stream
         assert leader.lost == [{uid(1), uid(2)}]
-        assert leader.hub.names == ("e1",)
+        assert not b.stream.done()
         collecting = asyncio.ensure_future(leader.hub.collect([uid(1), uid(3)], leader.take))
         await b.put(await b.hear("close"))
         assert await collecting == {uid(1)}
@@ -387,7 +387,7 @@ def test_an_edge_that_says_what_cant_be_is_let_go(said: dict[str, Any]) -> None:
         await a.counts(1)
         b.say(**said)
         await b.stream
-        assert leader.hub.names == ("e0",)
+        assert not a.stream.done()
         assert leader.hub.holds(uid(1))
 
     play(story)
@@ -411,7 +411,6 @@ def test_a_silent_edge_is_let_go() -> None:
     async def story(leader: Leader) -> None:
         edge = await Edge(leader.hub).joined()
         await edge.stream
-        assert leader.hub.names == ()
         with pytest.raises(StalledError, match="did not say hello"):
             await Edge(leader.hub, hello=False).stream
 

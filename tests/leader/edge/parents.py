@@ -247,11 +247,11 @@ def mean_of(parent: Parent, *learners: Learner) -> bytes:
 @asynccontextmanager
 async def edge_of(parent: Parent, **options: Any) -> AsyncIterator[App]:
     """An edge that has joined."""
-    before = len(parent.hub.names)
+    before = len(parent.hub.addresses)
     app = App(EdgeOptions.model_validate({"leader": parent.address, "name": "e", **options}))
     running = asyncio.ensure_future(app.run())
     try:
-        await parent.until(lambda: len(parent.hub.names) > before and len(parent.hub.addresses) > before)
+        await parent.until(lambda: len(parent.hub.addresses) > before)
         yield app
     finally:
         app.parent.leave()

@@ -126,7 +126,7 @@ def test_with_the_parent_all_that_was_added_is_lost_and_the_edge_joins_the_next(
                 await waiting
             assert parent.lost == {parent.receipts[0].uid}
             parent.held.clear()
-            await parent.until(lambda: len(parent.hub.names) == 1)
+            await parent.until(lambda: len(parent.hub.addresses) == 1)
             await learner.send(stub)
             assert await parent.gather() == frozenset()
             assert parent.sum.finish().mean.tobytes() == mean_of(parent, learner)
@@ -298,7 +298,7 @@ def test_the_parents_stop_ends_it() -> None:
         await parent.until(lambda: len(parent.hub.addresses) == 1)
         parent.hub.end("the run is over")
         await asyncio.wait_for(running, 60)
-        assert parent.hub.names == ()
+        assert parent.hub.addresses == ()
 
     play(story)
 
@@ -318,7 +318,6 @@ def test_an_edge_under_an_edge_that_goes_takes_its_own_updates_with_it_alone() -
                 await learners[1].send(below)
                 async with edge_below(parent, top.edges_address, "right") as right, stub_of(right) as other:
                     await learners[2].send(other)
-                assert parent.hub.names == ("top",)
                 lost = parent.lost | await parent.gather()
                 assert lost == {parent.receipts[2].uid}
                 parent.sum.forget(frozenset(uid.hex() for uid in lost))

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from leader.rounds.buffer import Buffer, Desk, Ticket
+from leader.rounds.buffer import Buffer, Desk, OpenOrder
 from leader.rounds.protocol import (
     Abandon,
     Accepted,
@@ -69,9 +69,9 @@ class Watched:
     def _open(self, desk: Desk) -> None:
         plan = RoundPlan(self.rounds + 1, 1, self.parts, self.quorum, deadline_s=10.0, target=self.target)
         self.buffer = buffer_of(plan, desk, at_work=self.at_work, max_staleness=self.max_staleness)
-        self.tickets = dict(desk.tickets)
+        self.orders = dict(desk.orders)
         self.turns = dict(desk.turns)
-        self.sent: dict[str, int | None] = dict(desk.given)  # whom the open ticket was last given to
+        self.sent: dict[str, int | None] = dict(desk.given)  # whom the open order was last given to
         self.holders: dict[str, int | None] = dict.fromkeys(self.parts)
         self.inside: set[tuple[str, int]] = set()
         self.by: Counter[int | None] = Counter()
@@ -90,23 +90,23 @@ class Watched:
             self.committed = self.buffer.desk
             self._open(self.committed)
         elif self.buffer.phase is Phase.ABANDONED:
-            self._open(Desk(self.committed.tickets, self.committed.turns))
+            self._open(Desk(self.committed.orders, self.committed.turns))
 
     @property
     def working(self) -> int:
-        return sum(self.holders[part] is not None for part in self.tickets)
+        return sum(self.holders[part] is not None for part in self.orders)
 
     @property
     def room(self) -> int:
         return (self.at_work or len(self.parts)) - self.working
 
     def share(self, learner: int | None) -> int:
-        """How many more tickets the learner may have, as the module's docstring says."""
+        """How many more orders the learner may have, as the module's docstring says."""
         beside = {held for held in self.holders.values() if held is not None} - self.late - {learner}
         if not beside or self.target == 1:
             return 1
         most = min(self.target - 1, max(2, -(-4 * self.target // (len(beside) + 1))))
-        return most - self.by[learner] - sum(self.holders[part] == learner for part in self.tickets)
+        return most - self.by[learner] - sum(self.holders[part] == learner for part in self.orders)
 
     def feed(self, event: RoundEvent) -> list[Action]:
         """Hand the event over, then compare actions and phase with what they must be."""
@@ -126,48 +126,48 @@ class Watched:
         return actions
 
     def _expect(self, event: RoundEvent, before: Phase) -> set[str]:
-        """What the event alone changes; the parts that had a ticket before and keep it."""
+        """What the event alone changes; the parts that had an order before and keep it."""
         training = before is Phase.TRAINING
         match event:
             case Begin(holders) if before is Phase.SELECTING:
                 self.holders = {part: holders.get(part) for part in self.parts}
                 self.opened = self.since = self.now
-                for part, ticket in list(self.tickets.items()):
-                    if self.buffer.plan.round - ticket.round > self.max_staleness:
-                        del self.tickets[part]
+                for part, order in list(self.orders.items()):
+                    if self.buffer.plan.round - order.round > self.max_staleness:
+                        del self.orders[part]
             case Accepted(part, turn) if training and self._is_open(part, turn):
-                del self.tickets[part]
+                del self.orders[part]
                 self.inside.add((part, turn))
                 self.by[self.givers.get(part)] += 1
                 self.late.discard(self.givers.get(part))
                 self.since = self.now
             case Tick() if training and self.buffer.deadline is not None and self.buffer.deadline <= self.now:
                 if self.now < self.opened + 10.0:
-                    self.late |= {self.holders[part] for part in self.tickets} - {None}
+                    self.late |= {self.holders[part] for part in self.orders} - {None}
                     self.since = self.now
             case Outdated(part, turn) if training and self._is_open(part, turn):
-                del self.tickets[part]
+                del self.orders[part]
             case Assigned(part, learner) if part in self.holders:
                 if training and self.holders[part] != learner:
                     self.sent[part] = None
                 self.holders[part] = learner
-        return set(self.tickets)
+        return set(self.orders)
 
     def _is_open(self, part: str, turn: int) -> bool:
-        return part in self.tickets and self.tickets[part].turn == turn
+        return part in self.orders and self.orders[part].turn == turn
 
     def _check(self, action: Action, event: RoundEvent, before: Phase, known: set[str]) -> None:
         match action:
             case Dispatch(learner, part, turn):
                 assert self.holders[part] == learner
                 if part in known:
-                    assert self.tickets[part].turn == turn
+                    assert self.orders[part].turn == turn
                     assert self.sent.get(part) != learner  # only to a new holder
                 else:
                     assert turn == self.turns.get(part, 0)
                     assert self.share(learner) > 0
                     self.turns[part] = turn + 1
-                    self.tickets[part] = Ticket(self.buffer.plan.round, turn)
+                    self.orders[part] = OpenOrder(self.buffer.plan.round, turn)
                 self.sent[part] = self.givers[part] = learner
             case CloseStep(step, parts):
                 assert step == 0
@@ -193,32 +193,32 @@ class Watched:
         """What holds between any two events."""
         buffer, phase = self.buffer, self.buffer.phase
         assert (buffer.deadline is not None) == (phase is Phase.TRAINING)
-        assert dict(buffer.desk.tickets) == self.tickets
+        assert dict(buffer.desk.orders) == self.orders
         assert dict(buffer.desk.turns) == self.turns
-        assert set(buffer.pending) == (set() if phase is Phase.ABANDONED else set(self.tickets))
+        assert set(buffer.pending) == (set() if phase is Phase.ABANDONED else set(self.orders))
         for learner in (1, 2, 3):
             held = {part for part in buffer.pending if self.holders[part] == learner}
             assert set(buffer.pending_of(learner)) == held
-            assert (learner in buffer.owing()) == any(self.holders[p] == learner for p in self.tickets)
+            assert (learner in buffer.owing()) == any(self.holders[p] == learner for p in self.orders)
         for part, turn in self.inside:
             kind = LateUpdateError if phase is Phase.ABANDONED else DuplicateUpdateError
             assert isinstance(buffer.refusal(buffer.plan.round, turn, part), kind)
         for part, turns in self.turns.items():
-            open_, last = self.tickets.get(part), Ticket(buffer.plan.round, turns - 1)
-            for ticket in {last, Ticket(last.round, turns), Ticket(last.round - 1, turns - 1)}:
-                taken = buffer.refusal(ticket.round, ticket.turn, part) is None
-                assert taken == (open_ == ticket and phase is not Phase.ABANDONED)
+            open_, last = self.orders.get(part), OpenOrder(buffer.plan.round, turns - 1)
+            for order in {last, OpenOrder(last.round, turns), OpenOrder(last.round - 1, turns - 1)}:
+                taken = buffer.refusal(order.round, order.turn, part) is None
+                assert taken == (open_ == order and phase is not Phase.ABANDONED)
         if phase is not Phase.TRAINING:
             return
         assert len(self.inside) < self.target
-        idle = [part for part in self.parts if self.holders[part] is not None and part not in self.tickets]
+        idle = [part for part in self.parts if self.holders[part] is not None and part not in self.orders]
         free = [part for part in idle if self.share(self.holders[part]) > 0]
         assert self.room <= 0 or not free  # nobody waits while there is room
         assert len(self.by) <= 1 or self.target == 1 or max(self.by.values()) < self.target or self.late
         wakes = self.opened + 10.0 if free == idle else min(self.since + 5.0, self.opened + 10.0)
         assert buffer.deadline == wakes
-        for part, ticket in self.tickets.items():
-            assert 0 <= buffer.plan.round - ticket.round <= self.max_staleness
+        for part, order in self.orders.items():
+            assert 0 <= buffer.plan.round - order.round <= self.max_staleness
             assert self.holders[part] in (None, self.sent.get(part))
 
     def run_out(self) -> None:
@@ -254,8 +254,8 @@ class AnyOrder(RuleBasedStateMachine):
         self.watched = watched
 
     def turn(self, part: str, off: int) -> int:
-        ticket = self.watched.tickets.get(part)
-        return (ticket.turn if ticket else 0) + off
+        order = self.watched.orders.get(part)
+        return (order.turn if order else 0) + off
 
     @rule(holders=st.dictionaries(some_part, st.integers(1, 3)))
     def begin(self, holders: dict[str, int]) -> None:
@@ -304,8 +304,8 @@ TestAnyOrder.settings = settings(max_examples=300, stateful_step_count=40, deadl
 
 def random_event(watched: Watched, draw: random.Random) -> RoundEvent:
     part, kind = draw.choice(PARTS), draw.random()
-    ticket = watched.tickets.get(part)
-    turn = (ticket.turn if ticket else 0) + (draw.random() < 0.1)
+    order = watched.orders.get(part)
+    turn = (order.turn if order else 0) + (draw.random() < 0.1)
     if watched.buffer.phase in OVER:
         watched.next_round()
     if watched.buffer.phase is Phase.SELECTING:
@@ -361,9 +361,9 @@ def begun(buffer: Buffer, holders: dict[str, int] | None = None) -> Buffer:
 def filled(buffer: Buffer, *parts: str) -> Buffer:
     """After one update of each of these parts and the step, if they were enough."""
     for part in parts:
-        ticket = buffer.ticket(part)
-        assert ticket is not None
-        buffer.handle(Accepted(part, ticket.turn), 0.0)
+        order = buffer.order(part)
+        assert order is not None
+        buffer.handle(Accepted(part, order.turn), 0.0)
     buffer.handle(Applied(), 0.0)
     return buffer
 
@@ -378,10 +378,10 @@ def test_a_slow_learner_holds_nobody_up() -> None:
         assert buffer.handle(Applied(), 1.0) == [Commit()]
         buffer = buffer_of(plan_of(parts=3, round_=round_ + 1, target=3), buffer.desk, max_staleness=9)
         assert buffer.handle(Begin(ONE_EACH), 1.0) == [Dispatch(1, "a", a + 2)]
-        assert buffer.ticket("c") == Ticket(1, 0)
+        assert buffer.order("c") == OpenOrder(1, 0)
     assert buffer.refusal(1, 0, "c") is None
     assert buffer.handle(Accepted("c", 0), 2.0) == [Dispatch(3, "c", 1)]
-    assert buffer.ticket("c") == Ticket(10, 1)
+    assert buffer.order("c") == OpenOrder(10, 1)
 
 
 @pytest.mark.parametrize(
@@ -397,7 +397,7 @@ def test_a_learner_that_answers_at_once_has_no_more_than_its_share(
     if share == target:
         assert closes == CloseStep(0, ("a",))
         return
-    assert (closes, buffer.ticket("a")) == (None, None)
+    assert (closes, buffer.order("a")) == (None, None)
     actions = buffer.handle(Accepted("b", 0), 1.0)
     assert actions == [CloseStep(0, ("a", "b"))] if share == target - 1 else [Dispatch(2, "b", 1)]
     buffer.handle(Applied(), 1.0)
@@ -450,7 +450,7 @@ def test_work_that_has_become_too_old_is_given_out_anew() -> None:
         map(repr, [Overdue(frozenset({2}), False), Dispatch(1, "a", 2), Dispatch(2, "b", 1)])
     )
     assert isinstance(third.refusal(1, 0, "b"), LateUpdateError)
-    assert third.ticket("b") == Ticket(3, 1)
+    assert third.order("b") == OpenOrder(3, 1)
 
 
 def test_the_next_buffer_does_not_give_out_again_what_learners_have() -> None:
@@ -470,7 +470,7 @@ def test_open_work_goes_to_whoever_holds_the_part_when_the_next_buffer_opens() -
 
 def test_after_a_restart_all_open_work_is_given_out_again() -> None:
     desk = filled(begun(buffer_of(plan_of(parts=3, target=1))), "a").desk
-    resumed = buffer_of(plan_of(round_=8, parts=3, target=1), Desk(desk.tickets, desk.turns))
+    resumed = buffer_of(plan_of(round_=8, parts=3, target=1), Desk(desk.orders, desk.turns))
     assert resumed.handle(Begin(ONE_EACH), 0.0) == [
         Dispatch(2, "b", 0),
         Dispatch(3, "c", 0),
@@ -481,7 +481,7 @@ def test_after_a_restart_all_open_work_is_given_out_again() -> None:
 def test_work_of_a_part_that_is_gone_is_forgotten_and_its_number_is_not() -> None:
     desk = begun(buffer_of(plan_of(parts=3))).desk
     without = buffer_of(plan_of(round_=8, parts=2), desk)
-    assert set(without.desk.tickets) == {"a", "b"}
+    assert set(without.desk.orders) == {"a", "b"}
     again = buffer_of(plan_of(round_=9, parts=3), without.desk)
     assert again.handle(Begin({"c": 3}), 0.0) == [Dispatch(3, "c", 1)]
 
@@ -552,7 +552,7 @@ def test_a_round_that_was_given_up_leaves_no_trace() -> None:
     told = lost.refusal(8, 1, "b")
     assert isinstance(told, LateUpdateError)
     assert str(told) == "round 8 was given up; wait for work"
-    again = begun(buffer_of(plan_of(round_=8, target=3), Desk(before.tickets, before.turns)))
+    again = begun(buffer_of(plan_of(round_=8, target=3), Desk(before.orders, before.turns)))
     assert again.refusal(7, 0, "b") is None
     assert again.handle(Accepted("b", 0), 0.0) == [Dispatch(2, "b", 1)]
 

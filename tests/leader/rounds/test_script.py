@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from leader.rounds.buffer import Buffer, Desk, Ticket
+from leader.rounds.buffer import Buffer, Desk, OpenOrder
 from leader.rounds.protocol import (
     Accepted,
     Action,
@@ -24,7 +24,7 @@ from utils.errors import DuplicateUpdateError
 
 PARTS = ("a", "b", "c")
 HOLDERS = {"a": 1, "b": 2, "c": 3}
-OPEN = Desk({part: Ticket(4, 7) for part in PARTS}, dict.fromkeys(PARTS, 8))
+OPEN = Desk({part: OpenOrder(4, 7) for part in PARTS}, dict.fromkeys(PARTS, 8))
 BEGUN, CLOSED = Happened("begun"), Happened("closed")
 
 
@@ -72,7 +72,7 @@ def test_the_same_updates_fill_the_buffer_in_whatever_order_they_come_and_the_sa
         run = Watched(told)
         for part in order:
             run.accept(part)
-        assert run.buffer.desk.tickets == {"c": Ticket(4, 7), "a": Ticket(5, 8), "b": Ticket(5, 8)}
+        assert run.buffer.desk.orders == {"c": OpenOrder(4, 7), "a": OpenOrder(5, 8), "b": OpenOrder(5, 8)}
         assert run.accept("b", 8) == [CloseStep(0, ("a", "b"))]
         assert run.noted == []
 
@@ -106,11 +106,11 @@ def test_a_round_that_was_closed_at_its_deadline_closes_on_the_same_updates() ->
     assert run.noted == []
 
 
-def test_tickets_are_given_out_anew_as_they_were() -> None:
+def test_orders_are_given_out_anew_as_they_were() -> None:
     run = Watched([given("b", 8), counted("b", 8), given("b", 9), counted("a")])  # b's had become outdated
-    assert run.buffer.ticket("b") == Ticket(5, 8)
+    assert run.buffer.order("b") == OpenOrder(5, 8)
     run.accept("b", 8)
-    assert run.buffer.ticket("b") == Ticket(5, 9)
+    assert run.buffer.order("b") == OpenOrder(5, 9)
 
 
 @pytest.mark.parametrize("why", ["deadline", "outdated"])
@@ -129,4 +129,4 @@ def test_a_script_that_cannot_be_followed_is_given_up(why: str) -> None:
 def test_without_its_parts_a_script_is_given_up_at_once() -> None:
     run = Watched([given("b"), counted("c")], parts="ab")
     assert run.noted == [BEGUN]
-    assert run.buffer.ticket("b") == Ticket(4, 7)
+    assert run.buffer.order("b") == OpenOrder(4, 7)

@@ -228,27 +228,27 @@ def test_learners_score_the_model_they_start_from_every_so_many_rounds_once_a_ro
     assert not order().evaluate
 
 
-def ticket(turn: int = 0, version: int = 5, round_: int = 2, staleness: int = 3) -> leader_pb2.WorkOrder:
+def buffered(turn: int = 0, version: int = 5, round_: int = 2, staleness: int = 3) -> leader_pb2.WorkOrder:
     planner = WorkPlanner(config(local_steps=7), "run")
-    return planner.ticket(PART, OpenWork(round_, turn, version), staleness)
+    return planner.buffered(PART, OpenWork(round_, turn, version), staleness)
 
 
-def test_a_ticket_is_the_order_of_its_round_with_batches_by_its_turn() -> None:
-    work, plain = ticket(turn=4), order(config(local_steps=7))
+def test_a_buffered_order_is_the_order_of_its_round_with_batches_by_its_turn() -> None:
+    work, plain = buffered(turn=4), order(config(local_steps=7))
     assert (work.round, work.step, work.version, work.last_round) == (2, 4, 5, 5)
     assert (work.first_batch, work.local_steps) == (28, 7)
     assert (work.progress_start, work.progress_end) == (plain.progress_start, plain.progress_end)
     assert place_of(work.work_id) == " of round 2, step 4"
-    assert work == ticket(turn=4)
+    assert work == buffered(turn=4)
 
 
-def test_a_ticket_has_an_id_of_its_own() -> None:
-    made = [ticket(), ticket(turn=1), ticket(version=6), ticket(round_=3), ticket(staleness=4)]
+def test_a_buffered_order_has_an_id_of_its_own() -> None:
+    made = [buffered(), buffered(turn=1), buffered(version=6), buffered(round_=3), buffered(staleness=4)]
     assert len({work.work_id for work in [*made, order(config(local_steps=7))]}) == 6
 
 
-def test_a_ticket_that_may_not_get_old_ends_with_its_round() -> None:
-    assert ticket(staleness=0).last_round == ticket().round
+def test_a_buffered_order_that_may_not_get_old_ends_with_its_round() -> None:
+    assert buffered(staleness=0).last_round == buffered().round
 
 
 def streamed(round_: int, **streaming: Any) -> leader_pb2.WorkOrder:

@@ -15,7 +15,7 @@ from leader.aggregation.exact_sum import Scale
 from leader.config import RunConfig
 from leader.data.part import Part
 from leader.learners.membership import Member, Membership
-from leader.rounds.buffer import Buffer, Desk, OpenWork, Ticket
+from leader.rounds.buffer import Buffer, Desk, OpenOrder, OpenWork
 from leader.rounds.protocol import (
     Accepted,
     Action,
@@ -28,7 +28,7 @@ from leader.rounds.protocol import (
 )
 from leader.state import RunState
 from leader.storage.checkpoint import load_checkpoint, save_checkpoint
-from leader.training.exchanges.buffered import BufferedExchange, Tickets
+from leader.training.exchanges.buffered import BufferedExchange, BufferedOrders
 from leader.training.inbox import Upload
 from leader.training.work_orders import WorkPlanner
 from leader.trust.callers import anonymous
@@ -80,9 +80,9 @@ class Run:
         self.holders = holders
         self.state = state or RunState("run", 0, 0, 100, np.zeros(TOTAL, np.float32), {})
         planner = WorkPlanner(config, self.state.secret)
-        self.tickets = Tickets(planner, self.state, SPLIT, config.buffer.max_staleness)
-        tickets = {part: Ticket(work.round, work.turn) for part, work in self.state.open_work.items()}
-        self.desk = Desk(tickets, self.state.turns)
+        self.orders = BufferedOrders(planner, self.state, SPLIT, config.buffer.max_staleness)
+        orders = {part: OpenOrder(work.round, work.turn) for part, work in self.state.open_work.items()}
+        self.desk = Desk(orders, self.state.turns)
 
     def begin(self, parts: Mapping[str, Part] = PARTS) -> Buffer:
         buffer = self.config.buffer
@@ -95,22 +95,22 @@ class Run:
             pick=lambda idle, count, _: idle[:count],
         )
         self.total = open_aggregate(self.config, LAYOUT, Scale.of(1024.0, 1000), None)
-        self.tickets.begin(self.state, self.machine, parts)
+        self.orders.begin(self.state, self.machine, parts)
         self._perform(self.machine.handle(Begin(self.holders), 0.0))
         return self.machine
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
             if isinstance(action, Dispatch):
-                self.tickets.give(action.learner, action.part)
+                self.orders.give(action.learner, action.part)
 
     def contribution(self, upload: Upload, part: str, learner_id: int = 0) -> Contribution:
         sender = member(learner_id or self.holders[part])
-        return self.tickets.admit(sender, upload, self.tickets.order(part).work_id).contribution
+        return self.orders.admit(sender, upload, self.orders.order(part).work_id).contribution
 
     def send(self, part: str, value: float, weight: int) -> None:
         header = leader_pb2.UpdateHeader(examples=weight, loss=0.5)
-        turn = self.tickets.order(part).step
+        turn = self.orders.order(part).step
         self.total.add(self.contribution(Upload(header, payload(value), 1), part))
         self._perform(self.machine.handle(Accepted(part, turn), 0.0))
 
@@ -122,7 +122,7 @@ class Run:
             round=self.state.round + 1,
             version=self.state.version + 1,
             vector=self.state.vector if vector is None else vector,
-            open_work=self.tickets.open_work(),
+            open_work=self.orders.open_work(),
             turns=self.desk.turns,
         )
 
@@ -142,13 +142,13 @@ def started(config: RunConfig | None = None, *, learners: int = 2) -> Run:
 
 def test_an_order_stays_the_same_over_rounds_and_starts_from_its_own_model() -> None:
     run = started()
-    first = run.tickets.order(SLOW)
+    first = run.orders.order(SLOW)
     run.quick_rounds(3)
-    assert run.tickets.order(SLOW) == first
+    assert run.orders.order(SLOW) == first
     assert (first.round, first.step, first.version, first.last_round) == (1, 0, 100, 6)
-    newest = run.tickets.order(QUICK)
+    newest = run.orders.order(QUICK)
     assert (newest.round, newest.step, newest.version, newest.last_round) == (4, 3, 103, 9)
-    assert [order.work_id for order in run.tickets.owed_by(2)] == [first.work_id]
+    assert [order.work_id for order in run.orders.owed_by(2)] == [first.work_id]
 
 
 def test_later_work_on_a_part_goes_on_in_its_batches() -> None:
@@ -156,7 +156,7 @@ def test_later_work_on_a_part_goes_on_in_its_batches() -> None:
     batches: list[int] = []
     for _ in range(3):
         for _ in range(2):
-            order = run.tickets.order(QUICK)
+            order = run.orders.order(QUICK)
             batches += range(order.first_batch, order.first_batch + order.local_steps)
             run.send(QUICK, 1.0, 10)
         run.commit()
@@ -171,23 +171,23 @@ def test_open_work_has_the_same_work_ids_after_a_restart(tmp_path: Path) -> None
     resumed = Run(run.config, load_checkpoint(path))
     resumed.begin()
     for part in PARTS:
-        assert resumed.tickets.order(part) == run.tickets.order(part)
-    work_id = run.tickets.order(SLOW).work_id
-    assert resumed.tickets.part(work_id) == PARTS[SLOW]
+        assert resumed.orders.order(part) == run.orders.order(part)
+    work_id = run.orders.order(SLOW).work_id
+    assert resumed.orders.part(work_id) == PARTS[SLOW]
     resumed.quick_rounds(1)
     run.quick_rounds(1)
-    assert resumed.tickets.open_work() == run.tickets.open_work()
-    assert resumed.tickets.order(QUICK) == run.tickets.order(QUICK)
+    assert resumed.orders.open_work() == run.orders.open_work()
+    assert resumed.orders.order(QUICK) == run.orders.order(QUICK)
 
 
 def test_a_checkpoint_keeps_open_work_of_a_round_that_was_given_up_and_tried_again() -> None:
     run = started()
-    slow = run.tickets.order(SLOW).work_id
+    slow = run.orders.order(SLOW).work_id
     run.machine.handle(Deserted(), 0.0)
     with pytest.raises(LateUpdateError, match="round 1 was given up"):
-        run.tickets.part(slow)
+        run.orders.part(slow)
     run.begin()
-    assert run.tickets.order(SLOW).work_id == slow
+    assert run.orders.order(SLOW).work_id == slow
     run.quick_rounds(1)
     assert run.state.open_work == {SLOW: OpenWork(1, 0, 100)}
     assert run.state.turns == {QUICK: 1, SLOW: 1}
@@ -195,29 +195,29 @@ def test_a_checkpoint_keeps_open_work_of_a_round_that_was_given_up_and_tried_aga
 
 def test_work_that_nobody_was_told_of_is_from_its_own_round_all_the_same() -> None:
     run = started()
-    run.machine.handle(Outdated(SLOW, 0), 0.0)  # the new ticket's learner has just left
+    run.machine.handle(Outdated(SLOW, 0), 0.0)  # the new order's learner has just left
     run.quick_rounds(2)
-    order = run.tickets.order(SLOW)
+    order = run.orders.order(SLOW)
     assert (order.round, order.step, order.version) == (1, 1, 100)
 
 
 def test_an_update_sent_twice_is_told_apart_from_a_late_one() -> None:
     run = started(config_of(size=2), learners=1)
-    counted, slow = run.tickets.order(QUICK).work_id, run.tickets.order(SLOW).work_id
+    counted, slow = run.orders.order(QUICK).work_id, run.orders.order(SLOW).work_id
     run.send(QUICK, 1.0, 10)
     with pytest.raises(DuplicateUpdateError, match="is already counted in round 1"):
-        run.tickets.part(counted)
+        run.orders.part(counted)
     run.machine.handle(Outdated(SLOW, 0), 0.0)
     with pytest.raises(LateUpdateError, match="no longer open in round 1"):
-        run.tickets.part(slow)
-    assert run.tickets.order(SLOW).step == 1
+        run.orders.part(slow)
+    assert run.orders.order(SLOW).step == 1
     with pytest.raises(LateUpdateError, match=r"work of round 1, step 0 is no longer open \(round 1 is\)"):
-        run.tickets.part(slow)
+        run.orders.part(slow)
     run.send(QUICK, 1.0, 10)
     run.commit()
     run.begin()
     with pytest.raises(LateUpdateError, match=r"work of round 1, step 0 is no longer open \(round 2 is\)"):
-        run.tickets.part(counted)
+        run.orders.part(counted)
 
 
 def test_work_is_answered_only_by_the_learner_that_it_was_given_to_over_rounds_too() -> None:
