@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from leader.distributed.kafka import KafkaLog
+from leader.distributed.kafka import KafkaLog, is_read_again
 from leader.distributed.partition_sum import PartitionSum
 from leader.distributed.run_log import RunLog
+from leader.distributed.update_log import InOrder
 from utils.errors import NotReadyError
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class Member:
         self._run = run
         self._sums: dict[int, PartitionSum] = {}
         self._next: dict[int, int] = {}  # offset by partition
+        self._order: defaultdict[int, InOrder] = defaultdict(InOrder)  # by partition
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -51,7 +54,9 @@ class Member:
         while not self._stopping.is_set():
             message = consumer.poll(_POLL_S)
             if message is not None and not message.error():
-                self._take(consumer, message)
+                order = self._order[message.partition() or 0]
+                if not is_read_again(consumer, message, order):
+                    self._take(consumer, message)
         closing = threading.Thread(
             target=consumer.close, daemon=True
         )  # which waits for a broker that is away
@@ -61,6 +66,7 @@ class Member:
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # All are read again from their last commit: what others have done meanwhile is nobody's to say.
         self._sums.clear()
+        self._order.clear()
         mine = sorted(one.partition for one in partitions)
         _log.info("summing partitions %s", ", ".join(map(str, mine)) or "none")
 

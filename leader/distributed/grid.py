@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import pairwise
 
 BLOCK = 1 << 17  # float32 values of a record: 512 KiB, so that no setting of a broker stands in the way
-_SMALL = 1 << 18  # values of a model that is not cut into slices
+SMALL = 1 << 18  # values of a model that is not cut into slices
 MOST_PARTITIONS = 1024
 
 
@@ -36,7 +36,7 @@ class Grid:
     @property
     def slices(self) -> int:
         """Into how many the model is cut."""
-        return 1 if self.values < _SMALL else min(self.partitions, len(self.blocks))
+        return 1 if self.values < SMALL else min(self.partitions, len(self.blocks))
 
     @property
     def groups(self) -> int:

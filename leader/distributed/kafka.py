@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leader.distributed.records import MOST_BYTES
-from leader.distributed.update_log import Entry
+from leader.distributed.update_log import Entry, InOrder
 from utils.errors import ConfigError, NotReadyError
 from utils.wire.rpc import is_loopback
 
@@ -138,12 +138,12 @@ class KafkaLog:
 
     def scan(self, topic: str, partition: int, offset: int) -> Iterator[tuple[int, bytes] | None]:
         """See UpdateLog."""
-        consumer = self.consumer(_READER)
+        consumer, order = self.consumer(_READER), InOrder()
         self._assign(consumer, topic, partition, offset)
         try:
             while True:
                 message = consumer.poll(_POLL_S)
-                if message is None or message.error():
+                if message is None or message.error() or is_read_again(consumer, message, order):
                     yield None
                 else:
                     yield message.offset() or 0, message.value() or b""
@@ -179,3 +179,14 @@ class KafkaLog:
         self._producer.flush(_CLOSE_S)
         if self._reader is not None:
             self._reader.close()
+
+
+def is_read_again(consumer: Consumer, message: Message, order: InOrder) -> bool:
+    """Whether the consumer goes back, as a record before this one was passed over."""
+    from confluent_kafka import TopicPartition
+
+    back = order.passed_over(message.offset() or 0, time.monotonic())
+    if back is None:
+        return False
+    consumer.seek(TopicPartition(message.topic() or "", message.partition() or 0, back))
+    return True

