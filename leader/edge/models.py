@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from copy import copy
 from dataclasses import dataclass, field
 
 from leader.condition import Signal
@@ -50,7 +51,8 @@ class Models:
             if sent == len(model.messages) and model.over:
                 break
         if model.error is not None:
-            raise model.error
+            # Each asker's own: the frames of an error are cleared once its call is refused.
+            raise copy(model.error)
 
     def _model(self, version: int, have: int | None) -> _Model:
         known = [key for key in self._models if key[0] == version]

@@ -72,6 +72,9 @@ def test_a_failure_reaches_all_that_wait_and_the_next_one_asks_again() -> None:
         source.may_end.set()
         found = await asyncio.gather(*waiting, return_exceptions=True)
         assert [str(error) for error in found] == ["gone"] * 3
+        assert (
+            len({id(error) for error in found}) == 3
+        )  # a call that is refused clears the frames of its error
         source.error = None
         assert await whole(models, 1) == b"begin 1 end"
         assert source.asked == [(1, None)] * 2
