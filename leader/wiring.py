@@ -19,6 +19,7 @@ from leader.distributed.hub import Hooks, Hub
 from leader.distributed.kafka import KafkaLog, settings_of
 from leader.distributed.log_sums import LogSums
 from leader.distributed.messages import layout_message
+from leader.distributed.recall import Recall
 from leader.distributed.run_log import RunLog
 from leader.distributed.service import edge_handler
 from leader.distributed.ticket import key_of
@@ -81,8 +82,10 @@ class Wiring:
         self.refusals = Refusals(self.events)
         self.workforce = self._open_workforce(state)
         self.hub: Hub | None = None
+        key = key_of(state.secret)
+        recall = Recall(state.run_id, key) if state.seats is not None else None  # a leader was before
         host = host or Host()
-        branches = self._open_branches(state, host) if config.edges.listen else None
+        branches = self._open_branches(state, host, key, recall) if config.edges.listen else None
         self._engine = Engine(
             config,
             self.layout,
@@ -97,6 +100,8 @@ class Wiring:
         self._save_as_told = save
         self._run_audit: RunAudit | None = None
         self.coordinator = Coordinator(self._engine, state, self.events, self._save, kind)
+        self._receipts = Receipts(state.run_id, key, self.workforce, self.coordinator.desk, recall)
+        self.coordinator.desk.answered = self._receipts.answered
         self.description = describe(config, origin, run_id=state.run_id, classes=data.classes)
 
     def _open_workforce(self, state: RunState) -> Workforce:
@@ -111,9 +116,8 @@ class Wiring:
             frozen=self.layout.frozen,
         )
 
-    def _open_branches(self, state: RunState, host: Host) -> Tree:
+    def _open_branches(self, state: RunState, host: Host, key: bytes, recall: Recall | None) -> Tree:
         """The edges that may come."""
-        key = key_of(state.secret)
 
         def welcome() -> edge_pb2.Welcome:
             return edge_pb2.Welcome(
@@ -125,8 +129,7 @@ class Wiring:
             )
 
         async def submit(receipt: edge_pb2.Receipt) -> None:
-            coordinator = self.coordinator
-            await Receipts(state.run_id, key, self.workforce, coordinator.desk).take(receipt)
+            await self._receipts.take(receipt)
 
         self.hub = Hub(
             welcome,
@@ -145,11 +148,11 @@ class Wiring:
             self.events.publish(UpdatesLost(parts))
             self.workforce.announce()
 
-        log = self._open_log(state.run_id, key) if self.config.services.kafka.carries else None
-        tree = Tree(self.hub, state.run_id, key, host, told, log)
+        log = self._open_log(state.run_id, key, recall) if self.config.services.kafka.carries else None
+        tree = Tree(self.hub, state.run_id, key, host, told, log, recall)
         return tree
 
-    def _open_log(self, run_id: str, key: bytes) -> LogSums:
+    def _open_log(self, run_id: str, key: bytes, recall: Recall | None) -> LogSums:
         """The sums of what edges write into Kafka; raises ConfigError."""
         kafka = self.config.services.kafka
         log = KafkaLog(settings_of(kafka.brokers, kafka.properties), kafka.retention_s)
@@ -159,6 +162,7 @@ class Wiring:
             kafka.partitions,
             self.config.edges.sum_timeout_s,
             kafka.keep_rounds,
+            recall,
         )
 
     def edge_handlers(self, service: LeaderService) -> Mapping[str, grpc.GenericRpcHandler]:

@@ -7,16 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class LogRecord(_message.Message):
-    __slots__ = ("block", "close", "commit", "sum")
+    __slots__ = ("block", "close", "commit", "sum", "receipt")
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     SUM_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
     block: Block
     close: LogClose
     commit: LogCommit
     sum: BlockSum
-    def __init__(self, block: _Optional[_Union[Block, _Mapping]] = ..., close: _Optional[_Union[LogClose, _Mapping]] = ..., commit: _Optional[_Union[LogCommit, _Mapping]] = ..., sum: _Optional[_Union[BlockSum, _Mapping]] = ...) -> None: ...
+    receipt: LogReceipt
+    def __init__(self, block: _Optional[_Union[Block, _Mapping]] = ..., close: _Optional[_Union[LogClose, _Mapping]] = ..., commit: _Optional[_Union[LogCommit, _Mapping]] = ..., sum: _Optional[_Union[BlockSum, _Mapping]] = ..., receipt: _Optional[_Union[LogReceipt, _Mapping]] = ...) -> None: ...
 
 class LogPlan(_message.Message):
     __slots__ = ("sum", "scale", "parameters", "values", "partitions")
@@ -83,3 +85,11 @@ class BlockSum(_message.Message):
     words: bytes
     missing: bytes
     def __init__(self, sum: _Optional[int] = ..., attempt: _Optional[int] = ..., partition: _Optional[int] = ..., number: _Optional[int] = ..., half: _Optional[int] = ..., weight: _Optional[int] = ..., words: _Optional[bytes] = ..., missing: _Optional[bytes] = ...) -> None: ...
+
+class LogReceipt(_message.Message):
+    __slots__ = ("plan", "receipt")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    plan: LogPlan
+    receipt: _edge_pb2.Receipt
+    def __init__(self, plan: _Optional[_Union[LogPlan, _Mapping]] = ..., receipt: _Optional[_Union[_edge_pb2.Receipt, _Mapping]] = ...) -> None: ...

@@ -12,6 +12,7 @@ from leader.aggregation.exact_sum import Scale
 from leader.distributed.hub import Hub, Partial
 from leader.distributed.log_sums import LogSums
 from leader.distributed.messages import scale_message
+from leader.distributed.recall import Recall
 from leader.distributed.ticket import LIFE_S, seal
 from leader.runtime import Host
 from leader.secagg.masked_sum import MaskedSum
@@ -79,12 +80,14 @@ class Tree:
         host: Host,
         told: Callable[[tuple[str, ...]], None],
         log: LogSums | None = None,
+        recall: Recall | None = None,
     ) -> None:
         """`told` is called with parts that were counted and are lost.
 
         Args:
             key: what tickets are signed with.
             log: where edges write updates that they do not add.
+            recall: those that are there since before the leader was started.
         """
         self._hub = hub
         self._run_id = run_id
@@ -92,9 +95,13 @@ class Tree:
         self._host = host
         self._told = told
         self._log = log
+        self._recall = recall
         self._aggregate: Mergeable | None = None
         self._parts: dict[bytes, str] = {}  # that are counted and not here yet, by uid
         self._lost = False  # whether parts are that nobody has been told of
+        self._bypassed = (
+            False  # whether updates of the open sum come to the leader alone, as the log gave none
+        )
 
     def open(self, opened: edge_pb2.Open, scale: Scale, aggregate: Aggregator) -> None:
         """See Branches."""
@@ -102,7 +109,7 @@ class Tree:
         opened.scale.CopyFrom(scale_message(scale))
         self._aggregate = aggregate
         self._parts.clear()
-        self._lost = False
+        self._lost = self._bypassed = False
         if self._log is not None:
             self._log.open(opened, aggregate.sum_bytes)
         self._hub.open(opened, aggregate.sum_bytes)
@@ -110,7 +117,7 @@ class Tree:
     def via(self, ticket: edge_pb2.Ticket) -> leader_pb2.Via | None:
         """See Branches."""
         addresses = self._hub.addresses
-        if not addresses:
+        if not addresses or self._bypassed:
             return None
         if len(addresses) > _MOST_EDGES:
             first = ticket.learner_id * _MOST_EDGES % len(addresses)  # each is told of others
@@ -123,14 +130,18 @@ class Tree:
         assert contribution.elsewhere is not None
         assert self._aggregate is not None
         uid = contribution.elsewhere.uid
-        if not self._hub.holds(uid):
+        recalled = self._recall is not None and self._recall.holds(uid)
+        if uid in self._parts or not (recalled or self._hub.holds(uid)):
             raise NotReadyError("the edge that has this update is gone; send it again")
         self._aggregate.count(contribution)
         self._parts[uid] = contribution.part
 
     async def gather(self) -> tuple[str, ...] | None:
         """See Branches."""
-        self._forget(await (self._log or self._hub).collect(tuple(self._parts), self._take))
+        asked = tuple(self._parts)
+        lost = await (self._log or self._hub).collect(asked, self._take)
+        self._bypassed = self._log is not None and bool(lost) and len(lost) == len(asked)
+        self._forget(lost)
         return self.left()
 
     async def _take(self, partial: Partial) -> None:

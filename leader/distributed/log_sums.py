@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import threading
 import time
 import zlib
@@ -15,6 +16,7 @@ import numpy as np
 
 from leader.distributed.hub import Partial, Take
 from leader.distributed.partition_sum import HALF, grid_of
+from leader.distributed.recall import Recall
 from leader.distributed.records import joined, uids_of
 from leader.distributed.run_log import RunLog, plan_of
 from protos import edge_pb2, log_pb2
@@ -89,31 +91,48 @@ class Gathering:
 class LogSums:
     """The sums of a run's exchanges, made of the log."""
 
-    def __init__(self, log: RunLog, parameters: int, partitions: int, quiet_s: float, keep: int = 0) -> None:
+    def __init__(
+        self,
+        log: RunLog,
+        parameters: int,
+        partitions: int,
+        quiet_s: float,
+        keep: int = 0,
+        recall: Recall | None = None,
+    ) -> None:
         """Have the topics, where the log is there.
 
         Args:
             parameters: values of an update that are no buffers.
             quiet_s: seconds without a sum after which the leader makes those itself that have not come.
             keep: sums whose updates are kept in the log.
+            recall: what is filled with the receipts that a leader before has left, if there was one.
         """
         self._log = log
         self._parameters = parameters
         self._partitions = partitions
         self._quiet_s = quiet_s
         self._plan = log_pb2.LogPlan()
-        self._attempt = 0
+        self._attempt = random.getrandbits(
+            31
+        )  # no answer to a leader before this one is taken for one to this
         self._one = threading.Lock()  # thread at a time reads
         self._commits: deque[Mapping[int, int]] = deque(maxlen=keep + 2)  # where they stand, by partition
         self._chores: set[asyncio.Task[None]] = set()
         self._said: set[str] = set()
+        self._recall = recall
         self._begin(0)
+        if recall is not None and not self._said:
+            with self._telling_once("away"):
+                recall.read(log, quiet_s)
 
     def open(self, opened: edge_pb2.Open, sum_bytes: int) -> None:
         """A sum begins, of the number that is told to edges; see Hub.open."""
-        before, opened.log = self._plan.sum, max(self._plan.sum + 1, time.time_ns())
-        self._plan = plan_of(opened.log, opened.scale, self._parameters, sum_bytes // 8, self._partitions)
-        self._attempt = 0
+        before = self._plan.sum
+        self._plan = plan_of(0, opened.scale, self._parameters, sum_bytes // 8, self._partitions)
+        if not (self._recall and self._recall.goes_on(opened, self._plan)):
+            self._plan.sum = max(before + 1, self._plan.sum + 1, time.time_ns())
+        opened.log = self._plan.sum
         # Its updates are needed until the round is in a checkpoint, and the next round begins after that.
         chore = asyncio.ensure_future(asyncio.to_thread(self._begin, 0 if opened.step else before))
         self._chores.add(chore)
@@ -167,6 +186,8 @@ class LogSums:
                     self._sum(gathering, partition, closes[partition])
                 if gathering.missing:
                     return frozenset(gathering.missing & uids)
+                if gathering.silent:
+                    raise NotReadyError("another one has begun there")
                 return gathering.partial(uids)
             except (NotReadyError, PayloadError) as error:
                 _log.warning("the sum in the log can't be had (%s); its updates are asked for again", error)

@@ -19,7 +19,7 @@ class LoggedUpdates(Aggregate):
 
     def to(self, log: RunLog, plan: log_pb2.LogPlan) -> LoggedUpdates:
         """Have updates go into this log from here on."""
-        self._log, self._plan = log, plan
+        self._log, self._plan, self._is_noted = log, plan, False
         return self
 
     def add(self, contribution: Contribution) -> None:
@@ -30,9 +30,16 @@ class LoggedUpdates(Aggregate):
         assert contribution.elsewhere is not None
         terms = self.terms(contribution)
         try:
+            self._note()
             self._log.put(self._records(contribution.elsewhere.uid, terms))
         except NotReadyError as error:
             raise NotReadyError(f"the log of updates is away ({error}); send the update elsewhere") from None
+
+    def _note(self) -> None:
+        """No block stands in the log before it says that its sum is the newest: see leader/distributed/recall.py."""
+        if not self._is_noted:
+            self._log.note(log_pb2.LogReceipt(plan=self._plan))
+            self._is_noted = True
 
     def _records(self, uid: bytes, terms: list[Term]) -> Iterator[tuple[int, log_pb2.LogRecord]]:
         grid = grid_of(self._plan)

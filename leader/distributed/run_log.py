@@ -19,7 +19,8 @@ from utils.errors import (
 )
 
 _log = logging.getLogger(__name__)
-_SUMS = "sums"  # place of all answers
+_SUMS, _RECEIPTS = "sums", "receipts"  # places of all answers, and of all receipts
+_MOST_RECEIPTS = 200_000  # that are read again; older ones are of rounds that are over
 _AWAY_S = 5.0  # for which nothing is tried after a failure
 
 
@@ -42,12 +43,13 @@ class RunLog:
         """`key` is what the run's tickets are signed with."""
         self.log = log
         self.updates, self.sums = f"{topic}.{run_id}", f"model-sums.{run_id}"
+        self.receipts = f"update-receipts.{run_id}"
         self._sealer = Sealer(key)
         self._away_until = 0.0
 
     def make(self, partitions: int) -> None:
         """Have the topics."""
-        self.log.make({self.updates: partitions, self.sums: 1})
+        self.log.make({self.updates: partitions, self.sums: 1, self.receipts: 1})
 
     def put(self, records: Iterable[tuple[int, log_pb2.LogRecord]]) -> list[int]:
         """Write records among the updates, each into its partition; once this returns they are durable."""
@@ -55,10 +57,18 @@ class RunLog:
             Entry(partition, record.block.uid, self._sealer.seal(_place(partition), record))
             for partition, record in records
         )
+        return self._put(self.updates, sealed)
+
+    def note(self, receipt: log_pb2.LogReceipt) -> int:
+        """Write a receipt; once this returns it is durable. Its offset."""
+        record = log_pb2.LogRecord(receipt=receipt)
+        return self._put(self.receipts, [Entry(0, b"", self._sealer.seal(_RECEIPTS, record))])[0]
+
+    def _put(self, topic: str, sealed: Iterable[Entry]) -> list[int]:
         if time.monotonic() < self._away_until:
             raise NotReadyError("Kafka was away a moment ago")
         try:
-            return self.log.put(self.updates, sealed)
+            return self.log.put(topic, sealed)
         except NotReadyError:
             self._away_until = time.monotonic() + _AWAY_S
             raise
@@ -71,11 +81,26 @@ class RunLog:
     def answers(self, offset: int) -> Iterator[log_pb2.BlockSum | None]:
         """The sums from `offset` on; None where none has come for a while."""
         for found in self.log.scan(self.sums, 0, offset):
-            yield self._answer(found[1]) if found else None
+            record = self._open(_SUMS, found[1]) if found else None
+            yield record.sum if record else None
 
-    def _answer(self, value: bytes) -> log_pb2.BlockSum | None:
+    def noted(self, quiet_s: float) -> Iterator[log_pb2.LogReceipt]:
+        """The newest receipts that are there by now; raises NotReadyError where nothing comes for so long."""
+        end, heard = self.note(log_pb2.LogReceipt()), time.monotonic()
+        for found in self.log.scan(self.receipts, 0, max(0, end - _MOST_RECEIPTS)):
+            if found is None and time.monotonic() > heard + quiet_s:
+                raise NotReadyError("the receipts in Kafka can't be read")
+            if found is None:
+                continue
+            heard = time.monotonic()
+            if (record := self._open(_RECEIPTS, found[1])) is not None:
+                yield record.receipt
+            if found[0] >= end:
+                break
+
+    def _open(self, place: str, value: bytes) -> log_pb2.LogRecord | None:
         try:
-            return self._sealer.open(_SUMS, value).sum
+            return self._sealer.open(place, value)
         except ForbiddenError as error:
             _log.warning("%s", error)
             return None

@@ -20,7 +20,7 @@ from leader.distributed.run_log import RunLog, plan_of
 from leader.distributed.ticket import unseal
 from leader.secagg.masked_sum import MaskedSum, MaskedUpdates
 from model.fragments import Fragments
-from protos import edge_pb2, leader_pb2
+from protos import edge_pb2, leader_pb2, log_pb2
 from utils.errors import IncompatibleError, LimitError, PayloadError
 from utils.secagg.ring import WORDS
 from utils.wire.payload import Payload
@@ -90,11 +90,18 @@ class Joined:
             noise = opened.noise if opened.HasField("noise") else None
             return MaskedSum(shared, opened.masking, scale, noise)
         if self._log is not None and opened.log:
-            size = shared.pieces()[-1].stop
-            partitions = self.config.services.kafka.partitions
-            plan = plan_of(opened.log, opened.scale, shared.shared_parameter_count, size, partitions)
-            return LoggedUpdates(shared, scale, self._weighting).to(self._log, plan)
+            return LoggedUpdates(shared, scale, self._weighting).to(self._log, self._plan(opened))
         return Aggregate(shared, scale, self._weighting)
+
+    def _plan(self, opened: edge_pb2.Open) -> log_pb2.LogPlan:
+        shared, partitions = self._fragments.of(opened.round), self.config.services.kafka.partitions
+        size = shared.pieces()[-1].stop
+        return plan_of(opened.log, opened.scale, shared.shared_parameter_count, size, partitions)
+
+    def note(self, opened: edge_pb2.Open, receipt: edge_pb2.Receipt) -> None:
+        """Have a receipt in the log, where updates are; raises NotReadyError where that can't be reached."""
+        if self._log is not None and opened.log:
+            self._log.note(log_pb2.LogReceipt(plan=self._plan(opened), receipt=receipt))
 
     def contribution(
         self, uid: bytes, ticket: edge_pb2.Ticket, header: leader_pb2.UpdateHeader, payload: Payload

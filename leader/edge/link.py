@@ -105,7 +105,7 @@ class Link:
             await asyncio.wait((taking,))
 
     async def _take(self, ticket: edge_pb2.Ticket, upload: Upload) -> None:
-        header, total, uid = upload.header, self._sum, os.urandom(UID_BYTES)
+        header, opened, total, uid = upload.header, self._opened, self._sum, os.urandom(UID_BYTES)
         if header is None or total is None:
             raise NotReadyError(_LOST)
         make = partial(self.joined.contribution, uid, ticket, header, upload.payload)
@@ -121,6 +121,11 @@ class Link:
             buffers=told.buffers,
         )
         receipt.header.ClearField("ticket")
+        try:  # it is durable like its update before anybody hears that it counts
+            await asyncio.to_thread(self.joined.note, opened, receipt)
+        except NotReadyError:
+            await self._host.compute(total.refused, uid)
+            raise
         await self._judged(receipt)
 
     async def _judged(self, receipt: edge_pb2.Receipt) -> None:

@@ -30,6 +30,8 @@ class WorkDesk:
     ) -> None:
         self.exchange: OpenExchange | None = None
         self.opened = Signal()  # new work is open, or the run is over
+        #: Whether an order is answered already by what an edge has written down; then it is not pushed.
+        self.answered: Callable[[Member, leader_pb2.WorkOrder], bool] = lambda member, order: False
         self._workforce = workforce
         self._versions = versions
         self._inbox = inbox
@@ -134,11 +136,15 @@ class WorkDesk:
         if (member := self._workforce.get(learner)) is not None:
             self._given_at[part] = now = self._clock.now()
             member.owes_since = now if member.owes_since is None else member.owes_since
-            member.link.work(order)
+            self._push(member, order)
 
     def resend_work(self, member: Member) -> None:
         """Push the open work orders again, after the learner's session came back."""
         for order in self.work_of(member):
+            self._push(member, order)
+
+    def _push(self, member: Member, order: leader_pb2.WorkOrder) -> None:
+        if not self.answered(member, order):
             member.link.work(order)
 
     def seconds_at_work(self, part: str) -> float:

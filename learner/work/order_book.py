@@ -67,16 +67,16 @@ class OrderBook:
         """The update of the order under way is made: nothing is left to cancel."""
         self._current = None
 
-    def finished(self, order: leader_pb2.WorkOrder, *, duplicate: bool = False) -> None:
+    def finished(self, order: leader_pb2.WorkOrder, *, refused: bool = False) -> None:
         """The order that was under way is over, whatever came of it.
 
-        If its update was a `duplicate` and the order came again meanwhile, the one that was counted may be lost with
-        its edge: the update is offered once more.
+        If its update was `refused` and the order came again meanwhile, the one that was counted may be lost with its
+        edge, or its ticket be one of a leader that is gone: the update is offered once more.
         """
         self._current = None
         self._wanted.discard(order.work_id)
         repeated, self._repeated = self._repeated, None
-        if duplicate and repeated is not None and repeated.work_id == order.work_id:
+        if refused and repeated is not None and repeated.work_id == order.work_id:
             self._wanted.add(order.work_id)
             self._queue.append(repeated)
 
@@ -113,7 +113,8 @@ class OrderBook:
             refusal, DuplicateUpdateError
         ):  # the answer to an earlier one was lost
             return Fate.COUNTED
-        return Fate.REFUSED if isinstance(refusal, LateUpdateError) and not again else Fate.UNKNOWN
+        final = isinstance(refusal, LateUpdateError) and not again and self._repeated is None
+        return Fate.REFUSED if final else Fate.UNKNOWN
 
     def committed(self, round_: int) -> bool:
         """All rounds up to this one are on disk; whether that ends the order under way."""

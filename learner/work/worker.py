@@ -182,13 +182,13 @@ class Worker:
     async def run(self) -> None:
         """Do the orders as they come, for ever; raises on an error that no reconnect can mend."""
         while True:
-            order, duplicate = await self._next(), False
+            order, refused = await self._next(), False
             PLACE.round = order.round
             try:
                 await self._do_when_let(order)
             except (CancelledError, LateUpdateError, DuplicateUpdateError) as error:
                 _log.info("round %d: %s", order.round, error)
-                duplicate = isinstance(error, DuplicateUpdateError)
+                refused = not isinstance(error, CancelledError)
             except MENDABLE as error:
                 _log.warning("round %d: %s; this connection ends", order.round, error)
                 if self._broken is not None and not self._broken.done():
@@ -197,7 +197,7 @@ class Worker:
                 self.failed_work = order.work_id
                 raise
             finally:
-                self._book.finished(order, duplicate=duplicate)
+                self._book.finished(order, refused=refused)
 
     async def _next(self) -> leader_pb2.WorkOrder:
         """The next order, awaited if need be; raises what ended a stream for good once all orders are done."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -17,7 +18,11 @@ from leader.distributed.kafka import KafkaLog, settings_of
 from leader.distributed.update_log import Entry
 from leader.edge.options import JoinOptions
 from leader.events import RoundCommitted, UpdateAccepted, UpdatesLost
+from learner.wire.connection import Endpoint
+from learner.wire.whole_update import HeldUpdate
+from learner.work.worker import Worker
 from scripts.cluster import Cluster
+from scripts.demo import free_port
 from tests.cluster.test_edges import EDGED, FOUR, Slow, edged
 from tests.clusters import TIMEOUT_S, Settings, join, play, train
 from tests.integration.harness import closed_address
@@ -127,6 +132,78 @@ def test_a_broker_that_loses_a_round_costs_its_updates_and_no_bit(
     assert through.model_sha256 == play(train, FOUR).model_sha256
     assert through.seen(UpdatesLost)[0].parts[:3] == ("own-a", "own-b", "own-c")
     assert [e.learners for e in through.seen(RoundCommitted)] == [4, 4, 4]
+
+
+class Sender(Worker):
+    """A learner whose updates are listed once they are sent; d's only when they may be."""
+
+    sent: list[str]
+    three: asyncio.Event
+    may: asyncio.Event
+
+    async def _send(self, to: Endpoint, held: HeldUpdate, *, resume: bool) -> None:
+        if self._connected().name == "d":
+            await self.may.wait()
+        await super()._send(to, held, resume=resume)
+        self.sent.append(f"{self._connected().name} {held.round}")
+        if len(self.sent) == 3:
+            self.three.set()
+
+
+def resumed(address: str, meanwhile: Callable[[Cluster], None]) -> tuple[Cluster, Counter[str]]:
+    """A run whose leader is killed once three of four updates count, and what its learners have sent."""
+    Sender.sent, Sender.three, Sender.may = [], asyncio.Event(), asyncio.Event()
+
+    async def scenario(cluster: Cluster) -> None:
+        cluster.edge("east")
+        await cluster.until(lambda: len(cluster.app.edges) == 1, "no edge")
+        for name in "abcd":
+            join(cluster, name, worker=Sender)
+        async with asyncio.timeout(TIMEOUT_S):
+            await Sender.three.wait()
+        await cluster.leader.kill()
+        meanwhile(cluster)
+        await cluster.resume()
+        await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 6, "they do not count again")
+        Sender.may.set()
+        await cluster.finished()
+
+    settings = {"edges.listen": f"127.0.0.1:{free_port()}", "edges.sum_timeout_s": 1}
+    through = play(scenario, {**EDGED, **settings, "services.kafka.brokers": address})
+    assert through.model_sha256 == play(train, FOUR).model_sha256
+    assert [e.learners for e in through.seen(RoundCommitted)] == [4, 4, 4]
+    return through, Counter(Sender.sent)
+
+
+def test_what_counted_before_the_leader_was_killed_counts_after_it_and_is_not_sent_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = closed_address()
+
+    def forge(cluster: Cluster) -> None:
+        log = KafkaLog(settings_of(address, None))
+        log.put(f"update-receipts.{cluster.app.description.run_id}", [Entry(0, b"", b"f" * 200)])
+        log.close()
+
+    with tansu(address, tmp_path):
+        _, sent = resumed(address, forge)
+    assert {one: sent[one] for one in sent if one[0] != "d"} == {
+        f"{who} {n}": 1 for who in "abc" for n in (1, 2, 3)
+    }
+    (said,) = [one for one in caplog.messages if "a record in receipts" in one]
+    assert "nobody of this run has written there" in said
+
+
+def test_a_broker_that_is_away_when_the_leader_goes_on_costs_a_line_and_updates_that_are_sent_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch, 1.0)
+    address = closed_address()
+    with ExitStack() as broker:
+        broker.enter_context(tansu(address, tmp_path))
+        _, sent = resumed(address, lambda cluster: broker.close())
+    assert [sent[f"{who} 1"] for who in "abc"] == [2, 2, 2]
+    assert len([one for one in caplog.messages if "the run goes on" in one]) == 1
 
 
 @pytest.mark.parametrize("broker", [tansu, noida])

@@ -313,3 +313,18 @@ def test_forged_records_and_sums_are_passed_over_by_name(caplog: pytest.LogCaptu
     asyncio.run(play())
     refused = [one for one in caplog.messages if "that nobody of this run has written there" in one]
     assert len(refused) >= 3
+
+
+def test_a_sum_after_which_another_has_begun_in_the_log_is_lost_whole(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def play() -> None:
+        run = Run(LARGE, quiet_s=0.0)
+        edge, one = await run.open(), update(1, LARGE)
+        edge.add(one)
+        run.edge(edge_pb2.Open(scale=scale_message(SCALE), log=run.opened.log + 1)).add(update(2, LARGE))
+        assert one.elsewhere
+        assert await run.collect([one]) == {one.elsewhere.uid}
+
+    asyncio.run(play())
+    assert "(another one has begun there); its updates are asked for again" in caplog.messages[-1]

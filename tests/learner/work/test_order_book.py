@@ -41,7 +41,7 @@ def test_a_duplicate_is_offered_again_if_its_order_came_again_while_it_was_on_it
     book.next()
     book.ordered(order(1))  # before it is sent that means nothing
     book.sending(order(1).work_id)
-    book.finished(order(1), duplicate=True)
+    book.finished(order(1), refused=True)
     assert book.next() is None
     for committed in (0, 1):
         book.ordered(order(1))
@@ -49,10 +49,21 @@ def test_a_duplicate_is_offered_again_if_its_order_came_again_while_it_was_on_it
         book.sending(order(1).work_id)
         book.ordered(order(1))
         book.committed(committed)
-        book.finished(order(1), duplicate=True)
+        book.finished(order(1), refused=True)
         assert book.next() == (order(1) if not committed else None)
-        book.finished(order(1), duplicate=True)
+        book.finished(order(1), refused=True)
         assert book.next() is None
+
+
+def test_an_update_that_is_refused_as_late_is_kept_if_its_order_came_again_meanwhile() -> None:
+    book, late = OrderBook(), LateUpdateError("given to another learner")
+    book.ordered(order(1))
+    book.next()
+    assert book.fate(late, again=book.sending(order(1).work_id)) is Fate.REFUSED
+    book.ordered(order(1))
+    assert book.fate(late, again=False) is Fate.UNKNOWN
+    book.finished(order(1), refused=True)
+    assert book.next() == order(1)
 
 
 def test_a_later_order_ends_the_one_under_way_unless_its_update_is_made() -> None:
