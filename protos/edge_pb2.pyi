@@ -36,10 +36,12 @@ class EdgeBeat(_message.Message):
     def __init__(self) -> None: ...
 
 class Serving(_message.Message):
-    __slots__ = ("addresses",)
+    __slots__ = ("addresses", "urls")
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    URLS_FIELD_NUMBER: _ClassVar[int]
     addresses: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+    urls: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, addresses: _Optional[_Iterable[str]] = ..., urls: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Receipt(_message.Message):
     __slots__ = ("uid", "ticket", "header", "size", "squared_norm", "buffers")

@@ -363,12 +363,14 @@ class WorkOrder(_message.Message):
     def __init__(self, work_id: _Optional[str] = ..., round: _Optional[int] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., shard: _Optional[int] = ..., seed: _Optional[int] = ..., exchange: _Optional[str] = ..., first_batch: _Optional[int] = ..., local_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., progress_start: _Optional[float] = ..., progress_end: _Optional[float] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., momentum: _Optional[float] = ..., weight_decay: _Optional[float] = ..., nesterov: _Optional[bool] = ..., augment: _Optional[str] = ..., dtype: _Optional[str] = ..., label_smoothing: _Optional[float] = ..., last_round: _Optional[int] = ..., proximal_mu: _Optional[float] = ..., control_variates: _Optional[bool] = ..., personal_lambda: _Optional[float] = ..., evaluate: _Optional[bool] = ..., start_loss: _Optional[bool] = ..., fragments: _Optional[int] = ..., fragment: _Optional[int] = ..., fresh: _Optional[int] = ..., overlap_steps: _Optional[int] = ..., mix: _Optional[float] = ..., masking: _Optional[_Union[MaskPlan, _Mapping]] = ..., noise: _Optional[_Union[NoisePlan, _Mapping]] = ..., examples: _Optional[_Union[ExamplePlan, _Mapping]] = ..., counted_round: _Optional[int] = ..., via: _Optional[_Union[Via, _Mapping]] = ...) -> None: ...
 
 class Via(_message.Message):
-    __slots__ = ("ticket", "edges")
+    __slots__ = ("ticket", "edges", "urls")
     TICKET_FIELD_NUMBER: _ClassVar[int]
     EDGES_FIELD_NUMBER: _ClassVar[int]
+    URLS_FIELD_NUMBER: _ClassVar[int]
     ticket: bytes
     edges: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, ticket: _Optional[bytes] = ..., edges: _Optional[_Iterable[str]] = ...) -> None: ...
+    urls: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, ticket: _Optional[bytes] = ..., edges: _Optional[_Iterable[str]] = ..., urls: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Schedule(_message.Message):
     __slots__ = ("kind", "lr", "warmup")

@@ -24,7 +24,7 @@ from learner.work.workbench import Workbench
 from protos import leader_pb2
 from tests.clusters import NOISE, TIMEOUT_S
 from utils.codecs.files import File
-from utils.trust.names import TLS_NAME
+from utils.trust.names import EDGE_TLS_NAME, TLS_NAME
 from utils.wire.payload import PayloadReader
 
 JSON = {"content-type": "application/json", "accept": "application/json"}
@@ -51,11 +51,12 @@ class Answer:
 
 @dataclass
 class Requests:
-    """Where a leader is, and what all requests say to it."""
+    """Where a leader or an edge is, and what all requests say to it."""
 
     url: str
     ca: Path | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    tls_name: str = TLS_NAME
 
     def connect(self) -> HTTPConnection:
         """A connection, to a leader that proves to be the one of `ca`."""
@@ -64,7 +65,7 @@ class Requests:
         if at.scheme == "http":
             return HTTPConnection(at.hostname, at.port, timeout=TIMEOUT_S)
         trusted = ssl.create_default_context(cafile=self.ca)
-        connection = HTTPSConnection(TLS_NAME, at.port, timeout=TIMEOUT_S, context=trusted)
+        connection = HTTPSConnection(self.tls_name, at.port, timeout=TIMEOUT_S, context=trusted)
         connect = connection._create_connection  # type: ignore[attr-defined]
         connection._create_connection = lambda address, *rest: connect((at.hostname, at.port), *rest)  # type: ignore[attr-defined]
         return connection
@@ -103,6 +104,11 @@ class Requests:
                 return {}
         return dict(work["orders"][0])
 
+    def at_edge(self, order: Mapping[str, Any]) -> Requests:
+        """What an order's first edge is asked by: its ticket, and no word that is the leader's to know."""
+        via = order["via"]
+        return Requests(via["urls"][0], self.ca, {"flockstep-ticket": via["ticket"]}, EDGE_TLS_NAME)
+
     async def send(self, order: Mapping[str, Any], file: bytes, **query: Any) -> Answer:
         """Send an update as one file."""
         said = {"work_id": order["work_id"], "crc32": crc_of(file), "examples": 1, "loss": 0.5, **query}
@@ -129,7 +135,7 @@ def payload_of(file: bytes) -> Any:
     return reader.finish()
 
 
-async def learn(requests: Requests, name: str, *, in_json: bool = False) -> int:
+async def learn(requests: Requests, name: str, *, in_json: bool = False, at_edges: bool = False) -> int:
     """Train as a learner over gRPC does, until the run is over; returns how many updates counted."""
     options = LearnerOptions.model_validate(
         {"leader": "127.0.0.1:1", "device": "cpu", "task": NOISE, "data": f"noise-{name}"}
@@ -143,17 +149,17 @@ async def learn(requests: Requests, name: str, *, in_json: bool = False) -> int:
     run = ParseDict(registered.said["run"], leader_pb2.RunDescription())
     bench, counted = Workbench(run, tools, Memory()), 0
     while order := await requests.order():
-        asked = {"version": order["version"]}
-        model = (await requests.ask("GET", "/model", headers=JSON if in_json else {}, **asked)).body
+        asked, there = {"version": order["version"]}, requests.at_edge(order) if at_edges else requests
+        model = (await there.ask("GET", "/model", headers=JSON if in_json else {}, **asked)).body
         base = unpack_model(bench.layout, payload_of(file_of(model) if in_json else model))
         _, made = bench.make(ParseDict(order, leader_pb2.WorkOrder()), base, own.examples, "own")
         assert isinstance(made, HeldUpdate)
         told = {"work_id": made.work_id, "examples": made.said.examples, "loss": made.said.loss}
         file = made.file.header + made.file.body.tobytes()
         if in_json:
-            answer = await requests.ask("POST", "/aggregate", as_json(file), JSON, **told)
+            answer = await there.ask("POST", "/aggregate", as_json(file), JSON, **told)
         else:
-            answer = await requests.send(order, file, **told)
+            answer = await there.send(order, file, **told)
         assert (answer.status, answer.said["message"]) == (200, "counted"), answer.body
         counted += 1
     return counted

@@ -116,14 +116,11 @@ class Tree:
 
     def via(self, ticket: edge_pb2.Ticket) -> leader_pb2.Via | None:
         """See Branches."""
-        addresses = self._hub.addresses
-        if not addresses or self._bypassed:
+        if not self._hub.addresses or self._bypassed:
             return None
-        if len(addresses) > _MOST_EDGES:
-            first = ticket.learner_id * _MOST_EDGES % len(addresses)  # each is told of others
-            addresses = (addresses + addresses)[first : first + _MOST_EDGES]
+        edges, urls = (_told(ticket.learner_id, all_) for all_ in (self._hub.addresses, self._hub.urls))
         ticket.run_id, ticket.until = self._run_id, int(time.time()) + LIFE_S
-        return leader_pb2.Via(ticket=seal(self._key, ticket), edges=addresses)
+        return leader_pb2.Via(ticket=seal(self._key, ticket), edges=edges, urls=urls)
 
     def count(self, contribution: Contribution) -> None:
         """See Branches."""
@@ -171,3 +168,9 @@ class Tree:
             return None
         self._lost = False
         return tuple(self._aggregate.parts)
+
+
+def _told(learner_id: int, places: tuple[str, ...]) -> tuple[str, ...]:
+    """The places that a learner is told; each begins with another."""
+    first = learner_id % max(1, len(places))
+    return (places[first:] + places[:first])[:_MOST_EDGES]

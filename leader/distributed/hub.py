@@ -78,6 +78,7 @@ class _Edge:
     name: str
     token: bytes
     addresses: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()
     down: asyncio.Queue[edge_pb2.EdgeDown | None] = field(default_factory=asyncio.Queue)
     waiting: dict[bytes, asyncio.Task[None]] = field(default_factory=dict)  # receipts that are being judged
     uids: set[bytes] = field(default_factory=set)  # of the open sum that are its own, counted or not yet
@@ -130,6 +131,11 @@ class Hub:
     def addresses(self) -> tuple[str, ...]:
         """At which learners reach the edges that are here."""
         return tuple(dict.fromkeys(address for edge in self._edges.values() for address in edge.addresses))
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """At which learners without gRPC reach the edges that are here."""
+        return tuple(dict.fromkeys(url for edge in self._edges.values() for url in edge.urls))
 
     def open(self, opened: edge_pb2.Open, sum_bytes: int) -> None:
         """A sum of `sum_bytes` bytes begins, empty; what was added to the one before is void."""
@@ -245,10 +251,12 @@ class Hub:
             case "gone":
                 self._gone(edge, frozenset(message.gone.uids))
             case "serving":
-                told = tuple(message.serving.addresses)
+                told, urls = tuple(message.serving.addresses), tuple(message.serving.urls)
                 if len(told) > _MOST_ADDRESSES or not all(is_target(address) for address in told):
                     raise PayloadError("it names addresses that are no HOST:PORT, or too many")
-                edge.addresses = told
+                if len(urls) > _MOST_ADDRESSES or not all(_is_url(url) for url in urls):
+                    raise PayloadError("it names URLs that are no http(s)://HOST:PORT, or too many")
+                edge.addresses, edge.urls = told, urls
                 self._hooks.serves(edge.name, told)
                 self._hooks.changed()
             case _:
@@ -374,3 +382,8 @@ class Hub:
         if edge.asked is None or (header.sum, header.attempt) != (self._sum, edge.asked[0]):
             raise NotReadyError("nobody waits for this sum, or no more")
         return edge.asked[1]
+
+
+def _is_url(text: str) -> bool:
+    scheme, _, address = text.partition("://")
+    return scheme in ("http", "https") and is_target(address)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 
-from leader.config import RunConfig
+from leader.config import HttpConfig, LimitsConfig, RunConfig
 from leader.distributed import contract as edge_contract
 from leader.distributed.hub import Hub
 from leader.distributed.service import edge_handler
@@ -49,6 +49,7 @@ class App:
         self._say: Say = lambda message: None
         self.edges_address = ""  # where it listens for edges below
         self._served = ""  # HOST:PORT that learners are told
+        self._urls: tuple[str, ...] = ()  # that those without gRPC are told
         self._run_id = ""  # of the run that is served there
         self._stack = AsyncExitStack()
 
@@ -75,8 +76,9 @@ class App:
 
     def _tell_addresses(self) -> None:
         if self._link is not None:
-            addresses = (self._served, *self._link.hub.addresses)
-            self._say(edge_pb2.EdgeUp(serving=edge_pb2.Serving(addresses=addresses)))
+            hub = self._link.hub
+            addresses, urls = (self._served, *hub.addresses), (*self._urls, *hub.urls)
+            self._say(edge_pb2.EdgeUp(serving=edge_pb2.Serving(addresses=addresses, urls=urls)))
 
     # --- serving -------------------------------------------------------------------------------
 
@@ -89,6 +91,8 @@ class App:
         address = await self._stack.enter_async_context(
             serving(limits, options.listen, {SERVICE: desk.handler()}, ports)
         )
+        if options.http_listen:
+            self._urls = (await self._stack.enter_async_context(self._http(limits, desk, ports)),)
         if options.edges_listen:
             below = {
                 SERVICE: desk.handler_below(),
@@ -100,6 +104,26 @@ class App:
             )
             _log.info("edges below reach this one at %s", self.edges_address)
         return options.advertise or reachable(address)
+
+    @asynccontextmanager
+    async def _http(self, limits: LimitsConfig, desk: EdgeDesk, ports: Ports) -> AsyncIterator[str]:
+        """Listen for learners without gRPC; the URL that they are told. What they may do a ticket alone says."""
+        # Imported here, so that an edge without it doesn't hold a web server's libraries.
+        from leader.http.calls import Calls
+        from leader.http.routes import Api
+        from leader.http.server import serving_http
+
+        guard = Guard(Anybody(), limits, _refused)
+        guard.learners = lambda: desk.guests
+        guard.connections = ports.connections  # together no more than there may be
+        options, own = self._options, self.parent.own
+        shown = own.server_credentials() if own else None
+        app, config = Api(Calls(desk.handler(), guard)), HttpConfig(listen=options.http_listen)
+        async with serving_http(config, limits, app, shown, "--http-listen") as address:
+            ports.connections.ports.add(int(address.rpartition(":")[2]))
+            url = f"{'https' if own else 'http'}://{options.http_advertise or reachable(address)}"
+            _log.info("learners without gRPC reach this edge at %s", url)
+            yield url
 
     def _ports(self, config: RunConfig, key: str, guests: Callable[[], Collection[str]]) -> Ports:
         """How it listens; where those of a PKI of one's own call, a ticket alone says what they may do."""

@@ -120,7 +120,8 @@ class Link:
             squared_norm=told.squared_norm,
             buffers=told.buffers,
         )
-        receipt.header.ClearField("ticket")
+        for secret in ("token", "ticket"):  # a request may bring what is the leader's to know
+            receipt.header.ClearField(secret)
         try:  # it is durable like its update before anybody hears that it counts
             await asyncio.to_thread(self.joined.note, opened, receipt)
         except NotReadyError:

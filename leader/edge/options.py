@@ -26,6 +26,8 @@ _METAVARS = {
     "listen": "HOST:PORT",
     "advertise": "HOST:PORT",
     "edges_listen": "HOST:PORT",
+    "http_listen": "HOST:PORT",
+    "http_advertise": "HOST:PORT",
 }
 
 
@@ -90,6 +92,12 @@ class EdgeOptions(JoinOptions):
     )
     edges_listen: Annotated[str, AfterValidator(_listening)] = Field(
         "", description="where edges below this one reach it; if not given, there are none"
+    )
+    http_listen: Annotated[str, AfterValidator(_listening)] = Field(
+        "", description="where learners without gRPC reach it (docs/http.md); if not given, they don't"
+    )
+    http_advertise: Annotated[str, AfterValidator(address_or_empty)] = Field(
+        "", description="address that those are told, where it is another one than --http-listen"
     )
 
 

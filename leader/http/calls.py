@@ -42,6 +42,7 @@ STATUS = {
 ONE_JSON = ThreadPoolExecutor(1, "json")
 _NOT_READY_MS = "1000"  # after which to try again
 _JSON = (b"content-type", b"application/json")
+_SHOWN = {"authorization", "flockstep-ticket"}  # by what callers prove who they are, or what they may do
 _FILE = (b"content-type", b"application/octet-stream")
 
 
@@ -102,7 +103,7 @@ class Request:
         told = dict(trailing)
         error = told.get(ERROR_KEY, "")
         status = 404 if code is grpc.StatusCode.UNIMPLEMENTED else STATUS.get(error, 500)
-        if status == 403 and self.auth_context() and "authorization" not in self.headers:
+        if status == 403 and self.auth_context() and not _SHOWN & self.headers.keys():
             status = 401
         await self.refuse(status, error, details.removeprefix(REFUSED), told.get(RETRY_KEY))
         raise aio.AbortError(details)

@@ -123,4 +123,4 @@ class Api:
                 raise
         except Exception:
             _log.exception("a request for %s failed", route.method.name)
-            await request.refuse(500, "", "the leader failed; its log says why")
+            await request.refuse(500, "", "the server failed; its log says why")

@@ -40,12 +40,17 @@ class _Connection(H11Protocol):
 
 @asynccontextmanager
 async def serving_http(
-    config: HttpConfig, limits: LimitsConfig, app: ASGIApp, own: Credentials | None
+    config: HttpConfig,
+    limits: LimitsConfig,
+    app: ASGIApp,
+    own: Credentials | None,
+    key: str = "http.listen",
 ) -> AsyncIterator[str]:
     """Answer requests at config.listen by `app`; gives HOST:PORT. Those under way get a moment to end.
 
     Args:
-        own: what the leader shows where the run is secure.
+        own: what the server shows where the run is secure.
+        key: says where config.listen is set.
 
     Raises ConfigError if the port is taken, the address is not this machine's, or its certificate can't be used.
     """
@@ -69,7 +74,7 @@ async def serving_http(
             lambda: _Connection(settings, state), host.strip("[]"), int(port), **tls
         )
     except OSError as error:
-        raise ConfigError(f"http.listen is {config.listen}: {error.strerror}; set another") from error
+        raise ConfigError(f"{key} is {config.listen}: {error.strerror}; set another") from error
     grace_s = _GRACE_S
     try:
         yield f"{host}:{server.sockets[0].getsockname()[1]}"

@@ -362,11 +362,12 @@ def test_whoever_joins_late_is_told_what_is_open() -> None:
 def test_the_addresses_of_all_edges_are_known_once_each() -> None:
     async def story(leader: Leader) -> None:
         a, b = await opened(leader, 2)
-        a.say(serving=edge_pb2.Serving(addresses=["h:1", "h:2"]))
-        b.say(serving=edge_pb2.Serving(addresses=["h:2", "h:3"]))
+        a.say(serving=edge_pb2.Serving(addresses=["h:1", "h:2"], urls=["https://h:4"]))
+        b.say(serving=edge_pb2.Serving(addresses=["h:2", "h:3"], urls=["https://h:4", "http://h:5"]))
         await a.counts(1)
         await b.counts(2)
         assert leader.hub.addresses == ("h:1", "h:2", "h:3")
+        assert leader.hub.urls == ("https://h:4", "http://h:5")
 
     play(story)
 
@@ -379,6 +380,9 @@ def test_the_addresses_of_all_edges_are_known_once_each() -> None:
         {"serving": edge_pb2.Serving(addresses=["nowhere"])},
         {"serving": edge_pb2.Serving(addresses=["h:1", "unix:/h:0"])},  # which learners would refuse
         {"serving": edge_pb2.Serving(addresses=["h:1"] * 5000)},
+        {"serving": edge_pb2.Serving(urls=["ftp://h:1"])},
+        {"serving": edge_pb2.Serving(urls=["https://h:1/path"])},
+        {"serving": edge_pb2.Serving(urls=["https://h:1"] * 5000)},
     ],
 )
 def test_an_edge_that_says_what_cant_be_is_let_go(said: dict[str, Any]) -> None:

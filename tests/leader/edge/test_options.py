@@ -24,6 +24,8 @@ def test_flags_come_before_the_environment() -> None:
         ("--leader nowhere", "HOST:PORT with a port from 1 to 65535"),
         ("--leader h:1 --listen h", "HOST:PORT with a port from 0 to 65535"),
         ("--leader h:1 --edges-listen h:99999", "HOST:PORT with a port from 0 to 65535"),
+        ("--leader h:1 --http-listen h", "HOST:PORT with a port from 0 to 65535"),
+        ("--leader h:1 --http-advertise https://h", "HOST:PORT with a port from 1 to 65535"),
         ("--leader h:1 --advertise h:0", "HOST:PORT with a port from 1 to 65535"),
         ("--leader h:1 --name a/b", "1 to 64 letters"),
         ("--leader h:1 --ca ca.pem", "certificate, key and ca go together"),

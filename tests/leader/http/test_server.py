@@ -180,7 +180,7 @@ def test_a_file_whose_rest_is_refused_ends_too_early() -> None:
 def test_a_mistake_of_the_leaders_own_is_told_to_its_log_alone(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(house: House, requests: Requests) -> None:
         answer = await requests.get("/work", wait_s=7)
-        assert (answer.status, answer.said["message"]) == (500, "the leader failed; its log says why")
+        assert (answer.status, answer.said["message"]) == (500, "the server failed; its log says why")
 
     play(scenario)
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
