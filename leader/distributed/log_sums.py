@@ -113,9 +113,8 @@ class LogSums:
         self._partitions = partitions
         self._quiet_s = quiet_s
         self._plan = log_pb2.LogPlan()
-        self._attempt = random.getrandbits(
-            31
-        )  # no answer to a leader before this one is taken for one to this
+        # Of this leader alone: an answer to what one before it asked for is none to this one.
+        self._attempt = random.getrandbits(31)
         self._one = threading.Lock()  # thread at a time reads
         self._commits: deque[Mapping[int, int]] = deque(maxlen=keep + 2)  # where they stand, by partition
         self._chores: set[asyncio.Task[None]] = set()

@@ -9,7 +9,7 @@ import pytest
 from leader.distributed.grid import Grid
 from leader.distributed.recall import Recall
 from leader.distributed.run_log import RunLog
-from leader.distributed.ticket import seal
+from leader.distributed.ticket import LIFE_S, seal
 from protos import edge_pb2, leader_pb2, log_pb2
 from tests.leader.distributed.logs import plan_of
 from tests.tools.kafka import MemoryLog
@@ -23,7 +23,7 @@ OPENED = edge_pb2.Open(round=3, step=0)
 def receipt(
     work_id: str, uid: bytes, *, round_: int = 3, key: bytes = KEY, told: str = ""
 ) -> edge_pb2.Receipt:
-    ticket = edge_pb2.Ticket(run_id="r", work_id=work_id, round=round_, until=int(time.time()) + 60)
+    ticket = edge_pb2.Ticket(run_id="r", work_id=work_id, round=round_, until=int(time.time()) + LIFE_S)
     header = leader_pb2.UpdateHeader(work_id=told or work_id)
     return edge_pb2.Receipt(uid=uid, ticket=seal(key, ticket), header=header)
 
