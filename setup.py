@@ -86,6 +86,7 @@ setup(
             # For the examples.
             "scikit-learn>=1.5",
             "jax>=0.4.30",
+            "keras>=3.5",
             "transformers>=4.46",
             "peft>=0.13",
             "datasets>=3",

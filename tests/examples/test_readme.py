@@ -19,6 +19,7 @@ MODULES = {
     "Tables": "tabular_task.py",
     "Adapters": "lora_task.py",
     "scikit-learn": "sklearn_task.py",
+    "Keras": "keras_learner.py",
     "JAX": "jax_learner.py",
     "Minimal": "minimal_learner.py",
 }
@@ -62,6 +63,26 @@ def test_scikit_learn_trains_the_linear_layer(tmp_path: Path) -> None:
     found = summary("scikit-learn", tmp_path)
     assert (found["rounds"], found["learners"], found["parameters"]) == (15, 2, 650)
     assert found["test_accuracy"] > 0.93
+
+
+# Keras reads its variables as NumPy 1 did.
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+@needs("jax")
+@needs("keras")
+def test_keras_trains_a_model_that_loads_back_into_keras(tmp_path: Path) -> None:
+    from examples.keras_learner import load_network
+
+    run_dir = play("Keras", tmp_path)
+    scored = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert scored[-1]["test_loss"] < scored[0]["test_loss"] / 2
+    assert scored[-1]["test_accuracy"] > 0.9
+    weights = load_file(run_dir / "model.safetensors")
+    rows = np.loadtxt(tmp_path / "data" / "digits" / "test.csv", np.float32, delimiter=",")
+    given = load_network(weights).predict(rows[:, :-1] / 16, verbose=0)
+    assert np.mean(given.argmax(1) == rows[:, -1]) == pytest.approx(scored[-1]["test_accuracy"])
+    hidden = np.maximum(rows[:, :-1] / 16 @ weights["hidden_kernel"] + weights["hidden_bias"], 0)
+    scores = np.exp(hidden @ weights["output_kernel"] + weights["output_bias"])
+    np.testing.assert_allclose(given, scores / scores.sum(1, keepdims=True), atol=1e-5)
 
 
 @needs("jax")
