@@ -163,6 +163,7 @@ class Wiring:
             self.config.edges.sum_timeout_s,
             kafka.keep_rounds,
             recall,
+            self.config.aggregate,
         )
 
     def edge_handlers(self, service: LeaderService) -> Mapping[str, grpc.GenericRpcHandler]:

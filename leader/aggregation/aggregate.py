@@ -13,7 +13,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from leader.aggregation.base import Contribution, Elsewhere, Result
+from leader.aggregation.base import Contribution, Elsewhere, Result, Term
 from leader.aggregation.exact_sum import ExactSum, Scale
 from leader.aggregation.norms import squared_norm
 from leader.aggregation.weighting import Facts, Weighting
@@ -27,16 +27,6 @@ from utils.wire.payload import Manifest, Payload
 MAX_LOSS = 2.0**128
 
 _Run = tuple[int, int, Vector]  # values, the piece that they are of, and the first one's place in it
-
-
-@dataclass(frozen=True)
-class Term:
-    """Values that an update adds, from the element `start` on: weight * factor * values."""
-
-    start: int
-    values: Vector
-    weight: int
-    factor: float
 
 
 class Folded(Enum):
@@ -146,6 +136,10 @@ class Aggregate:
     def parts(self) -> frozenset[str]:
         """See Mergeable."""
         return self.whole
+
+    def hand_over(self) -> tuple[()]:
+        """See Countable: a sum stays where it is."""
+        return ()
 
     def withdraw(self, contribution: Contribution) -> None:
         """See Mergeable."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leader.state import PrivacyState
+from utils.vector import Vector
 from utils.wire.payload import Payload
 
 
@@ -36,6 +37,16 @@ class Contribution:
     staleness: int = 0  # rounds committed since the model it started from
     buffers_shift: NDArray[np.float32] | None = None  # (buffers,): that model's minus the newest model's
     elsewhere: Elsewhere | None = None  # its payload then has a checksum, and nothing else
+
+
+@dataclass(frozen=True)
+class Term:
+    """Values that an update adds, from the element `start` on: weight * factor * values."""
+
+    start: int
+    values: Vector
+    weight: int
+    factor: float
 
 
 @dataclass(frozen=True)
@@ -72,8 +83,8 @@ class Aggregator(Protocol):
         ...
 
 
-class Mergeable(Aggregator, Protocol):
-    """An aggregator whose sum may be made in several places: partial sums of some updates each."""
+class Countable(Aggregator, Protocol):
+    """An aggregator that counts updates whose values are elsewhere, and takes what they come to."""
 
     @property
     def sum_bytes(self) -> int:
@@ -85,23 +96,19 @@ class Mergeable(Aggregator, Protocol):
         """Whose updates are in the sum, or counted."""
         ...
 
-    def withdraw(self, contribution: Contribution) -> None:
-        """Take out again what `add` has added, to the last bit."""
-        ...
-
-    def summed(self) -> tuple[tuple[int, ...], list[NDArray[np.generic]]]:
-        """The sum so far: total weights, and the arrays that they are of."""
-        ...
-
     def count(self, contribution: Contribution) -> None:
         """Count an update whose values come with a partial sum; raises the WireError that it is refused with."""
+        ...
+
+    def hand_over(self) -> Iterable[tuple[str, list[Term]]]:
+        """Parts with the values that must be where those of others are; once the next is asked for they are counted."""
         ...
 
     def merge(self, parts: frozenset[str], weights: tuple[int, ...], data: NDArray[np.uint8]) -> None:
         """Add the partial sum of the updates of `parts`, which are counted, and no others.
 
         Args:
-            weights, data: as `summed` has them, the arrays one after the other as little-endian bytes.
+            weights, data: as `Mergeable.summed` has them, the arrays one after the other as little-endian bytes.
 
         Raises PayloadError, and nothing has changed, where the weights are not those that were counted.
         """
@@ -109,4 +116,16 @@ class Mergeable(Aggregator, Protocol):
 
     def forget(self, parts: frozenset[str]) -> None:
         """Count these no more: their values do not come."""
+        ...
+
+
+class Mergeable(Countable, Protocol):
+    """One whose sum may be made in several places: partial sums of some updates each."""
+
+    def withdraw(self, contribution: Contribution) -> None:
+        """Take out again what `add` has added, to the last bit."""
+        ...
+
+    def summed(self) -> tuple[tuple[int, ...], list[NDArray[np.generic]]]:
+        """The sum so far: total weights, and the arrays that they are of."""
         ...

@@ -72,7 +72,7 @@ class Spool:
     def _write(self, values: NDArray[np.float32], place: int, factor: float) -> None:
         for start in range(0, values.size, _BLOCK):
             block = values[start : start + _BLOCK]
-            view = (block if factor == 1 else _times(block, factor)).data.cast("B")
+            view = scaled(block, factor).data.cast("B")
             offset = (place + start) * _ITEM
             while view:
                 written = os.pwrite(self._file.fileno(), view, offset)
@@ -129,5 +129,6 @@ class SpooledRows:
         return self._spool.tiles(members, *self._range)
 
 
-def _times(values: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
-    return np.multiply(values, factor, dtype=np.float64).astype(np.float32)
+def scaled(values: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
+    """`factor` times the values; rounded once, and they themselves where it is 1."""
+    return values if factor == 1 else np.multiply(values, factor, dtype=np.float64).astype(np.float32)

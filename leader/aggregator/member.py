@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _POLL_S = 0.1
 _CLOSE_S = 5.0
+_TRIES = 3  # to give a sum; each takes as long as Kafka's client goes on
 _GROUP = {
     "auto.offset.reset": "earliest",
     "session.timeout.ms": 6000,
@@ -77,10 +78,12 @@ class Member:
         self._next[partition] = offset + 1
         sums = self._sums[partition]
         needed = sums.needed
-        try:
-            self._run.answer(self._run.follow(sums, partition, offset, message.value() or b""))
-        except NotReadyError as error:
-            _log.warning("the sum of partition %d can't be given: %s", partition, error)
+        for _ in range(_TRIES):  # nobody else answers, and who asks waits long
+            try:
+                self._run.answer(self._run.follow(sums, partition, offset, message.value() or b""))
+                break
+            except NotReadyError as error:
+                _log.warning("the sum of partition %d can't be given: %s", partition, error)
         if sums.needed != needed:
             self._commit(consumer, partition, sums.needed)
 

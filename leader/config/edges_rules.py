@@ -9,6 +9,10 @@ from leader.config.sections import RunFields
 MOST_LOGGED = 50_000  # updates of a sum in a log, so that their names fit in a record
 
 
+#: Rules that need all updates of a coordinate, and nothing of the others.
+COORDINATEWISE = ("median", "trimmed_mean")
+
+
 def problems_of_edges(config: RunFields) -> Iterator[str]:
     """One line for each setting under which updates can't be added in several places."""
     kafka = config.services.kafka
@@ -26,7 +30,12 @@ def problems_of_edges(config: RunFields) -> Iterator[str]:
         yield (
             f"{begins}buffer.size is {size}, so that the leader alone knows how old each is: set buffer.size=0, {alone}"
         )
-    if (rule := config.aggregate.rule) != "mean":
+    if (rule := config.aggregate.rule) in COORDINATEWISE and not kafka.carries:
+        yield (
+            f"{begins}aggregate.rule is {rule}, and edges merge sums alone, of which there is no {rule}: set "
+            f"services.kafka.brokers, aggregate.rule=mean, {alone}"
+        )
+    elif rule not in ("mean", *COORDINATEWISE):
         yield f"{begins}aggregate.rule is {rule}, which must see all of them: set aggregate.rule=mean, {alone}"
     if config.dp.mode == "central":
         yield f"{begins}dp.mode is central, which clips each at the leader: set dp.mode=distributed, {alone}"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 from leader.aggregation.aggregate import Aggregate
-from leader.aggregation.base import Aggregator, Contribution, Mergeable
+from leader.aggregation.base import Aggregator, Contribution, Countable
 from leader.aggregation.exact_sum import Scale
+from leader.aggregation.robust.aggregate import RobustAggregate
 from leader.distributed.hub import Hub, Partial
 from leader.distributed.log_sums import LogSums
-from leader.distributed.messages import scale_message
+from leader.distributed.messages import UID_BYTES, scale_message
 from leader.distributed.recall import Recall
 from leader.distributed.ticket import LIFE_S, seal
 from leader.runtime import Host
@@ -96,7 +99,7 @@ class Tree:
         self._told = told
         self._log = log
         self._recall = recall
-        self._aggregate: Mergeable | None = None
+        self._aggregate: Countable | None = None
         self._parts: dict[bytes, str] = {}  # that are counted and not here yet, by uid
         self._lost = False  # whether parts are that nobody has been told of
         self._bypassed = (
@@ -105,7 +108,7 @@ class Tree:
 
     def open(self, opened: edge_pb2.Open, scale: Scale, aggregate: Aggregator) -> None:
         """See Branches."""
-        assert isinstance(aggregate, Aggregate | MaskedSum)  # else the config was refused
+        assert isinstance(aggregate, Aggregate | MaskedSum | RobustAggregate)  # else the config was refused
         opened.scale.CopyFrom(scale_message(scale))
         self._aggregate = aggregate
         self._parts.clear()
@@ -135,11 +138,30 @@ class Tree:
 
     async def gather(self) -> tuple[str, ...] | None:
         """See Branches."""
-        asked = tuple(self._parts)
-        lost = await (self._log or self._hub).collect(asked, self._take)
+        is_there = await self._handed_over()
+        asked = sorted(self._parts, key=self._parts.__getitem__)  # as a leader alone has them under a rule
+        lost = frozenset(asked)
+        if is_there:
+            lost = await (self._log or self._hub).collect(asked, self._take)
         self._bypassed = self._log is not None and bool(lost) and len(lost) == len(asked)
         self._forget(lost)
         return self.left()
+
+    async def _handed_over(self) -> bool:
+        """Have in the log what must be seen together; whether it is there."""
+        try:
+            if self._log is not None and self._parts:
+                await asyncio.to_thread(self._hand_over, self._log)
+        except NotReadyError:
+            return False
+        return True
+
+    def _hand_over(self, log: LogSums) -> None:
+        assert self._aggregate is not None
+        for part, terms in self._aggregate.hand_over():
+            uid = os.urandom(UID_BYTES)
+            log.put(uid, terms)
+            self._parts[uid] = part
 
     async def _take(self, partial: Partial) -> None:
         assert self._aggregate is not None

@@ -17,7 +17,7 @@ class Grid:
 
     A partition has a slice of the model for a group of the updates. Large models are cut into as many slices as
     there are partitions, so that each has equally much to add, whatever the number of updates, and memory for sums
-    is that of one model in all; small ones go by update.
+    is that of one model in all; small ones go by update. A rule must see all updates of a slice in one place.
 
     >>> Grid(300_000, 300_007, partitions=8).slices, Grid(20_000, 20_000, partitions=8).groups
     (4, 8)
@@ -26,6 +26,7 @@ class Grid:
     parameters: int  # values
     values: int  # parameters, then buffers
     partitions: int
+    together: bool = False  # whether all updates of a slice are in one partition, whatever the model's size
 
     @cached_property
     def blocks(self) -> tuple[tuple[int, int], ...]:
@@ -36,12 +37,13 @@ class Grid:
     @property
     def slices(self) -> int:
         """Into how many the model is cut."""
-        return 1 if self.values < SMALL else min(self.partitions, len(self.blocks))
+        is_whole = self.values < SMALL and not self.together
+        return 1 if is_whole else min(self.partitions, len(self.blocks))
 
     @property
     def groups(self) -> int:
         """Into how many the updates fall."""
-        return self.partitions // self.slices
+        return 1 if self.together else self.partitions // self.slices
 
     def places(self, uid: bytes) -> range:
         """The partitions that an update's blocks stand in."""

@@ -9,16 +9,19 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
 
+from leader.aggregation.base import Term
+from leader.config import AggregateConfig
 from leader.distributed.hub import Partial, Take
+from leader.distributed.logged_updates import records_of
 from leader.distributed.partition_sum import HALF, grid_of
 from leader.distributed.recall import Recall
-from leader.distributed.records import joined, uids_of
-from leader.distributed.run_log import RunLog, plan_of
+from leader.distributed.records import uids_of
+from leader.distributed.run_log import MEAN, RunLog, plan_of
 from protos import edge_pb2, log_pb2
 from utils.errors import NotReadyError, PayloadError
 
@@ -32,7 +35,8 @@ class Gathering:
         self._plan = plan
         self._attempt = attempt
         self._grid = grid_of(plan)
-        self._words = np.zeros(plan.values, np.int64)
+        # The bits of what a rule comes to, which one partition has: to add them to 0 leaves them as they are.
+        self._words = np.zeros(plan.values, "<i4" if plan.rule else "<i8")
         self._weights: dict[tuple[int, int], int] = {}  # by partition and block
         self._crcs: dict[tuple[int, int, int], int] = {}  # by partition, block and half
         self._awaited = {partition: self._halves(partition) for partition in partitions}
@@ -58,7 +62,7 @@ class Gathering:
         if (answer.sum, answer.attempt) != (self._plan.sum, self._attempt) or partition not in self._awaited:
             return False
         if answer.missing:
-            self.missing |= uids_of(answer.missing)
+            self.missing.update(uids_of(answer.missing))
             self._awaited[partition] = {}
             return True
         crc32 = zlib.crc32(answer.words, answer.weight)
@@ -70,7 +74,7 @@ class Gathering:
         is_whole = len(answer.words) == target.nbytes
         if not is_whole or self._weights.setdefault(block, answer.weight) != answer.weight:
             raise PayloadError(f"a sum of block {answer.number} that can't be")
-        target += np.frombuffer(answer.words, "<i8")
+        target += np.frombuffer(answer.words, target.dtype)
         self._crcs[partition, *place] = crc32
         del self._awaited[partition][place]
         return True
@@ -99,6 +103,7 @@ class LogSums:
         quiet_s: float,
         keep: int = 0,
         recall: Recall | None = None,
+        aggregate: AggregateConfig = MEAN,
     ) -> None:
         """Have the topics, where the log is there.
 
@@ -107,11 +112,13 @@ class LogSums:
             quiet_s: seconds without a sum after which the leader makes those itself that have not come.
             keep: sums whose updates are kept in the log.
             recall: what is filled with the receipts that a leader before has left, if there was one.
+            aggregate: what is made of the updates.
         """
         self._log = log
         self._parameters = parameters
         self._partitions = partitions
         self._quiet_s = quiet_s
+        self._made = aggregate
         self._plan = log_pb2.LogPlan()
         # Of this leader alone: an answer to what one before it asked for is none to this one.
         self._attempt = random.getrandbits(31)
@@ -127,8 +134,8 @@ class LogSums:
 
     def open(self, opened: edge_pb2.Open, sum_bytes: int) -> None:
         """A sum begins, of the number that is told to edges; see Hub.open."""
-        before = self._plan.sum
-        self._plan = plan_of(0, opened.scale, self._parameters, sum_bytes // 8, self._partitions)
+        before, values = self._plan.sum, sum_bytes // 8
+        self._plan = plan_of(0, opened.scale, self._parameters, values, self._partitions, self._made)
         if not (self._recall and self._recall.goes_on(opened, self._plan)):
             self._plan.sum = max(before + 1, self._plan.sum + 1, time.time_ns())
         opened.log = self._plan.sum
@@ -136,6 +143,10 @@ class LogSums:
         chore = asyncio.ensure_future(asyncio.to_thread(self._begin, 0 if opened.step else before))
         self._chores.add(chore)
         chore.add_done_callback(self._chores.discard)
+
+    def put(self, uid: bytes, terms: Iterable[Term]) -> None:
+        """Write an update that came to the leader among the others; raises NotReadyError."""
+        self._log.put(records_of(self._plan, uid, terms))
 
     def _begin(self, committed: int) -> None:
         """Have the topics, and let go of the sum that is in a checkpoint."""
@@ -165,15 +176,14 @@ class LogSums:
         if not uids:
             return frozenset()
         self._attempt += 1
-        members = frozenset(uids)
-        partial = await asyncio.to_thread(self._gather, self._plan, self._attempt, members)
+        partial = await asyncio.to_thread(self._gather, self._plan, self._attempt, tuple(uids))
         if not isinstance(partial, Partial):
             return partial
         await take(partial)
         return frozenset()
 
     def _gather(
-        self, plan: log_pb2.LogPlan, attempt: int, uids: frozenset[bytes]
+        self, plan: log_pb2.LogPlan, attempt: int, uids: tuple[bytes, ...]
     ) -> Partial | frozenset[bytes]:
         """The sum over these updates, or those that are lost."""
         with self._one:
@@ -184,15 +194,15 @@ class LogSums:
                 for partition in gathering.silent:
                     self._sum(gathering, partition, closes[partition])
                 if gathering.missing:
-                    return frozenset(gathering.missing & uids)
+                    return frozenset(gathering.missing.intersection(uids))
                 if gathering.silent:
                     raise NotReadyError("another one has begun there")
-                return gathering.partial(uids)
+                return gathering.partial(frozenset(uids))
             except (NotReadyError, PayloadError) as error:
                 _log.warning("the sum in the log can't be had (%s); its updates are asked for again", error)
-                return uids
+                return frozenset(uids)
 
-    def _close(self, plan: log_pb2.LogPlan, attempt: int, uids: frozenset[bytes]) -> dict[int, int]:
+    def _close(self, plan: log_pb2.LogPlan, attempt: int, uids: tuple[bytes, ...]) -> dict[int, int]:
         """Ask for the sums in all partitions that the updates are in; where each was asked."""
         members: dict[int, list[bytes]] = {}
         for uid in uids:
@@ -201,7 +211,7 @@ class LogSums:
         closes = (
             (
                 partition,
-                log_pb2.LogRecord(close=log_pb2.LogClose(plan=plan, attempt=attempt, uids=joined(own))),
+                log_pb2.LogRecord(close=log_pb2.LogClose(plan=plan, attempt=attempt, uids=b"".join(own))),
             )
             for partition, own in members.items()
         )

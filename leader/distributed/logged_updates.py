@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from leader.aggregation.aggregate import Aggregate, Term
-from leader.aggregation.base import Contribution
+from leader.aggregation.aggregate import Aggregate
+from leader.aggregation.base import Contribution, Term
+from leader.aggregation.exact_sum import check_range
+from leader.aggregation.spool import scaled
 from leader.distributed.partition_sum import grid_of
 from leader.distributed.run_log import RunLog
 from protos import log_pb2
 from utils.errors import NotReadyError
+
+
+def records_of(
+    plan: log_pb2.LogPlan, uid: bytes, terms: Iterable[Term]
+) -> Iterator[tuple[int, log_pb2.LogRecord]]:
+    """An update's records, each with its partition."""
+    grid = grid_of(plan)
+    values = np.zeros(grid.values, np.float32)
+    kinds = {}
+    for term in terms:
+        values[term.start : term.start + term.values.size] = term.values
+        kinds[term.start >= grid.parameters] = term
+    for partition in grid.places(uid):
+        for number in grid.numbers(partition):
+            start, stop = grid.blocks[number]
+            block = log_pb2.Block(plan=plan, uid=uid, number=number)
+            if (kind := kinds.get(start >= grid.parameters)) is not None:
+                block.weight, block.factor = kind.weight, kind.factor
+                block.values = values[start:stop].astype("<f4", copy=False).tobytes()
+            yield partition, log_pb2.LogRecord(block=block)
 
 
 class LoggedUpdates(Aggregate):
@@ -31,7 +53,7 @@ class LoggedUpdates(Aggregate):
         terms = self.terms(contribution)
         try:
             self._note()
-            self._log.put(self._records(contribution.elsewhere.uid, terms))
+            self._log.put(records_of(self._plan, contribution.elsewhere.uid, terms))
         except NotReadyError as error:
             raise NotReadyError(f"the log of updates is away ({error}); send the update elsewhere") from None
 
@@ -41,20 +63,14 @@ class LoggedUpdates(Aggregate):
             self._log.note(log_pb2.LogReceipt(plan=self._plan))
             self._is_noted = True
 
-    def _records(self, uid: bytes, terms: list[Term]) -> Iterator[tuple[int, log_pb2.LogRecord]]:
-        grid = grid_of(self._plan)
-        values = np.zeros(grid.values, np.float32)
-        for term in terms:
-            values[term.start : term.start + term.values.size] = term.values
-        kinds = {term.start >= grid.parameters: term for term in terms}
-        for partition in grid.places(uid):
-            for number in grid.numbers(partition):
-                start, stop = grid.blocks[number]
-                block = log_pb2.Block(plan=self._plan, uid=uid, number=number)
-                if (kind := kinds.get(start >= grid.parameters)) is not None:
-                    block.weight, block.factor = kind.weight, kind.factor
-                    block.values = values[start:stop].astype("<f4", copy=False).tobytes()
-                yield partition, log_pb2.LogRecord(block=block)
+    def terms(self, contribution: Contribution) -> list[Term]:
+        """See Aggregate; for a rule as a spool has them, where each counts once."""
+        terms = super().terms(contribution)
+        if not self._plan.rule:
+            return terms
+        for term in terms:  # before the clip, as the leader does
+            check_range(term.values, self._scale.max_abs)
+        return [Term(term.start, scaled(term.values, term.factor), 1, 1.0) for term in terms]
 
     def withdraw(self, contribution: Contribution) -> None:
         """See Mergeable: what is not counted is no member."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leader.aggregation.exact_sum import ExactSum, check_range
+from leader.aggregation.robust.aggregate import BUFFERS_RULE, combine
+from leader.aggregation.robust.rows import WholeRows
+from leader.config.edges_rules import COORDINATEWISE
 from leader.distributed.grid import BLOCK, MOST_PARTITIONS, Grid
 from leader.distributed.messages import UID_BYTES, scale_of
 from leader.distributed.records import joined, uids_of
@@ -25,14 +29,15 @@ def grid_of(plan: log_pb2.LogPlan) -> Grid:
         0 < plan.parameters <= plan.values <= _MOST_BLOCKS * BLOCK and 0 < plan.partitions <= MOST_PARTITIONS
     ):
         raise PayloadError("a record of a model, or in a log, of an impossible size")
-    return Grid(plan.parameters, plan.values, plan.partitions)
+    return Grid(plan.parameters, plan.values, plan.partitions, together=bool(plan.rule))
 
 
 class PartitionSum:
     """Adds blocks up as they come, and gives sums over exactly the updates that are asked for.
 
     A sum begins with the first record that has its number; what comes of an earlier one is too late then. As sums are
-    integers, what is added and not asked for is taken out again to the last bit.
+    integers, what is added and not asked for is taken out again to the last bit. Under a rule nothing is added before
+    it is known which updates it is over.
     """
 
     def __init__(self, partition: int, reread: Callable[[int], log_pb2.LogRecord]) -> None:
@@ -79,6 +84,10 @@ class PartitionSum:
             grid, scale = grid_of(plan), scale_of(plan.scale)
             if not 0 <= self._partition < plan.partitions:
                 raise PayloadError("a record of a log with fewer partitions")
+            if plan.rule and plan.rule not in COORDINATEWISE:
+                raise PayloadError(
+                    "a record of a rule that no slice of the model has; install the same release"
+                )
             self._grid, self._scale = grid, scale
             self._plan.CopyFrom(plan)
             self._first = offset
@@ -92,9 +101,10 @@ class PartitionSum:
         if key in self._offsets:  # sent twice
             return
         self._check(block)
-        self._add(block, 1)
         self._offsets[key] = offset
-        self._added.add(key)
+        if not self._plan.rule:
+            self._add(block, 1)
+            self._added.add(key)
 
     def _check(self, block: log_pb2.Block) -> None:
         grid, scale, number = self._grid, self._scale, block.number
@@ -125,28 +135,49 @@ class PartitionSum:
         return self._sums[number]
 
     def _close(self, close: log_pb2.LogClose) -> Iterator[log_pb2.BlockSum]:
-        """The sums over exactly these updates, or which of them are not whole here."""
-        numbers = self._grid.numbers(self._partition)
-        wanted = {(uid, number) for uid in uids_of(close.uids) for number in numbers}
+        """What exactly these updates come to, or which of them are not whole here."""
+        numbers, uids = self._grid.numbers(self._partition), uids_of(close.uids)
+        wanted = {(uid, number) for uid in uids for number in numbers}
         if missing := {uid for uid, number in wanted if (uid, number) not in self._offsets}:
             yield self._answer(close, missing=joined(missing))
             return
-        for key in sorted(self._added ^ wanted, key=self._offsets.__getitem__):
-            self._correct(key, 1 if key in wanted else -1)
+        if not self._plan.rule:
+            self._correct(wanted)
         for number in numbers:
-            total = self._sum(number)
-            words = total.whole().astype("<i8", copy=False)
+            weight, words = self._ruled(uids, number) if self._plan.rule else self._summed(number)
             for half, start in enumerate(range(0, words.size, HALF)):
                 data = words[start : start + HALF].tobytes()
-                yield self._answer(close, number=number, half=half, weight=total.weight, words=data)
+                yield self._answer(close, number=number, half=half, weight=weight, words=data)
 
     def _answer(self, close: log_pb2.LogClose, **told: Any) -> log_pb2.BlockSum:
         return log_pb2.BlockSum(sum=self._plan.sum, attempt=close.attempt, partition=self._partition, **told)
 
-    def _correct(self, key: Key, sign: int) -> None:
-        """Have a block in its sum, or out of it."""
+    def _correct(self, wanted: set[Key]) -> None:
+        """Have exactly these blocks in the sums."""
+        for key in sorted(self._added ^ wanted, key=self._offsets.__getitem__):
+            self._add(self._again(key), 1 if key in wanted else -1)
+            self._added ^= {key}
+
+    def _again(self, key: Key) -> log_pb2.Block:
+        """A block that has been read before."""
         block = self._reread(self._offsets[key]).block
         if (block.uid, block.number) != key or block.plan != self._plan:
             raise PayloadError("the log has another record where a block was")
-        self._add(block, sign)
-        self._added ^= {key}
+        return block
+
+    def _summed(self, number: int) -> tuple[int, NDArray[np.generic]]:
+        """Weight and sum of a block."""
+        total = self._sum(number)
+        return total.weight, total.whole().astype("<i8", copy=False)
+
+    def _ruled(self, uids: Sequence[bytes], number: int) -> tuple[int, NDArray[np.generic]]:
+        """How many of these updates bring a block, and what the rule makes of it; they are in memory together."""
+        start, stop = self._grid.blocks[number]
+        rows, count = np.empty((len(uids), stop - start), np.float32), 0
+        for uid in uids:
+            if (block := self._again((uid, number))).weight:
+                rows[count] = np.frombuffer(block.values, "<f4")
+                count += 1
+        rule = self._plan.rule if start < self._grid.parameters else BUFFERS_RULE
+        combined = combine(rule, self._plan.byzantine, WholeRows(rows[:count]))
+        return count, combined.astype("<f4", copy=False)

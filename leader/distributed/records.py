@@ -58,6 +58,6 @@ def joined(uids: Iterable[bytes]) -> bytes:
     return b"".join(sorted(uids))
 
 
-def uids_of(names: bytes) -> frozenset[bytes]:
-    """The uids that are one after the other."""
-    return frozenset(names[start : start + UID_BYTES] for start in range(0, len(names), UID_BYTES))
+def uids_of(names: bytes) -> list[bytes]:
+    """The uids that are one after the other, in their order."""
+    return [names[start : start + UID_BYTES] for start in range(0, len(names), UID_BYTES)]

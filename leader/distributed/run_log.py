@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 
+from leader.config import AggregateConfig
 from leader.distributed.partition_sum import PartitionSum
 from leader.distributed.records import Sealer
 from leader.distributed.update_log import Entry, UpdateLog
@@ -19,18 +20,27 @@ from utils.errors import (
 )
 
 _log = logging.getLogger(__name__)
+MEAN = AggregateConfig()
 _SUMS, _RECEIPTS = "sums", "receipts"  # places of all answers, and of all receipts
 _MOST_RECEIPTS = 200_000  # that are read again; older ones are of rounds that are over
 _AWAY_S = 5.0  # for which nothing is tried after a failure
 
 
 def plan_of(
-    number: int, scale: edge_pb2.SumScale, parameters: int, values: int, partitions: int
+    number: int,
+    scale: edge_pb2.SumScale,
+    parameters: int,
+    values: int,
+    partitions: int,
+    aggregate: AggregateConfig = MEAN,
 ) -> log_pb2.LogPlan:
     """The plan of sum `number`."""
-    return log_pb2.LogPlan(
+    plan = log_pb2.LogPlan(
         sum=number, scale=scale, parameters=parameters, values=values, partitions=partitions
     )
+    if aggregate.rule != "mean":
+        plan.rule, plan.byzantine = aggregate.rule, aggregate.byzantine
+    return plan
 
 
 class RunLog:

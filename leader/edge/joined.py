@@ -96,7 +96,8 @@ class Joined:
     def _plan(self, opened: edge_pb2.Open) -> log_pb2.LogPlan:
         shared, partitions = self._fragments.of(opened.round), self.config.services.kafka.partitions
         size = shared.pieces()[-1].stop
-        return plan_of(opened.log, opened.scale, shared.shared_parameter_count, size, partitions)
+        parameters, aggregate = shared.shared_parameter_count, self.config.aggregate
+        return plan_of(opened.log, opened.scale, parameters, size, partitions, aggregate)
 
     def note(self, opened: edge_pb2.Open, receipt: edge_pb2.Receipt) -> None:
         """Have a receipt in the log, where updates are; raises NotReadyError where that can't be reached."""

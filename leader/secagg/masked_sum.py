@@ -96,6 +96,10 @@ class MaskedSum:
         """See Mergeable."""
         return self.values.nbytes + self.wide.nbytes
 
+    def hand_over(self) -> tuple[()]:
+        """See Countable: a sum stays where it is."""
+        return ()
+
     def withdraw(self, contribution: Contribution) -> None:
         """See Mergeable."""
         arrays = contribution.payload.arrays()

@@ -86,6 +86,70 @@ def test_the_bits_are_those_of_the_run_without(
     assert len(through.seen(UpdateAccepted)) == 12
 
 
+RULES: list[Settings] = [
+    {"aggregate.rule": "median", "aggregate.byzantine": 1},
+    {
+        "aggregate.rule": "trimmed_mean",
+        "aggregate.byzantine": 1,
+        "aggregate.clip_norm": 0.05,
+        "codec.up": "int8",
+    },
+]
+
+
+@pytest.mark.parametrize("settings", RULES, ids=str)
+def test_a_rule_that_slices_of_the_model_have_gives_the_bits_of_the_run_without(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = closed_address()
+    plain = play(train, {**FOUR, **settings})
+    with tansu(address, tmp_path):
+        logged = {**EDGED, **settings, "services.kafka.brokers": address, "edges.sum_timeout_s": 30}
+        through = play(with_aggregators, logged)
+    assert not [one for one in caplog.messages if "no aggregator has summed" in one]
+    assert through.model_sha256 == plain.model_sha256
+    assert [e.loss for e in through.seen(RoundCommitted)] == [e.loss for e in plain.seen(RoundCommitted)]
+
+
+class SlowD(Slow):
+    """Sends when it may."""
+
+
+def test_a_median_survives_an_aggregator_and_takes_what_came_to_the_leader(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        address = (cluster.run_dir / "edges").read_text()
+        parents = [AggregatorApp(JoinOptions(leader=address, name=name)).parent for name in ("one", "two")]
+        one, two = (asyncio.ensure_future(parent.follow()) for parent in parents)
+        edge = cluster.edge("east")
+        await cluster.until(lambda: len(cluster.app.edges) == 1, "no edge")
+        for name in "abc":
+            join(cluster, name)
+        SlowD.may = asyncio.Event()
+        join(cluster, "d", worker=SlowD)
+        await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 3, "no updates")
+        SlowD.may.set()
+        await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 4, "no round")
+        SlowD.may.clear()
+        await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 7, "no second round")
+        one.cancel()
+        await edge.kill()  # its updates stay, and d sends to the leader
+        SlowD.may.set()
+        await cluster.finished()
+        await asyncio.wait((one, two))
+
+    address = closed_address()
+    with tansu(address, tmp_path):
+        logged = {**EDGED, **RULES[0], "services.kafka.brokers": address, "edges.sum_timeout_s": 30}
+        through = play(scenario, logged)
+        records = in_topic(address, f"model-updates.{through.app.description.run_id}", 1)
+    assert through.model_sha256 == play(train, {**FOUR, **RULES[0]}).model_sha256
+    assert not [one for one in caplog.messages if "no aggregator has summed" in one]
+    assert len(records) >= 2 * (4 + 1)  # of all four, and where the rule was asked for
+    assert through.seen(UpdatesLost) == []
+
+
 def hurry(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Wait so long for a broker, and once it is away not again."""
     monkeypatch.setattr("leader.distributed.kafka._TIMEOUT_S", seconds)
@@ -101,10 +165,6 @@ def test_a_broker_that_is_away_from_the_start_costs_a_line_and_no_bit(
     assert through.model_sha256 == play(train, FOUR).model_sha256
     (said,) = [one for one in caplog.messages if "the run goes on" in one]
     assert said.startswith("Kafka does not make the topic model-updates.")
-
-
-class SlowD(Slow):
-    """Sends when it may."""
 
 
 def test_a_broker_that_loses_a_round_costs_its_updates_and_no_bit(

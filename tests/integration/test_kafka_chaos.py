@@ -26,7 +26,7 @@ from leader.config.yaml_file import SCHEMA
 from leader.distributed.hub import Hub, Partial
 from leader.distributed.kafka import KafkaLog, settings_of
 from leader.distributed.log_sums import LogSums
-from leader.distributed.logged_updates import LoggedUpdates
+from leader.distributed.logged_updates import LoggedUpdates, records_of
 from leader.distributed.messages import layout_message, scale_message
 from leader.distributed.run_log import RunLog, plan_of
 from leader.distributed.service import edge_handler
@@ -122,7 +122,7 @@ class Stage:
             try:
                 if self.random.random() < 0.3:
                     self.done["half upload"] += 1
-                    records = list(edge._records(self.random.randbytes(16), edge.terms(one)))
+                    records = list(records_of(edge._plan, self.random.randbytes(16), edge.terms(one)))
                     await asyncio.to_thread(self.log.put, self.random.sample(records, 2))
                 await asyncio.to_thread(edge.add, fresh)
                 if self.random.random() < 0.4:

@@ -30,5 +30,17 @@ class Rows(Protocol):
         """
 
 
+class WholeRows:
+    """Rows that are in memory, (n, size), as one tile; a rule spoils them."""
+
+    def __init__(self, rows: NDArray[np.float32]) -> None:
+        self.n, self.size = rows.shape
+        self._rows = rows
+
+    def tiles(self, chosen: Sequence[int] | None = None) -> Iterator[Tile]:
+        """See Rows."""
+        yield 0, self._rows if chosen is None else self._rows[list(chosen)]
+
+
 #: n updates and how many of them may be malicious, to one (size,) float32.
 Rule = Callable[[Rows, int], NDArray[np.float32]]

@@ -300,6 +300,15 @@ REFUSED = {
         "services.kafka.brokers is 127.0.0.1:2",
         "secagg.mode is masked, whose words are no blocks",
     ),
+    "a tree of medians": (
+        "edges.listen=127.0.0.1:1 aggregate.rule=median",
+        "aggregate.rule is median, and edges merge sums alone, of which there is no median",
+        "set services.kafka.brokers, aggregate.rule=mean, or leave edges.listen empty",
+    ),
+    "a log for krum": (
+        "edges.listen=127.0.0.1:1 services.kafka.brokers=127.0.0.1:2 learners=3 aggregate.rule=krum",
+        "aggregate.rule is krum, which must see all of them",
+    ),
     "a log of fragments": (
         "edges.listen=127.0.0.1:1 services.kafka.brokers=127.0.0.1:2 streaming.fragments=2",
         "streaming.fragments is 2, each of which is cut otherwise",

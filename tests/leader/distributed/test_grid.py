@@ -6,10 +6,13 @@ from hypothesis import strategies as st
 from leader.distributed.grid import BLOCK, Grid
 
 GRIDS = st.builds(
-    lambda parameters, buffers, partitions: Grid(parameters, parameters + buffers, partitions),
+    lambda parameters, buffers, partitions, together: Grid(
+        parameters, parameters + buffers, partitions, together
+    ),
     st.integers(1, 40 * BLOCK),
     st.integers(0, 3 * BLOCK),
     st.integers(1, 16),
+    st.booleans(),
 )
 
 
@@ -37,4 +40,7 @@ def test_large_models_go_by_slice_and_small_ones_by_update() -> None:
     assert (len(resnet.blocks), resnet.slices, resnet.groups) == (87, 8, 1)
     small = Grid(60_000, 60_000, 8)
     assert (small.slices, small.groups) == (1, 8)
+    together = Grid(60_000, 60_010, 8, together=True)
+    assert (together.slices, together.groups) == (2, 1)
+    assert Grid(300_000, 300_000, 8, together=True).groups == 1
     assert {small.places(bytes([0, 0, 0, n] + [0] * 12)).start for n in range(64)} == set(range(8))
