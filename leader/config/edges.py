@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from leader.config.section import Positive, Section
 
@@ -17,13 +17,3 @@ class EdgesConfig(Section):
     sum_timeout_s: Positive = Field(
         60.0, description="seconds in which an edge must bring the sum of a round, or its updates come again"
     )
-
-    @field_validator("listen")
-    @classmethod
-    def _address(cls, listen: str) -> str:
-        host, _, port = listen.rpartition(":")
-        if listen and not (host and port.isdigit() and int(port) <= 65535):
-            raise ValueError(
-                f"{listen!r} must be HOST:PORT with a port from 0 to 65535, or empty for no edges"
-            )
-        return listen

@@ -346,6 +346,8 @@ def _trust(config: RunFields) -> Iterator[str]:
             "leave it out, or set trust.mode=on (--secure)"
         )
     addresses = {f"trust.{name}": getattr(trust, name) for name in ("jwt_listen", "plain_listen")}
-    for name, text in {**addresses, "http.listen": config.http.listen}.items():
+    for name in ("edges", "http", "web"):
+        addresses[f"{name}.listen"] = getattr(config, name).listen
+    for name, text in addresses.items():
         if text and not is_address(text):
             yield f"{name} is {text!r}, but it must be HOST:PORT with a port from 0 to 65535"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from leader.config.section import Section
 
@@ -17,13 +17,3 @@ class WebConfig(Section):
     learner_metrics: int = Field(
         100, ge=0, le=10_000, description="most learners that have metrics of their own"
     )
-
-    @field_validator("listen")
-    @classmethod
-    def _address(cls, listen: str) -> str:
-        host, _, port = listen.rpartition(":")
-        if listen and not (host and port.isdigit() and int(port) <= 65535):
-            raise ValueError(
-                f"{listen!r} must be HOST:PORT with a port from 0 to 65535, or empty for no page"
-            )
-        return listen

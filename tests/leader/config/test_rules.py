@@ -76,6 +76,11 @@ REFUSED = {
         "http.certificate is c, but nothing is encrypted (trust.mode is auto)",
     ),
     "http nowhere": ("http.listen=here trust.mode=off", "http.listen is 'here', but it must be HOST:PORT"),
+    "edges nowhere": (
+        "edges.listen=0.0.0.0:99999",
+        "edges.listen is '0.0.0.0:99999', but it must be HOST:PORT",
+    ),
+    "a page nowhere": ("web.listen=:8051", "web.listen is ':8051', but it must be HOST:PORT"),
     "no address": (
         "trust.mode=on trust.plain_listen=here",
         "trust.plain_listen is 'here', but it must be HOST:PORT",
