@@ -19,9 +19,7 @@ from model.layout import Entry, Layout
 from model.precision import choose_device
 from model.task import Task, load_task
 from utils.errors import ConfigError, FlockstepError
-from utils.wire.payload import Manifest, Payload, PayloadReader
-
-_READ_BYTES = 8 << 20
+from utils.wire.payload import Manifest, Payload, read_payload
 
 
 @dataclass(frozen=True)
@@ -72,12 +70,7 @@ def model_title(config: RunConfig) -> str:
 
 def _read(path: Path) -> Payload:
     try:
-        size = path.stat().st_size
-        reader = PayloadReader(max_bytes=size, header_bytes=size)
-        with path.open("rb") as file:
-            while chunk := file.read(_READ_BYTES):
-                reader.feed(chunk)
-        return reader.finish()
+        return read_payload(path)
     except (FlockstepError, OSError) as error:
         raise ConfigError(f"model.weights: {path} can't be read as a safetensors file: {error}") from None
 

@@ -25,13 +25,12 @@ from utils import faults
 from utils.console import printable
 from utils.errors import CheckpointError, FlockstepError
 from utils.files import write_atomically
-from utils.wire.payload import DTYPES, Payload, PayloadReader, encode_header
+from utils.wire.payload import DTYPES, Payload, encode_header, read_payload
 
 _log = logging.getLogger(__name__)
 _FORMAT = "flockstep-checkpoint-2"
 _FORMAT_BESIDE = "flockstep-checkpoint-3"  # of one with a side file, which earlier releases know nothing of
 _NAME = re.compile(r"round-(\d{8})\.safetensors")
-_READ_BYTES = 8 << 20
 _REASON = 300  # characters that are told of what is wrong
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
@@ -97,7 +96,7 @@ def load_newest(folder: Path, check: Callable[[RunState], None] = lambda state: 
 def load_checkpoint(path: Path, check: Callable[[RunState], None] = lambda state: None) -> RunState:
     """The state in one file; raises CheckpointError if it is damaged, not a checkpoint or fails `check`."""
     try:
-        payload = _read(path)
+        payload = read_payload(path)
         if payload.manifest.metadata.get("format") not in (_FORMAT, _FORMAT_BESIDE):
             raise CheckpointError(f"{path.name} is not a checkpoint of this release ({_FORMAT_BESIDE})")
         state = _checked(payload, SideFiles(path.parent))
@@ -110,15 +109,6 @@ def load_checkpoint(path: Path, check: Callable[[RunState], None] = lambda state
         reason = printable(str(error)[:_REASON])
         raise CheckpointError(f"checkpoint {path.name} is damaged: {reason}") from error
     return state
-
-
-def _read(path: Path) -> Payload:
-    size = path.stat().st_size
-    reader = PayloadReader(max_bytes=size, header_bytes=size)
-    with path.open("rb") as file:
-        while chunk := file.read(_READ_BYTES):
-            reader.feed(chunk)
-    return reader.finish()
 
 
 def _checked(payload: Payload, side_files: SideFiles) -> RunState:

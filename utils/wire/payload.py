@@ -12,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -24,6 +25,8 @@ from utils.wire.framing import Buffer
 
 Bytes = NDArray[np.uint8]
 T = TypeVar("T", bound=np.generic)
+
+_READ_BYTES = 8 << 20
 
 DTYPES: dict[str, np.dtype[np.generic]] = {
     "F64": np.dtype("<f8"),
@@ -365,3 +368,13 @@ class PayloadReader:
                 f"payload has CRC-32 {self._crc:08x}, announced was {crc32:08x}; send it again"
             )
         return Payload(self._manifest, self._body.chunks, self._crc)
+
+
+def read_payload(path: Path) -> Payload:
+    """The payload that a file holds; raises OSError, or what PayloadReader does."""
+    size = path.stat().st_size
+    reader = PayloadReader(max_bytes=size, header_bytes=size)
+    with path.open("rb") as file:
+        while chunk := file.read(_READ_BYTES):
+            reader.feed(chunk)
+    return reader.finish()
