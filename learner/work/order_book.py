@@ -70,13 +70,15 @@ class OrderBook:
     def finished(self, order: leader_pb2.WorkOrder, *, refused: bool = False) -> None:
         """The order that was under way is over, whatever came of it.
 
-        If its update was `refused` and the order came again meanwhile, the one that was counted may be lost with its
-        edge, or its ticket be one of a leader that is gone: the update is offered once more.
+        If the order came again meanwhile, what an edge has counted may be lost with it, or, where the update was
+        `refused`, its ticket be one of a leader that is gone: the update is offered once more.
         """
         self._current = None
         self._wanted.discard(order.work_id)
         repeated, self._repeated = self._repeated, None
-        if refused and repeated is not None and repeated.work_id == order.work_id:
+        if repeated is None or repeated.work_id != order.work_id:
+            return
+        if refused or order.HasField("via"):
             self._wanted.add(order.work_id)
             self._queue.append(repeated)
 

@@ -55,6 +55,19 @@ def test_a_duplicate_is_offered_again_if_its_order_came_again_while_it_was_on_it
         assert book.next() is None
 
 
+def test_what_an_edge_has_counted_is_offered_again_if_its_order_came_again_before_the_answer() -> None:
+    for via, then in ((leader_pb2.Via(ticket=b"t"), True), (None, False)):
+        book, one = OrderBook(), order(1)
+        if via is not None:
+            one.via.CopyFrom(via)
+        book.ordered(one)
+        book.next()
+        book.sending(one.work_id)
+        book.ordered(one)  # the edge is gone, and its answer is still on its way
+        book.finished(one)
+        assert book.next() == (one if then else None)
+
+
 def test_an_update_that_is_refused_as_late_is_kept_if_its_order_came_again_meanwhile() -> None:
     book, late = OrderBook(), LateUpdateError("given to another learner")
     book.ordered(order(1))
