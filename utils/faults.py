@@ -42,14 +42,23 @@ MASKED_POINTS = (  # of leader and learners, in runs with secagg.mode
     "learner.agreeing",  # signed: it is asked whether it agrees to who is in the sum
     "learner.revealing",  # it is asked for what takes the masks off
 )
+TREE_POINTS = (  # of a leader, in runs with edges
+    "leader.receipt",  # an edge says that it has an update, which does not count yet
+    "leader.closing",  # all updates count, no edge is asked for its sum
+    "leader.merged",  # the sum of an edge is in the leader's
+)
 EDGE_POINTS = (
+    "edge.opened",  # it takes updates of an exchange
     "edge.uploading",  # in the middle of an upload
+    "edge.received",  # an upload is whole, and not added
     "edge.added",  # an update is in its sum, nobody knows
+    "edge.judged",  # the parent counts an update, its learner does not know
     "edge.closing",  # it is asked for its sum
     "edge.giving",  # the sum is made, nothing of it sent
+    "edge.sending",  # in the middle of sending the sum
     "edge.given",  # the sum is the parent's
 )
-_POINTS = LEADER_POINTS + PRIVATE_POINTS + LEARNER_POINTS + MASKED_POINTS + EDGE_POINTS
+_POINTS = LEADER_POINTS + PRIVATE_POINTS + LEARNER_POINTS + MASKED_POINTS + TREE_POINTS + EDGE_POINTS
 _ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 _FAULT = re.compile(r"(\w+)@([\w.]+)(?::(\d+))?")
 

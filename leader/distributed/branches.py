@@ -20,6 +20,7 @@ from leader.distributed.ticket import LIFE_S, seal
 from leader.runtime import Host
 from leader.secagg.masked_sum import MaskedSum
 from protos import edge_pb2, leader_pb2
+from utils import faults
 from utils.errors import NotReadyError
 
 _MOST_EDGES = 64  # that one learner is told of
@@ -101,6 +102,7 @@ class Tree:
         self._recall = recall
         self._aggregate: Countable | None = None
         self._parts: dict[bytes, str] = {}  # that are counted and not here yet, by uid
+        self._round = 0
         self._lost = False  # whether parts are that nobody has been told of
         self._bypassed = (
             False  # whether updates of the open sum come to the leader alone, as the log gave none
@@ -111,6 +113,7 @@ class Tree:
         assert isinstance(aggregate, Aggregate | MaskedSum | RobustAggregate)  # else the config was refused
         opened.scale.CopyFrom(scale_message(scale))
         self._aggregate = aggregate
+        self._round = opened.round
         self._parts.clear()
         self._lost = self._bypassed = False
         if self._log is not None:
@@ -138,6 +141,7 @@ class Tree:
 
     async def gather(self) -> tuple[str, ...] | None:
         """See Branches."""
+        faults.reach("leader.closing", self._round)
         is_there = await self._handed_over()
         asked = sorted(self._parts, key=self._parts.__getitem__)  # as a leader alone has them under a rule
         lost = frozenset(asked)
@@ -169,6 +173,7 @@ class Tree:
         await self._host.compute(self._aggregate.merge, parts, partial.weights, partial.data)
         for uid in partial.uids:
             del self._parts[uid]
+        faults.reach("leader.merged", self._round)
 
     def lose(self, uids: frozenset[bytes]) -> None:
         """An edge is gone with these, unless they are in the log."""

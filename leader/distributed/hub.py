@@ -123,6 +123,7 @@ class Hub:
         self._sum_bytes = 0
         self._sum = 0
         self._attempt = 0
+        self._over = ""  # why no more edges are served
         self._one = asyncio.Lock()  # one sum is in memory at a time
 
     # --- what the parent side asks -----------------------------------------------------------
@@ -193,6 +194,7 @@ class Hub:
 
     def end(self, reason: str = "") -> None:
         """End all streams; with a `reason` the run is over, else the edges are to come again."""
+        self._over = reason
         for edge in self._edges.values():
             if reason:
                 edge.down.put_nowait(edge_pb2.EdgeDown(stop=leader_pb2.Stop(reason=reason)))
@@ -203,6 +205,9 @@ class Hub:
     async def join(self, messages: AsyncIterator[edge_pb2.EdgeUp], send: Send) -> None:
         """Serve one edge's stream until either side ends it; raises the WireError that it is refused with."""
         edge = await self._greet(messages)
+        if self._over:  # it comes while the last calls end
+            await send(edge_pb2.EdgeDown(stop=leader_pb2.Stop(reason=self._over)))
+            return
         self._edges[edge.token] = edge
         welcome = self._welcome()
         welcome.token = edge.token

@@ -105,6 +105,7 @@ class Link:
             await asyncio.wait((taking,))
 
     async def _take(self, ticket: edge_pb2.Ticket, upload: Upload) -> None:
+        faults.reach("edge.received", ticket.round)
         header, opened, total, uid = upload.header, self._opened, self._sum, os.urandom(UID_BYTES)
         if header is None or total is None:
             raise NotReadyError(_LOST)
@@ -164,6 +165,7 @@ class Link:
         self._below.clear()
         self.hub.open(edge_pb2.Open.FromString(opened.SerializeToString()), total.size)
         self._changed.notify()
+        faults.reach("edge.opened", opened.round)
         _log.debug("round %d, step %d is open", opened.round, opened.step)
 
     async def _heed_verdict(self, verdict: edge_pb2.Verdict) -> None:
@@ -173,6 +175,7 @@ class Link:
             self._below.pop(uid, None)
         if total is not None:
             await self._host.compute(total.refused if error else total.counts, uid)
+        faults.reach("edge.judged", self._opened.round)
         waiting = self._verdicts.get(uid)
         if waiting is not None and not waiting.done():
             waiting.set_exception(error) if error else waiting.set_result(None)
@@ -230,6 +233,7 @@ class Link:
             for array in flat:
                 for start in range(0, array.size, _CHUNK_BYTES):
                     yield edge_pb2.SumChunk(chunk=array[start : start + _CHUNK_BYTES].tobytes())
+                    faults.reach("edge.sending", self._opened.round)
 
         faults.reach("edge.giving", self._opened.round)
         with failures_told():

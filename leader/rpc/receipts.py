@@ -17,6 +17,7 @@ from leader.learners.workforce import Workforce
 from leader.training.inbox import Upload
 from leader.training.work_desk import WorkDesk
 from protos import edge_pb2, leader_pb2
+from utils import faults
 from utils.errors import PayloadError, UnknownLearnerError, WireError
 from utils.wire.payload import Manifest, Payload
 
@@ -40,6 +41,7 @@ class Receipts:
     async def take(self, receipt: edge_pb2.Receipt) -> None:
         """Returns when the update counts; raises the WireError that it is refused with."""
         ticket = unseal(self._key, receipt.ticket, self._run_id)
+        faults.reach("leader.receipt", ticket.round)
         member = self._workforce.get(ticket.learner_id)
         if member is None:
             raise UnknownLearnerError("the learner of this update is registered no more; register again")

@@ -440,5 +440,8 @@ def test_the_end_of_the_run_is_told() -> None:
         leader.hub.end("the run is over")
         assert (await edge.hear("stop")).reason == "the run is over"
         await edge.stream
+        late = Edge(leader.hub)
+        assert (await late.hear("stop")).reason == "the run is over"
+        await late.stream
 
     play(story)

@@ -1,0 +1,135 @@
+"""Edges and leaders of edges that are killed or frozen anywhere make no difference to the result."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Iterable
+
+import pytest
+
+from learner.wire.edges import ranked
+from scripts.demo import free_port
+from tests.clusters import TINY
+from tests.integration.harness import (
+    Cluster,
+    Leader,
+    Program,
+    Settings,
+    assert_same_bits,
+    cluster_in,
+    noise,
+    succeed,
+)
+from utils.faults import EDGE_POINTS, TREE_POINTS
+
+NAMES = "abcd"
+GATED = "d"  # stops in training in every even round, until edges are there; its next order names them
+LEADER_KILLS = (*TREE_POINTS, "leader.collected", "leader.checkpointing", "leader.committed")
+ROUNDS = range(1, 2 * len(EDGE_POINTS) + 3)
+ODD = range(3, len(ROUNDS), 2)
+FOUR: Settings = {
+    **TINY,
+    "learners": len(NAMES),
+    "rounds": len(ROUNDS),
+    "codec.up": "int8",
+    "cohort.lease_s": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Leader:
+    """A whole run without edges in which nothing went wrong."""
+    with cluster_in(tmp_path_factory.mktemp("alone")) as cluster:
+        leader = cluster.leader(FOUR)
+        succeed(leader, *(cluster.learner(leader, "--name", name, *noise(name)) for name in NAMES))
+        return leader
+
+
+def place(*others: str) -> str:
+    """HOST:PORT of an edge that the gated learner asks before these others."""
+    while True:
+        one = f"127.0.0.1:{free_port()}"
+        if ranked(GATED, (one, *others))[0] == one:
+            return one
+
+
+class Tree:
+    """A leader, an edge that stays (west) and others that don't (east), and four learners."""
+
+    def __init__(self, cluster: Cluster, gates: Iterable[int], faults: str = "") -> None:
+        self._cluster = cluster
+        self._numbers = itertools.count(1)
+        self._edges_listen = f"127.0.0.1:{free_port()}"
+        self.leader = cluster.leader({**FOUR, "edges.listen": self._edges_listen}, faults=faults)
+        assert self.leader.address
+        self._west_at = place()
+        self.west = self._edge("west", self._west_at)
+        self.leader.event("EdgeServes", name="west")
+        stops = ",".join(f"stop@learner.training:{round_}" for round_ in gates)
+        self.crew = {name: self._learner(name, stops if name == GATED else "") for name in NAMES}
+
+    def _learner(self, name: str, faults: str) -> Program:
+        return self._cluster.learner(self.leader, "--name", name, *noise(name), faults=faults)
+
+    def _edge(self, name: str, at: str, faults: str = "") -> Program:
+        given = ["--leader", self._edges_listen, "--listen", at, "--name", name]
+        return self._cluster.program("edge", ["leader.edge", *given, "--log-format", "json"], faults)
+
+    def east(self, faults: str = "") -> Program:
+        """Another edge, where nobody has met one that failed; it serves when the gate opens."""
+        self.crew[GATED].frozen()
+        self.newest = f"east-{next(self._numbers)}"
+        edge = self._edge(self.newest, place(self._west_at), faults)
+        self.leader.event("EdgeServes", name=self.newest)
+        self.crew[GATED].signal(signal.SIGCONT)
+        return edge
+
+    def open_for(self, edges: int) -> None:
+        """Open the gate once so many edges are back."""
+        self.crew[GATED].frozen()
+        for _ in range(edges):
+            self.leader.event("EdgeServes")
+        self.crew[GATED].signal(signal.SIGCONT)
+
+    def finish(self, alone: Leader, *edges: Program) -> None:
+        """All end as they should, with the bits of the run without edges and faults."""
+        succeed(self.leader, self.west, *edges, *self.crew.values())
+        assert_same_bits(self.leader.run_dir, alone.run_dir)
+        last = {event["round"]: event["learners"] for event in self.leader.events("RoundCommitted")}
+        assert set(last.values()) == {len(NAMES)}
+
+
+def test_an_edge_killed_at_every_point_loses_nothing(cluster: Cluster, alone: Leader) -> None:
+    tree = Tree(cluster, [round_ - 1 for round_ in ODD])
+    for point, round_ in zip(EDGE_POINTS, ODD, strict=True):
+        assert tree.east(f"kill@{point}:{round_}").wait() == -signal.SIGKILL, point
+    tree.finish(alone)
+
+
+def test_an_edge_that_sleeps_past_its_lease_at_any_point_harms_nothing(
+    cluster: Cluster, alone: Leader
+) -> None:
+    tree = Tree(cluster, [round_ - 1 for round_ in ODD])
+    for point, round_ in zip(EDGE_POINTS, ODD, strict=True):
+        east = tree.east(f"stop@{point}:{round_}")
+        east.frozen()
+        tree.leader.event("EdgeLeft", name=tree.newest)
+        east.signal(signal.SIGCONT)
+        if round_ < ODD[-1]:  # else the run may be over before it is back; that it hears
+            tree.leader.event("EdgeServes", name=tree.newest)
+            east.signal(signal.SIGTERM)
+            assert east.wait() == 128 + signal.SIGTERM, point
+    tree.finish(alone, east)
+
+
+def test_a_leader_of_edges_killed_at_every_point_loses_nothing(cluster: Cluster, alone: Leader) -> None:
+    faults = [f"kill@{point}:{round_}" for point, round_ in zip(LEADER_KILLS, ODD, strict=False)]
+    tree, edges = Tree(cluster, [round_ - 1 for round_ in ODD[: len(faults) + 1]], faults[0]), []
+    for fault in [*faults[1:], ""]:
+        edges.append(tree.east())
+        assert tree.leader.wait() == -signal.SIGKILL
+        tree.leader = cluster.resumed(tree.leader, faults=fault)
+        assert tree.leader.address
+    tree.open_for(1 + len(edges))
+    tree.finish(alone, *edges)
