@@ -104,9 +104,7 @@ class Tree:
         self._parts: dict[bytes, str] = {}  # that are counted and not here yet, by uid
         self._round = 0
         self._lost = False  # whether parts are that nobody has been told of
-        self._bypassed = (
-            False  # whether updates of the open sum come to the leader alone, as the log gave none
-        )
+        self._bypassed = False  # whether updates of the open sum come to the leader alone: the log gave none
 
     def open(self, opened: edge_pb2.Open, scale: Scale, aggregate: Aggregator) -> None:
         """See Branches."""

@@ -25,9 +25,8 @@ class Recall:
         self._run_id = run_id
         self._key = key
         self._plan = log_pb2.LogPlan()
-        self._found: dict[
-            str, tuple[edge_pb2.Ticket, edge_pb2.Receipt]
-        ] = {}  # by work id; the first one counts
+        # By work id; the first one counts.
+        self._found: dict[str, tuple[edge_pb2.Ticket, edge_pb2.Receipt]] = {}
         self._uids: frozenset[bytes] = frozenset()
 
     def read(self, log: RunLog, quiet_s: float) -> None:

@@ -17,10 +17,10 @@ def trimmed_mean(rows: Rows, byzantine: int) -> NDArray[np.float32]:
     result = np.empty(rows.size, np.float32)
     for start, block in rows.tiles():
         sort_columns(block)
+        kept = block[byzantine : rows.n - byzantine]
+        # Row by row, as numpy's mean adds in another order where a tile is one column wide.
         total = np.zeros(block.shape[1])
-        for row in block[
-            byzantine : rows.n - byzantine
-        ]:  # in this order, whatever the tile's width: as numpy's mean
-            total += row  # has not where that is 1
-        result[start : start + block.shape[1]] = total / (rows.n - 2 * byzantine)
+        for row in kept:
+            total += row
+        result[start : start + block.shape[1]] = total / len(kept)
     return result
