@@ -101,7 +101,7 @@ class Joined:
 
     def note(self, opened: edge_pb2.Open, receipt: edge_pb2.Receipt) -> None:
         """Have a receipt in the log, where updates are; raises NotReadyError where that can't be reached."""
-        if self._log is not None and opened.log:
+        if self._log is not None:
             self._log.note(log_pb2.LogReceipt(plan=self._plan(opened), receipt=receipt))
 
     def contribution(

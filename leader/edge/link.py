@@ -123,8 +123,9 @@ class Link:
         )
         for secret in ("token", "ticket"):  # a request may bring what is the leader's to know
             receipt.header.ClearField(secret)
-        try:  # it is durable like its update before anybody hears that it counts
-            await asyncio.to_thread(self.joined.note, opened, receipt)
+        try:
+            if opened.log:  # it is durable like its update before anybody hears that it counts
+                await asyncio.to_thread(self.joined.note, opened, receipt)
         except NotReadyError:
             await self._host.compute(total.refused, uid)
             raise
