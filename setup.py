@@ -61,7 +61,7 @@ setup(
         "kafka": ["confluent-kafka>=2.11,<3"],
         "dev": [
             f"grpcio-tools=={GENERATOR}",
-            "pytest>=8.3",
+            "pytest>=9.0",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",

@@ -142,17 +142,6 @@ def test_a_jwt_says_who_calls_and_until_when(tmp_path: Path) -> None:
     assert (ann.known, ann.bearer, bob.name) == (True, True, "bob")
 
 
-def test_grpcs_own_call_credentials_carry_it(tmp_path: Path) -> None:
-    async def scenario(house: House) -> None:
-        token = grpc.access_token_call_credentials(signed(KEY, sub="ann", flockstep_role="learner"))
-        tls = grpc.ssl_channel_credentials(house.fleet.roots)
-        whole = grpc.composite_channel_credentials(tls, token)
-        async with aio.secure_channel(house.token_port, whole, options=ALONE) as channel:
-            await ask(channel)
-
-    assert [caller.name for caller in play(tmp_path, scenario).callers] == ["ann"]
-
-
 def test_roles_count_as_with_a_certificate(tmp_path: Path) -> None:
     async def scenario(house: House) -> None:
         async with house.open() as channel:
