@@ -59,6 +59,7 @@ setup(
         "tensorboard": ["tensorboard>=2.17"],
         "mongodb": ["pymongo>=4.9"],
         "kafka": ["confluent-kafka>=2.11,<3"],
+        "redis": ["redis>=6"],
         "dev": [
             f"grpcio-tools=={GENERATOR}",
             "pytest>=9.0",
@@ -71,6 +72,7 @@ setup(
             "tensorboard>=2.17",
             "pymongo>=4.9",
             "confluent-kafka>=2.11,<3",
+            "redis>=6",
             # The live page, asked for and looked at in Debian's or the machine's own Chromium.
             "httpx>=0.27",
             "playwright>=1.50",

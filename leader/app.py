@@ -19,6 +19,7 @@ from leader.cli import Command
 from leader.config import RunConfig
 from leader.config.yaml_file import dump_config
 from leader.data.dataset import Data, open_data
+from leader.distributed.ticket import key_of
 from leader.dp.privacy import open_privacy
 from leader.evaluation.tracker import Tracker
 from leader.events import Event, RoundCommitted, RunFinished, RunStarted
@@ -30,6 +31,7 @@ from leader.reporting.summary import summarize, write_summary
 from leader.rpc.server import serving
 from leader.rpc.service import LeaderService
 from leader.runtime import Host
+from leader.services.cache import open_cache, share_models
 from leader.services.followers import ServiceState
 from leader.services.lineage import register_at_end, starting_weights
 from leader.services.open import open_record
@@ -187,8 +189,24 @@ class App:
         async with serving(self._config.limits, listen, handlers, ports) as address:
             write_atomically(self._folder.path / "edges", [address.encode()])
             _log.info("edges reach this leader at %s", address)
-            yield
+            async with self._models_shared():
+                yield
             hub.end("the run is over")
+
+    @asynccontextmanager
+    async def _models_shared(self) -> AsyncIterator[None]:
+        """Put the versions of the model where edges look for them first, if there is such a place."""
+        redis, state = self._config.services.redis, self.coordinator.state
+        cache = open_cache("services.redis.url", redis.url, key_of(state.secret))
+        versions, run_id = self.coordinator.versions, state.run_id
+        sharing = asyncio.ensure_future(share_models(cache, run_id, versions, redis.ttl_s))
+        try:
+            yield
+        finally:
+            sharing.cancel()
+            with suppress(asyncio.CancelledError):
+                await sharing
+            await cache.close()
 
     @asynccontextmanager
     async def _http(

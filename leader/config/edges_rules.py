@@ -18,6 +18,8 @@ def problems_of_edges(config: RunFields) -> Iterator[str]:
     kafka = config.services.kafka
     if kafka.events and not kafka.brokers:
         yield f"services.kafka.events is {kafka.events}, but services.kafka.brokers is empty: say where Kafka is"
+    if config.services.redis.url and not config.edges.listen:
+        yield "services.redis.url is set, but edges.listen is empty, and edges alone use Redis: set edges.listen"
     if not config.edges.listen:
         return
     if kafka.carries:

@@ -1,13 +1,13 @@
-"""The section of the services that follow a run's record: where each is, and what it is told."""
+"""The section of the services around a run: where each is, and what it is told."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from pydantic import AfterValidator, Field, field_validator
 
@@ -57,6 +57,21 @@ def _mongodb_url(url: str) -> str:
     return url
 
 
+def _redis_url(url: str) -> str:
+    if _is_variable(url):
+        return url
+    place = urlsplit(_secretless(url))  # as the client does
+    if place.scheme not in ("redis", "rediss") or not place.hostname:
+        raise ValueError("it must be redis://HOST:PORT or rediss://HOST:PORT")
+    proven = dict(parse_qsl(place.query)).get("ssl_cert_reqs", "required") == "required"
+    if not (place.scheme == "rediss" and proven) and not is_loopback(f"{place.hostname}:0"):
+        raise ValueError(
+            "it leaves this machine unencrypted, or to whoever answers; write rediss://HOST:PORT, with "
+            "?ssl_ca_certs=FILE where its CA is one of your own"
+        )
+    return url
+
+
 def _is_here(host: str) -> bool:
     has_port = host.rpartition(":")[2].isdigit()
     return host.lower().endswith(".sock") or is_loopback(host if has_port else f"{host}:0")
@@ -83,6 +98,7 @@ _NotShown = Field(json_schema_extra={"format": "password"})
 Name = Annotated[str, AfterValidator(_plain_name)]
 MongodbUrl = Annotated[str, AfterValidator(_mongodb_url), _NotShown]
 HttpUrl = Annotated[str, AfterValidator(_http_url), _NotShown]
+RedisUrl = Annotated[str, AfterValidator(_redis_url), _NotShown]
 
 
 class MongodbConfig(Section):
@@ -129,14 +145,30 @@ class RegistryConfig(PublishConfig):
     dir: Path = Field(Path("registry"), description="its folder, which runs share")
 
 
+class RedisConfig(Section):
+    """Redis: models and broken uploads that the edges of a run share; down, it is as if nothing were there."""
+
+    url: RedisUrl = Field(
+        "", description="rediss://HOST:PORT; ${NAME} is from the environment; edges have --redis-url"
+    )
+    ttl_s: int = Field(
+        3600, ge=1, le=604_800, description="seconds after which Redis forgets a model version"
+    )
+
+
 class ServicesConfig(Section):
-    """Services that follow the run's record; one that is down is caught up with later."""
+    """Services around a run; one that is down holds nothing up."""
 
     tensorboard: bool = Field(False, description="write what TensorBoard reads to the run's folder tb")
     mongodb: MongodbConfig = MongodbConfig()
     mlflow: MlflowConfig = MlflowConfig()
     registry: RegistryConfig = RegistryConfig()
     kafka: KafkaConfig = KafkaConfig()
+    redis: RedisConfig = RedisConfig()
+
+
+#: What a URL must be, by the service that its key names; http(s) for all others.
+_RULES: Mapping[str, Callable[[str], str]] = {"mongodb": _mongodb_url, "redis": _redis_url}
 
 
 def filled(key: str, url: str, environ: Mapping[str, str] = os.environ) -> str:
@@ -151,7 +183,7 @@ def filled(key: str, url: str, environ: Mapping[str, str] = os.environ) -> str:
     made = _VARIABLE.sub(lambda found: quote(environ[found[1]], safe=""), user) + at
     made += _VARIABLE.sub(lambda found: environ[found[1]], rest)
     try:
-        (_mongodb_url if key.endswith("mongodb.url") else _http_url)(_without_secrets(made))
+        next((rule for name, rule in _RULES.items() if name in key), _http_url)(_without_secrets(made))
     except ValueError as error:
         raise ConfigError(f"{key}, as the environment completes it: {error}") from None
     return made

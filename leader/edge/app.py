@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from leader.config import HttpConfig, LimitsConfig, RunConfig
 from leader.distributed import contract as edge_contract
@@ -14,12 +15,13 @@ from leader.distributed.service import edge_handler
 from leader.edge.identity import HOW
 from leader.edge.joined import Joined
 from leader.edge.link import Link
-from leader.edge.models import Models
+from leader.edge.models import Models, shared_model
 from leader.edge.options import EdgeOptions
 from leader.edge.parent import Parent, Say, until_signalled
 from leader.edge.service import EdgeDesk, refuse_call
 from leader.rpc.server import serving
 from leader.runtime import Host
+from leader.services.cache import open_cache
 from leader.trust.callers import Anybody, Caller, Callers
 from leader.trust.guard import Guard, Identifying
 from leader.trust.listeners import Ports, SecurePorts
@@ -85,8 +87,12 @@ class App:
     async def _serve(self, joined: Joined) -> str:
         """Listen for learners, and for edges below where that is asked for; the address that learners are told."""
         options, limits = self._options, joined.config.limits
-        models = Models(self._fetch, 12 * joined.layout.total + (16 << 20))
-        desk = EdgeDesk(joined, lambda: self._link, models)
+        cache = open_cache("--redis-url", options.redis_url, joined.welcome.key)
+        self._stack.push_async_callback(cache.close)
+        most_bytes, run_id = 12 * joined.layout.total + (16 << 20), joined.welcome.run_id
+        models = Models(partial(shared_model, cache, run_id, most_bytes, self._fetch), most_bytes)
+        desk = EdgeDesk(joined, lambda: self._link, models, cache)
+        self._stack.push_async_callback(desk.broken.close)
         ports = self._ports(joined.config, "--listen", lambda: desk.guests)
         address = await self._stack.enter_async_context(
             serving(limits, options.listen, {SERVICE: desk.handler()}, ports)

@@ -1,4 +1,4 @@
-"""Model versions at an edge: fetched from the parent when they are first asked for, once for everybody."""
+"""Model versions at an edge: fetched when they are first asked for, once for everybody."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from copy import copy
 from dataclasses import dataclass, field
 
 from leader.condition import Signal
+from leader.services.cache import Cache, model_key
 from utils.errors import FlockstepError, LateUpdateError, LimitError
 
 _VERSIONS = 2  # the newest ones, as there may be downloads of the one before
@@ -100,3 +101,19 @@ class Models:
         """Forget all of them."""
         for key in list(self._models):
             self._drop(key)
+
+
+async def shared_model(
+    cache: Cache, run_id: str, most_bytes: int, parent: Fetch, version: int, have: int | None
+) -> AsyncIterator[bytes]:
+    """A version in framed messages, from the cache where it is there, else from the parent.
+
+    For those that have another one what makes it of that is looked for first: it is less.
+    """
+    for key in dict.fromkeys((model_key(run_id, version, have), model_key(run_id, version))):
+        if (messages := await cache.get(key, most_bytes)) is not None:
+            for message in messages:
+                yield message
+            return
+    async for message in parent(version, have):
+        yield message

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from leader.config.rules import is_address
+from leader.config.services import RedisUrl
 from utils.settings.fields import address, address_or_empty, matching
 from utils.settings.flags import SETTINGS, FlagParser, paragraph
 from utils.settings.schema import Schema
@@ -28,6 +29,7 @@ _METAVARS = {
     "edges_listen": "HOST:PORT",
     "http_listen": "HOST:PORT",
     "http_advertise": "HOST:PORT",
+    "redis_url": "URL",
 }
 
 
@@ -98,6 +100,10 @@ class EdgeOptions(JoinOptions):
     )
     http_advertise: Annotated[str, AfterValidator(address_or_empty)] = Field(
         "", description="address that those are told, where it is another one than --http-listen"
+    )
+    redis_url: RedisUrl = Field(
+        "",
+        description="rediss://HOST:PORT where edges share models and broken uploads; ${NAME} is from the environment",
     )
 
 

@@ -10,12 +10,14 @@ import grpc
 from grpc import aio
 
 from leader.config import LimitsConfig
+from leader.edge.broken_uploads import BrokenUploads
 from leader.edge.joined import Joined
 from leader.edge.link import Link
 from leader.edge.models import Models
 from leader.evaluation.federated import check_metrics
 from leader.rpc.downloads import Downloads
 from leader.rpc.uploads import Uploads, header_of
+from leader.services.cache import Cache
 from leader.training.round_metrics import Traffic
 from leader.trust.callers import caller_of
 from protos import edge_pb2, leader_pb2
@@ -32,7 +34,7 @@ _log = logging.getLogger(__name__)
 class EdgeDesk:
     """What answers learners; `link` is that of now, None while there is none."""
 
-    def __init__(self, joined: Joined, link: Callable[[], Link | None], models: Models) -> None:
+    def __init__(self, joined: Joined, link: Callable[[], Link | None], models: Models, cache: Cache) -> None:
         limits: LimitsConfig = joined.config.limits
         self._link_now = link
         self._models = models
@@ -41,6 +43,7 @@ class EdgeDesk:
         traffic = Traffic()
         self._downloads = Downloads(limits, traffic)
         self._uploads = Uploads(joined.reader, limits, traffic, self._is_open, self._at_chunk)
+        self.broken = BrokenUploads(self._uploads, cache, joined.welcome.run_id)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The service as a handler to add to a server."""
@@ -102,7 +105,8 @@ class EdgeDesk:
         ticket = await self._ticket(request.ticket, context)
         if request.work_id != ticket.work_id:
             raise PayloadError("the update is for other work than its ticket")
-        return leader_pb2.UploadStatus(received=self._uploads.received(request))
+        received = await self.broken.received(f"learner {ticket.learner_id}", request)
+        return leader_pb2.UploadStatus(received=received)
 
     async def _accumulate(self, messages: AsyncIterator[UploadMessage], context: Context) -> leader_pb2.Ack:
         link, place = self._link(), caller_of(context).place

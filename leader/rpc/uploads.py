@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
@@ -64,7 +64,9 @@ class Uploads:
         self._traffic = traffic
         self._is_open = is_open  # whether the work with this id is still wanted
         self.at_chunk = at_chunk  # called after each chunk
-        self._max_bytes = decoder.max_bytes + limits.header_bytes
+        #: Called with what a broken stream has left behind.
+        self.left: Callable[[Key, PayloadReader], None] = lambda key, reader: None
+        self.max_bytes = decoder.max_bytes + limits.header_bytes
         # Of each stream in a line gRPC has taken in a window of bytes.
         line = max(1, limits.upload_bytes // (2 * limits.window_bytes))
         firsts = max(2, limits.upload_bytes // (2 * limits.message_bytes))
@@ -87,7 +89,7 @@ class Uploads:
         place is one for an update of any size, as that of a plain learner, whose first message is of it.
         Raises PayloadError, StalledError or BusyError.
         """
-        places, size = (self._budget, self._share(self._max_bytes)) if whole else (self._firsts, 1)
+        places, size = (self._budget, self._share(self.max_bytes)) if whole else (self._firsts, 1)
         async with places.hold(caller, size, ranked=ranked) as place:
             async with self.moving(place) if ranked else place.moving(self._limits.hello_s, self._mute):
                 message = await self.next(messages)
@@ -99,8 +101,28 @@ class Uploads:
 
     def received(self, request: leader_pb2.UploadRequest) -> int:
         """Bytes that an earlier, broken stream of this update left here."""
-        transfer = self._broken.get((request.work_id, request.total_bytes, request.crc32))
+        transfer = self._broken.get(key_of(request))
         return transfer.reader.received if transfer else 0
+
+    def holds(self, key: Key, reader: PayloadReader) -> bool:
+        """Whether this is what a broken stream has left here, and nobody goes on with it."""
+        return key in self._broken and self._broken[key].reader is reader
+
+    async def restore(
+        self, caller: str, request: leader_pb2.UploadRequest, chunks: Iterable[memoryview]
+    ) -> None:
+        """Hold what a stream of this update left elsewhere, as if it had broken here.
+
+        Raises PayloadError or LimitError for what can't be the update's beginning, and BusyError.
+        """
+        header = leader_pb2.UpdateHeader(work_id=request.work_id, total_bytes=request.total_bytes)
+        place = await self._budget.take(caller, self._share(request.total_bytes), ranked=True)
+        transfer = _Transfer(self.reader(request.total_bytes, self._acceptor(header), _KEPT_BYTES), place)
+        try:
+            for chunk in chunks:
+                await self.feed(transfer.reader, chunk)
+        finally:
+            self._keep(key_of(request), transfer)
 
     @asynccontextmanager
     async def receiving(
@@ -111,18 +133,26 @@ class Uploads:
         Raises PayloadError, LimitError, ChecksumError, StalledError or BusyError.
         """
         header = header_of(opening.message)
-        key = (header.work_id, header.total_bytes, header.crc32) if header and not opening.whole else None
+        key = key_of(header) if header and not opening.whole else None
         transfer = await self._begin(caller, opening, header, key)
         try:
             size = await self._read(transfer, opening.message, messages)
             upload = Upload(header, transfer.reader.finish(header.crc32 if header else None), size)
             yield upload
         finally:
-            if key is not None and transfer.reader.resumable and key not in self._broken:
-                self._broken[key] = transfer
-                transfer.place.leave(lambda: self._forget(key))
-            else:
+            if key is None:
                 transfer.place.free()
+            elif self._keep(key, transfer):
+                self.left(key, transfer.reader)
+
+    def _keep(self, key: Key, transfer: _Transfer) -> bool:
+        """Hold what has come so far for whoever goes on with it; else, where that can't be, let go of it."""
+        if not transfer.reader.resumable or key in self._broken:
+            transfer.place.free()
+            return False
+        self._broken[key] = transfer
+        transfer.place.leave(lambda: self._forget(key))
+        return True
 
     def _forget(self, key: Key) -> None:
         del self._broken[key]
@@ -131,8 +161,8 @@ class Uploads:
         self, caller: str, opening: Opening, header: leader_pb2.UpdateHeader | None, key: Key | None
     ) -> _Transfer:
         """A broken transfer to go on with, or a new one once there is budget for it."""
-        if header is not None and header.total_bytes > self._max_bytes:
-            raise LimitError(f"update of {header.total_bytes} bytes; at most {self._max_bytes} are taken")
+        if header is not None and header.total_bytes > self.max_bytes:
+            raise LimitError(f"update of {header.total_bytes} bytes; at most {self.max_bytes} are taken")
         broken = self._broken.pop(key, None) if key else None
         if header is not None and broken is not None and header.offset == broken.reader.received:
             opening.place.free()
@@ -142,7 +172,7 @@ class Uploads:
             broken.place.free()
         if header is not None and header.offset:
             raise ChecksumError(f"the first {header.offset} bytes are no longer held here; send all of them")
-        size = min(self._max_bytes, header.total_bytes) if header is not None else self._max_bytes
+        size = min(self.max_bytes, header.total_bytes) if header is not None else self.max_bytes
         place = opening.place if opening.whole else await self._room(caller, size, opening.place)
         return _Transfer(self.reader(size, self._acceptor(header), _KEPT_BYTES), place)
 
@@ -229,6 +259,11 @@ class Uploads:
             if _says_something(message):
                 return message
         return None
+
+
+def key_of(update: leader_pb2.UpdateHeader | leader_pb2.UploadRequest) -> Key:
+    """The key of an update by what is said of it."""
+    return update.work_id, update.total_bytes, update.crc32
 
 
 def header_of(message: UploadMessage) -> leader_pb2.UpdateHeader | None:

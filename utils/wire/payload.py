@@ -250,6 +250,12 @@ class _Body:
             self.filled += taken
             chunk = chunk[taken:]
 
+    @property
+    def taken(self) -> list[Bytes]:
+        """What has been taken so far, where it lies."""
+        *whole, last = self.chunks or (np.empty(0, np.uint8),)
+        return [*whole, last[: last.size - self._room]]
+
     def _keeps(self, chunk: Bytes) -> bool:
         end = self.filled + chunk.size
         return (
@@ -305,6 +311,11 @@ class PayloadReader:
     def received(self) -> int:
         """Bytes taken so far."""
         return len(self._head) + self._body.filled
+
+    @property
+    def taken(self) -> list[Buffer]:
+        """These bytes, where they lie; what comes later changes none of them."""
+        return [bytes(self._head), *(part.data for part in self._body.taken)]
 
     @property
     def resumable(self) -> bool:

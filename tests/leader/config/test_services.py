@@ -36,6 +36,16 @@ def refusal(key: str, value: str) -> str:
         ("services.mongodb.url", "mongodb://${HOST}/runs", UNENCRYPTED),
         ("services.mongodb.url", "http://127.0.0.1", "it must be mongodb://HOST:PORT/DATABASE"),
         ("services.mongodb.url", "mongodb://", "it must be mongodb://HOST:PORT/DATABASE"),
+        ("services.redis.url", "rediss://ann:hunter2@redis.corp", SECRET),
+        ("services.redis.url", "rediss://redis.corp?ssl_password=hunter2", SECRET),
+        ("services.redis.url", "redis://redis.corp:6379", "write rediss://HOST:PORT"),
+        ("services.redis.url", "redis://${HOST}", "write rediss://HOST:PORT"),
+        ("services.redis.url", "redis://redis.sock", "write rediss://HOST:PORT"),
+        ("services.redis.url", "redis://redis.corp/?client_name=@127.0.0.1", "write rediss://HOST:PORT"),
+        ("services.redis.url", "rediss://redis.corp?ssl_cert_reqs=none", "or to whoever answers"),
+        ("services.redis.url", "http://127.0.0.1", "it must be redis://HOST:PORT or rediss"),
+        ("services.redis.url", "redis://", "it must be redis://HOST:PORT or rediss"),
+        ("services.redis.url", "redis://127.0.0.1", "edges.listen is empty, and edges alone use Redis"),
         ("services.mlflow.url", "mlflow.corp:5000", "it must be http://HOST:PORT or https://HOST"),
         ("services.mlflow.model", "a/b", "it must be 1 to 64 of letters"),
         ("services.kafka.brokers", "kafka.corp", "it must be HOST:PORT, or several"),
@@ -56,8 +66,14 @@ def test_a_url_that_would_tell_a_secret_or_go_nowhere_is_refused_without_being_s
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("services.redpanda.url", "unknown key; services has tensorboard, mongodb, mlflow, registry, kafka"),
-        ("services.redpanda", "unknown key; services has tensorboard, mongodb, mlflow, registry, kafka"),
+        (
+            "services.redpanda.url",
+            "unknown key; services has tensorboard, mongodb, mlflow, registry, kafka, redis",
+        ),
+        (
+            "services.redpanda",
+            "unknown key; services has tensorboard, mongodb, mlflow, registry, kafka, redis",
+        ),
         ("services.kafka.broker", "unknown key; did you mean services.kafka.brokers?"),
         ("services.mongodb.urk", "unknown key; did you mean services.mongodb.url?"),
     ],
@@ -86,6 +102,26 @@ def test_other_urls_are_kept_as_they_are_written_and_read_back(url: str, tmp_pat
     read = SCHEMA.build(read_config(path))
     assert read == config
     assert (read.services.mongodb.url, read.services.mlflow.register_) == (url, "last")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "${REDIS_URL}",
+        "redis://[::1]:6379/3",
+        "redis://localhost",
+        "rediss://ann:${PW}@redis.corp?ssl_ca_certs=ca.pem",
+    ],
+)
+def test_a_redis_url_goes_with_edges(url: str) -> None:
+    given = ["--set", f"services.redis.url={url}", "--set", "edges.listen=127.0.0.1:0"]
+    assert parse(given, {}).config.services.redis.url == url
+    whole = {"REDIS_URL": "rediss://ann:pw@redis.corp", "PW": "p/w"}
+    assert filled("--redis-url", url, whole) == (
+        {"${REDIS_URL}": whole["REDIS_URL"]}.get(url) or url.replace("${PW}", "p%2Fw")
+    )
+    with pytest.raises(ConfigError, match="--redis-url, as the environment completes it: it leaves"):
+        filled("--redis-url", "${REDIS_URL}", {"REDIS_URL": "redis://ann:hunter2@redis.corp"})
 
 
 def test_all_of_it_is_off_unless_asked_for() -> None:

@@ -28,6 +28,8 @@ def test_flags_come_before_the_environment() -> None:
         ("--leader h:1 --http-advertise https://h", "HOST:PORT with a port from 1 to 65535"),
         ("--leader h:1 --advertise h:0", "HOST:PORT with a port from 1 to 65535"),
         ("--leader h:1 --name a/b", "1 to 64 letters"),
+        ("--leader h:1 --redis-url redis://redis.corp", "write rediss://HOST:PORT"),
+        ("--leader h:1 --redis-url rediss://ann:pw@redis.corp", "there is a password in it"),
         ("--leader h:1 --ca ca.pem", "certificate, key and ca go together"),
         ("--leader h:1 --leder h:2", "--leder"),
     ],

@@ -49,6 +49,7 @@ def read(data: bytes, cuts: Sequence[int] = (), *, max_bytes: int = 1 << 20) -> 
     for start, stop in pairwise(edges):
         reader.feed(data[start:stop])
         assert reader.received == stop
+        assert b"".join(map(bytes, reader.taken)) == data[:stop]
     return reader.finish()
 
 
@@ -313,8 +314,12 @@ def kept(data: bytes, cuts: Sequence[int], keep_from: int) -> tuple[Payload, lis
     reader = PayloadReader(max_bytes=1 << 23, header_bytes=1 << 16, keep_from=keep_from)
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     chunks = [data[start:stop] for start, stop in pairwise(edges)]
-    for chunk in chunks:
+    before: Sequence[bytes | bytearray | memoryview] = ()
+    for chunk, (start, stop) in zip(chunks, pairwise(edges), strict=True):
         reader.feed(chunk)
+        assert b"".join(map(bytes, before)) == data[:start]
+        before = reader.taken
+        assert b"".join(map(bytes, before)) == data[:stop]
     return reader.finish(zlib.crc32(data)), chunks
 
 
