@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from leader.aggregator.__main__ import main
-from leader.distributed import grid
+from leader.update_log import grid
 
 
 def go_by_client() -> None:

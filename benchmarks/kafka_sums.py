@@ -29,13 +29,13 @@ from leader.aggregation.exact_sum import Scale
 from leader.aggregation.weighting import ByExamples
 from leader.config.yaml_file import SCHEMA
 from leader.distributed.hub import Hub, Partial
-from leader.distributed.kafka import KafkaLog, settings_of
-from leader.distributed.log_sums import LogSums
-from leader.distributed.logged_updates import LoggedUpdates
 from leader.distributed.messages import layout_message, scale_message
-from leader.distributed.run_log import RunLog, plan_of
 from leader.distributed.service import edge_handler
 from leader.edge.service import refuse_call
+from leader.update_log.kafka import KafkaLog, settings_of
+from leader.update_log.log_sums import LogSums
+from leader.update_log.logged_updates import LoggedUpdates
+from leader.update_log.run_log import RunLog, plan_of
 from model.layout import Entry, Layout
 from protos import edge_pb2
 from scripts.demo import free_port

@@ -13,14 +13,9 @@ import grpc
 from leader.config import RunConfig, ServicesConfig
 from leader.config.yaml_file import dump_config
 from leader.data.dataset import Data
-from leader.distributed.branches import Tree
 from leader.distributed.contract import SERVICE as EDGE_SERVICE
 from leader.distributed.hub import Hooks, Hub
-from leader.distributed.kafka import KafkaLog, settings_of
-from leader.distributed.log_sums import LogSums
 from leader.distributed.messages import layout_message
-from leader.distributed.recall import Recall
-from leader.distributed.run_log import RunLog
 from leader.distributed.service import edge_handler
 from leader.distributed.ticket import key_of
 from leader.dp.privacy import Privacy
@@ -34,6 +29,7 @@ from leader.rpc.service import LeaderService
 from leader.rpc.uploads import Uploads
 from leader.runtime import Host
 from leader.state import RunState
+from leader.training.branches import Tree
 from leader.training.coordinator import Coordinator
 from leader.training.engine import Engine
 from leader.training.exchanges.base import ExchangeKind
@@ -43,6 +39,10 @@ from leader.trust.callers import Anybody, Caller
 from leader.trust.guard import Guard
 from leader.trust.listeners import Ports
 from leader.trust.run_audit import RunAudit
+from leader.update_log.kafka import KafkaLog, settings_of
+from leader.update_log.log_sums import LogSums
+from leader.update_log.recall import Recall
+from leader.update_log.run_log import RunLog
 from protos import edge_pb2
 from utils import faults
 from utils.errors import ForbiddenError, WireError

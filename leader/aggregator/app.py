@@ -8,11 +8,11 @@ import threading
 from collections.abc import Callable
 
 from leader.aggregator.member import Member
-from leader.distributed.kafka import KafkaLog, settings_of
-from leader.distributed.run_log import RunLog
 from leader.edge.joined import config_of
 from leader.edge.options import JoinOptions
 from leader.edge.parent import Parent, Say, until_signalled
+from leader.update_log.kafka import KafkaLog, settings_of
+from leader.update_log.run_log import RunLog
 from protos import edge_pb2
 from utils.errors import ConfigError
 

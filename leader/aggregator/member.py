@@ -7,10 +7,10 @@ import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from leader.distributed.kafka import KafkaLog, is_read_again
-from leader.distributed.partition_sum import PartitionSum
-from leader.distributed.run_log import RunLog
-from leader.distributed.update_log import InOrder
+from leader.update_log.base import InOrder
+from leader.update_log.kafka import KafkaLog, is_read_again
+from leader.update_log.partition_sum import PartitionSum
+from leader.update_log.run_log import RunLog
 from utils.errors import NotReadyError
 
 if TYPE_CHECKING:

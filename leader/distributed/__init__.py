@@ -1,1 +1,1 @@
-"""Aggregation on many machines: edges take uploads and add them up, the leader counts receipts and merges the sums."""
+"""The tree of machines that take updates: its RPCs, tickets and seals, and the hub that knows the edges below."""

@@ -13,12 +13,12 @@ from leader.aggregation.decoding import Decoder, UpdateReader
 from leader.aggregation.norms import squared_norm
 from leader.aggregation.weighting import make_weighting
 from leader.config import RunConfig
-from leader.distributed.kafka import KafkaLog, settings_of
-from leader.distributed.logged_updates import LoggedUpdates
 from leader.distributed.messages import layout_of, scale_of
-from leader.distributed.run_log import RunLog, plan_of
 from leader.distributed.ticket import unseal
 from leader.secagg.masked_sum import MaskedSum, MaskedUpdates
+from leader.update_log.kafka import KafkaLog, settings_of
+from leader.update_log.logged_updates import LoggedUpdates
+from leader.update_log.run_log import RunLog, plan_of
 from model.fragments import Fragments
 from protos import edge_pb2, leader_pb2, log_pb2
 from utils.errors import IncompatibleError, LimitError, PayloadError

@@ -9,13 +9,13 @@ import math
 import numpy as np
 
 from leader.aggregation.base import Elsewhere
-from leader.distributed.recall import Recall
 from leader.distributed.ticket import unseal
 from leader.evaluation.federated import check_metrics
 from leader.learners.membership import Member
 from leader.learners.workforce import Workforce
 from leader.training.inbox import Upload
 from leader.training.work_desk import WorkDesk
+from leader.update_log.recall import Recall
 from protos import edge_pb2, leader_pb2
 from utils import faults
 from utils.errors import PayloadError, UnknownLearnerError, WireError

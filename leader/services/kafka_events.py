@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 
 from leader.config.kafka import KafkaConfig
-from leader.distributed.kafka import KafkaLog, settings_of
-from leader.distributed.update_log import Entry
 from leader.services.record_file import Row
+from leader.update_log.base import Entry
+from leader.update_log.kafka import KafkaLog, settings_of
 
 
 class KafkaFollower:

@@ -12,7 +12,6 @@ from leader.aggregation.decoding import Decoder, UpdateReader
 from leader.aggregation.exact_sum import Scale
 from leader.config import RunConfig
 from leader.data.part import Part
-from leader.distributed.branches import Branches, NoBranches
 from leader.dp.privacy import NoPrivacy, Privacy
 from leader.learners.workforce import Workforce
 from leader.optimizers.base import Step
@@ -23,6 +22,7 @@ from leader.runtime import Host
 from leader.secagg.masked_sum import MaskedUpdates
 from leader.secagg.session import Check
 from leader.state import RunState
+from leader.training.branches import Branches, NoBranches
 from leader.training.planning import RoundPlanner
 from leader.training.publisher import Publisher
 from leader.training.server_step import step_at_once

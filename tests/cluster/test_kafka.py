@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from leader.aggregator.app import App as AggregatorApp
-from leader.distributed import kafka
-from leader.distributed.kafka import KafkaLog, settings_of
-from leader.distributed.update_log import Entry
 from leader.edge.options import JoinOptions
 from leader.events import RoundCommitted, UpdateAccepted, UpdatesLost
+from leader.update_log import kafka
+from leader.update_log.base import Entry
+from leader.update_log.kafka import KafkaLog, settings_of
 from learner.wire.connection import Endpoint
 from learner.wire.whole_update import HeldUpdate
 from learner.work.worker import Worker
@@ -152,9 +152,9 @@ def test_a_median_survives_an_aggregator_and_takes_what_came_to_the_leader(
 
 def hurry(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Wait so long for a broker, and once it is away not again."""
-    monkeypatch.setattr("leader.distributed.kafka._TIMEOUT_S", seconds)
+    monkeypatch.setattr("leader.update_log.kafka._TIMEOUT_S", seconds)
     monkeypatch.setitem(kafka._PRODUCER, "delivery.timeout.ms", int(1000 * seconds))
-    monkeypatch.setattr("leader.distributed.run_log._AWAY_S", 600.0)
+    monkeypatch.setattr("leader.update_log.run_log._AWAY_S", 600.0)
 
 
 def test_a_broker_that_is_away_from_the_start_costs_a_line_and_no_bit(

@@ -24,16 +24,16 @@ from leader.aggregation.weighting import FedNova
 from leader.config import RunConfig
 from leader.config.yaml_file import SCHEMA
 from leader.distributed.hub import Hub, Partial
-from leader.distributed.kafka import KafkaLog, settings_of
-from leader.distributed.log_sums import LogSums
-from leader.distributed.logged_updates import LoggedUpdates, records_of
 from leader.distributed.messages import layout_message, scale_message
-from leader.distributed.run_log import RunLog, plan_of
 from leader.distributed.service import edge_handler
 from leader.edge.service import refuse_call
+from leader.update_log.kafka import KafkaLog, settings_of
+from leader.update_log.log_sums import LogSums
+from leader.update_log.logged_updates import LoggedUpdates, records_of
+from leader.update_log.run_log import RunLog, plan_of
 from protos import edge_pb2
 from tests.integration.harness import Cluster, Program, closed_address, cluster_in
-from tests.leader.distributed.test_log_sums import LARGE, SCALE, update
+from tests.leader.update_log.test_log_sums import LARGE, SCALE, update
 from tests.tools.kafka import tansu
 from tests.tools.needs import needs
 from utils.errors import NotReadyError
@@ -213,7 +213,7 @@ def assert_exact(partial: Partial, members: Sequence[Contribution]) -> None:
 def test_whatever_happens_to_processes_and_uploads_each_sum_is_exact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("leader.distributed.run_log._AWAY_S", 0.1)
+    monkeypatch.setattr("leader.update_log.run_log._AWAY_S", 0.1)
 
     async def play(cluster: Cluster, address: str, broker: Broker) -> Counter[str]:
         stage = Stage(address, cluster)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen
 
-from leader.distributed.update_log import Entry
+from leader.update_log.base import Entry
 from tests.tools.needs import need_commands
 from tests.tools.servers import serving
 from utils.errors import NotReadyError

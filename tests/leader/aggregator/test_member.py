@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from leader.aggregator.member import Member
-from leader.distributed.run_log import RunLog
+from leader.update_log.run_log import RunLog
 from protos import log_pb2
-from tests.leader.distributed.test_log_sums import KEY, Run, update
+from tests.leader.update_log.test_log_sums import KEY, Run, update
 from tests.tools.kafka import MemoryLog
 from utils.errors import NotReadyError
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leader.distributed.records import MOST_BYTES
-from leader.distributed.update_log import Entry, InOrder
+from leader.update_log.base import Entry, InOrder
+from leader.update_log.records import MOST_BYTES
 from utils.errors import ConfigError, NotReadyError
 from utils.wire.rpc import is_loopback
 

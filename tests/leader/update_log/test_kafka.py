@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from leader.distributed.kafka import KafkaLog, settings_of
-from leader.distributed.records import MOST_BYTES
-from leader.distributed.update_log import Entry
+from leader.update_log.base import Entry
+from leader.update_log.kafka import KafkaLog, settings_of
+from leader.update_log.records import MOST_BYTES
 from tests.integration.harness import closed_address
 from tests.tools.kafka import tansu
 from tests.tools.needs import needs
@@ -71,7 +71,7 @@ def test_a_broker_that_cant_delete_is_told_of(log: KafkaLog) -> None:
 
 
 def test_what_is_not_there_is_not_waited_for_forever(log: KafkaLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leader.distributed.kafka._TIMEOUT_S", 0.3)
+    monkeypatch.setattr("leader.update_log.kafka._TIMEOUT_S", 0.3)
     with pytest.raises(NotReadyError, match="does not give record 100000 of updates, partition 0"):
         log.read("updates", 0, 100_000)
 
@@ -79,8 +79,8 @@ def test_what_is_not_there_is_not_waited_for_forever(log: KafkaLog, monkeypatch:
 def test_without_a_broker_nothing_is_written_and_nobody_is_flooded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("leader.distributed.kafka._TIMEOUT_S", 0.3)
-    monkeypatch.setitem(sys.modules["leader.distributed.kafka"]._PRODUCER, "delivery.timeout.ms", 300)
+    monkeypatch.setattr("leader.update_log.kafka._TIMEOUT_S", 0.3)
+    monkeypatch.setitem(sys.modules["leader.update_log.kafka"]._PRODUCER, "delivery.timeout.ms", 300)
     alone = KafkaLog(settings_of(closed_address(), None))
     with caplog.at_level(logging.DEBUG):
         with pytest.raises(NotReadyError, match=r"Kafka did not take 2 of 2 records: .*timed out"):

@@ -17,11 +17,11 @@ import numpy as np
 from leader.aggregation.base import Term
 from leader.config import AggregateConfig
 from leader.distributed.hub import Partial, Take
-from leader.distributed.logged_updates import records_of
-from leader.distributed.partition_sum import HALF, grid_of
-from leader.distributed.recall import Recall
-from leader.distributed.records import uids_of
-from leader.distributed.run_log import MEAN, RunLog, plan_of
+from leader.update_log.logged_updates import records_of
+from leader.update_log.partition_sum import HALF, grid_of
+from leader.update_log.recall import Recall
+from leader.update_log.records import uids_of
+from leader.update_log.run_log import MEAN, RunLog, plan_of
 from protos import edge_pb2, log_pb2
 from utils.errors import NotReadyError, PayloadError
 

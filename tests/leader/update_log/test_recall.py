@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from leader.distributed.grid import Grid
-from leader.distributed.recall import Recall
-from leader.distributed.run_log import RunLog
 from leader.distributed.ticket import LIFE_S, seal
+from leader.update_log.grid import Grid
+from leader.update_log.recall import Recall
+from leader.update_log.run_log import RunLog
 from protos import edge_pb2, leader_pb2, log_pb2
-from tests.leader.distributed.logs import plan_of
+from tests.leader.update_log.logs import plan_of
 from tests.tools.kafka import MemoryLog
 from utils.errors import NotReadyError
 
@@ -110,7 +110,7 @@ def test_a_receipt_that_can_t_be_is_passed_over_by_name(
 
 
 def test_only_so_many_receipts_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leader.distributed.run_log._MOST_RECEIPTS", 1)
+    monkeypatch.setattr("leader.update_log.run_log._MOST_RECEIPTS", 1)
     left = Left()
     left.note(7, receipt("a", b"1" * 16), receipt("b", b"2" * 16))
     recall = left.recalled()

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from leader.config.edges_rules import MOST_LOGGED
-from leader.distributed.grid import BLOCK, Grid
-from leader.distributed.records import MOST_BYTES, Sealer, joined, uids_of
+from leader.update_log.grid import BLOCK, Grid
+from leader.update_log.records import MOST_BYTES, Sealer, joined, uids_of
 from protos import log_pb2
-from tests.leader.distributed.logs import close, plan_of, updates_of
+from tests.leader.update_log.logs import close, plan_of, updates_of
 from utils.errors import ForbiddenError
 
 GRID = Grid(BLOCK, BLOCK + 3, 4)

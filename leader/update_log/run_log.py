@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterable, Iterator
 
 from leader.config import AggregateConfig
-from leader.distributed.partition_sum import PartitionSum
-from leader.distributed.records import Sealer
-from leader.distributed.update_log import Entry, UpdateLog
+from leader.update_log.base import Entry, UpdateLog
+from leader.update_log.partition_sum import PartitionSum
+from leader.update_log.records import Sealer
 from protos import edge_pb2, log_pb2
 from utils.errors import (
     ForbiddenError,

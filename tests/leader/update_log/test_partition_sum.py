@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from leader.distributed.grid import BLOCK, Grid
-from leader.distributed.partition_sum import PartitionSum
-from leader.distributed.records import uids_of
+from leader.update_log.grid import BLOCK, Grid
+from leader.update_log.partition_sum import PartitionSum
+from leader.update_log.records import uids_of
 from protos import log_pb2
-from tests.leader.distributed.logs import Update, block, close, expected, plan_of, updates_of
+from tests.leader.update_log.logs import Update, block, close, expected, plan_of, updates_of
 from utils.errors import LateUpdateError, PayloadError, ValueRangeError, WireError
 
 SMALL = Grid(5, 8, partitions=3)

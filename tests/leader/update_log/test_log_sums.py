@@ -18,12 +18,12 @@ from leader.aggregation.exact_sum import Scale
 from leader.aggregation.norms import squared_norm
 from leader.aggregation.weighting import FedNova
 from leader.distributed.hub import Partial
-from leader.distributed.log_sums import Gathering, LogSums
-from leader.distributed.logged_updates import LoggedUpdates
 from leader.distributed.messages import scale_message
-from leader.distributed.partition_sum import PartitionSum
-from leader.distributed.records import joined
-from leader.distributed.run_log import RunLog, plan_of
+from leader.update_log.log_sums import Gathering, LogSums
+from leader.update_log.logged_updates import LoggedUpdates
+from leader.update_log.partition_sum import PartitionSum
+from leader.update_log.records import joined
+from leader.update_log.run_log import RunLog, plan_of
 from model.layout import Layout
 from protos import edge_pb2, log_pb2
 from tests.tools.kafka import MemoryLog

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leader.aggregation.exact_sum import ExactSum, Scale
-from leader.distributed.grid import Grid
 from leader.distributed.messages import scale_message
-from leader.distributed.records import joined
+from leader.update_log.grid import Grid
+from leader.update_log.records import joined
 from protos import log_pb2
 
 SCALE = Scale.of(1024.0, 10_000)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from leader.distributed.update_log import InOrder
+from leader.update_log.base import InOrder
 
 
 def test_a_record_that_was_passed_over_is_read_first() -> None:

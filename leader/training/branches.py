@@ -13,12 +13,12 @@ from leader.aggregation.base import Aggregator, Contribution, Countable
 from leader.aggregation.exact_sum import Scale
 from leader.aggregation.robust.aggregate import RobustAggregate
 from leader.distributed.hub import Hub, Partial
-from leader.distributed.log_sums import LogSums
 from leader.distributed.messages import UID_BYTES, scale_message
-from leader.distributed.recall import Recall
 from leader.distributed.ticket import LIFE_S, seal
 from leader.runtime import Host
 from leader.secagg.masked_sum import MaskedSum
+from leader.update_log.log_sums import LogSums
+from leader.update_log.recall import Recall
 from protos import edge_pb2, leader_pb2
 from utils import faults
 from utils.errors import NotReadyError

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 
 from leader.distributed.messages import UID_BYTES
-from leader.distributed.run_log import RunLog
 from leader.distributed.ticket import unseal
+from leader.update_log.run_log import RunLog
 from protos import edge_pb2, log_pb2
 from utils.errors import PayloadError, WireError
 

@@ -12,9 +12,9 @@ from leader.aggregation.exact_sum import ExactSum, check_range
 from leader.aggregation.robust.aggregate import BUFFERS_RULE, combine
 from leader.aggregation.robust.rows import WholeRows
 from leader.config.edges_rules import COORDINATEWISE
-from leader.distributed.grid import BLOCK, MOST_PARTITIONS, Grid
 from leader.distributed.messages import UID_BYTES, scale_of
-from leader.distributed.records import joined, uids_of
+from leader.update_log.grid import BLOCK, MOST_PARTITIONS, Grid
+from leader.update_log.records import joined, uids_of
 from protos import log_pb2
 from utils.errors import LateUpdateError, PayloadError
 

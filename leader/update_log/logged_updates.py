@@ -10,8 +10,8 @@ from leader.aggregation.aggregate import Aggregate
 from leader.aggregation.base import Contribution, Term
 from leader.aggregation.exact_sum import check_range
 from leader.aggregation.spool import scaled
-from leader.distributed.partition_sum import grid_of
-from leader.distributed.run_log import RunLog
+from leader.update_log.partition_sum import grid_of
+from leader.update_log.run_log import RunLog
 from protos import log_pb2
 from utils.errors import NotReadyError
 
@@ -58,7 +58,7 @@ class LoggedUpdates(Aggregate):
             raise NotReadyError(f"the log of updates is away ({error}); send the update elsewhere") from None
 
     def _note(self) -> None:
-        """No block stands in the log before it says that its sum is the newest: see leader/distributed/recall.py."""
+        """No block stands in the log before it says that its sum is the newest: see leader/update_log/recall.py."""
         if not self._is_noted:
             self._log.note(log_pb2.LogReceipt(plan=self._plan))
             self._is_noted = True

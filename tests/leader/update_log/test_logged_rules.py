@@ -18,13 +18,13 @@ from leader.aggregation.spool import Spool
 from leader.aggregation.weighting import Bounded, ByExamples, Clipped
 from leader.config import AggregateConfig
 from leader.distributed.hub import Partial
-from leader.distributed.log_sums import LogSums
-from leader.distributed.logged_updates import LoggedUpdates
 from leader.distributed.messages import scale_message
-from leader.distributed.run_log import RunLog, plan_of
+from leader.update_log.log_sums import LogSums
+from leader.update_log.logged_updates import LoggedUpdates
+from leader.update_log.run_log import RunLog, plan_of
 from model.layout import Layout
 from protos import edge_pb2
-from tests.leader.distributed.test_log_sums import KEY, LARGE, LAYOUT, PARTITIONS, SCALE, Run, receipt, update
+from tests.leader.update_log.test_log_sums import KEY, LARGE, LAYOUT, PARTITIONS, SCALE, Run, receipt, update
 from utils.errors import PayloadError, ValueRangeError
 from utils.wire.payload import Payload
 

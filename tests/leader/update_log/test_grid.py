@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leader.distributed.grid import BLOCK, Grid
+from leader.update_log.grid import BLOCK, Grid
 
 GRIDS = st.builds(
     lambda parameters, buffers, partitions, together: Grid(
