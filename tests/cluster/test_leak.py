@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leader.rpc.uploads import Uploads
-from leader.training.exchanges import masked
+from leader.training.exchanges import masked_group
 from learner.secagg import sessions
 from learner.secagg.member import Floors, MaskMember, Signing
 from model.layout import Layout
@@ -100,7 +100,7 @@ def fix_keys(monkeypatch: pytest.MonkeyPatch) -> None:
             super().__init__(name, session, order, floors, signing, draw=draw)
 
     monkeypatch.setattr(sessions, "MaskMember", Keyed)
-    monkeypatch.setattr(masked, "os", SimpleNamespace(urandom=lambda size: bytes(range(size))))
+    monkeypatch.setattr(masked_group, "os", SimpleNamespace(urandom=lambda size: bytes(range(size))))
 
 
 def logged(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> tuple[list[bytes], NDArray[np.float32]]:

@@ -12,6 +12,7 @@ import pytest
 
 from leader.events import RoundCommitted, UpdateAccepted
 from leader.learners.membership import Member
+from leader.secagg.masked_sum import MaskedSum
 from leader.secagg.session import Action, Send
 from leader.training.exchanges import kinds
 from leader.training.exchanges.masked import MaskedExchange
@@ -74,8 +75,14 @@ class Liar(MaskedExchange):
     #: Adverts of the session before, by name.
     before: ClassVar[dict[str, leader_pb2.Advert]]
 
-    def _do(self, actions: Iterable[Action]) -> None:
-        super()._do([self._changed(action) for action in actions])
+    def _take(self, total: MaskedSum) -> None:
+        super()._take(total)
+        does = self._group._do
+
+        def do(actions: Iterable[Action]) -> None:
+            does([self._changed(action) for action in actions])
+
+        self._group._do = do  # type: ignore[method-assign]
 
     def _changed(self, action: Action) -> Action:
         if not isinstance(action, Send):
@@ -301,7 +308,7 @@ class TwoViews(Liar):
         told[member.name] = message.agreed.signature
         if len(told) < 4:
             return True
-        session = self._session
+        session = self._group._session
         assert session is not None
         for each in self._engine.workforce:
             view = self.without_d if each.name in "ab" else session.survivors

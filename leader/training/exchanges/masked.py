@@ -6,11 +6,8 @@ written down, those reveal what takes the masks off, and the sum makes the step.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import logging
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,29 +19,23 @@ from leader.data.part import Part
 from leader.learners.membership import Member
 from leader.rounds.protocol import Applied, Reopen, RoundEvent
 from leader.secagg.masked_sum import MaskedSum
-from leader.secagg.pending import PendingFile, PendingSum
-from leader.secagg.session import Action, Failed, MaskSession, Ready, Send, Times, Unmask
-from leader.secagg.unmasking import seeds
+from leader.secagg.pending import PendingFile
 from leader.state import RunState
 from leader.training.engine import Engine
 from leader.training.exchanges.base import Admitted, Closed, OpenExchange, Recalled
+from leader.training.exchanges.masked_group import MaskedGroup
 from leader.training.exchanges.masked_orders import MaskedOrders
 from leader.training.exchanges.synchronous import SynchronousExchange
 from leader.training.inbox import Submission
 from leader.training.mask_plan import plan_of
 from leader.training.planning import Opening
 from protos import edge_pb2, leader_pb2
-from utils import faults
-from utils.console import printable
-from utils.errors import PayloadError
-from utils.secagg.keys import SESSION_BYTES
 from utils.secagg.ring import COARSE, FEWEST_LEVELS
-from utils.secagg.roster import Seated, need, order_bytes
+from utils.secagg.roster import need
 from utils.secagg.update import ring_of
 from utils.wire.payload import Manifest, Payload
 
 _log = logging.getLogger(__name__)
-_LONGEST_REASON = 256  # characters of what a learner refuses with
 
 
 class Masking:
@@ -53,7 +44,6 @@ class Masking:
     def __init__(self, engine: Engine, path: Path | None) -> None:
         self.pending = PendingFile(path)
         self.open_now: MaskedExchange | None = None
-        self.stopped = False
         engine.workforce.subscribe(self._look)
 
     def _look(self) -> None:
@@ -81,7 +71,6 @@ class Masking:
 
     def stop(self) -> None:
         """See ExchangeKind.stop."""
-        self.stopped = True
         if self.open_now is not None:
             self.open_now.stop()
 
@@ -94,31 +83,23 @@ class MaskedExchange(SynchronousExchange):
 
     def __init__(self, engine: Engine, state: RunState, opening: Opening, masking: Masking) -> None:
         """Raises CheckpointError for a pending sum that is damaged."""
-        secagg, pending = engine.config.secagg, masking.pending.read(state.round + 1)
+        pending = masking.pending.read(state.round + 1)
         self._masking = masking
         self._pending = pending
-        self._times = Times(secagg.keys_s, secagg.reveal_s)
         self._plan = plan_of(
             engine.config, opening, masking.pending.attempt(state.round + 1), state.masks_range
         )
         self._opening = opening = _with_quorum(opening, need(self._plan))
         self._release = engine.privacy.masked(engine.layout, state, self._plan, opening.plan.quorum)
-        self._session: MaskSession | None = None
-        self._not_before: float | None = (
-            None  # clock value: where learners refuse, they are not asked over and over
-        )
         self._registered: set[str] = set()  # names
-        self._in_sum: dict[str, str] = {}  # names, by part
-        self._closing = False
-        self._outcome = _future()
         super().__init__(engine, state, opening, pending.parts if pending else ())
         if pending:
-            self.aggregate = MaskedSum.restored(engine.layout, pending, self._scale, self._release.after)
-            self._session = MaskSession.resumed(pending.closed, self._times, engine.signed)
+            self._take(MaskedSum.restored(engine.layout, pending, self._scale, self._release.after))
+            self._group.resume(pending)
         self._check_levels()
         masking.open_now = self
         self.look_at_learners()
-        if self._session is None:
+        if not self._group.session:
             _log.warning(
                 "round %d: %d learners are here, a sum needs %d",
                 opening.plan.round,
@@ -145,17 +126,20 @@ class MaskedExchange(SynchronousExchange):
         return MaskedOrders(self.machine, place, orders, via=self._engine.via)
 
     def _open_sum(self, step: int) -> None:
-        layout = self._engine.layout
-        self.aggregate = MaskedSum(layout, self._plan, self._scale, self._release.noise, self._release.after)
-        self._in_sum = {}
-        self._branch(step, edge_pb2.Open(masking=self._plan, noise=self._release.noise))
+        layout, release = self._engine.layout, self._release
+        self._take(MaskedSum(layout, self._plan, self._scale, release.noise, release.after))
+        self._branch(step, edge_pb2.Open(masking=self._plan, noise=release.noise))
+
+    def _take(self, total: MaskedSum) -> None:
+        """Add updates up in this sum from now on."""
+        self.aggregate, round_, file = total, self.machine.plan.round, self._masking.pending
+        self._group = MaskedGroup(self._engine, round_, self._plan, total, self._release, file)
+        self.orders.group = self._group
 
     def holders(self) -> Mapping[str, int]:
         """See OpenExchange: once masks are agreed on, those that have some."""
-        held = super().holders()
-        if not self.orders.ready:
-            return held
-        return {part: id_ for part, id_ in held.items() if self._name_of(id_) in self.orders.ready}
+        held, ready = super().holders(), self._group.ready
+        return {part: id_ for part, id_ in held.items() if not ready or self._name_of(id_) in ready}
 
     def _name_of(self, learner_id: int) -> str:
         member = self._engine.workforce.get(learner_id)
@@ -166,88 +150,40 @@ class MaskedExchange(SynchronousExchange):
     ) -> RoundEvent | None:
         """See OpenExchange: whoever is in the sum stays in it, here or gone."""
         event = await super().add(admitted, submission, counted)
-        self._in_sum[admitted.part.id] = submission.member.name
+        self._group.counted(admitted.part.id, submission.member.name)
         return event
 
     # --- the session of masks --------------------------------------------------------------
 
     def _begin(self) -> None:
-        """Agree on masks with the learners that are here, once they are enough."""
-        now = self._now()
-        here = self._here()
-        if self._session is not None or len(here) < need(self._plan):
-            return
-        if self._not_before is not None and now < self._not_before:
-            return
-        orders = {name: self.orders.order(part) for name, part in here.items()}
-        work = {name: order.work_id for name, order in orders.items()}
-        alike = order_bytes(next(iter(orders.values())))
-        self.orders.session = os.urandom(SESSION_BYTES)
-        self._not_before = None
-        opened = self.orders.session, self._plan, alike, work, now, self._times
-        self._session = MaskSession(*opened, self._engine.signed)
-        self._do(self._session.open())
-
-    def _now(self) -> float:
-        return self._engine.host.clock.now()
+        self._group.begin({name: self.orders.order(part) for name, part in self._here().items()})
 
     def _here(self) -> dict[str, str]:
         """The parts that learners have, by their names; some may not have opened their connection yet."""
         holders = super().holders()
         return {self._name_of(holders[part]): part for part in self._parts if part in holders}
 
-    def _do(self, actions: Iterable[Action]) -> None:
-        members = {member.name: member for member in self._engine.workforce}
-        for action in actions:
-            match action:
-                case Send(name, message):
-                    if name in members:
-                        members[name].link.mask(message)
-                case Ready(names):
-                    self.orders.ready = frozenset(names)
-                    self._engine.workforce.announce()
-                case Unmask():
-                    self._end_wait(action)
-                case Failed(reason):
-                    self._failed(action, reason)
-
-    def _end_wait(self, outcome: Unmask | Failed) -> None:
-        if not self._outcome.done():
-            self._outcome.set_result(outcome)
-
-    def _failed(self, failed: Failed, reason: str) -> None:
-        if self._closing:
-            self._end_wait(failed)
-            return
-        _log.warning("round %d: %s; they are asked again", self.machine.plan.round, reason)
-        self._session = None
-        self._not_before = self._now() + self._times.keys_s
-
     @property
     def deadline(self) -> float | None:
-        """Clock value at which the session is to be told that its time is up, or another may begin."""
-        return self._session.deadline if self._session is not None else self._not_before
+        """See ExchangeKind.deadline."""
+        return self._group.deadline
 
     def tick(self) -> None:
-        """Time has passed."""
-        if self._session is not None:
-            self._do(self._session.tick(self._now()))
-        elif self._not_before is not None and self._now() >= self._not_before:
-            self._not_before = None
-            self._begin()
+        """See ExchangeKind.tick."""
+        self._group.tick()
+        self._begin()
 
     def heard(self, member: Member, message: leader_pb2.MaskUp) -> None:
         """See ExchangeKind.masked."""
-        if message.HasField("refused"):
-            reason = printable(message.refused.reason[:_LONGEST_REASON])
-            _log.info("masks: %s refuses: %s", member.name, reason)
-        if self._session is not None and message.session == self._session.session:
-            self._do(self._session.heard(member.name, message, self._now()))
+        self._group.heard(member, message)
 
     def returned(self, member: Member) -> None:
         """See ExchangeKind.returned."""
-        if self._session is not None:
-            self._do(self._session.returned(member.name))
+        self._group.returned(member)
+
+    def stop(self) -> None:
+        """See ExchangeKind.stop."""
+        self._group.stop()
 
     def look_at_learners(self) -> None:
         """Who is here may have changed; whose connection broke is waited for as long as its lease lasts."""
@@ -255,23 +191,16 @@ class MaskedExchange(SynchronousExchange):
         gone = self._registered - registered
         self._registered = registered
         self._begin()
-        for name in gone:
-            if self._session is not None:
-                self._do(self._session.lost(name, self._now()))
+        self._group.lost(gone)
 
     # --- its sum ---------------------------------------------------------------------------
 
     async def close(self, step: int, parts: tuple[str, ...]) -> Closed:
         """See OpenExchange: the round's other attempt, with other work, where the sum can't be unmasked."""
-        self._closing = True
         if self._pending is None and (left := await self._engine.branches.gather()) is not None:
-            self._closing = False
             return Closed(Reopen(self.machine.plan.parts, left))
-        reason = await self._write_down()
-        if not reason:
-            await self._engine.host.compute(self._charge)
-            reason = await self._unmask()
-        if self._masking.stopped and reason:
+        reason = await self._group.unmask(self._engine.layout.gathered(self.state.served))
+        if self._group.stopped and reason:
             return Closed(Reopen(()))  # what is written down is unmasked when the run is resumed
         recalled, self._pending = self._recalled(), None
         if reason:
@@ -289,67 +218,6 @@ class MaskedExchange(SynchronousExchange):
             result = replace(result, loss=math.nan)  # nobody has told one
         return Closed(Applied(), result, recalled)
 
-    async def _write_down(self) -> str:
-        """Decide who is in the sum, for good; why there can be none, or ""."""
-        if self._pending is not None:
-            return ""
-        assert self._session is not None
-        self._do(self._session.close([self._in_sum[part] for part in self.aggregate.parts], self._now()))
-        if self._outcome.done():
-            return self._reason(self._outcome.result())
-        closed, total = self._session.closed, self.aggregate
-        pending = PendingSum(self.machine.plan.round, tuple(total.parts), closed, total.values, total.wide)
-        await self._engine.host.compute(self._masking.pending.write, pending)
-        faults.reach("leader.pending", self.machine.plan.round)
-        return ""
-
-    def _charge(self) -> None:
-        """Have what is about to be revealed on disk as paid; raises PrivacyError and CheckpointError."""
-        assert self._session is not None
-        closed = self._session.closed
-        seated = Seated(closed.session, closed.order, closed.plan, closed.seats)
-        of = seated.survivors_digest(closed.survivors).hex()
-        self._release.charge(closed.plan, self.aggregate.noise, self.aggregate.parts, of)
-
-    async def _unmask(self) -> str:
-        """Take the masks off the sum; why that can't be, or ""."""
-        assert self._session is not None
-        host, session = self._engine.host, self._session
-        shared = self._engine.layout.gathered(self.state.served)
-        model = await host.compute(lambda: hashlib.sha256(shared.data).digest())
-        self._do(session.unmask(self._now()))
-        while isinstance(outcome := await self._answered(), Unmask):
-            faults.reach("leader.revealed", self.machine.plan.round)
-            try:
-                found = await host.compute(seeds, outcome.seated, outcome.survivors, outcome.answers, model)
-            except PayloadError as error:
-                self._outcome = _future()
-                self._do(session.misfit(self._now(), str(error)))
-                continue
-            await host.compute(self.aggregate.unmask, found)
-            return ""
-        return self._reason(outcome)
-
-    async def _answered(self) -> Unmask | Failed:
-        """What those that were asked come to, in the time that they have."""
-        if self._masking.stopped:
-            self.stop()
-        while not self._outcome.done():
-            try:
-                async with self._engine.host.clock.until(self.deadline):
-                    await asyncio.wait((self._outcome,))
-            except TimeoutError:
-                self.tick()
-        return self._outcome.result()
-
-    def stop(self) -> None:
-        """See ExchangeKind.stop."""
-        if self._closing:
-            self._end_wait(Failed("the run is stopped"))
-
-    def _reason(self, outcome: Unmask | Failed) -> str:
-        return outcome.reason if isinstance(outcome, Failed) else ""
-
     async def _again(self, step: int, reason: str) -> Closed:
         round_, pending = self.machine.plan.round, self._masking.pending
         _log.warning("round %d is tried again with other batches: %s", round_, reason)
@@ -357,7 +225,6 @@ class MaskedExchange(SynchronousExchange):
         self._engine.privacy.check_paid(round_, self.machine.plan.parts)
         attempt, found = pending.attempt(round_), self.state.masks_range
         self._plan = plan_of(self._engine.config, self._opening, attempt, found)
-        self._session, self._closing, self._outcome = None, False, _future()
         self._open(step)
         self._begin()
         return Closed(Reopen(self.machine.plan.parts))
@@ -379,8 +246,7 @@ class MaskedExchange(SynchronousExchange):
     def end(self) -> OpenExchange | None:
         """See OpenExchange."""
         self._masking.open_now = None
-        if self._session is not None:
-            self._do(self._session.over("the round is over"))
+        self._group.over()
         return super().end()
 
 
@@ -388,7 +254,3 @@ def _with_quorum(opening: Opening, least: int) -> Opening:
     """A round that does not close before its sum can be unmasked."""
     plan = opening.plan
     return replace(opening, plan=replace(plan, quorum=max(plan.quorum, min(least, len(plan.parts)))))
-
-
-def _future() -> asyncio.Future[Unmask | Failed]:
-    return asyncio.get_running_loop().create_future()

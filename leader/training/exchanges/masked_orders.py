@@ -7,6 +7,7 @@ import math
 from leader.aggregation.base import Contribution
 from leader.learners.membership import Member
 from leader.training.exchanges.base import Admitted
+from leader.training.exchanges.masked_group import MaskedGroup
 from leader.training.inbox import Upload
 from leader.training.open_orders import Orders
 from utils.errors import LateUpdateError, PayloadError
@@ -23,13 +24,12 @@ _SAID_ALONE = (
 class MaskedOrders(Orders):
     """Orders whose answers count only from those that the session's masks were agreed with."""
 
-    session = b""
-    ready: frozenset[str] = frozenset()  # names
+    group: MaskedGroup
 
     def admit(self, member: Member, upload: Upload, work_id: str) -> Admitted:
         """See OpenOrders."""
         part, header = self.part_of(member.learner_id, work_id), upload.header
-        if header is None or member.name not in self.ready or header.session != self.session:
+        if header is None or not self.group.takes(member.name, header.session):
             raise LateUpdateError(
                 "the masks of this round were agreed on without this update; wait for new work"
             )

@@ -1,0 +1,243 @@
+"""A masked group: learners whose updates of one model are added up masked, and what takes the masks off their sum.
+
+When no more updates are to come, who is in the sum is written down, the sum is charged, and those in it reveal what
+takes its masks off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+from collections.abc import Collection, Iterable, Mapping
+
+from leader.dp.masked_release import MaskedRelease
+from leader.learners.membership import Member
+from leader.secagg.masked_sum import MaskedSum
+from leader.secagg.pending import PendingFile, PendingSum
+from leader.secagg.session import Action, Failed, MaskSession, Ready, Send, Times, Unmask
+from leader.secagg.unmasking import seeds
+from leader.training.engine import Engine
+from protos import leader_pb2
+from utils import faults
+from utils.console import printable
+from utils.errors import PayloadError
+from utils.secagg.keys import SESSION_BYTES
+from utils.secagg.roster import Seated, need, order_bytes
+from utils.vector import Vector
+
+_log = logging.getLogger(__name__)
+_LONGEST_REASON = 256  # characters of what a learner refuses with
+
+
+class MaskedGroup:
+    """One masked sum of work of one round: its session, and its end."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        round_: int,
+        plan: leader_pb2.MaskPlan,
+        total: MaskedSum,
+        release: MaskedRelease,
+        file: PendingFile,
+    ) -> None:
+        self.round = round_
+        self.plan = plan
+        self.sum = total
+        self.ready: frozenset[str] = frozenset()  # names of learners whose updates may come
+        self.stopped = False
+        self._engine = engine
+        self._release = release
+        self._file = file
+        self._times = Times(engine.config.secagg.keys_s, engine.config.secagg.reveal_s)
+        self._session: MaskSession | None = None
+        self._written = False  # whether who is in the sum is on disk
+        self._not_before: float | None = (
+            None  # clock value: where learners refuse, they are not asked over and over
+        )
+        self._in_sum: dict[str, str] = {}  # names, by part
+        self._closing = False
+        self._outcome = _future()
+
+    def resume(self, pending: PendingSum) -> None:
+        """Go on with a sum that was written down before the leader was started."""
+        self._session = MaskSession.resumed(pending.closed, self._times, self._engine.signed)
+        self._written = True
+
+    @property
+    def session(self) -> bytes:
+        """The id of its session, b"" before there is one."""
+        return self._session.session if self._session is not None else b""
+
+    def takes(self, name: str, session: bytes) -> bool:
+        """Whether the update of this learner, masked in this session, is one of its sum."""
+        return name in self.ready and session == self.session
+
+    def counted(self, part: str, name: str) -> None:
+        """The update of a part is in the sum, and stays there, whether its learner is here or gone."""
+        self._in_sum[part] = name
+
+    # --- the session -----------------------------------------------------------------------
+
+    def begin(self, orders: Mapping[str, leader_pb2.WorkOrder]) -> None:
+        """Agree on masks with those that are here, whose orders these are by name, once they are enough."""
+        now = self._now()
+        if self._session is not None or len(orders) < need(self.plan):
+            return
+        if self._not_before is not None and now < self._not_before:
+            return
+        work = {name: order.work_id for name, order in orders.items()}
+        alike = order_bytes(next(iter(orders.values())))
+        self._not_before = None
+        opened = os.urandom(SESSION_BYTES), self.plan, alike, work, now, self._times
+        self._session = MaskSession(*opened, self._engine.signed)
+        self._do(self._session.open())
+
+    def _now(self) -> float:
+        return self._engine.host.clock.now()
+
+    def _do(self, actions: Iterable[Action]) -> None:
+        members = {member.name: member for member in self._engine.workforce}
+        for action in actions:
+            match action:
+                case Send(name, message):
+                    if name in members:
+                        members[name].link.mask(message)
+                case Ready(names):
+                    self.ready = frozenset(names)
+                    self._engine.workforce.announce()
+                case Unmask():
+                    self._end_wait(action)
+                case Failed(reason):
+                    self._failed(action, reason)
+
+    def _end_wait(self, outcome: Unmask | Failed) -> None:
+        if not self._outcome.done():
+            self._outcome.set_result(outcome)
+
+    def _failed(self, failed: Failed, reason: str) -> None:
+        if self._closing:
+            self._end_wait(failed)
+            return
+        _log.warning("round %d: %s; they are asked again", self.round, reason)
+        self._session = None
+        self._not_before = self._now() + self._times.keys_s
+
+    @property
+    def deadline(self) -> float | None:
+        """Clock value at which the session is to be told that its time is up, or another may begin."""
+        return self._session.deadline if self._session is not None else self._not_before
+
+    def tick(self) -> None:
+        """Time has passed."""
+        if self._session is not None:
+            self._do(self._session.tick(self._now()))
+        elif self._not_before is not None and self._now() >= self._not_before:
+            self._not_before = None
+
+    def heard(self, member: Member, message: leader_pb2.MaskUp) -> None:
+        """See ExchangeKind.masked."""
+        if message.HasField("refused"):
+            reason = printable(message.refused.reason[:_LONGEST_REASON])
+            _log.info("masks: %s refuses: %s", member.name, reason)
+        if self._session is not None and message.session == self._session.session:
+            self._do(self._session.heard(member.name, message, self._now()))
+
+    def returned(self, member: Member) -> None:
+        """See ExchangeKind.returned."""
+        if self._session is not None:
+            self._do(self._session.returned(member.name))
+
+    def lost(self, names: Collection[str]) -> None:
+        """These learners are gone."""
+        for name in names:
+            if self._session is not None:
+                self._do(self._session.lost(name, self._now()))
+
+    # --- its sum ---------------------------------------------------------------------------
+
+    async def unmask(self, model: Vector) -> str:
+        """Have the masks taken off what is in the sum, which was made from `model`; why that can't be, or "".
+
+        Raises PrivacyError where that can't be paid, CheckpointError where it can't be written down.
+        """
+        self._closing = True
+        reason = await self._write_down()
+        if not reason:
+            await self._engine.host.compute(self._charge)
+            reason = await self._reveal(model)
+        return reason
+
+    async def _write_down(self) -> str:
+        """Decide who is in the sum, for good; why there can be none, or ""."""
+        if self._written:
+            return ""
+        assert self._session is not None
+        self._do(self._session.close([self._in_sum[part] for part in self.sum.parts], self._now()))
+        if self._outcome.done():
+            return _reason(self._outcome.result())
+        closed, total = self._session.closed, self.sum
+        pending = PendingSum(self.round, tuple(total.parts), closed, total.values, total.wide)
+        await self._engine.host.compute(self._file.write, pending)
+        self._written = True
+        faults.reach("leader.pending", self.round)
+        return ""
+
+    def _charge(self) -> None:
+        """Have what is about to be revealed on disk as paid; raises PrivacyError and CheckpointError."""
+        assert self._session is not None
+        closed = self._session.closed
+        seated = Seated(closed.session, closed.order, closed.plan, closed.seats)
+        of = seated.survivors_digest(closed.survivors).hex()
+        self._release.charge(closed.plan, self.sum.noise, self.sum.parts, of)
+
+    async def _reveal(self, model: Vector) -> str:
+        """Take the masks off the sum; why that can't be, or ""."""
+        assert self._session is not None
+        host, session = self._engine.host, self._session
+        digest = await host.compute(lambda: hashlib.sha256(model.data).digest())
+        self._do(session.unmask(self._now()))
+        while isinstance(outcome := await self._answered(), Unmask):
+            faults.reach("leader.revealed", self.round)
+            try:
+                found = await host.compute(seeds, outcome.seated, outcome.survivors, outcome.answers, digest)
+            except PayloadError as error:
+                self._outcome = _future()
+                self._do(session.misfit(self._now(), str(error)))
+                continue
+            await host.compute(self.sum.unmask, found)
+            return ""
+        return _reason(outcome)
+
+    async def _answered(self) -> Unmask | Failed:
+        """What those that were asked come to, in the time that they have."""
+        if self.stopped:
+            self.stop()
+        while not self._outcome.done():
+            try:
+                async with self._engine.host.clock.until(self.deadline):
+                    await asyncio.wait((self._outcome,))
+            except TimeoutError:
+                self.tick()
+        return self._outcome.result()
+
+    def stop(self) -> None:
+        """See ExchangeKind.stop: what is written down is unmasked when the run is resumed."""
+        self.stopped = True
+        if self._closing:
+            self._end_wait(Failed("the run is stopped"))
+
+    def over(self) -> None:
+        """Whoever is in the session may forget its secrets."""
+        if self._session is not None:
+            self._do(self._session.over("the round is over"))
+
+
+def _reason(outcome: Unmask | Failed) -> str:
+    return outcome.reason if isinstance(outcome, Failed) else ""
+
+
+def _future() -> asyncio.Future[Unmask | Failed]:
+    return asyncio.get_running_loop().create_future()
