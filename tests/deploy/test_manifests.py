@@ -91,7 +91,7 @@ def test_the_dockerfile_is_clean(tmp_path: Path) -> None:
 def test_an_image_is_built_from_the_packages_and_what_their_wheel_needs() -> None:
     sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     files = {"setup.py", "pyproject.toml", "README.md", "LICENSE"}
-    assert sent == {"leader", "learner", "model", "protos", "scripts", "utils"} | files
+    assert sent == {"leader", "learner", "model", "protos", "scripts", "utils", "deploy/edge.txt"} | files
 
 
 def test_the_compose_file_fits_the_specification(tmp_path: Path) -> None:
