@@ -75,7 +75,7 @@ def run_fleet(
             )
             for name in (f"learner-{number}" for number in range(1, learners + 1))
         ]
-        run_together(program, [*crew, *_edges(folder, above, edges), *_viewers(folder, viewers)])
+        run_together(program, [*crew, *edge_programs(folder, above, edges), *_viewers(folder, viewers)])
         first, *commits = read_probe(folder / "leader.probe")
         orders = [read_probe(folder / f"{learner.name}.probe")[warmup:] for learner in crew]
         newest = max((folder / "run" / "checkpoints").iterdir())
@@ -89,8 +89,8 @@ def run_fleet(
         )
 
 
-def _edges(folder: Path, above: str, count: int) -> Sequence[Program]:
-    """Edges that small models are nothing special to: they have no torch."""
+def edge_programs(folder: Path, above: str, count: int) -> Sequence[Program]:
+    """So many edges of the leader that listens for them at `above`; small models are nothing special to them."""
     command = (sys.executable, "-m", "leader.edge", "--leader", above)
     return [Program(name, command, folder / f"{name}.log") for name in (f"edge-{n}" for n in range(count))]
 

@@ -1,24 +1,22 @@
 """`python -m benchmarks.noop_crowd`: many learners in one process without torch, whose training takes no time.
 
-Each has a connection of its own, fetches the model of each order and drops it chunk by chunk, and
-answers with one and the same update, which is built once. At the end the crowd prints as one JSON
-object what the kernel counted on its connections.
+Each has connections of its own, fetches the model of each order and drops it chunk by chunk, and
+answers with one and the same update, which is built once; both at an edge, where orders name any.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import sys
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from grpc import aio
 
 from benchmarks.probe import Probe
-from benchmarks.tcp_bytes import TcpBytes
+from learner.wire.connection import Endpoint
+from learner.wire.edges import Edges
 from protos import leader_pb2
 from utils.version import PROTOCOL
 from utils.wire.checksum import crc32
@@ -29,6 +27,7 @@ from utils.wire.rpc import channel_options
 
 EXAMPLES, CLASSES = 64, 10  # of the data that each learner says it holds
 _VALUE = np.float32(1e-4)
+_AT_ONCE = 16  # registrations under way
 _TIMEOUT_S = 60.0
 
 
@@ -58,7 +57,9 @@ class ConstantUpdate:
 class Crowd:
     """What all learners share: the update, and the readings of their process."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int) -> None:
+        self.first = first  # number of the learner that takes readings
+        self.turn = asyncio.Semaphore(_AT_ONCE)
         self.probe = Probe()
         self._update: ConstantUpdate | None = None
 
@@ -77,6 +78,7 @@ class NoOpMember:
         # Without its own pool gRPC would put all learners of this process on one connection.
         options = (*channel_options(), ("grpc.use_local_subchannel_pool", 1))
         self._channel = aio.insecure_channel(leader, options=options)
+        self._edges = Edges(lambda address: aio.insecure_channel(address, options=options))
         self._stub = LeaderStub(self._channel)
         self._number = number
         self._crowd = crowd
@@ -91,9 +93,11 @@ class NoOpMember:
                 examples=EXAMPLES, classes=CLASSES, fingerprint=f"{self._number:064x}"
             ),
         )
-        async with asyncio.timeout(_TIMEOUT_S):
-            await self._channel.channel_ready()  # the leader was started a moment ago
-        reply = await self._stub.register(info, _TIMEOUT_S)
+        async with self._crowd.turn:
+            async with asyncio.timeout(_TIMEOUT_S):
+                await self._channel.channel_ready()  # the leader was started a moment ago
+            reply = await self._stub.register(info, _TIMEOUT_S)
+        self._edges.registered(info.name)
         async for message in self._stub.session(self._speak(reply)):
             match message.WhichOneof("kind"):
                 case "work":
@@ -109,12 +113,21 @@ class NoOpMember:
             yield leader_pb2.LearnerMessage(heartbeat=leader_pb2.Heartbeat())
 
     async def _answer(self, order: leader_pb2.WorkOrder, reply: leader_pb2.AckWithMetadata) -> None:
-        if self._number == 0:
+        if self._number == self._crowd.first:
             self._crowd.probe.read()
-        head = await self._fetch(leader_pb2.Empty(token=reply.token, version=order.version))
+        await self._edges.ask(
+            order.via, lambda: Endpoint(self._stub, reply.token), lambda at: self._learn_at(at, order, reply)
+        )
+
+    async def _learn_at(
+        self, at: Endpoint, order: leader_pb2.WorkOrder, reply: leader_pb2.AckWithMetadata
+    ) -> None:
+        request = leader_pb2.Empty(token=at.token, ticket=at.ticket, version=order.version)
+        head = await self._fetch(at.stub, request)
         update = self._crowd.update(head, order.exchange, reply.run.chunk_bytes)
         said = leader_pb2.UpdateHeader(
-            token=reply.token,
+            token=at.token,
+            ticket=at.ticket,
             work_id=order.work_id,
             examples=EXAMPLES,
             total_bytes=update.total_bytes,
@@ -123,11 +136,11 @@ class NoOpMember:
             seconds=1e-6,
         )
         header = leader_pb2.GradientData(header=said).SerializeToString()
-        await self._stub.accumulate(iter((header, *update.messages)))
+        await at.stub.accumulate(iter((header, *update.messages)))
 
-    async def _fetch(self, request: leader_pb2.Empty) -> bytes:
+    async def _fetch(self, stub: LeaderStub, request: leader_pb2.Empty) -> bytes:
         """The first chunk of the model, which holds its header; the others are dropped."""
-        chunks = self._stub.get_model(request)
+        chunks = stub.get_model(request)
         head = bytes(await anext(chunks))
         async for _ in chunks:
             pass
@@ -135,18 +148,17 @@ class NoOpMember:
 
     async def close(self) -> None:
         """Hang up."""
+        await self._edges.close()
         await self._channel.close()
 
 
-async def learn_together(leader: str, learners: int, crowd: Crowd) -> TcpBytes:
-    """Run the learners to the end; returns what went over their connections."""
-    members = [NoOpMember(leader, number, crowd) for number in range(learners)]
+async def learn_together(leader: str, numbers: range, crowd: Crowd) -> None:
+    """Run the learners to the end."""
+    members = [NoOpMember(leader, number, crowd) for number in numbers]
     async with asyncio.TaskGroup() as group:
         for member in members:
             group.create_task(member.learn())
-    counted = TcpBytes.now()
     await asyncio.gather(*(member.close() for member in members))
-    return counted
 
 
 def main() -> None:
@@ -154,11 +166,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.noop_crowd", description=__doc__)
     parser.add_argument("--leader", required=True, metavar="HOST:PORT")
     parser.add_argument("--learners", type=int, required=True)
+    parser.add_argument("--first", type=int, default=0, metavar="NUMBER", help="of these learners in the run")
     options = parser.parse_args()
-    crowd = Crowd()
-    counted = asyncio.run(learn_together(options.leader, options.learners, crowd))
+    crowd = Crowd(options.first)
+    numbers = range(options.first, options.first + options.learners)
+    asyncio.run(learn_together(options.leader, numbers, crowd))
     crowd.probe.write()
-    json.dump(asdict(counted), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.tcp_bytes import TcpBytes
+
 #: Where the process leaves its readings, one JSON object a line.
 PROBE_FILE = "BENCHMARK_PROBE_FILE"
 #: Set where readings are to hold everything that a leak would show in.
@@ -35,6 +37,8 @@ class Reading:
     descriptors: int = 0  # open files and sockets
     threads: int = 0
     tasks: int = 0  # asyncio tasks
+    sent_bytes: int = 0  # on connections that are open, as the kernel counts them
+    received_bytes: int = 0
 
     @classmethod
     def now(cls) -> Reading:
@@ -44,13 +48,15 @@ class Reading:
     @classmethod
     def whole(cls) -> Reading:
         """The reading with everything that a leak would show in; to be taken on the event loop."""
-        process = psutil.Process()
+        process, counted = psutil.Process(), TcpBytes.now()
         return replace(
             cls.now(),
             resident_bytes=process.memory_info().rss,
             descriptors=process.num_fds(),
             threads=process.num_threads(),
             tasks=len(asyncio.all_tasks()),
+            sent_bytes=counted.sent,
+            received_bytes=counted.received,
         )
 
 

@@ -16,10 +16,10 @@ _LIMITS = LimitsConfig()
 
 @dataclass(frozen=True)
 class Term:
-    """One part of a cost: how much of it a run with so many learners and parameters takes."""
+    """One part of a cost: how much of it a run takes with so many learners and parameters, and edges."""
 
     name: str
-    amount: Callable[[float, float], float]  # (learners, parameters) to a count of `unit`
+    amount: Callable[..., float]  # of a point, as all terms of a law take it, to a count of `unit`
     unit: str  # of the constant, for people
     factor: float  # from the constant to that unit
 
@@ -31,11 +31,10 @@ class Law:
     terms: tuple[Term, ...]
     constants: tuple[float, ...]
 
-    def __call__(self, learners: float, parameters: float) -> float:
-        """The cost of a run."""
+    def __call__(self, *point: float) -> float:
+        """The cost of a run with so many learners and parameters, and edges where the terms have them."""
         return sum(
-            constant * term.amount(learners, parameters)
-            for constant, term in zip(self.constants, self.terms, strict=True)
+            constant * term.amount(*point) for constant, term in zip(self.constants, self.terms, strict=True)
         )
 
 
@@ -72,10 +71,28 @@ MEMORY = (
 )
 
 
-def fit(terms: Sequence[Term], points: Sequence[tuple[float, float]], values: Sequence[float]) -> Law:
+#: Behind edges, by (learners, parameters, edges).
+EDGE_SECONDS = (
+    Term("a round", lambda learners, parameters, edges: 1.0, "ms", 1e3),
+    Term("a learner", lambda learners, parameters, edges: learners, "ms", 1e3),
+    Term("a million parameters", lambda learners, parameters, edges: parameters / 1e6, "ms", 1e3),
+    Term(
+        "an edge and a million parameters",
+        lambda learners, parameters, edges: edges * parameters / 1e6,
+        "ms",
+        1e3,
+    ),
+)
+EDGE_BYTES = (
+    Term("a learner", lambda learners, parameters, edges: learners, "bytes", 1.0),
+    Term("an edge and parameter", lambda learners, parameters, edges: edges * parameters, "bytes", 1.0),
+)
+
+
+def fit(terms: Sequence[Term], points: Sequence[tuple[float, ...]], values: Sequence[float]) -> Law:
     """The law that makes the squares of the relative errors least, with no constant below zero.
 
-    `points` are (learners, parameters). The best set of terms whose constants come out positive is
+    `points` are what the terms take. The best set of terms whose constants come out positive is
     found by trying all sets (non-negative least squares; there are few terms).
     """
     rows = np.array([[term.amount(*point) for term in terms] for point in points]) / np.array(values)[:, None]

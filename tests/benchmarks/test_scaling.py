@@ -8,7 +8,8 @@ import pytest
 from benchmarks.learners import laws, memory_target
 from benchmarks.learners_run import CrowdRun
 from benchmarks.result import Result
-from benchmarks.scaling import COSTS, COUNTS, ELEMENTS, Point, fitted, law_of, result_of, target_of
+from benchmarks.scaling import COSTS, COUNTS, ELEMENTS, result_of
+from benchmarks.scaling_laws import Runs, fitted
 from benchmarks.scaling_page import draw_scaling, laws_of, page
 from benchmarks.scaling_training import TrainingRun
 from benchmarks.spread import Spread
@@ -33,15 +34,17 @@ def run(learners: int, elements: int, peak: float = 0.0) -> CrowdRun:
         peak_bytes=int(peak or 600e6 + 24 * elements),
         up_bytes=moved,
         down_bytes=moved,
+        received_bytes=moved,
+        sent_bytes=moved,
         wire_ratio=1.0001,
     )
 
 
-def points() -> dict[Point, CrowdRun]:
+def points() -> dict[tuple[int, ...], CrowdRun]:
     return {(count, elements): run(count, elements) for elements in ELEMENTS.values() for count in COUNTS}
 
 
-def result(runs: dict[Point, CrowdRun]) -> Result:
+def result(runs: Runs) -> Result:
     return result_of(runs, [TrainingRun(count, Spread.of([2.0]), 100.0, 0.01) for count in COUNTS])
 
 
@@ -51,7 +54,7 @@ def test_the_sizes_are_those_of_the_models(model: str) -> None:
 
 
 def test_the_counts_between_the_fewest_and_the_most_are_predicted() -> None:
-    predicted = {point for point in points() if not fitted(point)}
+    predicted = {point for point in points() if not fitted(point, points())}
     assert predicted == {(count, elements) for count in (2, 4) for elements in ELEMENTS.values()}
 
 
@@ -63,10 +66,10 @@ def test_costs_that_follow_a_law_are_predicted_without_error() -> None:
 def test_the_worst_predicted_point_is_the_one_that_counts() -> None:
     runs = points()
     seconds = COSTS[0]
-    law = law_of(seconds, runs)
+    law = seconds.law(runs)
     slow = (4, ELEMENTS["resnet18"])
     runs[slow] = replace(runs[slow], round_s=runs[slow].round_s.scaled(2.0))
-    target = target_of(seconds, law, runs)
+    target = seconds.target(law, runs)
     assert target.value == pytest.approx(50.0, abs=0.1)  # half of what it was
     assert not target.met
 
@@ -74,7 +77,7 @@ def test_the_worst_predicted_point_is_the_one_that_counts() -> None:
 def test_the_page_has_every_point_and_the_laws_that_the_result_says(tmp_path: Path) -> None:
     found = result(points())
     text = page(found, MACHINE)
-    assert text.count(" M *") == sum(map(fitted, points()))
+    assert text.count(" M *") == sum(fitted(point, points()) for point in points())
     assert "| leader CPU | a learner and a million parameters | 4.2 ms |" in text
     assert laws_of(found)["leader CPU"](3, 5e6) == pytest.approx(
         0.7 * (0.01 + 0.006 + 0.005 + 0.09), rel=1e-3
