@@ -1,0 +1,70 @@
+"""The partitions of Flower's NIID baseline, by the same draws: given the same labels, the same parts.
+
+`leader.data.partition` splits otherwise: its Dirichlet parts differ more in size (here one that has its even share
+gets no more labels), and its parts of few classes are pieces of equal size, of which two may be of one class.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leader.data.partition import Kind, partition
+from scripts.partition import Split
+from utils.datasets import Dataset
+
+PARTS = 10
+SEED = 42  # the baseline's, whatever the seed of a run
+_LEAST = 10  # examples of a part
+
+_Owners = NDArray[np.int64]  # (N,): the part of each example
+
+
+def niid_split(data: Dataset, kind: Kind, classes: int | None) -> Split:
+    """`data` in ten parts: iid, dirichlet (0.5) or of so many `classes` each."""
+    if classes is not None:
+        owners = _few_labels(data.labels, classes)
+    elif kind == "dirichlet":
+        owners = _dirichlet(data.labels, 0.5)
+    else:
+        return Split(
+            data, kind, None, None, SEED, partition(data.labels, PARTS, kind=kind, alpha=1, seed=SEED)
+        )
+    parts = tuple(np.flatnonzero(owners == part) for part in range(PARTS))
+    return Split(data, kind, 0.5 if classes is None else None, classes, SEED, parts)
+
+
+def _few_labels(labels: NDArray[np.int64], each: int) -> _Owners:
+    """Part i has label i and `each` - 1 drawn ones; those who have a label share its examples evenly."""
+    rng = np.random.default_rng(SEED)
+    held = []
+    for part in range(PARTS):
+        own = {part}
+        while len(own) < each:
+            own.add(int(rng.choice(PARTS, 1)[0]))
+        held.append(own)
+    owners = np.empty(len(labels), np.int64)
+    for label in range(PARTS):
+        members = np.flatnonzero(labels == label)
+        rng.shuffle(members)
+        holders = [part for part in range(PARTS) if label in held[part]]
+        for part, share in zip(holders, np.array_split(members, len(holders)), strict=True):
+            owners[share] = part
+    return owners
+
+
+def _dirichlet(labels: NDArray[np.int64], alpha: float) -> _Owners:
+    """Shares of each label by Dirichlet(alpha) among the parts that are below an even share; none nearly empty."""
+    rng = np.random.default_rng(SEED)
+    owners, sizes = np.empty(len(labels), np.int64), np.zeros(PARTS, np.int64)
+    while sizes.min() < _LEAST:
+        sizes[:] = 0
+        for label in range(PARTS):
+            members = np.flatnonzero(labels == label)
+            rng.shuffle(members)
+            shares = rng.dirichlet(np.repeat(alpha, PARTS)) * (sizes < len(labels) / PARTS)
+            cuts = (np.cumsum(shares / shares.sum()) * len(members)).astype(int)[:-1]
+            for part, taken in enumerate(np.split(members, cuts)):
+                owners[taken] = part
+                sizes[part] += len(taken)
+    return owners

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import published
+from benchmarks.niid import COLUMNS, Cell
+from benchmarks.niid_parts import PARTS, niid_split
+from benchmarks.niid_task import CalibratedNiid, Niid
+from benchmarks.published import begun, main, result
+from benchmarks.study import Curve
+from utils.datasets import Dataset
+from utils.datasets.cifar10 import BINARY_FOLDER
+
+CLASSES = tuple(str(number) for number in range(10))
+LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 100))
+
+
+def drawn(labels: np.ndarray) -> Dataset:
+    """Images whose brightness is their label."""
+    images = np.broadcast_to((labels * 25).astype(np.uint8)[:, None, None, None], (len(labels), 3, 32, 32))
+    return Dataset("drawn", np.array(images), labels, CLASSES)
+
+
+def write_cifar10(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    data = drawn(LABELS)
+    records = np.concatenate(
+        [data.labels.astype(np.uint8)[:, None], data.images.reshape(len(data), -1)], axis=1
+    )
+    for number, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+        (folder / f"{name}.bin").write_bytes(records[number % 5 :: 5].tobytes())
+
+
+def test_the_network_has_the_parameters_of_the_baselines_and_its_function() -> None:
+    model = Niid().build_model(3)
+    assert sum(value.numel() for value in model.parameters()) == 62_006
+    images = torch.rand(4, 3, 32, 32)
+    first, second, *linear = [layer for layer in model.children() if list(layer.parameters())]
+    pool, relu = torch.nn.functional.max_pool2d, torch.relu
+    features = pool(relu(second(pool(relu(first(images)), 2))), 2).flatten(1)
+    expected = linear[2](relu(linear[1](relu(linear[0](features)))))
+    assert torch.allclose(model(images), expected, atol=1e-6)
+    again = Niid().build_model(3).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_each_example_is_in_one_part(column: str) -> None:
+    split = niid_split(drawn(LABELS), COLUMNS[column].kind, COLUMNS[column].classes)
+    assert len(split.parts) == PARTS
+    assert np.array_equal(np.sort(np.concatenate(split.parts)), np.arange(len(LABELS)))
+    if (classes := COLUMNS[column].classes) is not None:
+        assert np.count_nonzero(split.counts, axis=1).tolist() == [classes] * PARTS
+
+
+def test_labels_of_two_classes_each_are_the_baselines() -> None:
+    """Drawn once by the baseline's own code, at the revision that the page names, with its seed."""
+    counts = niid_split(drawn(LABELS), "classes", 2).counts
+    held = [tuple(np.flatnonzero(row).tolist()) for row in counts]
+    assert held == [(0, 7), (1, 6), (2, 4), (3, 4), (4, 8), (0, 5), (2, 6), (0, 7), (5, 8), (7, 9)]
+    assert counts[:, 9].tolist() == [0] * 9 + [100]
+    assert sorted(counts[:, 0])[-3:] == [33, 33, 34]
+
+
+def test_a_part_with_its_even_share_gets_no_more_labels() -> None:
+    counts = niid_split(drawn(LABELS), "dirichlet", None).counts
+    before = np.cumsum(counts, axis=1) - counts
+    assert counts[before >= len(LABELS) / PARTS].max() <= 1  # what rounding leaves
+    assert counts.sum(axis=1).min() >= 10
+
+
+def test_batches_are_the_shards_images_and_only_training_changes_them() -> None:
+    task, data = Niid(), drawn(np.arange(10))
+    images, labels, shift = task.make_batch(data, np.array([3, 7]), None)
+    assert labels.tolist() == [3, 7]
+    assert images[:, 0, 0, 0].tolist() == [75, 175]
+    assert shift.tolist() == [0] * 10
+
+
+def test_a_calibrated_loss_leaves_labels_that_a_part_has_not_nearly_alone() -> None:
+    data = drawn(np.repeat([2, 5], [30, 10]))
+    shift = CalibratedNiid().shift(data)
+    assert torch.allclose(shift[[2, 5, 0]].exp(), torch.tensor([0.75, 0.25, 0.01]))
+    plain = absent_gradient(Niid, data)
+    assert absent_gradient(CalibratedNiid, data) < 0.1 * plain
+
+
+def absent_gradient(task: Callable[[], Niid], data: Dataset) -> float:
+    """How hard a batch pulls at the bias of a label that the part has not."""
+    made = task()
+    model = made.build_model(0)
+    made.loss(model, made.make_batch(data, np.arange(40), None)).backward()  # type: ignore[no-untyped-call]
+    return float([*model.parameters()][-1].grad[0].abs())  # type: ignore[index]
+
+
+def test_a_run_is_measured_by_its_best_round_against_its_own_and_the_best_figure() -> None:
+    curve = Curve(0.5, 60.0, [1, 2], [0.52, 0.5], [1.0, 2.0])
+    own = result(Cell("two_classes", "FedAvg", 0), curve).target
+    assert own is not None
+    assert (round(own.value, 2), own.limit) == (-0.83, 1.0)
+    best = result(Cell("dirichlet", "cosine", 0), curve).target
+    assert best is not None
+    assert (round(best.value, 2), best.met) == (16.08, False)
+
+
+def test_a_cell_runs_and_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cifar10(tmp_path / BINARY_FOLDER)
+    call = ["flower", "--quick", "--data", str(tmp_path), "--runs", str(tmp_path), "--workers", "1"]
+    folder, cell = tmp_path / "published-flower-quick", Cell("two_classes", "calibrated", 0)
+    monkeypatch.setenv("FLOCKSTEP_FAULTS", "kill@leader.collected:2")
+    assert main([*call, "--cells", cell.title]) == 1
+    monkeypatch.delenv("FLOCKSTEP_FAULTS")
+    assert begun([cell], folder) == {cell.name: 1}
+    assert f"- {cell.name}: 1 of 2 rounds so far" in (folder / "published_flower.md").read_text()
+    assert main([*call, "--cells", cell.title]) == 0
+    made = json.loads((folder / "published_flower.json").read_text())
+    assert made[cell.name]["series"]["round"] == [1, 2]
+    monkeypatch.setattr(published, "run_study", None)  # what has run to its end is not run again
+    assert main([*call, "--cells", cell.title]) == 0
+    page = (folder / "published_flower.md").read_text()
+    assert "| FedAvg | here | – | – | – | – |" in page
+    assert "Runs that have ended: 1\n\n- two classes each, calibrated, seed 0, 2 rounds: " in page
+
+
+def test_a_cell_that_there_is_not_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["flower", "--cells", "two_clases-*"])
+    assert "no cell is called two_clases-*; there are iid-FedAvg," in capsys.readouterr().err
