@@ -162,10 +162,13 @@ def markdown(curves: Curves, size: Size, machine: Mapping[str, object]) -> str:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
+    few = "one seed and few rounds: 10 minutes"
+    return parse_study(argv, "python -m benchmarks.federated", __doc__, few, _add_rounds)
+
+
+def _add_rounds(parser: argparse.ArgumentParser) -> None:
     rounds = f"rounds of a run; {FULL.rounds}, or {QUICK.rounds} if quick"
-    return parse_study(
-        argv, "python -m benchmarks.federated", __doc__, "one seed and few rounds: 10 minutes", rounds=rounds
-    )
+    parser.add_argument("--rounds", type=int, help=rounds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from leader.data.partition import Kind, partition
+from leader.data.partition import Kind
 from scripts.partition import Split
 from utils.datasets import Dataset
 
@@ -22,21 +22,21 @@ _Owners = NDArray[np.int64]  # (N,): the part of each example
 
 def niid_split(data: Dataset, kind: Kind, classes: int | None) -> Split:
     """`data` in ten parts: iid, dirichlet (0.5) or of so many `classes` each."""
-    if classes is not None:
-        owners = _few_labels(data.labels, classes)
-    elif kind == "dirichlet":
-        owners = _dirichlet(data.labels, 0.5)
-    else:
-        return Split(
-            data, kind, None, None, SEED, partition(data.labels, PARTS, kind=kind, alpha=1, seed=SEED)
-        )
-    parts = tuple(np.flatnonzero(owners == part) for part in range(PARTS))
-    return Split(data, kind, 0.5 if classes is None else None, classes, SEED, parts)
-
-
-def _few_labels(labels: NDArray[np.int64], each: int) -> _Owners:
-    """Part i has label i and `each` - 1 drawn ones; those who have a label share its examples evenly."""
     rng = np.random.default_rng(SEED)
+    if classes is not None:
+        owners = _few_labels(data.labels, classes, rng)
+    elif kind == "dirichlet":
+        owners = _dirichlet(data.labels, 0.5, rng)
+    else:
+        owners = np.empty(len(data), np.int64)
+        for part, taken in enumerate(np.array_split(rng.choice(len(data), len(data), replace=False), PARTS)):
+            owners[taken] = part
+    parts = tuple(np.flatnonzero(owners == part) for part in range(PARTS))
+    return Split(data, kind, 0.5 if kind == "dirichlet" else None, classes, SEED, parts)
+
+
+def _few_labels(labels: NDArray[np.int64], each: int, rng: np.random.Generator) -> _Owners:
+    """Part i has label i and `each` - 1 drawn ones; those who have a label share its examples evenly."""
     held = []
     for part in range(PARTS):
         own = {part}
@@ -53,9 +53,8 @@ def _few_labels(labels: NDArray[np.int64], each: int) -> _Owners:
     return owners
 
 
-def _dirichlet(labels: NDArray[np.int64], alpha: float) -> _Owners:
+def _dirichlet(labels: NDArray[np.int64], alpha: float, rng: np.random.Generator) -> _Owners:
     """Shares of each label by Dirichlet(alpha) among the parts that are below an even share; none nearly empty."""
-    rng = np.random.default_rng(SEED)
     owners, sizes = np.empty(len(labels), np.int64), np.zeros(PARTS, np.int64)
     while sizes.min() < _LEAST:
         sizes[:] = 0

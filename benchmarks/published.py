@@ -16,15 +16,15 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.machine import describe_machine
-from benchmarks.niid import ALGORITHMS, COLUMNS, FULL, PEERS, QUICK, Cell, Size, cells
+from benchmarks.niid import COLUMNS, FULL, PEERS, QUICK, Cell, Size, cells
 from benchmarks.niid_parts import niid_split
-from benchmarks.published_page import BEST, LAST, TIME, page
-from benchmarks.result import Figure, Result, Target, add_folder_flags, check_published_whole, document
+from benchmarks.published_page import BEST, LAST, TIME, Document, page
+from benchmarks.result import Figure, Result, Target, document
 from benchmarks.spread import Spread
-from benchmarks.study import Curve, read_curve, run_study
+from benchmarks.study import Curve, parse_study, read_curve, run_study
 from scripts.partition import write
 from utils.datasets import open_dataset
-from utils.errors import program
+from utils.errors import ConfigError, program
 
 
 def result(cell: Cell, curve: Curve) -> Result:
@@ -51,55 +51,53 @@ def result(cell: Cell, curve: Curve) -> Result:
 
 def begun(places: Sequence[Cell], folder: Path) -> dict[str, int]:
     """Rounds done of the runs that have not ended."""
-    metrics = {cell: folder / cell.name / "metrics.jsonl" for cell in places}
+    metrics = {cell.name: folder / cell.name / "metrics.jsonl" for cell in places}
     return {
-        cell.name: len(path.read_text("utf-8").splitlines())
-        for cell, path in metrics.items()
-        if path.exists() and not cell.entry(folder).exists()
+        name: len(path.read_text("utf-8").splitlines())
+        for name, path in metrics.items()
+        if path.exists() and not path.with_name("summary.json").exists()
     }
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.published", description=__doc__)
+    few = "two rounds of a thousand images: a minute"
+    return parse_study(argv, "python -m benchmarks.published", __doc__, few, _add_flags)
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("table", choices=("flower",), help="whose set-up")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with CIFAR-10; data")
-    parser.add_argument("--quick", action="store_true", help="two rounds of a thousand images: a minute")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the runs; runs")
-    add_folder_flags(parser, "that of the runs")
-    parser.add_argument(
-        "--cells",
-        nargs="*",
-        default=["*"],
-        metavar="CELL",
-        help="those to run, such as two_classes-FedAvg or iid-*; all. None after it: only the page is written",
-    )
+    which = "those to run, such as two_classes-FedAvg or iid-*; all. None after it: only the page is written"
+    parser.add_argument("--cells", nargs="*", default=["*"], metavar="CELL", help=which)
     parser.add_argument("--seeds", type=int, default=1, help="runs of each cell; 1")
-    parser.add_argument("--workers", type=int, default=2, help="learners trained at once, a thread each; 2")
     parser.add_argument("--device", default="cpu", help="where to train; cpu")
-    parser.set_defaults(at_once=1)
-    options = parser.parse_args(argv)
-    check_published_whole(parser, options)
-    names = [f"{column}-{algorithm}" for column in COLUMNS for algorithm in ALGORITHMS]
-    if unknown := [pattern for pattern in options.cells if not any(fnmatch(name, pattern) for name in names)]:
-        parser.error(f"--cells: no cell is called {unknown[0]}; there are {', '.join(names)}")
-    return options
 
 
-def run(cell: Cell, size: Size, folder: Path, options: argparse.Namespace, console: Console) -> int:
-    """Run a cell to its end, if it has not, and leave its entry; returns the exit code."""
-    if cell.entry(folder).exists():
-        return 0
+def choose(places: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
+    """The cells that the patterns name; raises ConfigError."""
+    for pattern in patterns:
+        if not any(fnmatch(cell.title, pattern) for cell in places):
+            names = ", ".join(dict.fromkeys(cell.title for cell in places))
+            raise ConfigError(f"--cells: no cell is called {pattern}; there are {names}")
+    return [cell for cell in places if any(fnmatch(cell.title, pattern) for pattern in patterns)]
+
+
+def write_parts(cell: Cell, size: Size, data: Path, folder: Path) -> None:
+    """What the learners of the cell bring, if no cell of its column wrote it before; raises DataError."""
     if not cell.parts(folder).exists():
-        train = open_dataset(str(options.data), options.data).train.take(size.examples)
+        train = open_dataset(str(data), data, download=False).train.take(size.examples)
         column = COLUMNS[cell.column]
         write(niid_split(train, column.kind, column.classes), cell.parts(folder))
-    trial = cell.trial(size, folder, ("--workers", str(options.workers), "--device", options.device))
-    if code := run_study([trial], folder, options, console):
-        return code
-    made = result(cell, read_curve(folder / cell.name))
-    cell.entry(folder).write_text(document(made, describe_machine(), options.quick), encoding="utf-8")
-    return 0
+
+
+def entry(cell: Cell, folder: Path, *, quick: bool) -> Document:
+    """The entry of a run that has ended; written if it is not there, as of this machine."""
+    path = folder / f"{cell.name}.json"
+    if not path.exists():
+        made = result(cell, read_curve(folder / cell.name))
+        path.write_text(document(made, describe_machine(), quick), encoding="utf-8")
+    kept: Document = json.loads(path.read_text("utf-8"))
+    return kept
 
 
 @program
@@ -110,21 +108,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     size = QUICK if options.quick else FULL
     folder = options.runs / f"published-{options.table}{'-quick' if options.quick else ''}"
     out = options.out or folder
-    folder.mkdir(parents=True, exist_ok=True)
-    places, code = cells(options.seeds), 0
-    for cell in places:
-        if not code and any(fnmatch(cell.title, pattern) for pattern in options.cells):
-            code = run(cell, size, folder, options, console)
+    places = cells(options.seeds)
+    chosen = choose(places, options.cells)
+    for cell in chosen:
+        write_parts(cell, size, options.data, folder)
+    trials = [cell.trial(size, folder, options.device) for cell in chosen]
+    code = run_study(trials, folder, options, console) if trials else 0
+    ended = [cell for cell in places if (folder / cell.name / "summary.json").exists()]
+    done = {cell: entry(cell, folder, quick=options.quick) for cell in ended}
     out.mkdir(parents=True, exist_ok=True)
-    done = {
-        cell: json.loads(cell.entry(folder).read_text("utf-8"))
-        for cell in places
-        if cell.entry(folder).exists()
-    }
-    name = f"published_{options.table}"
-    entries = {cell.name: entry for cell, entry in done.items()}
-    (out / f"{name}.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-    (out / f"{name}.md").write_text(page(size, done, begun(places, folder)), encoding="utf-8")
+    content = json.dumps({cell.name: each for cell, each in done.items()}, indent=1) + "\n"
+    (out / f"published_{options.table}.json").write_text(content, encoding="utf-8")
+    made = page(size, done, begun(places, folder))
+    (out / f"published_{options.table}.md").write_text(made, encoding="utf-8")
     console.print(f"the table is in {out}", highlight=False)
     return code
 

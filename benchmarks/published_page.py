@@ -11,7 +11,8 @@ from benchmarks.niid import ALGORITHMS, COLUMNS, OLDER, PEERS, SOURCE, Cell, Siz
 
 BEST, LAST, TIME = "best test accuracy over the rounds", "test accuracy of the last round", "time"
 
-Documents = Mapping[Cell, Mapping[str, Any]]  # entries of the cells that have run to their end
+Document = Mapping[str, Any]
+Documents = Mapping[Cell, Document]  # entries of the cells that have run to their end
 
 
 def page(size: Size, done: Documents, begun: Mapping[str, int]) -> str:
@@ -24,7 +25,7 @@ def page(size: Size, done: Documents, begun: Mapping[str, int]) -> str:
         "and in brackets of the last round. 10 learners, a CNN of 62,006 parameters, "
         f"{size.rounds} rounds of {size.epochs} epoch{'s' if size.epochs > 1 else ''}, batch 64, SGD of rate 0.01, "
         "momentum 0.9 and weight decay 1e-5, crop and flip; parts are drawn by the baseline's own numbers. "
-        f"Published: mean ± deviation over seeds, and with a slash that of an [older revision]({OLDER}). "
+        f"Published: mean ± deviation, and with a slash that of an [older revision]({OLDER}). "
         f"Here: mean over the seeds that have run; – has not run to its end.{_quick(size)}",
         "",
         "| " + " | ".join(heads) + " |",
@@ -36,7 +37,8 @@ def page(size: Size, done: Documents, begun: Mapping[str, int]) -> str:
         *(f"- {name}: {_changes(changes)}" for name, changes in ALGORITHMS.items()),
         "",
         "Not as in the baseline: an epoch is cut into batches of even size, in place of a small last one, and initial "
-        "weights and order are drawn by other generators. Published FedProx is the best of four `mu`, here it has one.",
+        "weights and order are drawn by other generators. Published FedProx is the best of four `mu`, "
+        "here it has one. SCAFFOLD is not run here: theirs has momentum, which Flockstep's refuses.",
         "",
         *_runs(done),
         *(
@@ -52,11 +54,7 @@ def page(size: Size, done: Documents, begun: Mapping[str, int]) -> str:
 
 
 def _quick(size: Size) -> str:
-    return (
-        f" A quick look, at {size.examples:,} training images: it compares to nothing."
-        if size.examples
-        else ""
-    )
+    return f" A quick look, at {size.examples:,} images: it compares to nothing." if size.examples else ""
 
 
 def _rows(done: Documents) -> Iterator[list[str]]:
@@ -78,7 +76,7 @@ def _measured(done: Documents, column: str, algorithm: str) -> str:
     return f"{best:.1f} ({last:.1f})"
 
 
-def _figure(entry: Mapping[str, Any], name: str) -> float:
+def _figure(entry: Document, name: str) -> float:
     value: float = entry["figures"][name]["median"]
     return value
 

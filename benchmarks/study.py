@@ -8,7 +8,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,9 +56,13 @@ class Curve:
 
 
 def parse_study(
-    argv: Sequence[str] | None, prog: str, about: str | None, quick: str, *, rounds: str = ""
+    argv: Sequence[str] | None,
+    prog: str,
+    about: str | None,
+    quick: str,
+    add_flags: Callable[[argparse.ArgumentParser], object] = lambda parser: None,
 ) -> argparse.Namespace:
-    """The options of a study's command line; `--rounds` is one where there is help for it."""
+    """The options of a study's command line; `add_flags` adds those that not every study has."""
     parser = argparse.ArgumentParser(prog=prog, description=about)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with CIFAR-10; data")
     parser.add_argument("--quick", action="store_true", help=quick)
@@ -66,8 +70,7 @@ def parse_study(
         "--runs", type=Path, default=Path("runs"), help="folder that the runs are kept in; runs"
     )
     add_folder_flags(parser, "that of the runs")
-    if rounds:
-        parser.add_argument("--rounds", type=int, help=rounds)
+    add_flags(parser)
     parser.add_argument("--at-once", type=int, default=2, help="runs at the same time, one thread each; 2")
     options = parser.parse_args(argv)
     check_published_whole(parser, options)
