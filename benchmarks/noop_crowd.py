@@ -18,16 +18,19 @@ from benchmarks.probe import Probe
 from learner.wire.connection import Endpoint
 from learner.wire.edges import Edges
 from protos import leader_pb2
+from utils.errors import BusyError
 from utils.version import PROTOCOL
 from utils.wire.checksum import crc32
 from utils.wire.contract import LeaderStub
 from utils.wire.framing import frames
 from utils.wire.payload import Manifest, encode_header, parse_header
 from utils.wire.rpc import channel_options
+from utils.wire.status import failures_told
 
 EXAMPLES, CLASSES = 64, 10  # of the data that each learner says it holds
 _VALUE = np.float32(1e-4)
 _AT_ONCE = 16  # registrations under way
+_PAUSE_S = 1.0
 _TIMEOUT_S = 60.0
 
 
@@ -115,15 +118,22 @@ class NoOpMember:
     async def _answer(self, order: leader_pb2.WorkOrder, reply: leader_pb2.AckWithMetadata) -> None:
         if self._number == self._crowd.first:
             self._crowd.probe.read()
-        await self._edges.ask(
-            order.via, lambda: Endpoint(self._stub, reply.token), lambda at: self._learn_at(at, order, reply)
-        )
+        leader = Endpoint(self._stub, reply.token)
+        while True:
+            try:
+                await self._edges.ask(order.via, lambda: leader, lambda at: self._learn_at(at, order, reply))
+                return
+            except (
+                BusyError
+            ) as busy:  # others have its place; among thousands in one process it may have been slow
+                await asyncio.sleep(busy.retry_after_s or _PAUSE_S)
 
     async def _learn_at(
         self, at: Endpoint, order: leader_pb2.WorkOrder, reply: leader_pb2.AckWithMetadata
     ) -> None:
         request = leader_pb2.Empty(token=at.token, ticket=at.ticket, version=order.version)
-        head = await self._fetch(at.stub, request)
+        with failures_told():
+            head = await self._fetch(at.stub, request)
         update = self._crowd.update(head, order.exchange, reply.run.chunk_bytes)
         said = leader_pb2.UpdateHeader(
             token=at.token,
@@ -136,7 +146,8 @@ class NoOpMember:
             seconds=1e-6,
         )
         header = leader_pb2.GradientData(header=said).SerializeToString()
-        await at.stub.accumulate(iter((header, *update.messages)))
+        with failures_told():
+            await at.stub.accumulate(iter((header, *update.messages)))
 
     async def _fetch(self, stub: LeaderStub, request: leader_pb2.Empty) -> bytes:
         """The first chunk of the model, which holds its header; the others are dropped."""

@@ -17,6 +17,7 @@ from tests.integration.harness import ROOT, TIMEOUT_S, closed_address
 README = ROOT / "examples" / "README.md"
 ADDRESS = "127.0.0.1:50051"  # where the leader listens unless it is told otherwise
 LEADER = "python -m leader"
+_PATIENCE_S = 2 * TIMEOUT_S  # programs of other frameworks, several at a time
 
 
 def commands_in(text: str) -> list[str]:
@@ -87,9 +88,9 @@ def _process(command: list[str], folder: Path, log: Path) -> Iterator[subprocess
 
 def _succeed(command: str, process: subprocess.Popen[bytes], log: Path) -> None:
     try:
-        code = process.wait(TIMEOUT_S)
+        code = process.wait(_PATIENCE_S)
     except subprocess.TimeoutExpired:
         raise AssertionError(
-            f"{command}: still runs after {TIMEOUT_S:g} s; it said\n{log.read_text()}"
+            f"{command}: still runs after {_PATIENCE_S:g} s; it said\n{log.read_text()}"
         ) from None
     assert code == 0, f"{command}: exit code {code}; it said\n{log.read_text()}"
