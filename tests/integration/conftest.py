@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from PIL import Image
 
 from tests.clusters import TINY
-from tests.integration.harness import Cluster, Leader, Settings, cluster_in, noise
+from tests.integration.harness import Cluster, Leader, ProxyTo, Settings, cluster_in, noise, succeed
+from tests.tools.proxy import Proxy
 
 
 @pytest.fixture
@@ -25,6 +27,25 @@ def fresh_cluster(tmp_path: Path) -> Iterator[Cluster]:
     """Starts each program in an interpreter of its own, as users do."""
     with cluster_in(tmp_path, fresh=True) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Starts what several tests of a module compare with."""
+    with cluster_in(tmp_path_factory.mktemp("lasting")) as started:
+        yield started
+
+
+@pytest.fixture
+def proxy_to() -> Iterator[ProxyTo]:
+    """Starts a proxy in front of a leader; none outlives the test."""
+    with ExitStack() as started:
+
+        def start(leader: Leader) -> Proxy:
+            host, _, port = leader.address.rpartition(":")
+            return started.enter_context(Proxy(host, int(port)))
+
+        yield start
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +127,5 @@ def undisturbed_noise(tmp_path_factory: pytest.TempPathFactory) -> Leader:
     with cluster_in(tmp_path_factory.mktemp("noise-run")) as cluster:
         leader = cluster.leader(TINY)
         crew = [cluster.learner(leader, "--name", name, *noise(name)) for name in "ab"]
-        for program in (leader, *crew):
-            program.succeed()
+        succeed(leader, *crew)
         return leader

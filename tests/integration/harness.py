@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import queue
@@ -14,7 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from shutil import copytree
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,7 @@ from safetensors.numpy import load_file
 
 from tests.clusters import NOISE
 from tests.tools.forked import Forked, fork
+from tests.tools.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120.0  # far above what anything here takes on an idle machine
@@ -172,6 +175,26 @@ class Leader(Program):
     def address(self) -> str:
         """Where it listens; waits until it does."""
         return str(self.started["address"])
+
+    def copied(self, to: Path) -> Self:
+        """This leader, which has ended, with a copy of its run in this folder."""
+        other = copy.copy(self)
+        other.run_dir = Path(copytree(self.run_dir, to))
+        return other
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        return [json.loads(line) for line in (self.run_dir / "metrics.jsonl").read_text().splitlines()]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """summary.json."""
+        loaded: dict[str, Any] = json.loads((self.run_dir / "summary.json").read_text())
+        return loaded
+
+
+ProxyTo = Callable[[Leader], Proxy]  # the fixture of this name: a running proxy in front of a leader
 
 
 class Cluster:

@@ -8,8 +8,7 @@ from collections import Counter
 import pytest
 
 from leader.storage.checkpoint import load_newest
-from tests.integration.harness import Cluster, Entry, Leader, Program, Settings
-from tests.tools.proxy import Proxy
+from tests.integration.harness import Cluster, Entry, Leader, Program, ProxyTo, Settings, succeed
 
 DEBUG = ("--log-level", "debug")
 
@@ -29,13 +28,6 @@ def buffered(tiny: Settings) -> Settings:
 
 def crew_of(cluster: Cluster, leader: Leader, *names: str, faults: str = "") -> list[Program]:
     return [cluster.learner(leader, "--name", name, *DEBUG, faults=faults) for name in names]
-
-
-def finish(*programs: Program) -> None:
-    """Wait until all have ended as they should, without a traceback."""
-    for program in programs:
-        program.succeed()
-        assert "Traceback" not in program.output
 
 
 def id_of(leader: Leader, name: str) -> int:
@@ -88,7 +80,7 @@ def test_a_frozen_learner_holds_nobody_up_and_goes_on(cluster: Cluster, buffered
         learner.signal(signal.SIGCONT)
     assert first["round"] >= 7
     assert first["step"] == 0
-    finish(leader, slow, *quick)
+    succeed(leader, slow, *quick)
     assert "is no longer open" not in slow.output
     assert max(counted(leader, 10).values()) == 1
     assert_complete(leader)
@@ -131,7 +123,7 @@ def test_a_killed_leader_goes_on_with_the_work_that_learners_have(
     assert resumed.started["resumed_round"] == done
     first = resumed.event("UpdateAccepted", learner_id=id_of(resumed, "slow"))
     assert first["step"] == 0  # made in the first round, before the leader died
-    finish(resumed, slow, *quick)
+    succeed(resumed, slow, *quick)
     assert "sending the update again that was made before" in slow.output
     assert [entry["step"] for entry in made(slow)].count(0) == 1
     both = counted(leader, done) + counted(resumed, 10)
@@ -140,28 +132,29 @@ def test_a_killed_leader_goes_on_with_the_work_that_learners_have(
     assert_complete(resumed)
 
 
-def test_a_learner_whose_model_is_gone_gets_new_work(cluster: Cluster, buffered: Settings) -> None:
+def test_a_learner_whose_model_is_gone_gets_new_work(
+    cluster: Cluster, buffered: Settings, proxy_to: ProxyTo
+) -> None:
     leader = cluster.leader({**buffered, "rounds": 25, "buffer.max_staleness": 1000})
-    host, _, port = leader.address.rpartition(":")
-    with Proxy(host, int(port)) as proxy:
-        proxy.set_bandwidth(30_000)
-        far = cluster.learner(proxy.address, "--name", "far", *DEBUG)
-        number = id_of(leader, "far")
-        near = crew_of(cluster, leader, "a", "b")
-        asks_for_data(leader, number)
-        proxy.pause()  # its shard comes when the model that it is to start from is gone
-        leader.event("RoundCommitted", round=8)
-        proxy.set_bandwidth(None)
-        proxy.resume()
-        refused = leader.event("CallRefused", method="GetModel", learner_id=number)
-        assert refused["kind"] == "LateUpdateError"
-        for learner in near:
-            learner.signal(signal.SIGSTOP)
-        first = leader.event("UpdateAccepted", learner_id=number)
-        assert first["step"] > 0
-        for learner in near:
-            learner.signal(signal.SIGCONT)
-        finish(leader, far, *near)
+    proxy = proxy_to(leader)
+    proxy.set_bandwidth(30_000)
+    far = cluster.learner(proxy.address, "--name", "far", *DEBUG)
+    number = id_of(leader, "far")
+    near = crew_of(cluster, leader, "a", "b")
+    asks_for_data(leader, number)
+    proxy.pause()  # its shard comes when the model that it is to start from is gone
+    leader.event("RoundCommitted", round=8)
+    proxy.set_bandwidth(None)
+    proxy.resume()
+    refused = leader.event("CallRefused", method="GetModel", learner_id=number)
+    assert refused["kind"] == "LateUpdateError"
+    for learner in near:
+        learner.signal(signal.SIGSTOP)
+    first = leader.event("UpdateAccepted", learner_id=number)
+    assert first["step"] > 0
+    for learner in near:
+        learner.signal(signal.SIGCONT)
+    succeed(leader, far, *near)
     assert max(counted(leader, 25).values()) == 1
     assert_complete(leader, 25)
 
@@ -172,7 +165,7 @@ def test_the_shards_of_a_learner_that_leaves_go_on_at_another(cluster: Cluster, 
     leader.event("UpdateAccepted", learner_id=id_of(leader, "c"))
     leaves.signal(signal.SIGTERM)
     leaves.wait()
-    finish(leader, *stay)
+    succeed(leader, *stay)
     (part,) = {entry["part"] for entry in made(leaves)}
     heirs = [learner for learner in stay if part in {entry["part"] for entry in made(learner)}]
     assert len(heirs) == 1
@@ -192,7 +185,7 @@ def test_a_run_that_everybody_leaves_waits_and_goes_on(cluster: Cluster, buffere
         learner.kill()
     assert leader.event("RoundAbandoned")["reason"] == "no learner is left"
     leader.event("WaitingForLearners")
-    finish(*crew_of(cluster, leader, "a", "b"), leader)
+    succeed(*crew_of(cluster, leader, "a", "b"), leader)
     assert [entry["round"] for entry in leader.events("RoundCommitted")] == [1, 2, 3, 4]
     again = Counter(entry["round"] for entry in leader.events("UpdateAccepted"))
     assert (again[1], again[2], again[4]) == (5, 5, 5)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import Cluster, Leader, Settings, assert_same_bits
-from tests.tools.proxy import Proxy
+from tests.integration.harness import Cluster, Leader, ProxyTo, Settings, assert_same_bits, succeed
 
 INT8: Settings = {"codec.up": "int8", "codec.down": "int8"}
 #: Error feedback both ways, and a compressed wire.
@@ -19,8 +17,7 @@ GRADIENT: Settings = {"exchange": "gradient", "train.pipeline": False}
 
 def moved(leader: Leader) -> list[tuple[int, int]]:
     """Bytes up and down of each round."""
-    lines = (json.loads(line) for line in (leader.run_dir / "metrics.jsonl").read_text().splitlines())
-    return [(line["bytes_up"], line["bytes_down"]) for line in lines]
+    return [(line["bytes_up"], line["bytes_down"]) for line in leader.metrics]
 
 
 @pytest.mark.parametrize("exchange", [{}, GRADIENT], ids=["delta", "gradient"])
@@ -44,24 +41,20 @@ def test_error_feedback_survives_a_leader_that_is_killed(
     crew = [cluster.learner(leader, "--name", name) for name in "ab"]
     assert leader.wait() == -signal.SIGKILL
     resumed = cluster.resumed(leader)
-    for program in (resumed, *crew):
-        program.succeed()
+    succeed(resumed, *crew)
     assert_same_bits(resumed.run_dir, undisturbed.run_dir)
 
 
 def test_error_feedback_survives_a_learner_that_loses_its_connection(
-    cluster: Cluster, tiny: Settings
+    cluster: Cluster, tiny: Settings, proxy_to: ProxyTo
 ) -> None:
     settings = {**tiny, **SPARSE}
     undisturbed = cluster.train(settings)
     leader = cluster.leader(settings)
-    host, _, port = leader.address.rpartition(":")
-    with Proxy(host, int(port)) as proxy:
-        proxy.cut_after(150_000)
-        crew = [cluster.learner(leader, "--name", "a"), cluster.learner(proxy.address, "--name", "b")]
-        for program in (leader, *crew):
-            program.succeed()
-        assert proxy.bytes_up > 150_000
+    proxy = proxy_to(leader)
+    proxy.cut_after(150_000)
+    succeed(leader, cluster.learner(leader, "--name", "a"), cluster.learner(proxy.address, "--name", "b"))
+    assert proxy.bytes_up > 150_000
     assert_same_bits(leader.run_dir, undisturbed.run_dir)
 
 
@@ -76,6 +69,5 @@ def test_error_feedback_survives_a_learner_that_is_killed_where_it_keeps_its_sta
     goes = cluster.learner(leader, *state, faults="kill@learner.uploaded:3")
     assert goes.wait() == -signal.SIGKILL
     comes = cluster.learner(leader, *state)
-    for program in (leader, stays, comes):
-        program.succeed()
+    succeed(leader, stays, comes)
     assert_same_bits(leader.run_dir, undisturbed.run_dir)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -47,25 +47,25 @@ def lines(leader: Leader) -> list[dict[str, Any]]:
     ]
 
 
-def begun_twice(cluster: Cluster) -> tuple[tuple[Leader, Path], tuple[Leader, Path]]:
+def begun_twice(
+    cluster: Cluster, settings: Settings, crew: str, learner: Callable[[Cluster, Leader, str, Path], Program]
+) -> tuple[tuple[Leader, Path], tuple[Leader, Path]]:
     """A run after its first round, and its copy: leader's folder, and what the learners keep."""
     states = cluster.folder / "states"
     states.mkdir()
-    leader = cluster.leader(SHARED, faults="kill@leader.selecting:2")
-    crew = [learner(cluster, leader, name, states) for name in "abcd"]
+    leader = cluster.leader(settings, faults="kill@leader.selecting:2")
+    started = [learner(cluster, leader, name, states) for name in crew]
     assert leader.wait() == -signal.SIGKILL
-    for one in crew:
+    for one in started:
         one.kill()
-    other = copy.copy(leader)
-    other.run_dir = Path(copytree(leader.run_dir, cluster.folder / "other"))
     copied = Path(copytree(states, cluster.folder / "other-states"))
-    return (leader, states), (other, copied)
+    return (leader, states), (leader.copied(cluster.folder / "other"), copied)
 
 
 def test_leader_and_learners_killed_at_every_point_end_in_the_bits_and_the_entries_of_an_undisturbed_run(
     cluster: Cluster,
 ) -> None:
-    (calm, states), (leader, copied) = begun_twice(cluster)
+    (calm, states), (leader, copied) = begun_twice(cluster, SHARED, "abcd", learner)
     resumed = cluster.resumed(calm)
     succeed(resumed, *[learner(cluster, calm, name, states) for name in "abcd"])
 

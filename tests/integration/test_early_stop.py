@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import signal
-from typing import Any
 
 import pytest
 from safetensors import safe_open
 
 from leader.evaluation.early_stop import EarlyStop
-from tests.integration.harness import (
-    Cluster,
-    Leader,
-    Program,
-    Settings,
-    assert_same_bits,
-    cluster_in,
-    weights,
-)
+from tests.integration.harness import Cluster, Leader, Program, Settings, assert_same_bits, succeed, weights
 
 METRIC = "test_loss"
 PATIENCE = 1
@@ -31,21 +21,9 @@ def tested(tiny: Settings) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tested: Settings, tmp_path_factory: pytest.TempPathFactory) -> Leader:
+def undisturbed(tested: Settings, lasting: Cluster) -> Leader:
     """A whole run of `tested` in which nothing went wrong."""
-    with cluster_in(tmp_path_factory.mktemp("tested")) as cluster:
-        return cluster.train(tested)
-
-
-def metrics(leader: Leader) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl."""
-    return [json.loads(line) for line in (leader.run_dir / "metrics.jsonl").read_text().splitlines()]
-
-
-def summary(leader: Leader) -> dict[str, Any]:
-    """summary.json."""
-    loaded: dict[str, Any] = json.loads((leader.run_dir / "summary.json").read_text())
-    return loaded
+    return lasting.train(tested)
 
 
 def crew(cluster: Cluster, leader: Leader) -> list[Program]:
@@ -56,7 +34,7 @@ def crew(cluster: Cluster, leader: Leader) -> list[Program]:
 @pytest.fixture(scope="module")
 def middle(undisturbed: Leader) -> tuple[Settings, int, str]:
     """Settings that end the run after a round in the middle of it, that round, and the reason."""
-    losses = [line[METRIC] for line in metrics(undisturbed)]
+    losses = [line[METRIC] for line in undisturbed.metrics]
     for mode in ("min", "max"):  # whichever way the loss on noise goes, one of them ends it
         for target in losses[1:-1]:
             stop = EarlyStop(METRIC, mode, target, 0)
@@ -88,11 +66,9 @@ def test_a_run_ends_at_its_target_and_goes_on_to_the_same_bits_when_asked_for_mo
         assert reason in learner.output
     [finished] = leader.events("RunFinished")
     assert (finished["round"], finished["reason"], finished["stopped_early"]) == (last, "", reason)
-    told = summary(leader)
+    told = leader.summary
     assert (told["rounds"], told["stopped"], told["stopped_early"]) == (last, None, reason)
-    assert [line[METRIC] for line in metrics(leader)] == [
-        line[METRIC] for line in metrics(undisturbed)[:last]
-    ]
+    assert [line[METRIC] for line in leader.metrics] == [line[METRIC] for line in undisturbed.metrics[:last]]
 
     again = cluster.resumed(leader)  # nobody is needed to find that it is done
     again.succeed()
@@ -101,9 +77,8 @@ def test_a_run_ends_at_its_target_and_goes_on_to_the_same_bits_when_asked_for_mo
     assert again.events("RoundStarted") == []
 
     onward = cluster.resumed(again, "--set", "evaluation.target=null")
-    for program in (onward, *crew(cluster, onward)):
-        program.succeed()
-    assert summary(onward)["stopped_early"] is None
+    succeed(onward, *crew(cluster, onward))
+    assert onward.summary["stopped_early"] is None
     assert_same_bits(onward.run_dir, undisturbed.run_dir)
 
 
@@ -117,27 +92,26 @@ def test_a_leader_killed_at_the_round_that_decides_stops_after_the_same_one(
     assert leader.wait() == -signal.SIGKILL
     resumed = cluster.resumed(leader)
     resumed.succeed()
-    assert (summary(resumed)["rounds"], summary(resumed)["stopped_early"]) == (last, reason)
+    assert (resumed.summary["rounds"], resumed.summary["stopped_early"]) == (last, reason)
 
 
 def test_patience_survives_a_killed_leader(cluster: Cluster, tested: Settings, undisturbed: Leader) -> None:
     patience = {"evaluation.metric": METRIC, "evaluation.mode": "max", "evaluation.patience": PATIENCE}
     stop = EarlyStop(METRIC, "max", None, PATIENCE)
-    losses = [line[METRIC] for line in metrics(undisturbed)]
+    losses = [line[METRIC] for line in undisturbed.metrics]
     last = next((r for r, loss in enumerate(losses, start=1) if stop.see(r, {METRIC: loss})), len(losses))
     leader = cluster.leader({**tested, **patience}, faults=f"kill@leader.selecting:{last}")
     learners = crew(cluster, leader)
     assert leader.wait() == -signal.SIGKILL
     resumed = cluster.resumed(leader)
-    for program in (resumed, *learners):
-        program.succeed()
-    assert summary(resumed)["rounds"] == last
+    succeed(resumed, *learners)
+    assert resumed.summary["rounds"] == last
 
 
 def test_the_best_model_is_that_of_its_round(cluster: Cluster, tested: Settings, undisturbed: Leader) -> None:
-    lines = metrics(undisturbed)
+    lines = undisturbed.metrics
     best = max(lines, key=lambda line: line["test_accuracy"])  # the first of equals
-    assert summary(undisturbed)["best"] == {
+    assert undisturbed.summary["best"] == {
         "round": best["round"],
         "metric": "test_accuracy",
         "value": best["test_accuracy"],
@@ -151,4 +125,4 @@ def test_the_best_model_is_that_of_its_round(cluster: Cluster, tested: Settings,
         assert {name: file.get_tensor(name).tobytes() for name in final} == {
             name: tensor.tobytes() for name, tensor in final.items()
         }
-    assert float(metrics(leader)[0][METRIC]) == lines[0][METRIC]
+    assert float(leader.metrics[0][METRIC]) == lines[0][METRIC]

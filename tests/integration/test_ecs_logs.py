@@ -15,7 +15,7 @@ import yaml
 from protos import leader_pb2
 from protos.leader_pb2_grpc import LeaderServiceStub
 from tests.clusters import TINY
-from tests.integration.harness import Cluster, closed_address, cluster_in, noise
+from tests.integration.harness import Cluster, closed_address, noise, succeed
 from tests.tools.needs import need_commands
 from tests.tools.servers import serving
 from tests.utils.ecs import problems
@@ -45,15 +45,13 @@ def run(cluster: Cluster) -> list[str]:
     crew = [
         cluster.program("learner", ["learner", *flags, *more, "--name", name, *noise(name)]) for name in "ab"
     ]
-    for program in (leader, *crew):
-        program.succeed()
+    succeed(leader, *crew)
     return [line for program in (leader, *crew) for line in program.output.splitlines() if line[0] == "{"]
 
 
 @pytest.fixture(scope="module")
-def lines(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    with cluster_in(tmp_path_factory.mktemp("ecs")) as cluster:
-        return run(cluster)
+def lines(lasting: Cluster) -> list[str]:
+    return run(lasting)
 
 
 @pytest.fixture(scope="module")

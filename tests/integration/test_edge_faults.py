@@ -11,16 +11,7 @@ import pytest
 from learner.wire.edges import ranked
 from scripts.demo import free_port
 from tests.clusters import TINY
-from tests.integration.harness import (
-    Cluster,
-    Leader,
-    Program,
-    Settings,
-    assert_same_bits,
-    cluster_in,
-    noise,
-    succeed,
-)
+from tests.integration.harness import Cluster, Leader, Program, Settings, assert_same_bits, noise, succeed
 from utils.faults import EDGE_POINTS, TREE_POINTS
 
 NAMES = "abcd"
@@ -38,12 +29,11 @@ FOUR: Settings = {
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Leader:
+def alone(lasting: Cluster) -> Leader:
     """A whole run without edges in which nothing went wrong."""
-    with cluster_in(tmp_path_factory.mktemp("alone")) as cluster:
-        leader = cluster.leader(FOUR)
-        succeed(leader, *(cluster.learner(leader, "--name", name, *noise(name)) for name in NAMES))
-        return leader
+    leader = lasting.leader(FOUR)
+    succeed(leader, *(lasting.learner(leader, "--name", name, *noise(name)) for name in NAMES))
+    return leader
 
 
 def place(*others: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import signal
 from pathlib import Path
-from shutil import copytree
 
 from tests.clusters import TINY
 from tests.integration.harness import Cluster, Leader, Program, Settings, assert_same_bits, succeed
+from tests.integration.test_distributed_noise import begun_twice
 
 TASK = "tests.integration.noise_task:NormlessNoise"
 EXAMPLES: Settings = {
@@ -31,16 +30,7 @@ def learner(cluster: Cluster, leader: Leader, name: str, states: Path, faults: s
 def test_learners_and_leader_killed_at_every_point_end_in_the_bits_and_the_ledgers_of_an_undisturbed_run(
     cluster: Cluster,
 ) -> None:
-    states = cluster.folder / "states"
-    states.mkdir()
-    begun = cluster.leader(EXAMPLES, faults="kill@leader.selecting:2")
-    crew = [learner(cluster, begun, name, states) for name in "ab"]
-    assert begun.wait() == -signal.SIGKILL
-    for one in crew:
-        one.kill()
-    other = copy.copy(begun)
-    other.run_dir = Path(copytree(begun.run_dir, cluster.folder / "other"))
-    copied = Path(copytree(states, cluster.folder / "other-states"))
+    (begun, states), (other, copied) = begun_twice(cluster, EXAMPLES, "ab", learner)
     succeed(cluster.resumed(begun), *[learner(cluster, begun, name, states) for name in "ab"])
 
     leader = cluster.resumed(other, faults="kill@leader.stepping:6")

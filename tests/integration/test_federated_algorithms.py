@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections import Counter
 from pathlib import Path
@@ -19,12 +18,12 @@ from tests.integration.harness import (
     Cluster,
     Leader,
     Program,
+    ProxyTo,
     Settings,
     assert_same_bits,
-    cluster_in,
+    succeed,
     weights,
 )
-from tests.tools.proxy import Proxy
 
 CLASSES, EXAMPLES = 4, 20
 TASK = "tests.integration.noise_task:Noise"
@@ -70,14 +69,11 @@ def scaffold(own: Settings) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def undisturbed_scaffold(
-    scaffold: Settings, photos: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Leader:
+def undisturbed_scaffold(scaffold: Settings, photos: Path, lasting: Cluster) -> Leader:
     """A whole run of `scaffold` in which nothing went wrong."""
-    with cluster_in(tmp_path_factory.mktemp("scaffold")) as cluster:
-        leader = cluster.leader(scaffold)
-        finish(leader, *(learner(cluster, leader, name, photos) for name in "ab"))
-        return leader
+    leader = lasting.leader(scaffold)
+    succeed(leader, *(learner(lasting, leader, name, photos) for name in "ab"))
+    return leader
 
 
 def learner(
@@ -89,43 +85,30 @@ def learner(
     return cluster.learner(leader, "--name", name, *data, *state, *flags, faults=faults)
 
 
-def finish(*programs: Program) -> None:
-    """Wait until all have ended as they should, without a traceback."""
-    for program in programs:
-        program.succeed()
-        assert "Traceback" not in program.output
-
-
-def killed(program: Program) -> None:
-    """Wait until it has killed itself."""
-    assert program.wait() == -signal.SIGKILL
-
-
 # --- SCAFFOLD ------------------------------------------------------------------------------
 
 
 def test_control_variates_survive_cut_connections_and_kills_at_any_point(
-    cluster: Cluster, scaffold: Settings, photos: Path, undisturbed_scaffold: Leader
+    cluster: Cluster,
+    scaffold: Settings,
+    photos: Path,
+    undisturbed_scaffold: Leader,
+    proxy_to: ProxyTo,
 ) -> None:
     leader = cluster.leader(scaffold)
-    host, _, port = leader.address.rpartition(":")
-    proxy = Proxy(host, int(port))
-    proxy.start()
-    try:
-        cut = learner(
-            cluster, proxy.address, "a", photos, "--log-level", "debug", faults="stop@learner.uploaded:2"
-        )
-        points = ("learner.trained", "learner.uploading", "learner.uploaded", "learner.training")
-        for round_, point in enumerate(points, start=1):
-            dies = learner(cluster, leader, "b", photos, faults=f"kill@{point}:{round_}")
-            if round_ == 2:
-                cut.frozen()
-                proxy.cut()
-                cut.signal(signal.SIGCONT)
-            killed(dies)
-        finish(learner(cluster, leader, "b", photos), leader, cut)
-    finally:
-        proxy.close()
+    proxy = proxy_to(leader)
+    cut = learner(
+        cluster, proxy.address, "a", photos, "--log-level", "debug", faults="stop@learner.uploaded:2"
+    )
+    points = ("learner.trained", "learner.uploading", "learner.uploaded", "learner.training")
+    for round_, point in enumerate(points, start=1):
+        dies = learner(cluster, leader, "b", photos, faults=f"kill@{point}:{round_}")
+        if round_ == 2:
+            cut.frozen()
+            proxy.cut()
+            cut.signal(signal.SIGCONT)
+        assert dies.wait() == -signal.SIGKILL
+    succeed(learner(cluster, leader, "b", photos), leader, cut)
     assert cut.output.count("registered as learner") == 2
     counted = Counter(event["round"] for event in leader.events("UpdateAccepted"))
     assert counted == dict.fromkeys(range(1, ROUNDS + 1), 2)
@@ -148,7 +131,7 @@ def test_a_learner_killed_before_it_hears_that_its_update_counted_goes_on_as_if_
     cluster: Cluster, scaffold: Settings, photos: Path, undisturbed_scaffold: Leader
 ) -> None:
     leader, stays = killed_before_the_answer(cluster, scaffold, photos)
-    finish(learner(cluster, leader, "b", photos), leader, stays)
+    succeed(learner(cluster, leader, "b", photos), leader, stays)
     assert_same_bits(leader.run_dir, undisturbed_scaffold.run_dir)
 
 
@@ -157,32 +140,31 @@ def test_a_learner_that_lost_its_memory_takes_the_run_elsewhere(
 ) -> None:
     leader, stays = killed_before_the_answer(cluster, scaffold, photos)
     again = learner(cluster, leader, "b", photos, "--state-dir", str(cluster.folder / "empty"))
-    finish(again, leader, stays)
+    succeed(again, leader, stays)
     one, other = weights(leader.run_dir), weights(undisturbed_scaffold.run_dir)
     assert any(one[name].tobytes() != other[name].tobytes() for name in one)
 
 
 def test_a_learner_whose_answer_was_lost_on_the_way_goes_on_as_if_it_had_come(
-    cluster: Cluster, scaffold: Settings, photos: Path, undisturbed_scaffold: Leader
+    cluster: Cluster,
+    scaffold: Settings,
+    photos: Path,
+    undisturbed_scaffold: Leader,
+    proxy_to: ProxyTo,
 ) -> None:
     leader = cluster.leader(scaffold, faults="stop@leader.collected:2")
-    host, _, port = leader.address.rpartition(":")
-    proxy = Proxy(host, int(port))
-    proxy.start()
-    try:
-        stays = learner(cluster, leader, "a", photos)
-        late = ("--log-level", "debug")
-        cut = learner(cluster, proxy.address, "b", photos, *late, faults="stop@learner.trained:2")
-        cut.frozen()
-        leader.event("UpdateAccepted", round=2)  # that of a; the one that closes the round is b's
-        cut.signal(signal.SIGCONT)
-        leader.frozen()
-        proxy.cut()
-        cut.event("log", logger="learner.work.worker", level="warning")
-        leader.signal(signal.SIGCONT)
-        finish(leader, stays, cut)
-    finally:
-        proxy.close()
+    proxy = proxy_to(leader)
+    stays = learner(cluster, leader, "a", photos)
+    late = ("--log-level", "debug")
+    cut = learner(cluster, proxy.address, "b", photos, *late, faults="stop@learner.trained:2")
+    cut.frozen()
+    leader.event("UpdateAccepted", round=2)  # that of a; the one that closes the round is b's
+    cut.signal(signal.SIGCONT)
+    leader.frozen()
+    proxy.cut()
+    cut.event("log", logger="learner.work.worker", level="warning")
+    leader.signal(signal.SIGCONT)
+    succeed(leader, stays, cut)
     assert_same_bits(leader.run_dir, undisturbed_scaffold.run_dir)
 
 
@@ -202,7 +184,7 @@ def test_local_tensors_personal_models_and_federated_scores_in_one_run(
         "evaluation.federated_every": 1,
     }
     leader = cluster.leader(federated)
-    finish(leader, *(learner(cluster, leader, name, photos) for name in "abc"))
+    succeed(leader, *(learner(cluster, leader, name, photos) for name in "abc"))
     scored = leader.events("FederatedEvaluated")
     assert [event["round"] for event in scored] == [0, 1, 2, 3, 4]
     for event in scored:
@@ -246,7 +228,7 @@ def test_a_leader_that_knows_the_weights_alone_trains_the_same_bits_as_one_that_
     for origin in ({"model.task": TASK}, {"model.name": "", "model.weights": file}):
         leader = cluster.leader({**short, **origin})
         crew = [cluster.learner(leader, "--name", name, "--task", TASK, "--data", name) for name in "ab"]
-        finish(leader, *crew)
+        succeed(leader, *crew)
         ends.append(weights(leader.run_dir))
     by_task, by_file = ends
     assert sorted(by_task) == sorted(by_file)
@@ -259,15 +241,12 @@ def test_a_leader_that_knows_the_task_scores_the_model_by_its_metrics(
 ) -> None:
     known: Settings = {**own, "learners": 1, "rounds": 2, "model.task": TASK, "data.source": "test"}
     leader = cluster.leader(known)
-    finish(cluster.learner(leader, "--name", "a", "--task", TASK, "--data", "a"), leader)
+    succeed(cluster.learner(leader, "--name", "a", "--task", TASK, "--data", "a"), leader)
     tested = leader.events("Evaluated")
     assert [event["round"] for event in tested] == [1, 2]
     assert all(set(event["metrics"]) == {"squared_error"} for event in tested)
     assert tested[0]["metrics"] != tested[1]["metrics"]
-    lines = (leader.run_dir / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["test_squared_error"] for line in lines][-1] == tested[1]["metrics"][
-        "squared_error"
-    ]
+    assert leader.metrics[-1]["test_squared_error"] == tested[1]["metrics"]["squared_error"]
 
 
 def test_a_learner_without_the_task_is_told_to_bring_it(

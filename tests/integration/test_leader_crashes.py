@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import signal
 from collections import Counter
 from pathlib import Path
 
 from leader.storage.checkpoint import load_checkpoint
-from tests.integration.harness import LINE, Cluster, Leader, Program, Settings, assert_same_bits
+from tests.integration.harness import LINE, Cluster, Leader, Program, Settings, assert_same_bits, succeed
 from utils.faults import LEADER_POINTS
 
 ROUNDS = list(range(1, 8))
@@ -22,16 +21,9 @@ def start_crew(cluster: Cluster, leader: Leader) -> list[Program]:
     return [cluster.learner(leader, "--name", name, "--log-level", "debug") for name in "ab"]
 
 
-def finish(*programs: Program) -> None:
-    """Wait until all have ended as they should, without a traceback."""
-    for program in programs:
-        program.succeed()
-        assert "Traceback" not in program.output
-
-
 def rounds_told(leader: Leader) -> list[int]:
     """The rounds in metrics.jsonl."""
-    return [json.loads(line)["round"] for line in (leader.run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line["round"] for line in leader.metrics]
 
 
 def checkpoint(leader: Leader, round_: int) -> Path:
@@ -51,7 +43,7 @@ def test_a_leader_killed_at_every_point_loses_nothing(
         leader = cluster.resumed(leader, faults=next_fault)
         kept = round_ if point == "leader.committed" else round_ - 1
         assert leader.started["resumed_round"] == kept
-    finish(leader, *crew)
+    succeed(leader, *crew)
     assert rounds_told(leader) == ROUNDS
     for learner in crew:
         made = Counter(event["work_id"] for event in learner.events("UpdateMade"))
@@ -74,7 +66,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
 
     resumed = cluster.resumed(leader, "--set", "keep_checkpoints=2")
     assert resumed.started["resumed_round"] == 2
-    finish(resumed, *crew)
+    succeed(resumed, *crew)
     [warning] = [entry["message"] for entry in resumed.events("log") if entry["level"] == "warning"]
     assert warning == (f"checkpoint {newest.name} is damaged: its SHA-256 differs; trying the one before")
     kept = sorted((leader.run_dir / "checkpoints").iterdir())
@@ -97,14 +89,14 @@ def test_a_full_disk_ends_the_run_with_the_last_round_kept(
         "then resume the run",
         f"resume with: python -m leader --resume {leader.run_dir}",
     ]
-    finish(*crew)
+    succeed(*crew)
     assert "Traceback" not in leader.output
     kept = sorted((leader.run_dir / "checkpoints").iterdir())
     assert kept == [checkpoint(leader, round_) for round_ in (0, 1, 2)]
     assert load_checkpoint(kept[-1]).round == 2
 
     resumed = cluster.resumed(leader)
-    finish(resumed, *start_crew(cluster, resumed))
+    succeed(resumed, *start_crew(cluster, resumed))
     assert_same_bits(resumed.run_dir, undisturbed.run_dir)
 
 

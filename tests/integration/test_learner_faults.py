@@ -4,40 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.harness import Cluster, Leader, Program, Settings, assert_same_bits
-from tests.tools.proxy import Proxy
+from tests.integration.harness import Cluster, Leader, ProxyTo, Settings, assert_same_bits, succeed
 from utils.faults import LEARNER_POINTS
 
 DEBUG = ("--log-level", "debug")
 ROUNDS = range(1, 8)
-
-
-@pytest.fixture
-def proxies() -> Iterator[list[Proxy]]:
-    """Proxies that are closed afterwards."""
-    started: list[Proxy] = []
-    yield started
-    for proxy in started:
-        proxy.close()
-
-
-def proxy_to(leader: Leader, proxies: list[Proxy]) -> Proxy:
-    """A running proxy in front of `leader`."""
-    host, _, port = leader.address.rpartition(":")
-    proxies.append(Proxy(host, int(port)))
-    proxies[-1].start()
-    return proxies[-1]
-
-
-def finish(*programs: Program) -> None:
-    """Wait until all have ended as they should, without a traceback."""
-    for program in programs:
-        program.succeed()
-        assert "Traceback" not in program.output
 
 
 def assert_each_counted_once(leader: Leader) -> None:
@@ -54,7 +28,7 @@ def test_a_learner_killed_at_every_point_comes_back_under_its_name(
     for round_, point in enumerate(LEARNER_POINTS, start=1):
         killed = cluster.learner(leader, "--name", "b", faults=f"kill@{point}:{round_}")
         assert killed.wait() == -signal.SIGKILL
-    finish(cluster.learner(leader, "--name", "b"), leader, stays)
+    succeed(cluster.learner(leader, "--name", "b"), leader, stays)
     assert leader.events("LearnerLeft") == []
     assert_each_counted_once(leader)
     assert_same_bits(leader.run_dir, undisturbed.run_dir)
@@ -71,7 +45,7 @@ def test_learners_killed_at_every_point_leave_their_shard_to_another(
     killed = [cluster.learner(leader, "--name", name, faults=fault) for name, fault in doomed.items()]
     for learner in killed:
         assert learner.wait() == -signal.SIGKILL
-    finish(leader, stays)
+    succeed(leader, stays)
     left = {event["name"]: event["reason"] for event in leader.events("LearnerLeft")}
     assert left == dict.fromkeys(doomed, "no sign of life for 3 s")
     assert_each_counted_once(leader)
@@ -92,16 +66,16 @@ def test_a_learner_that_sleeps_past_its_lease_comes_back_to_other_work(
     sleeps.signal(signal.SIGCONT)
     leader.event("LearnerJoined", name="b")
     stays.signal(signal.SIGCONT)
-    finish(leader, stays, sleeps)
+    succeed(leader, stays, sleeps)
     assert_each_counted_once(leader)
     assert_same_bits(leader.run_dir, undisturbed.run_dir)
 
 
 def test_a_learner_cut_off_at_every_point_goes_on_where_it_was(
-    cluster: Cluster, tiny: Settings, undisturbed: Leader, proxies: list[Proxy]
+    cluster: Cluster, tiny: Settings, undisturbed: Leader, proxy_to: ProxyTo
 ) -> None:
     leader = cluster.leader(tiny)
-    proxy = proxy_to(leader, proxies)
+    proxy = proxy_to(leader)
     stays = cluster.learner(leader, "--name", "a")
     faults = [f"stop@{point}:{round_}" for round_, point in enumerate(LEARNER_POINTS, start=2)]
     cut = cluster.learner(proxy.address, "--name", "b", *DEBUG, faults=",".join(faults))
@@ -110,7 +84,7 @@ def test_a_learner_cut_off_at_every_point_goes_on_where_it_was(
         proxy.cut()
         cut.signal(signal.SIGCONT)
         cut.event("log", logger="utils.wire.patience", level="warning")
-    finish(leader, stays, cut)
+    succeed(leader, stays, cut)
     assert cut.output.count("registered as learner") == 1 + len(faults)
     assert leader.events("LearnerLeft") == []
     made = Counter(event["work_id"] for event in cut.events("UpdateMade"))
@@ -120,13 +94,13 @@ def test_a_learner_cut_off_at_every_point_goes_on_where_it_was(
 
 
 def test_a_download_that_is_cut_half_way_is_begun_again(
-    cluster: Cluster, tiny: Settings, undisturbed: Leader, proxies: list[Proxy]
+    cluster: Cluster, tiny: Settings, undisturbed: Leader, proxy_to: ProxyTo
 ) -> None:
     leader = cluster.leader(tiny)
-    proxy = proxy_to(leader, proxies)
+    proxy = proxy_to(leader)
     proxy.cut_after(1 << 20, "down")  # a shard is 100 kB and the model 1.7 MB
     crew = [cluster.learner(leader, "--name", "a"), cluster.learner(proxy.address, "--name", "b", *DEBUG)]
-    finish(leader, *crew)
+    succeed(leader, *crew)
     assert crew[1].output.count("registered as learner") == 2
     assert crew[1].output.count("received shard") == 1
     assert_each_counted_once(leader)
@@ -134,17 +108,17 @@ def test_a_download_that_is_cut_half_way_is_begun_again(
 
 
 def test_an_upload_that_is_cut_goes_on_at_the_byte_where_it_broke(
-    cluster: Cluster, tiny: Settings, undisturbed: Leader, proxies: list[Proxy]
+    cluster: Cluster, tiny: Settings, undisturbed: Leader, proxy_to: ProxyTo
 ) -> None:
     leader = cluster.leader(tiny)
-    proxy = proxy_to(leader, proxies)
+    proxy = proxy_to(leader)
     stays = cluster.learner(leader, "--name", "a")
     cut = cluster.learner(proxy.address, "--name", "b", *DEBUG, faults="stop@learner.trained:2")
     cut.frozen()
     proxy.set_bandwidth(4e6)  # the leader must have read something when the connection is reset
     proxy.cut_after(1 << 20, "up")  # of 1.7 MB
     cut.signal(signal.SIGCONT)
-    finish(leader, stays, cut)
+    succeed(leader, stays, cut)
     [resumed] = [
         str(entry["message"])
         for entry in cut.events("log")
@@ -160,10 +134,10 @@ def test_an_upload_that_is_cut_goes_on_at_the_byte_where_it_broke(
 
 
 def test_an_update_whose_receipt_is_lost_counts_once(
-    cluster: Cluster, tiny: Settings, undisturbed: Leader, proxies: list[Proxy]
+    cluster: Cluster, tiny: Settings, undisturbed: Leader, proxy_to: ProxyTo
 ) -> None:
     leader = cluster.leader(tiny, faults="stop@leader.collected:2")
-    proxy = proxy_to(leader, proxies)
+    proxy = proxy_to(leader)
     stays = cluster.learner(leader, "--name", "a")
     cut = cluster.learner(proxy.address, "--name", "b", *DEBUG, faults="stop@learner.trained:2")
     cut.frozen()
@@ -173,7 +147,7 @@ def test_an_update_whose_receipt_is_lost_counts_once(
     proxy.cut()
     cut.event("log", logger="learner.work.worker", level="warning")
     leader.signal(signal.SIGCONT)
-    finish(leader, stays, cut)
+    succeed(leader, stays, cut)
     made = Counter(event["work_id"] for event in cut.events("UpdateMade"))
     assert list(made.values()) == [1] * len(ROUNDS)
     assert_each_counted_once(leader)

@@ -81,11 +81,6 @@ def assert_in_one_sum_each(cluster: Cluster, names: str, rounds: int) -> None:
         assert len({digest for work in revealed for digest in work.values()}) == 1
 
 
-def rounds_told(leader: Leader) -> list[dict[str, object]]:
-    """The lines of metrics.jsonl."""
-    return [json.loads(line) for line in (leader.run_dir / "metrics.jsonl").read_text().splitlines()]
-
-
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Leader:
     """The run without masks and kills."""
@@ -113,7 +108,7 @@ def test_a_leader_killed_at_every_point_unmasks_the_same_sums(cluster: Cluster, 
         for point in SUM_IS_KEPT:
             assert f"round {kills[point]}: sending the update again" not in one.output
     assert_in_one_sum_each(cluster, "abcd", ROUNDS)
-    told = rounds_told(leader)
+    told = leader.metrics
     assert [line["round"] for line in told] == list(range(1, ROUNDS + 1))
     assert {(line["learners"], line["examples"]) for line in told} == {(4, 96)}
 
@@ -142,9 +137,8 @@ def test_a_signed_run_whose_leader_and_learners_are_killed_has_the_bits_of_one_w
     succeed(leader, *crew, killed)
     assert_same_bits(leader.run_dir, plain.run_dir)
     assert_in_one_sum_each(cluster, "abcd", ROUNDS)
-    assert {line["learners"] for line in rounds_told(leader)} == {4}
-    summary = json.loads((leader.run_dir / "summary.json").read_text())
-    assert summary["privacy"] == {"mode": "signed", "least": 3}
+    assert {line["learners"] for line in leader.metrics} == {4}
+    assert leader.summary["privacy"] == {"mode": "signed", "least": 3}
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +165,7 @@ def test_a_learner_killed_at_every_point_is_in_the_sum_if_its_update_was(
         killed = learner(cluster, leader, "d", faults=f"kill@{point}:{round_}")
         assert killed.wait() == -signal.SIGKILL
     succeed(learner(cluster, leader, "d"), leader, *crew)
-    assert [line["learners"] for line in rounds_told(leader)] == [3] * len(LOST) + [4] * (ROUNDS - len(LOST))
+    assert [line["learners"] for line in leader.metrics] == [3] * len(LOST) + [4] * (ROUNDS - len(LOST))
     assert leader.events("RoundAbandoned") == leader.events("LearnerLeft") == []
     assert_same_bits(leader.run_dir, without_d.run_dir)
     assert_in_one_sum_each(cluster, "abcd", ROUNDS)
@@ -219,5 +213,5 @@ def test_what_16_bits_round_away_is_fed_back_over_kills_as_in_a_simulation(clust
     assert leader.wait() == -signal.SIGKILL
     leader = cluster.resumed(leader)
     succeed(leader, *crew, killed)
-    assert [line["learners"] for line in rounds_told(leader)] == [4] * 4
+    assert [line["learners"] for line in leader.metrics] == [4] * 4
     assert_same_bits(simulate(cluster, settings, "--parts", str(parts)), leader.run_dir)

@@ -9,11 +9,10 @@ import pytest
 from tests.integration.harness import (
     Cluster,
     Leader,
-    Program,
     Settings,
     assert_same_bits,
     closed_address,
-    cluster_in,
+    succeed,
 )
 
 PIECES = {"codec.piece_bytes": 64 << 10, "limits.chunk_bytes": 16 << 10}  # many of both
@@ -25,18 +24,10 @@ def steps(gradient: Settings) -> Settings:
     return {**gradient, **PIECES, "rounds": 3, "data.shards": 4}
 
 
-@pytest.fixture(scope="session")
-def whole(steps: Settings, tmp_path_factory: pytest.TempPathFactory) -> Leader:
+@pytest.fixture(scope="module")
+def whole(steps: Settings, lasting: Cluster) -> Leader:
     """A run of `steps` that is not pipelined, by two learners."""
-    with cluster_in(tmp_path_factory.mktemp("whole")) as cluster:
-        return cluster.train({**steps, "train.pipeline": False})
-
-
-def finish(*programs: Program) -> None:
-    """Wait until all have ended as they should, without a traceback."""
-    for program in programs:
-        program.succeed()
-        assert "Traceback" not in program.output
+    return lasting.train({**steps, "train.pipeline": False})
 
 
 def test_pieces_end_in_the_bits_of_whole_updates(cluster: Cluster, steps: Settings, whole: Leader) -> None:
@@ -82,7 +73,7 @@ def test_learners_that_are_killed_amid_their_pieces_leave_their_shards_to_others
     doomed = [cluster.learner(leader, "--name", b, faults=f"kill@learner.{at}") for b, at in points.items()]
     for learner in doomed:
         assert learner.wait() == -signal.SIGKILL
-    finish(leader, stays)
+    succeed(leader, stays)
     left = {event["name"]: event["reason"] for event in leader.events("LearnerLeft")}
     assert left == dict.fromkeys(points, "no sign of life for 4 s")
     assert_same_bits(leader.run_dir, whole.run_dir)
@@ -96,7 +87,7 @@ def test_a_learner_that_comes_back_under_its_name_goes_on(
     for round_, point in enumerate(("uploading", "downloading", "trained"), start=1):
         killed = cluster.learner(leader, "--name", "b", faults=f"kill@learner.{point}:{round_}")
         assert killed.wait() == -signal.SIGKILL
-    finish(cluster.learner(leader, "--name", "b"), leader, stays)
+    succeed(cluster.learner(leader, "--name", "b"), leader, stays)
     assert_same_bits(leader.run_dir, whole.run_dir)
 
 
@@ -110,7 +101,7 @@ def test_a_leader_that_is_killed_again_and_again_goes_on_where_it_was(
     for next_fault in (*faults[1:], ""):
         assert leader.wait() == -signal.SIGKILL
         leader = cluster.resumed(leader, faults=next_fault)
-    finish(leader, *crew)
+    succeed(leader, *crew)
     assert_same_bits(leader.run_dir, whole.run_dir)
 
 
@@ -122,5 +113,5 @@ def test_a_learner_that_sends_whole_updates_works_beside_one_that_sends_pieces(
         cluster.learner(leader, "--name", "a"),
         cluster.learner(leader, "--name", "b", "--network-addr", closed_address()),
     ]
-    finish(leader, *crew)
+    succeed(leader, *crew)
     assert_same_bits(leader.run_dir, whole.run_dir)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.clusters import TINY
-from tests.integration.harness import cluster_in, noise
+from tests.integration.harness import cluster_in, noise, succeed
 
 ROUNDS = 6
 SETTINGS = {**TINY, "rounds": ROUNDS}
@@ -43,6 +43,5 @@ def test_a_leader_that_is_killed_at_any_point_of_a_round_leaves_a_record_that_be
         for point in (*points[1:], ""):
             assert leader.wait() != 0
             leader = cluster.resumed(leader, faults=f"kill@leader.{point}" if point else "")
-        for program in (leader, *crew):
-            program.succeed()
+        succeed(leader, *crew)
     assert_whole(leader.run_dir)

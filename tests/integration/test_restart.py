@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import signal
 
 import pytest
 
 from leader.storage.checkpoint import load_newest
-from tests.integration.harness import LINE, Cluster, Leader, Settings, assert_same_bits
+from tests.integration.harness import LINE, Cluster, Leader, Settings, assert_same_bits, succeed
 
 
 def test_a_leader_that_is_killed_again_and_again_goes_on_from_its_last_commit(
@@ -22,9 +21,7 @@ def test_a_leader_that_is_killed_again_and_again_goes_on_from_its_last_commit(
         assert leader.wait() == -signal.SIGKILL
         leader = cluster.resumed(leader, faults=next_fault)
         assert leader.started["resumed_round"] == round_ - 1
-    for program in (leader, *crew):
-        program.succeed()
-        assert "Traceback" not in program.output
+    succeed(leader, *crew)
     assert [event["round"] for event in leader.events("RoundCommitted")] == [4, 5]
     assert_same_bits(leader.run_dir, undisturbed_delta.run_dir)
 
@@ -40,14 +37,10 @@ def test_one_command_starts_a_run_goes_on_with_it_and_has_nothing_to_do_once_it_
         leader.wait()
         leader = cluster.leader(settings, address, next_fault, again=leader)
         assert leader.started["resumed_round"] == resumed_round
-    for program in (leader, *crew):
-        program.succeed()
+    succeed(leader, *crew)
     assert leader.events("RoundCommitted") == []
     assert_same_bits(leader.run_dir, undisturbed_delta.run_dir)
-    rounds = [
-        json.loads(line)["round"] for line in (leader.run_dir / "metrics.jsonl").read_text().splitlines()
-    ]
-    assert rounds == [1, 2, 3, 4, 5]
+    assert [line["round"] for line in leader.metrics] == [1, 2, 3, 4, 5]
 
 
 def test_a_killed_gradient_run_keeps_its_momentum(
@@ -57,8 +50,7 @@ def test_a_killed_gradient_run_keeps_its_momentum(
     crew = [cluster.learner(leader, "--name", name) for name in "ab"]
     assert leader.wait() == -signal.SIGKILL
     resumed = cluster.resumed(leader)
-    for program in (resumed, *crew):
-        program.succeed()
+    succeed(resumed, *crew)
     assert [event["round"] for event in resumed.events("RoundCommitted")] == [3, 4]
     assert_same_bits(resumed.run_dir, undisturbed_gradient.run_dir)
 
@@ -96,6 +88,5 @@ def test_a_stopped_run_that_new_learners_go_on_with_ends_in_the_same_bits(
 ) -> None:
     resumed = cluster.resumed(stopped(cluster, delta, signal.SIGTERM))
     crew = [cluster.learner(resumed, "--name", name) for name in "cd"]
-    for program in (resumed, *crew):
-        program.succeed()
+    succeed(resumed, *crew)
     assert_same_bits(resumed.run_dir, undisturbed_delta.run_dir)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from tests.integration.harness import Cluster, Leader, Settings, assert_same_bits
+from tests.integration.harness import Cluster, Leader, Settings, assert_same_bits, succeed
 
 
 def train_in_order(cluster: Cluster, settings: Settings, names: str) -> Leader:
@@ -14,8 +14,7 @@ def train_in_order(cluster: Cluster, settings: Settings, names: str) -> Leader:
     for name in names:
         crew.append(cluster.learner(leader, "--name", name))
         leader.event("LearnerJoined", name=name)
-    for program in (leader, *crew):
-        program.succeed()
+    succeed(leader, *crew)
     return leader
 
 
@@ -53,8 +52,7 @@ def test_a_learner_that_is_stopped_leaves_its_shard_to_the_other(
     assert goes.wait() == 128 + signal.SIGTERM
     leader.event("LearnerLeft", name="b", reason="stopped by SIGTERM")
     leader.event("RoundCommitted", round=5, learners=1)
-    for program in (leader, stays):
-        program.succeed()
+    succeed(leader, stays)
     assert "Traceback" not in leader.output + stays.output + goes.output
     assert_same_bits(leader.run_dir, undisturbed_delta.run_dir)
 
@@ -67,6 +65,5 @@ def test_a_learner_that_is_killed_leaves_its_shard_to_the_other(
     goes = cluster.learner(leader, "--name", "b", faults="kill@learner.training:2")
     assert goes.wait() == -signal.SIGKILL
     leader.event("LearnerLeft", name="b", reason="no sign of life for 4 s")
-    for program in (leader, stays):
-        program.succeed()
+    succeed(leader, stays)
     assert_same_bits(leader.run_dir, undisturbed_gradient.run_dir)

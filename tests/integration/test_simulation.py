@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.harness import Cluster, Program, Settings, assert_same_bits
+from tests.integration.harness import Cluster, Program, Settings, assert_same_bits, succeed
 
 #: What metrics.jsonl says that does not depend on the clock on the wall.
 TIMELESS = ("round", "loss", "bytes_up", "bytes_down", "learners", "examples", "lr")
@@ -100,8 +100,7 @@ def test_virtual_learners_bring_the_parts_that_real_ones_would_load(cluster: Clu
         )
         for i in range(3)
     ]
-    for program in (leader, *crew):
-        program.succeed()
+    succeed(leader, *crew)
     drawn = simulate(cluster, {**settings, "data.partition": "dirichlet", "data.alpha": 0.5})
     assert_same_run(drawn, leader.run_dir)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import Cluster, Settings, assert_same_bits
+from tests.integration.harness import Cluster, Settings, assert_same_bits, succeed
 from tests.integration.test_simulation import assert_same_run, simulate, timeless
 
 DILOCO: Settings = {"server.optimizer": "diloco", "server.lr": 0.7, "train.local_steps": 4}
@@ -32,8 +32,7 @@ def test_processes_that_begin_ahead_end_in_the_bits_of_a_simulation(
 ) -> None:
     leader = cluster.leader(streamed)
     crew = [cluster.learner(leader, "--name", name, *DEBUG) for name in ("a", "b")]
-    for program in (leader, *crew):
-        program.succeed()
+    succeed(leader, *crew)
     assert_same_run(simulated, leader.run_dir)
     for learner in crew:  # all rounds but the first, which has no fragment to wait for
         assert [event["round"] for event in learner.events("BegunAhead")] == [2, 3, 4, 5, 6, 7]
@@ -86,9 +85,7 @@ def test_a_leader_that_is_killed_goes_on_to_the_same_bits(
     crew = [cluster.learner(leader, "--name", name) for name in ("a", "b")]
     assert leader.wait() == -signal.SIGKILL
     resumed = cluster.resumed(leader)
-    for program in (resumed, *crew):
-        program.succeed()
-        assert "Traceback" not in program.output
+    succeed(resumed, *crew)
     assert [event["round"] for event in resumed.events("RoundCommitted")] == [4, 5, 6, 7]
     assert_same_bits(resumed.run_dir, simulated)
 
@@ -100,9 +97,7 @@ def test_the_part_of_a_learner_that_is_killed_goes_on_from_the_leaders_model(
     stays = cluster.learner(leader, "--name", "a", *DEBUG)
     leaves = cluster.learner(leader, "--name", "b", faults="kill@learner.uploaded:3")
     assert leaves.wait() == -signal.SIGKILL
-    for program in (leader, stays):
-        program.succeed()
-        assert "Traceback" not in program.output
+    succeed(leader, stays)
     assert [line["learners"] for line in timeless(leader.run_dir)] == [2, 2, 2, 1, 1, 1, 1]
     assert timeless(leader.run_dir)[:3] == timeless(simulated)[:3]
     made = {(event["round"], event["part"]) for event in stays.events("BegunAhead")}
@@ -118,6 +113,5 @@ def test_a_learner_with_a_state_folder_comes_back_to_the_same_bits(
     leaves = cluster.learner(leader, "--name", "b", "--state-dir", folder, faults="kill@learner.training:4")
     assert leaves.wait() == -signal.SIGKILL
     back = cluster.learner(leader, "--name", "b", "--state-dir", folder)
-    for program in (leader, stays, back):
-        program.succeed()
+    succeed(leader, stays, back)
     assert_same_bits(leader.run_dir, simulated)

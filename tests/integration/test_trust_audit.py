@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +13,7 @@ import pytest
 from leader.trust.audit import Audit
 from protos import leader_pb2, trust_pb2
 from tests.integration.audits import records, told
-from tests.integration.harness import Cluster, Leader, Program, Settings, assert_same_bits, cluster_in
+from tests.integration.harness import Cluster, Leader, Program, Settings, assert_same_bits, succeed
 from tests.leader.trust.fleet import connect
 from utils.errors import ForbiddenError
 from utils.trust import contract, pki
@@ -62,26 +60,24 @@ async def renew_ask_too_much_and_leave(leader: Leader, held: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tiny: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def run(tiny: Settings, lasting: Cluster) -> Run:
     """A run whose leader was killed in the middle of a line, and into whose audit six others wrote meanwhile."""
-    with cluster_in(tmp_path_factory.mktemp("audit")) as cluster:
-        leader = cluster.leader(tiny, secure=True, faults="kill@leader.collected:3")
-        cluster.operate("issue", "eve", "--out", str(cluster.folder / "eve"))
-        asyncio.run(renew_ask_too_much_and_leave(leader, cluster.folder / "eve"))
-        crew = [cluster.join(leader, name) for name in "ab"]
-        assert leader.wait() == -signal.SIGKILL
-        with (cluster.trust / "audit.jsonl").open("ab") as audit:
-            audit.write(TORN)
-        resumed = cluster.resumed(leader)
-        cluster.token("--name", "dan")
-        (unused,) = [line.split()[1] for line in cluster.operate("list") if "dan" in line]
-        wishes = [("revoke-token", unused), ("revoke", "eve"), *(("token", "--name", n) for n in "wxyz")]
-        trust = ("--dir", str(cluster.trust))
-        operators = [cluster.program("operator", ["leader.trust", *words, *trust]) for words in wishes]
-        for program in (*operators, resumed, *crew):
-            program.succeed()
-        cluster.operate("forget", "eve")
-        yield Run(cluster, resumed, operators)
+    leader = lasting.leader(tiny, secure=True, faults="kill@leader.collected:3")
+    lasting.operate("issue", "eve", "--out", str(lasting.folder / "eve"))
+    asyncio.run(renew_ask_too_much_and_leave(leader, lasting.folder / "eve"))
+    crew = [lasting.join(leader, name) for name in "ab"]
+    assert leader.wait() == -signal.SIGKILL
+    with (lasting.trust / "audit.jsonl").open("ab") as audit:
+        audit.write(TORN)
+    resumed = lasting.resumed(leader)
+    lasting.token("--name", "dan")
+    (unused,) = [line.split()[1] for line in lasting.operate("list") if "dan" in line]
+    wishes = [("revoke-token", unused), ("revoke", "eve"), *(("token", "--name", n) for n in "wxyz")]
+    trust = ("--dir", str(lasting.trust))
+    operators = [lasting.program("operator", ["leader.trust", *words, *trust]) for words in wishes]
+    succeed(*operators, resumed, *crew)
+    lasting.operate("forget", "eve")
+    return Run(lasting, resumed, operators)
 
 
 def test_every_kind_of_event_is_in_it_with_who_did_it(run: Run, undisturbed: Leader) -> None:
@@ -97,7 +93,7 @@ def test_every_kind_of_event_is_in_it_with_who_did_it(run: Run, undisturbed: Lea
     assert len(by_operators) == 2 + 1 + len(run.operators)  # two leaders' own tokens, and that for dan
     commits = [line for line in lines if line["what"] == "committed"]
     assert [(line["round"], line["learners"]) for line in commits] == [(n, ["a", "b"]) for n in range(1, 8)]
-    summary = json.loads((run.leader.run_dir / "summary.json").read_text())
+    summary = run.leader.summary
     assert commits[-1]["weights_sha256"] == summary["model_sha256"]
     (repaired,) = [line for line in lines if line["what"] == "repaired"]
     assert repaired["bytes"] == len(TORN)
@@ -117,7 +113,7 @@ def kept(run: Run) -> list[str]:
 def test_what_leader_and_learners_have_kept_is_in_it(run: Run) -> None:
     trust = run.cluster.trust
     assert len(run.kept) == 3
-    summary = json.loads((run.leader.run_dir / "summary.json").read_text())
+    summary = run.leader.summary
     by_all, by_one = check(run, trust, *kept(run)), check(run, trust, "--head", summary["audit_head"])
     number, digest = summary["audit_head"].split(":")
     wrong = check(run, trust, "--head", f"{int(number) - 1}:{digest}")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.integration.harness import Cluster, Leader, assert_same_bits, closed_address
+from tests.integration.harness import Cluster, Leader, assert_same_bits, closed_address, succeed
 from tests.tools.envoy import Envoy, needs_envoy
 
 pytestmark = needs_envoy
@@ -37,8 +37,7 @@ def test_a_gateway_that_is_killed_and_comes_back_changes_no_bit(
             leader.event("RoundCommitted", round=round_)
             envoy.kill()
             envoy.start()
-        for program in (*learners, leader):
-            program.succeed()
+        succeed(*learners, leader)
     assert_same_bits(leader.run_dir, plain.run_dir)
     assert sorted(event["name"] for event in leader.events("LearnerJoined")) == ["a", "b"]
     assert leader.events("CallRefused") == []

@@ -12,7 +12,7 @@ from grpc import aio
 
 from protos import learner_pb2, learner_pb2_grpc
 from tests.integration.audits import told
-from tests.integration.harness import Cluster, Leader, Settings, assert_same_bits, closed_address
+from tests.integration.harness import Cluster, Leader, Settings, assert_same_bits, closed_address, succeed
 from tests.leader.trust.fleet import Fleet, connect, watch
 from utils.trust.credentials import Credentials
 from utils.trust.names import LEADER, Identity, learner_tls_name
@@ -71,9 +71,7 @@ def test_a_killed_leader_comes_back_with_its_ca_and_dials_who_serves_it_alone(
     }
 
     resumed = cluster.resumed(leader, "--set", "cohort.lease_s=20")
-    for program in (resumed, *crew):
-        program.succeed()
-        assert "Traceback" not in program.output
+    succeed(resumed, *crew)
     joined = {event["name"]: event["control"] for event in resumed.events("LearnerJoined")}
     assert joined == {"a": "dialled", "b": "session"}
     assert (cluster.trust / "ca.pem").read_bytes() == ca
@@ -104,8 +102,7 @@ def test_two_leaders_share_one_ca_and_whoever_joined_one_works_for_both(
     assert reasons == ["leader: eve was revoked; ask the leader's operator"] * 2
     for leader in leaders:
         crew = [cluster.join(leader, name) for name in "ab"]
-        for program in (leader, *crew):
-            program.succeed()
+        succeed(leader, *crew)
     assert_same_bits(leaders[-1].run_dir, undisturbed.run_dir)
     audit = told(cluster.trust)
     assert audit["enrolled", "a"] == audit["enrolled", "b"] == 1

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.harness import Cluster, Leader, Settings, assert_same_bits
+from tests.integration.harness import Cluster, Leader, Settings, assert_same_bits, succeed
 from tests.tools.network import HOME, LEADER, LEARNER_A, LEARNER_B, Network, network
 
 _PORT = 50051
@@ -33,8 +33,7 @@ def test_a_learner_behind_nat_whose_link_is_cut_comes_back_over_a_slow_network(
     machines.cut(LEARNER_B)
     leader.event("LearnerLeft", name="b")
     machines.mend(LEARNER_B)
-    for program in (leader, a, b):
-        program.succeed()
+    succeed(leader, a, b)
     assert_same_bits(leader.run_dir, undisturbed.run_dir)
     seen = [json.loads(line) for line in (cluster.trust / "audit.jsonl").read_text().splitlines()]
     came_from = {line["who"]: line["ip"] for line in seen if line["what"] == "registered"}
