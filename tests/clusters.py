@@ -80,6 +80,13 @@ def join(cluster: Cluster, name: str, **options: Any) -> Node:
     return cluster.learner(name, **{"task": NOISE, "data": f"noise-{name}", **options})
 
 
+async def one_edge(cluster: Cluster, name: str = "east", **options: Any) -> Node:
+    """The first edge, once the leader has it."""
+    edge = cluster.edge(name, **options)
+    await cluster.until(lambda: len(cluster.app.edges) == 1, "no edge")
+    return edge
+
+
 async def train(cluster: Cluster) -> None:
     """All rounds, by learners a, b, ..."""
     for name in "abcdefgh"[: cluster.config.learners]:

@@ -32,6 +32,7 @@ from tests.integration.harness import cluster_in
 from tests.leader.trust.fleet import Fleet, connect
 from tests.nasty_strings import FORGED, NASTY, SURROGATES, harmful, unprintable
 from tests.strangers import Stranger, at_work, update_of
+from tests.tools.grpc_server import started
 from utils.console import Format, printable, setup_logging
 from utils.datasets import save_dataset
 from utils.errors import FlockstepError, WireError
@@ -229,12 +230,8 @@ async def serving(calls: Mapping[contract.Method[Any, Any], contract.Call]) -> A
     """A server of these methods, without encryption; gives its address."""
     server = aio.server()
     server.add_generic_rpc_handlers((contract.serve(calls, _refuse),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        await server.stop(None)
+    async with started(server) as address:
+        yield address
 
 
 async def _refuse(method: str, context: contract.Context, error: WireError) -> None:

@@ -27,7 +27,8 @@ from benchmarks.transport_wire import (
     Endpoint,
     Job,
 )
-from benchmarks.trust_folder import LOOPBACK, TrustFolder
+from benchmarks.trust_folder import TrustFolder
+from tests.tools.grpc_server import started
 
 #: More than one chunk, and not a whole number of them.
 VALUES = (np.arange(700_000) / 1024).astype(np.float32)
@@ -62,17 +63,13 @@ def test_every_loop_adds_each_upload_once() -> None:
         service = LoopService(VALUES)
         server = aio.server(options=[("grpc.max_receive_message_length", 1 << 30)])
         server.add_generic_rpc_handlers((service.handler(),))
-        port = server.add_insecure_port(f"{LOOPBACK}:0")
-        await server.start()
-        async with aio.insecure_channel(
-            f"{LOOPBACK}:{port}", options=[("grpc.max_receive_message_length", 1 << 30)]
-        ) as channel:
+        options = [("grpc.max_receive_message_length", 1 << 30)]
+        async with started(server) as at, aio.insecure_channel(at, options=options) as channel:
             learner = LoopLearner(VALUES, channel)
             for way in (BARE, OBJECTS, UNARY):
                 await learner.move(job(way, DOWN))
                 await learner.move(job(way, UP))
             await learner.move(job(CHECKED, UP))
-        await server.stop(None)
         return service
 
     service = asyncio.run(move())

@@ -24,7 +24,8 @@ from benchmarks.trust import (
     flood_of,
     result,
 )
-from benchmarks.trust_folder import LOOPBACK, TrustFolder, choose_way
+from benchmarks.trust_folder import TrustFolder, choose_way
+from tests.tools.grpc_server import started
 
 
 def one(value: float) -> Spread:
@@ -84,16 +85,9 @@ def test_connections_are_opened_anew_each_time(secure: bool, tmp_path: Path) -> 
     way = choose_way(tmp_path if secure else None)
 
     async def flood() -> Opened:
-        server = aio.server()
-        if isinstance(way, TrustFolder):
-            tls = way.authority.server_credentials().for_server()
-            port = server.add_secure_port(f"{LOOPBACK}:0", tls)
-        else:
-            port = server.add_insecure_port(f"{LOOPBACK}:0")
-        await server.start()
-        opened = await open_all(f"{LOOPBACK}:{port}", 20, way.admit("caller"))
-        await server.stop(None)
-        return opened
+        tls = way.authority.server_credentials().for_server() if isinstance(way, TrustFolder) else None
+        async with started(aio.server(), tls) as address:
+            return await open_all(address, 20, way.admit("caller"))
 
     opened = asyncio.run(flood())
     assert opened.connections == 20

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.x509 import load_der_x509_certificate
 
 from leader.events import LearnerLeft
 from leader.trust.audit import FILE
@@ -16,7 +15,7 @@ from leader.trust.audit_check import kept_heads, report, verify
 from protos import leader_pb2, trust_pb2
 from scripts.cluster import Cluster
 from tests.clusters import TINY, Settings, join, play
-from tests.leader.trust.fleet import connect
+from tests.leader.trust.fleet import connect, held_by
 from utils.errors import ForbiddenError
 from utils.trust import contract as trust_contract
 from utils.trust import pki
@@ -54,8 +53,7 @@ async def enrol(address: str, token: JoinToken, name: str) -> Credentials:
     async with connect(address, shown) as channel:
         with failures_told():
             given = await trust_contract.ENROL.ask(channel, request)
-    own, ca = (pki.to_pem(load_der_x509_certificate(der)) for der in (given.certificate, given.roots[0]))
-    return Credentials(pki.key_to_pem(key), own, ca)
+    return held_by(key, given)
 
 
 def spellings(secret: bytes) -> set[bytes]:
@@ -119,9 +117,8 @@ def test_who_came_was_refused_and_left_is_recorded_without_a_secret(tmp_path: Pa
 
 
 def test_commits_name_the_weights_and_learners_keep_what_can_not_be_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setenv("FLOCKSTEP_HOME", str(tmp_path / "home"))
     trust = tmp_path / "trust"
 
     async def scenario(cluster: Cluster) -> None:

@@ -14,6 +14,7 @@ from protos import leader_pb2, learner_pb2
 from scripts.cluster import Cluster
 from tests.clusters import IMAGES, SHARDS, TIMEOUT_S, play
 from tests.strangers import Stranger, update_of
+from tests.tools.grpc_server import started
 from utils.errors import WireError
 from utils.wire import contract
 
@@ -117,14 +118,10 @@ def test_a_plain_learner_trains_when_it_is_dialled_on_its_own_host() -> None:
 
             server = aio.server()
             server.add_generic_rpc_handlers((contract.serve({contract.START_TRAINING: train}, unheard),))
-            port = server.add_insecure_port("127.0.0.1:0")
-            await server.start()
-            try:
-                info = leader_pb2.LearnerInfo(network_addr=f"localhost:{port}")
+            async with started(server) as address:
+                info = leader_pb2.LearnerInfo(network_addr=address.replace("127.0.0.1", "localhost"))
                 await plain.stub.RegisterLearner(info, timeout=TIMEOUT_S)
                 await cluster.committed(1)
-            finally:
-                await server.stop(None)
 
     play(scenario, {**SHARDS, "learners": 1}, data=IMAGES)
 

@@ -9,9 +9,9 @@ import pytest
 
 from leader.events import EdgeServes, RoundCommitted, UpdateAccepted, UpdatesLost
 from learner.work.worker import Worker
-from scripts.cluster import Cluster
+from scripts.cluster import Cluster, Node
 from scripts.demo import free_port
-from tests.clusters import TINY, Settings, join, play, train
+from tests.clusters import TINY, Settings, join, one_edge, play, train
 from utils.errors import IncompatibleError
 
 FOUR: Settings = {**TINY, "learners": 4}
@@ -57,24 +57,27 @@ class Slow(Worker):
         await super()._send(*held, **more)
 
 
+async def all_but_d(cluster: Cluster) -> Node:
+    """An edge, and four learners of which all but d have sent an update there; d sends when it may."""
+    edge = await one_edge(cluster)
+    for name in "abc":
+        join(cluster, name)
+    Slow.may = asyncio.Event()
+    join(cluster, "d", worker=Slow)
+    await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 3, "no updates")
+    return edge
+
+
 def test_what_an_edge_had_comes_again_when_it_is_killed() -> None:
     async def scenario(cluster: Cluster) -> None:
-        class SlowD(Slow):
-            may = asyncio.Event()
-
-        edge = cluster.edge("east")
-        await cluster.until(lambda: len(cluster.app.edges) == 1, "no edge")
-        for name in "abc":
-            join(cluster, name)
-        join(cluster, "d", worker=SlowD)
-        await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 3, "no updates")
+        edge = await all_but_d(cluster)
         await edge.kill()
         lost = await cluster.event(UpdatesLost)
         # On a busy machine one may have given the edge up and gone to the leader.
         assert set(lost.parts) <= {"own-a", "own-b", "own-c"}
         again = 3 + len(lost.parts)
         await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == again, "they don't come again")
-        SlowD.may.set()
+        Slow.may.set()
         await cluster.finished()
 
     through = play(scenario, EDGED)
@@ -86,8 +89,7 @@ def test_what_an_edge_had_comes_again_when_it_is_killed() -> None:
 def test_edges_under_edges_give_one_sum() -> None:
     async def scenario(cluster: Cluster) -> None:
         port = free_port()
-        cluster.edge("top", edges_listen=f"127.0.0.1:{port}")
-        await cluster.until(lambda: len(cluster.app.edges) == 1, "no edge")
+        await one_edge(cluster, "top", edges_listen=f"127.0.0.1:{port}")
         for name in ("left", "right"):
             cluster.edge(name, above=port)
         await cluster.until(lambda: len(cluster.app.edges) == 3, "no edges below")
@@ -102,8 +104,7 @@ def test_edges_under_edges_give_one_sum() -> None:
 
 def test_a_leader_that_is_killed_goes_on_with_its_edges() -> None:
     async def scenario(cluster: Cluster) -> None:
-        cluster.edge("east")
-        await cluster.until(lambda: len(cluster.app.edges) == 1, "no edge")
+        await one_edge(cluster)
         for name in "abcd":
             join(cluster, name)
         await cluster.committed(1)
@@ -147,8 +148,7 @@ def test_an_edge_that_dials_where_learners_come_hears_at_once_where_to_go() -> N
 def test_a_learner_that_dials_where_edges_come_or_an_edge_itself_hears_at_once_where_to_go() -> None:
     async def scenario(cluster: Cluster) -> None:
         for_edges, port = (cluster.run_dir / "edges").read_text(encoding="utf-8"), free_port()
-        cluster.edge("east", edges_listen=f"127.0.0.1:{port}")
-        await cluster.until(lambda: len(cluster.app.edges) == 1, "no edge")
+        await one_edge(cluster, edges_listen=f"127.0.0.1:{port}")
         for number, place in enumerate((for_edges, f"127.0.0.1:{port}", cluster.app.edges[0])):
             error = await cluster.failed(join(cluster, f"lost-{number}", leader=place))
             assert isinstance(error, IncompatibleError)

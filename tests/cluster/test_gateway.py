@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from leader.events import CallRefused, LearnerJoined, LearnerLeft, UpdateAccepted
 from protos import leader_pb2
@@ -15,15 +14,8 @@ from tests.leader.trust.fleet import Fleet
 from tests.leader.trust.gateways import gateway_to
 from tests.strangers import Stranger, update_of
 from tests.tools.envoy import needs_envoy
-from tests.tools.oidc import jwk_of, jwks_of, signed, signing_key
 
 pytestmark = needs_envoy
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Identities are among the files of the test."""
-    monkeypatch.setenv("FLOCKSTEP_HOME", str(tmp_path / "home"))
 
 
 def test_two_learners_of_the_plain_contract_take_part_behind_one_gateway(tmp_path: Path) -> None:
@@ -50,11 +42,11 @@ def test_two_learners_of_the_plain_contract_take_part_behind_one_gateway(tmp_pat
     assert run.seen(CallRefused) == []
 
 
-def test_learners_that_come_with_a_jwt_train_behind_a_gateway(tmp_path: Path) -> None:
-    key = signing_key("ES256")
-    (tmp_path / "jwks.json").write_bytes(jwks_of(jwk_of(key)))
+def test_learners_that_come_with_a_jwt_train_behind_a_gateway(
+    tmp_path: Path, token: Callable[..., str]
+) -> None:
     for name in "ab":
-        (tmp_path / name).write_text(signed(key, sub=name, flockstep_role="learner"))
+        (tmp_path / name).write_text(token(sub=name))
 
     async def scenario(cluster: Cluster) -> None:
         authority = Fleet(tmp_path / "trust").authority

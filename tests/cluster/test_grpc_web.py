@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from google.protobuf.message import Message
 
 from leader.events import CallRefused, LearnerJoined
@@ -19,7 +19,6 @@ from tests.leader.trust.fleet import Fleet
 from tests.leader.trust.gateways import gateway_to
 from tests.strangers import Stranger, update_of
 from tests.tools.envoy import needs_envoy
-from tests.tools.oidc import jwk_of, jwks_of, signed, signing_key
 
 pytestmark = needs_envoy
 SITE = "https://fl.example.org"
@@ -92,11 +91,8 @@ async def over_grpc(cluster: Cluster) -> bytes:
 
 
 def test_a_page_of_a_site_that_is_named_takes_part_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, token: Callable[..., str]
 ) -> None:
-    monkeypatch.setenv("FLOCKSTEP_HOME", str(tmp_path / "home"))
-    key = signing_key("ES256")
-    (tmp_path / "jwks.json").write_bytes(jwks_of(jwk_of(key)))
     models: list[bytes] = []
 
     async def scenario(cluster: Cluster) -> None:
@@ -104,7 +100,7 @@ def test_a_page_of_a_site_that_is_named_takes_part_and_no_other(
         with gateway_to(cluster.address, fleet.authority, folder, cluster.config, origins=[SITE]) as envoy:
 
             def bearing(**claims: Any) -> Requests:
-                jwt = signed(key, sub="b", flockstep_role="learner", **claims)
+                jwt = token(sub="b", **claims)
                 url, ca = f"https://{envoy.address}", tmp_path / "trust" / "ca.pem"
                 return Requests(url, ca, {"authorization": f"Bearer {jwt}"})
 

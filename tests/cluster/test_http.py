@@ -7,7 +7,6 @@ import sys
 from asyncio.subprocess import PIPE, STDOUT
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,7 +24,6 @@ from tests.http_learner import Requests, learn
 from tests.leader.trust.fleet import Fleet
 from tests.strangers import Stranger, update_of
 from tests.tools.needs import need_commands
-from tests.tools.oidc import jwk_of, jwks_of, signed, signing_key
 from utils.trust.names import TLS_NAME
 
 HTTP: Settings = {"http.listen": "127.0.0.1:0"}
@@ -172,20 +170,11 @@ async def over_grpc(cluster: Cluster) -> None:
         await cluster.committed(cluster.config.rounds)
 
 
-@pytest.fixture
-def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Signs JWTs that count in a run with `trust.jwt_jwks` jwks.json."""
-    monkeypatch.setenv("FLOCKSTEP_HOME", str(tmp_path / "home"))
-    key = signing_key("ES256")
-    (tmp_path / "jwks.json").write_bytes(jwks_of(jwk_of(key)))
-    return partial(signed, key)
-
-
 def test_a_learner_of_curl_and_a_shell_takes_part_in_a_secure_run(
     tmp_path: Path, token: Callable[..., str]
 ) -> None:
     need_commands("curl", "gzip", "od", install="apt-get install curl gzip coreutils")
-    bearer = f"authorization: Bearer {token(sub='b', flockstep_role='learner')}"
+    bearer = f"authorization: Bearer {token(sub='b')}"
     script = Path(__file__).parents[2] / "examples" / "curl_learner.sh"
     (tmp_path / "halve.py").write_text(HALVE)
 

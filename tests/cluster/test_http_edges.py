@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,24 +14,18 @@ from scripts.cluster import Cluster
 from tests.cluster.test_http import HTTP, requests_to
 from tests.cluster.test_identities import secure
 from tests.cluster.test_secure_edges import files
-from tests.clusters import TINY, Settings, join, play, train
+from tests.clusters import TINY, Settings, join, one_edge, play, train
 from tests.http_learner import JSON, Answer, Requests, as_json, learn
 from tests.strangers import update_of
-from tests.tools.oidc import jwk_of, jwks_of, signed, signing_key
 from utils.trust.names import EDGE_TLS_NAME
 
 EDGES: Settings = {**HTTP, "edges.listen": "127.0.0.1:0"}
 
 
-async def with_edge(cluster: Cluster, **options: Any) -> None:
-    cluster.edge("east", http_listen="127.0.0.1:0", **options)
-    await cluster.until(lambda: len(cluster.app.edges) == 1, "no edge")
-
-
 @pytest.mark.parametrize("in_json", [False, True])
 def test_updates_of_requests_are_summed_at_an_edge_with_the_bits_of_a_run_without(in_json: bool) -> None:
     async def scenario(cluster: Cluster) -> None:
-        await with_edge(cluster)
+        await one_edge(cluster, http_listen="127.0.0.1:0")
         join(cluster, "a")
         assert await learn(requests_to(cluster), "b", in_json=in_json, at_edges=True) == 3
         await cluster.finished()
@@ -48,7 +42,7 @@ def test_what_no_ticket_allows_is_refused_at_an_edge_and_changes_nothing() -> No
     refused: list[tuple[int, str]] = []
 
     async def scenario(cluster: Cluster) -> None:
-        await with_edge(cluster)
+        await one_edge(cluster, http_listen="127.0.0.1:0")
         layout, leader = cluster.app.layout, requests_to(cluster)
         await leader.register("b", own_data={"examples": 24, "fingerprint": "b"})
         order, good = await leader.order(), update_of(cluster.app.layout, 0.5)
@@ -102,18 +96,13 @@ def test_what_no_ticket_allows_is_refused_at_an_edge_and_changes_nothing() -> No
 
 
 def test_in_a_secure_run_an_edge_shows_its_certificate_and_asks_for_the_ticket_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, token: Callable[..., str]
 ) -> None:
-    monkeypatch.setenv("FLOCKSTEP_HOME", str(tmp_path / "home"))
-    key = signing_key("ES256")
-    (tmp_path / "jwks.json").write_bytes(jwks_of(jwk_of(key)))
 
     async def scenario(cluster: Cluster) -> None:
-        await with_edge(cluster, **files(tmp_path, "east"))
+        await one_edge(cluster, http_listen="127.0.0.1:0", **files(tmp_path, "east"))
         join(cluster, "a")
-        leader = requests_to(
-            cluster, authorization=f"Bearer {signed(key, sub='b', flockstep_role='learner')}"
-        )
+        leader = requests_to(cluster, authorization=f"Bearer {token(sub='b')}")
         leader.ca = tmp_path / "trust" / "ca.pem"
         hub = cluster.app._wiring.hub
         assert hub is not None

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,10 @@ from scripts.cluster import Cluster, Node
 from tests.clusters import TINY, Settings, join, play, train
 from tests.leader.trust.fleet import Fleet
 from tests.leader.trust.test_listeners import free_port
-from tests.tools.oidc import jwk_of, jwks_of, signed, signing_key
 from utils.errors import ForbiddenError
 from utils.trust.names import learner_tls_name
 from utils.wire import contract
 from utils.wire.rpc import channel_options
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where identities are."""
-    monkeypatch.setenv("FLOCKSTEP_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "identities"
 
 
 def secure(folder: Path, **settings: object) -> Settings:
@@ -164,13 +157,11 @@ def test_a_dialled_learner_answers_its_leader_alone(tmp_path: Path) -> None:
 
 
 def test_a_jwt_is_exchanged_for_an_identity_and_read_anew_when_that_is_renewed(
-    tmp_path: Path, home: Path
+    tmp_path: Path, home: Path, token: Callable[..., str]
 ) -> None:
-    key = signing_key("ES256")
-    (tmp_path / "jwks.json").write_bytes(jwks_of(jwk_of(key)))
     listen = f"127.0.0.1:{free_port()}"
     for name in "ab":
-        (tmp_path / name).write_text(signed(key, sub=name, flockstep_role="learner"))
+        (tmp_path / name).write_text(token(sub=name))
 
     async def scenario(cluster: Cluster) -> None:
         given = {"ca": tmp_path / "trust" / "ca.pem", "jwt_leader": listen, "join": "", "identity": None}

@@ -23,8 +23,8 @@ from learner.wire.whole_update import HeldUpdate
 from learner.work.worker import Worker
 from scripts.cluster import Cluster
 from scripts.demo import free_port
-from tests.cluster.test_edges import EDGED, FOUR, Slow, edged
-from tests.clusters import TIMEOUT_S, Settings, join, play, train
+from tests.cluster.test_edges import EDGED, FOUR, Slow, all_but_d, edged
+from tests.clusters import TIMEOUT_S, Scenario, Settings, join, one_edge, play, train
 from tests.integration.harness import closed_address
 from tests.tools.kafka import noida, tansu
 from tests.tools.needs import needs
@@ -34,13 +34,32 @@ _LAST = b"last"
 Broker = Callable[[str, Path], AbstractContextManager[object]]
 
 
-async def with_aggregators(cluster: Cluster) -> None:
-    """Two aggregators, two edges and four learners."""
+def aggregators(cluster: Cluster) -> list[asyncio.Future[None]]:
+    """Two of them, which follow the leader."""
     address = (cluster.run_dir / "edges").read_text()
     parents = [AggregatorApp(JoinOptions(leader=address, name=name)).parent for name in ("one", "two")]
-    following = [asyncio.ensure_future(parent.follow()) for parent in parents]
+    return [asyncio.ensure_future(parent.follow()) for parent in parents]
+
+
+async def with_aggregators(cluster: Cluster) -> None:
+    """Two aggregators, two edges and four learners."""
+    following = aggregators(cluster)
     await edged(cluster)
     await asyncio.gather(*following)
+
+
+def logged(
+    address: str, settings: Settings, caplog: pytest.LogCaptureFixture, scenario: Scenario = with_aggregators
+) -> Cluster:
+    """A run whose sums aggregators make: it has the bits of the run without."""
+    through = play(
+        scenario, {**EDGED, **settings, "services.kafka.brokers": address, "edges.sum_timeout_s": 30}
+    )
+    plain = play(train, {**FOUR, **settings})
+    assert not [one for one in caplog.messages if "no aggregator has summed" in one]
+    assert through.model_sha256 == plain.model_sha256
+    assert [e.loss for e in through.seen(RoundCommitted)] == [e.loss for e in plain.seen(RoundCommitted)]
+    return through
 
 
 def in_topic(address: str, topic: str, partitions: int) -> list[bytes]:
@@ -74,15 +93,10 @@ def test_the_bits_are_those_of_the_run_without(
     broker: Broker, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     address = closed_address()
-    plain = play(train, {**FOUR, **settings})
     with broker(address, tmp_path):
-        logged = {**EDGED, **settings, "services.kafka.brokers": address, "edges.sum_timeout_s": 30}
-        through = play(with_aggregators, logged)
+        through = logged(address, settings, caplog)
         assert len(in_topic(address, f"model-updates.{through.app.description.run_id}", 8)) >= 12 * 2 + 3
         assert len(in_topic(address, f"model-sums.{through.app.description.run_id}", 1)) >= 3 * 2 + 3
-    assert not [one for one in caplog.messages if "no aggregator has summed" in one]
-    assert through.model_sha256 == plain.model_sha256
-    assert [e.loss for e in through.seen(RoundCommitted)] == [e.loss for e in plain.seen(RoundCommitted)]
     assert len(through.seen(UpdateAccepted)) == 12
 
 
@@ -102,50 +116,30 @@ def test_a_rule_that_slices_of_the_model_have_gives_the_bits_of_the_run_without(
     settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     address = closed_address()
-    plain = play(train, {**FOUR, **settings})
     with tansu(address, tmp_path):
-        logged = {**EDGED, **settings, "services.kafka.brokers": address, "edges.sum_timeout_s": 30}
-        through = play(with_aggregators, logged)
-    assert not [one for one in caplog.messages if "no aggregator has summed" in one]
-    assert through.model_sha256 == plain.model_sha256
-    assert [e.loss for e in through.seen(RoundCommitted)] == [e.loss for e in plain.seen(RoundCommitted)]
-
-
-class SlowD(Slow):
-    """Sends when it may."""
+        logged(address, settings, caplog)
 
 
 def test_a_median_survives_an_aggregator_and_takes_what_came_to_the_leader(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(cluster: Cluster) -> None:
-        address = (cluster.run_dir / "edges").read_text()
-        parents = [AggregatorApp(JoinOptions(leader=address, name=name)).parent for name in ("one", "two")]
-        one, two = (asyncio.ensure_future(parent.follow()) for parent in parents)
-        edge = cluster.edge("east")
-        await cluster.until(lambda: len(cluster.app.edges) == 1, "no edge")
-        for name in "abc":
-            join(cluster, name)
-        SlowD.may = asyncio.Event()
-        join(cluster, "d", worker=SlowD)
-        await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 3, "no updates")
-        SlowD.may.set()
+        one, two = aggregators(cluster)
+        edge = await all_but_d(cluster)
+        Slow.may.set()
         await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 4, "no round")
-        SlowD.may.clear()
+        Slow.may.clear()
         await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 7, "no second round")
         one.cancel()
         await edge.kill()  # its updates stay, and d sends to the leader
-        SlowD.may.set()
+        Slow.may.set()
         await cluster.finished()
         await asyncio.wait((one, two))
 
     address = closed_address()
     with tansu(address, tmp_path):
-        logged = {**EDGED, **RULES[0], "services.kafka.brokers": address, "edges.sum_timeout_s": 30}
-        through = play(scenario, logged)
+        through = logged(address, RULES[0], caplog, scenario)
         records = in_topic(address, f"model-updates.{through.app.description.run_id}", 1)
-    assert through.model_sha256 == play(train, {**FOUR, **RULES[0]}).model_sha256
-    assert not [one for one in caplog.messages if "no aggregator has summed" in one]
     assert len(records) >= 2 * (4 + 1)  # of all four, and where the rule was asked for
     assert through.seen(UpdatesLost) == []
 
@@ -174,15 +168,9 @@ def test_a_broker_that_loses_a_round_costs_its_updates_and_no_bit(
     address = closed_address()
 
     async def scenario(cluster: Cluster) -> None:
-        cluster.edge("east")
-        await cluster.until(lambda: len(cluster.app.edges) == 1, "no edge")
-        for name in "abc":
-            join(cluster, name)
-        SlowD.may = asyncio.Event()
-        join(cluster, "d", worker=SlowD)
-        await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 3, "no updates")
+        await all_but_d(cluster)
         broker.close()
-        SlowD.may.set()
+        Slow.may.set()
         await cluster.event(UpdatesLost)
         await cluster.finished()
 
@@ -215,8 +203,7 @@ def resumed(address: str, meanwhile: Callable[[Cluster], None]) -> tuple[Cluster
     Sender.sent, Sender.three, Sender.may = [], asyncio.Event(), asyncio.Event()
 
     async def scenario(cluster: Cluster) -> None:
-        cluster.edge("east")
-        await cluster.until(lambda: len(cluster.app.edges) == 1, "no edge")
+        await one_edge(cluster)
         for name in "abcd":
             join(cluster, name, worker=Sender)
         async with asyncio.timeout(TIMEOUT_S):

@@ -15,7 +15,7 @@ from leader.events import EdgeServes, RoundCommitted, UpdateAccepted
 from protos import edge_pb2
 from scripts.cluster import Cluster
 from scripts.demo import free_port
-from tests.clusters import TINY, Settings, join, play, train
+from tests.clusters import TINY, Settings, join, one_edge, play, train
 from tests.leader.trust.fleet import Fleet
 from tests.leader.trust.gateways import gateway_to
 from tests.tools.envoy import needs_envoy
@@ -40,8 +40,7 @@ def test_updates_go_through_an_edge_that_the_leaders_ca_admitted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(cluster: Cluster) -> None:
-        cluster.edge("east", **files(tmp_path, "east"))
-        await cluster.until(lambda: len(cluster.app.edges) == 1, "no edge")
+        await one_edge(cluster, **files(tmp_path, "east"))
         join(cluster, "a")
         join(cluster, "b")
         await cluster.finished()
@@ -58,8 +57,7 @@ def test_updates_go_through_an_edge_that_the_leaders_ca_admitted(
 def test_only_an_edge_can_be_one_below_another(tmp_path: Path) -> None:
     async def scenario(cluster: Cluster) -> None:
         port = free_port()
-        cluster.edge("top", edges_listen=f"127.0.0.1:{port}", **files(tmp_path, "top"))
-        await cluster.until(lambda: len(cluster.app.edges) == 1, "no edge")
+        await one_edge(cluster, "top", edges_listen=f"127.0.0.1:{port}", **files(tmp_path, "top"))
         fleet = Fleet(tmp_path / "trust")
         hello = edge_pb2.EdgeUp(hello=edge_pb2.EdgeHello(protocol=VERSION, name="below"))
         options = (("grpc.use_local_subchannel_pool", 1), ("grpc.ssl_target_name_override", EDGE_TLS_NAME))

@@ -19,6 +19,7 @@ from protos import leader_pb2, learner_pb2, trust_pb2
 from scripts.cluster import Cluster
 from tests.clusters import IMAGES, NOISE, TINY, Settings, play
 from tests.leader.trust.fleet import Fleet, connect
+from tests.tools.grpc_server import started
 from utils.errors import BusyError, ForbiddenError, UnknownLearnerError, WireError
 from utils.trust import pki
 from utils.trust.names import Identity
@@ -96,11 +97,9 @@ def test_a_learner_that_is_dialled_leaves_when_its_name_is_anothers(tmp_path: Pa
         ann = fleet.admit("ann", serves=True)
         server = aio.server()
         health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
-        port = server.add_secure_port("127.0.0.1:0", ann.for_server())
-        await server.start()
-        try:
+        async with started(server, ann.for_server()) as address:
             dialled = leader_pb2.LearnerInfo(
-                control=leader_pb2.CONTROL_DIALLED, network_addr=f"127.0.0.1:{port}", own_data=INFO.own_data
+                control=leader_pb2.CONTROL_DIALLED, network_addr=address, own_data=INFO.own_data
             )
             async with connect(cluster.address, ann) as channel:
                 await contract.REGISTER.ask(channel, dialled)
@@ -111,8 +110,6 @@ def test_a_learner_that_is_dialled_leaves_when_its_name_is_anothers(tmp_path: Pa
             if not forget:
                 async with connect(cluster.address, another) as channel:
                     assert (await contract.REGISTER.ask(channel, INFO)).name == "ann"
-        finally:
-            await server.stop(None)
 
     play(scenario, secure(tmp_path))
 
@@ -167,19 +164,13 @@ def test_a_learner_that_is_dialled_must_be_the_one_that_it_says(tmp_path: Path) 
             return learner_pb2.Ack()
 
         dial = cluster.app.coordinator.workforce.dial
-        tls = ann.for_server()
         server = aio.server()
         server.add_generic_rpc_handlers((contract.serve({contract.STOP_TRAINING: answer}, unheard),))
-        port = server.add_secure_port("127.0.0.1:0", tls)
-        await server.start()
-        address = f"127.0.0.1:{port}"
-        try:
+        async with started(server, ann.for_server()) as address:
             for name, code in (("ann", grpc.StatusCode.OK), ("bob", grpc.StatusCode.UNAVAILABLE)):
                 async with dial(address, Caller(name, "learner", "127.0.0.1", name)) as channel:
                     call = contract.STOP_TRAINING.open(channel, learner_pb2.StopNotice())
                     assert await call.code() is code
-        finally:
-            await server.stop(None)
         assert [identity.role for identity in called] == ["leader"]
 
     play(scenario, secure(tmp_path))

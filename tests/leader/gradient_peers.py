@@ -97,6 +97,11 @@ class Peer:
         self._piece: leader_pb2.Piece | None = None
         self.serving: asyncio.Task[None] | None = None
 
+    @property
+    def model(self) -> Vector:
+        """The slices that have come, as one."""
+        return np.concatenate([self.weights[number] for number in sorted(self.weights)])
+
     def open(self) -> None:
         """Open a stream."""
         self._up, self._down = asyncio.Queue(), asyncio.Queue()

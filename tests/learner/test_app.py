@@ -25,6 +25,7 @@ from model.flat import FlatModel
 from model.image_classification import ImageClassification, Shard
 from model.registry import build_model
 from protos import leader_pb2, learner_pb2, learner_pb2_grpc
+from tests.tools.grpc_server import started
 from utils.errors import DataError, ForbiddenError
 from utils.wire.framing import unframe
 from utils.wire.rpc import SERVICE, raw
@@ -158,17 +159,12 @@ def learn(leader: Leader, *, dialled: bool, tools: Tools = TOOLS, ends_itself: b
     async def scenario() -> None:
         server = aio.server()
         server.add_generic_rpc_handlers((leader.handler(),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
         address = closed_address() if dialled else ""
-        app = App(LearnerOptions(leader=f"127.0.0.1:{port}", network_addr=address), tools, own)
-        try:
-            async with asyncio.timeout(60):
-                await asyncio.gather(
-                    app.run(), *([stop_dialled(leader, address)] if dialled and not ends_itself else [])
-                )
-        finally:
-            await server.stop(None)
+        async with started(server) as leaders, asyncio.timeout(60):
+            app = App(LearnerOptions(leader=leaders, network_addr=address), tools, own)
+            await asyncio.gather(
+                app.run(), *([stop_dialled(leader, address)] if dialled and not ends_itself else [])
+            )
 
     asyncio.run(scenario())
 

@@ -16,6 +16,7 @@ from scripts.health import main
 from tests.clusters import TINY, play
 from tests.integration.harness import closed_address
 from tests.leader.trust.fleet import Fleet
+from tests.tools.grpc_server import started
 from utils.trust.credentials import Credentials
 
 
@@ -81,13 +82,9 @@ def test_a_server_that_is_about_to_stop_does_not_serve(capsys: pytest.CaptureFix
     async def scenario() -> int:
         server, status = aio.server(), health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(status, server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
         await status.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-        try:
-            return await asyncio.to_thread(main, [f"127.0.0.1:{port}"])
-        finally:
-            await server.stop(None)
+        async with started(server) as address:
+            return await asyncio.to_thread(main, [address])
 
     assert asyncio.run(scenario()) == 1
     assert capsys.readouterr().err.endswith("does not serve: it is about to stop\n")

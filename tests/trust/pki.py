@@ -11,6 +11,7 @@ import grpc
 from cryptography import x509
 from grpc import aio
 
+from tests.tools.grpc_server import started
 from utils.trust import pki
 from utils.trust.names import TLS_NAME, Identity
 from utils.trust.token import JoinToken, door_credentials
@@ -102,12 +103,8 @@ async def listening(credentials: grpc.ServerCredentials) -> AsyncIterator[str]:
     server = aio.server()
     handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(who)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", {"Who": handler}),))
-    port = server.add_secure_port("127.0.0.1:0", credentials)
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        await server.stop(None)
+    async with started(server, credentials) as address:
+        yield address
 
 
 async def ask_who(channel: aio.Channel) -> x509.Certificate:

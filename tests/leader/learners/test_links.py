@@ -15,6 +15,7 @@ from leader.learners.links import DialledLink, SessionLink, dial_in_plain
 from leader.trust.audit import Head
 from leader.trust.callers import anonymous
 from protos import leader_pb2, learner_pb2
+from tests.tools.grpc_server import started
 from utils.errors import WireError
 from utils.wire import contract
 
@@ -88,13 +89,11 @@ class Learner:
         server = aio.server()
         server.add_generic_rpc_handlers((contract.serve(dict.fromkeys(methods, self.answer), refuse),))
         health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        try:
-            yield f"127.0.0.1:{port}"
-        finally:
-            self.free.set()
-            await server.stop(None)
+        async with started(server) as address:
+            try:
+                yield address
+            finally:
+                self.free.set()
 
 
 class Dialled:

@@ -60,9 +60,8 @@ def test_two_steps_of_two_learners() -> None:
                 message = await peer.until("stepped")
                 assert (message.stepped.round, message.stepped.step) == (1, 0)
                 assert len(message.stepped.counted) == 1
-                got = np.concatenate([peer.weights[n] for n in sorted(peer.weights)])
                 expected = stepped(numbers(0), run, {1: 3, 2: 1})
-                assert got == pytest.approx(expected, abs=1e-6)
+                assert peer.model == pytest.approx(expected, abs=1e-6)
                 assert message.stepped.version == run.coordinator.versions.number
             for peer in (a, b):
                 await peer.asked(1, 1)
@@ -157,8 +156,7 @@ def test_a_part_that_comes_again_with_other_bits_lets_the_step_begin_anew() -> N
                 b.pieces(numbers(seed), attempt=1)
             step = (await b.until("stepped")).stepped
             assert sorted(step.counted) == sorted([theirs.work_id, mine.work_id])
-            got = np.concatenate([b.weights[n] for n in sorted(b.weights)])
-            assert got == pytest.approx(stepped(numbers(0), run, {1: 4, 2: 4}), abs=1e-6)
+            assert b.model == pytest.approx(stepped(numbers(0), run, {1: 4, 2: 4}), abs=1e-6)
 
     asyncio.run(scenario())
 
@@ -178,8 +176,7 @@ def test_a_part_that_moves_and_comes_with_the_same_bits_goes_on() -> None:
             b.pieces(numbers(1))
             while not (message := await b.next()).HasField("stepped"):
                 assert not message.HasField("redo")
-            got = np.concatenate([b.weights[n] for n in sorted(b.weights)])
-            assert got == pytest.approx(stepped(numbers(0), run, {1: 4, 2: 4}), abs=1e-6)
+            assert b.model == pytest.approx(stepped(numbers(0), run, {1: 4, 2: 4}), abs=1e-6)
 
     asyncio.run(scenario())
 
@@ -208,8 +205,7 @@ def test_whole_updates_and_pieces_make_one_sum() -> None:
             a.pieces(numbers(1))
             await b.whole(b.orders()[0], numbers(2), 1)
             await a.until("stepped")
-            got = np.concatenate([a.weights[n] for n in sorted(a.weights)])
-            assert got == pytest.approx(stepped(numbers(0), run, {1: 4, 2: 1}), abs=1e-6)
+            assert a.model == pytest.approx(stepped(numbers(0), run, {1: 4, 2: 1}), abs=1e-6)
 
     asyncio.run(scenario())
 
@@ -229,8 +225,7 @@ def test_a_whole_update_takes_the_place_of_its_own_pieces() -> None:
             a.header(a.orders()[0])
             a.pieces(numbers(1), attempt=1)
             await a.until("stepped")
-            got = np.concatenate([a.weights[n] for n in sorted(a.weights)])
-            assert got == pytest.approx(stepped(numbers(0), run, {1: 4, 2: 4}), abs=1e-6)
+            assert a.model == pytest.approx(stepped(numbers(0), run, {1: 4, 2: 4}), abs=1e-6)
 
     asyncio.run(scenario())
 
@@ -268,8 +263,7 @@ def test_pieces_of_an_old_attempt_are_ignored() -> None:
             assert (await b.next()).redo.attempt == 1
             b.pieces(numbers(2), attempt=1)
             await b.until("stepped")
-            got = np.concatenate([b.weights[n] for n in sorted(b.weights)])
-            assert got == pytest.approx(stepped(numbers(0), run, {1: 4, 2: 4}), abs=1e-6)
+            assert b.model == pytest.approx(stepped(numbers(0), run, {1: 4, 2: 4}), abs=1e-6)
 
     asyncio.run(scenario())
 
@@ -314,8 +308,7 @@ def test_only_who_was_asked_for_a_part_sends_its_pieces() -> None:
             await play(a, 1)
             await play(b, 2)
             await b.until("stepped")
-            got = np.concatenate([b.weights[n] for n in sorted(b.weights)])
-            assert got == pytest.approx(stepped(numbers(0), run, {1: 4, 2: 4}), abs=1e-6)
+            assert b.model == pytest.approx(stepped(numbers(0), run, {1: 4, 2: 4}), abs=1e-6)
 
     asyncio.run(scenario())
 
@@ -400,8 +393,7 @@ def test_a_stream_with_a_mistake_is_refused_and_changes_nothing(mistake: Any, ki
             await play(a, 1)
             await play(b, 2)
             await b.until("stepped")
-            got = np.concatenate([b.weights[n] for n in sorted(b.weights)])
-            assert got == pytest.approx(stepped(numbers(0), run, {1: 4, 2: 4}), abs=1e-6)
+            assert b.model == pytest.approx(stepped(numbers(0), run, {1: 4, 2: 4}), abs=1e-6)
 
     asyncio.run(scenario())
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from cryptography import x509
 from grpc import aio
 from grpc_health.v1 import health, health_pb2
@@ -20,17 +21,20 @@ from leader.trust.callers import Caller, Callers
 from leader.trust.guard import Guard
 from leader.trust.listeners import SecurePorts
 from leader.trust.manager import Manager
-from protos import trust_pb2
-from utils.errors import WireError
+from protos import leader_pb2, trust_pb2
+from utils.errors import FlockstepError, WireError
 from utils.trust import pki
 from utils.trust.credentials import Credentials
 from utils.trust.names import TLS_NAME, Identity
 from utils.trust.token import door_credentials
 from utils.wire import contract
 from utils.wire.contract import Call, Method
-from utils.wire.status import refuse
+from utils.wire.status import failures_told, refuse
 
 ALONE = (("grpc.use_local_subchannel_pool", 1), ("grpc.ssl_target_name_override", TLS_NAME))
+
+TIMEOUT_S = 30.0
+Metadata = tuple[tuple[str, str], ...]
 
 
 class Fleet:
@@ -113,7 +117,27 @@ def connect(address: str, credentials: Credentials) -> aio.Channel:
     return aio.secure_channel(address, credentials.for_channel(), options=ALONE)
 
 
-def watch(channel: aio.Channel, timeout: float, metadata: tuple[tuple[str, str], ...] = ()) -> Any:
+def held_by(key: pki.Key, given: trust_pb2.Credential) -> Credentials:
+    """What the owner of a key holds who was given this."""
+    certificate, root = (x509.load_der_x509_certificate(der) for der in (given.certificate, given.roots[0]))
+    return Credentials(pki.key_to_pem(key), pki.to_pem(certificate), pki.to_pem(root))
+
+
+async def ask(channel: aio.Channel, metadata: Metadata = (), token: bytes = b"") -> None:
+    """Ask for work, of a leader that may refuse it."""
+    request = leader_pb2.WorkRequest(token=token)
+    with failures_told():
+        await contract.GET_WORK.open(channel, request, timeout=TIMEOUT_S, metadata=metadata)
+
+
+async def refusal(channel: aio.Channel, metadata: Metadata = (), token: bytes = b"") -> FlockstepError:
+    """What asking for work is refused with."""
+    with pytest.raises(FlockstepError) as caught:
+        await ask(channel, metadata, token)
+    return caught.value
+
+
+def watch(channel: aio.Channel, timeout: float, metadata: Metadata = ()) -> Any:
     """A stream of answers that stays open as long as its caller counts."""
     path = f"/{health.SERVICE_NAME}/Watch"
     call = channel.unary_stream(

@@ -10,7 +10,6 @@ from typing import Any
 
 import grpc
 import pytest
-from cryptography import x509
 from grpc import aio
 
 from leader.config import LimitsConfig, RunConfig, TrustConfig
@@ -18,10 +17,10 @@ from leader.trust.bearer import Claims, Verify, open_verifier
 from leader.trust.callers import Caller, caller_of
 from leader.trust.manager import TrustService
 from protos import leader_pb2, trust_pb2
-from tests.leader.trust.fleet import ALONE, Fleet, connect
+from tests.leader.trust.fleet import ALONE, Fleet, Metadata, ask, connect, held_by, refusal
 from tests.leader.trust.test_listeners import free_port
 from tests.tools.oidc import jwk_of, jwks_of, oidc_issuer, signed, signing_key
-from utils.errors import BusyError, EndedError, FlockstepError, ForbiddenError, NotReadyError, WireError
+from utils.errors import BusyError, EndedError, ForbiddenError, NotReadyError, WireError
 from utils.trust import contract as trust
 from utils.trust import pki
 from utils.trust.credentials import Credentials
@@ -31,7 +30,6 @@ from utils.wire.status import failures_told
 
 TIMEOUT_S = 20.0
 KEY = signing_key("EdDSA")
-Metadata = tuple[tuple[str, str], ...]
 
 
 class House:
@@ -104,17 +102,6 @@ def bearer(**claims: Any) -> Metadata:
     return (("authorization", f"Bearer {signed(KEY, **({'flockstep_role': 'learner'} | claims))}"),)
 
 
-async def ask(channel: aio.Channel, metadata: Metadata = ()) -> None:
-    with failures_told():
-        await contract.GET_WORK.open(channel, leader_pb2.WorkRequest(), timeout=TIMEOUT_S, metadata=metadata)
-
-
-async def refusal(channel: aio.Channel, metadata: Metadata = ()) -> FlockstepError:
-    with pytest.raises(FlockstepError) as caught:
-        await ask(channel, metadata)
-    return caught.value
-
-
 async def enrol(channel: aio.Channel, metadata: Metadata = (), **claims: Any) -> Credentials:
     """What is held after a JWT was exchanged."""
     key = pki.new_key()
@@ -122,9 +109,7 @@ async def enrol(channel: aio.Channel, metadata: Metadata = (), **claims: Any) ->
     request = trust_pb2.EnrolRequest(csr=pki.make_csr(key), jwt=token)
     with failures_told():
         answer = await trust.ENROL.open(channel, request, timeout=TIMEOUT_S, metadata=metadata)
-    given = trust.ENROL.told.read(answer)
-    root, certificate = (x509.load_der_x509_certificate(der) for der in (given.roots[0], given.certificate))
-    return Credentials(pki.key_to_pem(key), pki.to_pem(certificate), pki.to_pem(root))
+    return held_by(key, trust.ENROL.told.read(answer))
 
 
 def test_a_jwt_says_who_calls_and_until_when(tmp_path: Path) -> None:

@@ -7,23 +7,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import pytest
 from grpc import aio
 
 from leader.config import RunConfig, TrustConfig
 from leader.trust.callers import Caller, caller_of
 from protos import leader_pb2
-from tests.leader.trust.fleet import Fleet, connect
-from utils.errors import FlockstepError, ForbiddenError
+from tests.leader.trust.fleet import Fleet, ask, connect, refusal
+from utils.errors import ForbiddenError
 from utils.trust.credentials import Credentials
 from utils.trust.names import Identity
 from utils.wire import contract
 from utils.wire.contract import Context
-from utils.wire.status import failures_told
 
 TIMEOUT_S = 20.0
 CERT, SEEN = "x-forwarded-client-cert", "x-forwarded-for"
-Metadata = tuple[tuple[str, str], ...]
 
 
 def element(held: Credentials, before: str = "Hash=00;", after: str = "") -> str:
@@ -50,25 +47,19 @@ def play(folder: Path, scenario: Callable[[Fleet, str], Coroutine[Any, Any, None
     return callers
 
 
-async def ask(channel: aio.Channel, *metadata: tuple[str, str]) -> None:
-    with failures_told():
-        await contract.GET_WORK.open(channel, leader_pb2.WorkRequest(), timeout=TIMEOUT_S, metadata=metadata)
-
-
-async def refusal(channel: aio.Channel, *metadata: tuple[str, str]) -> str:
-    with pytest.raises(FlockstepError) as caught:
-        await ask(channel, *metadata)
-    assert type(caught.value) is ForbiddenError
-    return str(caught.value)
+async def forbidden(channel: aio.Channel, *metadata: tuple[str, str]) -> str:
+    error = await refusal(channel, metadata)
+    assert type(error) is ForbiddenError
+    return str(error)
 
 
 def test_a_gateway_tells_certificate_and_address_of_whom_it_carries(tmp_path: Path) -> None:
     async def scenario(fleet: Fleet, address: str) -> None:
         ann, bob = fleet.admit("ann"), fleet.admit("bob", "aggregator")
         async with connect(address, fleet.admit("edge", "gateway", hours=0.5)) as channel:
-            await ask(channel, (CERT, element(ann)), (SEEN, "6.6.6.6, 10.0.0.7"))
-            await ask(channel, (CERT, element(bob, "", ";URI=spiffe://x/y;By=")), (SEEN, "fd00::7"))
-            await ask(channel, (CERT, element(ann)))
+            await ask(channel, ((CERT, element(ann)), (SEEN, "6.6.6.6, 10.0.0.7")))
+            await ask(channel, ((CERT, element(bob, "", ";URI=spiffe://x/y;By=")), (SEEN, "fd00::7")))
+            await ask(channel, ((CERT, element(ann)),))
 
     ann, bob, near = play(tmp_path, scenario)
     assert (ann.name, ann.role, ann.address, ann.place) == ("ann", "learner", "10.0.0.7", "ann")
@@ -83,7 +74,7 @@ def test_nobody_else_may_say_who_calls(tmp_path: Path) -> None:
         ann = element(fleet.admit("ann", "admin"))
         for held in (fleet.admit("eve"), fleet.admit("op", "operator"), fleet.door()):
             async with connect(address, held) as channel:
-                assert await refusal(channel, (CERT, ann)) == (
+                assert await forbidden(channel, (CERT, ann)) == (
                     "x-forwarded-client-cert is a gateway's word, and this caller is none; leave it out"
                 )
 
@@ -93,7 +84,7 @@ def test_nobody_else_may_say_who_calls(tmp_path: Path) -> None:
 def test_nobody_but_a_gateway_says_where_a_caller_is(tmp_path: Path) -> None:
     async def scenario(fleet: Fleet, address: str) -> None:
         async with connect(address, fleet.admit("ann")) as channel:
-            await ask(channel, (SEEN, "10.0.0.7"))
+            await ask(channel, ((SEEN, "10.0.0.7"),))
 
     (caller,) = play(tmp_path, scenario)
     assert (caller.address, caller.gateway) == ("127.0.0.1", None)
@@ -109,7 +100,7 @@ def test_a_carried_certificate_is_checked_as_one_of_a_connection_is(tmp_path: Pa
         async with connect(address, fleet.admit("edge", "gateway")) as channel:
 
             async def words(held: Credentials) -> str:
-                return await refusal(channel, (CERT, element(held)))
+                return await forbidden(channel, (CERT, element(held)))
 
             assert "is not an identity of" in await words(other)
             assert (await words(ended)).startswith("the certificate of old ended on ")
@@ -136,9 +127,9 @@ def test_a_header_that_is_not_one_element_is_refused(tmp_path: Path) -> None:
                 ann.replace('"', ""),
                 "x" + ann[5:],
             ):
-                assert "is not one element with Cert" in await refusal(channel, (CERT, header))
-            assert "2 headers x-forwarded-client-cert" in await refusal(channel, (CERT, ann), (CERT, ann))
-            assert "is not a certificate in PEM" in await refusal(channel, (CERT, damaged))
-            assert "may not call GetWork" in await refusal(channel)
+                assert "is not one element with Cert" in await forbidden(channel, (CERT, header))
+            assert "2 headers x-forwarded-client-cert" in await forbidden(channel, (CERT, ann), (CERT, ann))
+            assert "is not a certificate in PEM" in await forbidden(channel, (CERT, damaged))
+            assert "may not call GetWork" in await forbidden(channel)
 
     assert play(tmp_path, scenario) == []

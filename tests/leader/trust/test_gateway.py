@@ -22,11 +22,11 @@ from leader.trust.callers import Caller, caller_of
 from leader.trust.cli import main
 from leader.trust.manager import Manager, TrustService
 from protos import leader_pb2, trust_pb2
-from tests.leader.trust.fleet import ALONE, Fleet, connect
+from tests.leader.trust.fleet import ALONE, Fleet, Metadata, ask, connect, held_by, refusal
 from tests.leader.trust.gateways import gateway_to
 from tests.tools.envoy import Envoy, needs_envoy
 from tests.tools.oidc import SigningKey, jwk_of, jwks_of, oidc_issuer, signed, signing_key
-from utils.errors import FlockstepError, ForbiddenError, UnreachableError
+from utils.errors import ForbiddenError, UnreachableError
 from utils.trust import contract as trust
 from utils.trust import pki
 from utils.trust.credentials import Credentials
@@ -39,7 +39,6 @@ from utils.wire.status import failures_told
 
 TIMEOUT_S = 30.0
 MIB = 1 << 20
-Metadata = tuple[tuple[str, str], ...]
 
 
 class Edge:
@@ -112,17 +111,6 @@ def play(
     return asyncio.run(whole())
 
 
-async def ask(channel: aio.Channel, metadata: Metadata = ()) -> None:
-    with failures_told():
-        await contract.GET_WORK.open(channel, leader_pb2.WorkRequest(), timeout=TIMEOUT_S, metadata=metadata)
-
-
-async def refusal(channel: aio.Channel, metadata: Metadata = ()) -> FlockstepError:
-    with pytest.raises(FlockstepError) as caught:
-        await ask(channel, metadata)
-    return caught.value
-
-
 async def join(channel: aio.Channel, fleet: Fleet, name: str) -> Credentials:
     """What somebody holds who joins with a new token of this name."""
     asked = trust_pb2.TokenRequest(name=name, role="learner", uses=1, hours=1)
@@ -136,8 +124,7 @@ async def join(channel: aio.Channel, fleet: Fleet, name: str) -> Credentials:
 async def enrol(channel: aio.Channel, key: pki.Key, request: trust_pb2.EnrolRequest) -> Credentials:
     with failures_told():
         given = await trust.ENROL.ask(channel, request, TIMEOUT_S)
-    root, certificate = (x509.load_der_x509_certificate(der) for der in (given.roots[0], given.certificate))
-    return Credentials(pki.key_to_pem(key), pki.to_pem(certificate), pki.to_pem(root))
+    return held_by(key, given)
 
 
 # --- what the command writes ---------------------------------------------------------------

@@ -18,8 +18,8 @@ from leader.config import LimitsConfig, RunConfig, TrustConfig
 from leader.trust.callers import Caller, caller_of
 from leader.trust.guard import Guard
 from protos import leader_pb2, trust_pb2
-from tests.leader.trust.fleet import Fleet, connect
-from utils.errors import BusyError, FlockstepError, ForbiddenError, NotReadyError, WireError
+from tests.leader.trust.fleet import Fleet, ask, connect, refusal
+from utils.errors import BusyError, ForbiddenError, NotReadyError, WireError
 from utils.trust import contract as trust
 from utils.trust.credentials import Credentials
 from utils.trust.names import TLS_NAME, Identity
@@ -97,17 +97,6 @@ def play(
         return house
 
     return asyncio.run(whole())
-
-
-async def ask(channel: aio.Channel, token: bytes = b"") -> None:
-    with failures_told():
-        await contract.GET_WORK.ask(channel, leader_pb2.WorkRequest(token=token), TIMEOUT_S)
-
-
-async def refusal(channel: aio.Channel, token: bytes = b"") -> FlockstepError:
-    with pytest.raises(FlockstepError) as caught:
-        await ask(channel, token)
-    return caught.value
 
 
 def test_a_handler_knows_the_identity_and_not_what_the_client_says(tmp_path: Path) -> None:
@@ -308,7 +297,7 @@ def test_the_door_is_slammed_on_an_address_that_knocks_in_vain(tmp_path: Path) -
 def test_what_the_handler_raises_is_told_as_without_a_guard(tmp_path: Path) -> None:
     async def scenario(house: House) -> None:
         async with connect(house.address, house.fleet.admit("ann")) as channel:
-            assert type(await refusal(channel, b"refuse")) is NotReadyError
+            assert type(await refusal(channel, token=b"refuse")) is NotReadyError
             call = contract.GET_WORK.open(channel, leader_pb2.WorkRequest(token=b"slow"))
             assert await call.code() is grpc.StatusCode.UNKNOWN
             for path, code in ((GET_WORK, "INVALID_ARGUMENT"), ("/leader.LeaderService/No", "UNIMPLEMENTED")):

@@ -24,6 +24,7 @@ from learner.trust.channel import speaks_tls
 from protos import leader_pb2, trust_pb2
 from tests.learner.test_app import TOOLS, Leader, closed_address
 from tests.learner.trust.leaders import TIMEOUT_S, SecureLeader
+from tests.tools.grpc_server import started
 from tests.tools.oidc import signed, signing_key
 from utils.errors import ConfigError, FlockstepError, ForbiddenError, NotReadyError, UnreachableError
 from utils.trust import pki
@@ -80,13 +81,8 @@ async def in_plain(between: str = "") -> AsyncIterator[str]:
     """The address of a leader without encryption."""
     server = aio.server()
     server.add_generic_rpc_handlers((Registrar(between).handler(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            yield f"127.0.0.1:{port}"
-    finally:
-        await server.stop(None)
+    async with started(server) as address, asyncio.timeout(TIMEOUT_S):
+        yield address
 
 
 async def ends_with(options: LearnerOptions) -> str:
@@ -478,12 +474,8 @@ async def edge(credentials: grpc.ServerCredentials) -> AsyncIterator[str]:
     """The address of a server that shows these."""
     server = aio.server()
     server.add_generic_rpc_handlers((Registrar().handler(),))
-    port = server.add_secure_port("127.0.0.1:0", credentials)
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        await server.stop(None)
+    async with started(server, credentials) as address:
+        yield address
 
 
 async def reached(access: Access, credentials: grpc.ServerCredentials) -> bool:

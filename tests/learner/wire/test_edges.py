@@ -18,6 +18,7 @@ from learner.wire.transfer import pull_model, push
 from protos import leader_pb2
 from tests.learner.test_app import closed_address
 from tests.learner.wire.test_transfer import LAYOUT, ORDER, VALUES, held
+from tests.tools.grpc_server import started
 from utils.errors import (
     BusyError,
     ChecksumError,
@@ -173,14 +174,12 @@ class Place:
         }
         server = aio.server()
         server.add_generic_rpc_handlers((contract.serve(calls, lambda _, call, why: refuse(call, why)),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        death = asyncio.ensure_future(self._die(server))
-        try:
-            yield f"127.0.0.1:{port}"
-        finally:
-            death.cancel()
-            await server.stop(None)
+        async with started(server) as address:
+            death = asyncio.ensure_future(self._die(server))
+            try:
+                yield address
+            finally:
+                death.cancel()
 
     async def _die(self, server: aio.Server) -> None:
         await self.dying.wait()
@@ -190,13 +189,8 @@ class Place:
 @asynccontextmanager
 async def without_methods() -> AsyncIterator[str]:
     """The address of another program that speaks gRPC."""
-    server = aio.server()
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        await server.stop(None)
+    async with started(aio.server()) as address:
+        yield address
 
 
 @asynccontextmanager

@@ -29,6 +29,7 @@ from learner.wire.whole_update import HeldUpdate
 from model.image_classification import Shard
 from model.layout import Entry, Layout
 from protos import leader_pb2
+from tests.tools.grpc_server import started
 from utils.datasets import Dataset
 from utils.errors import (
     DuplicateUpdateError,
@@ -213,13 +214,8 @@ def talking(leader: Leader, call: Callable[[LeaderStub], Awaitable[T]]) -> T:
     async def scenario() -> T:
         server = aio.server()
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, leader.handlers()),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        try:
-            async with asyncio.timeout(30), aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                return await call(LeaderStub(channel))
-        finally:
-            await server.stop(None)
+        async with started(server) as at, asyncio.timeout(30), aio.insecure_channel(at) as channel:
+            return await call(LeaderStub(channel))
 
     return asyncio.run(scenario())
 

@@ -12,6 +12,7 @@ from grpc import aio
 
 from protos import leader_pb2
 from tests.learner.test_app import ORDER, Context, Leader, closed_address, learn
+from tests.tools.grpc_server import started
 from utils.errors import PayloadError
 
 TICKET = b"the ticket"
@@ -73,14 +74,12 @@ class Run(Leader):
     async def _serving(self, edge: Leader) -> AsyncIterator[str]:
         server = aio.server()
         server.add_generic_rpc_handlers((edge.handler(),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        taken = asyncio.ensure_future(self._taken_at(edge))
-        try:
-            yield f"127.0.0.1:{port}"
-        finally:
-            taken.cancel()
-            await server.stop(None)
+        async with started(server) as address:
+            taken = asyncio.ensure_future(self._taken_at(edge))
+            try:
+                yield address
+            finally:
+                taken.cancel()
 
     async def _taken_at(self, edge: Leader) -> None:
         await edge.taken.wait()

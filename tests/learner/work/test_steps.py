@@ -19,6 +19,7 @@ from learner.work.steps import Steps
 from model.layout import Layout
 from model.piece_files import PieceFiles
 from protos import leader_pb2
+from tests.tools.grpc_server import started
 from utils.errors import FlockstepError, UnreachableError, ValueRangeError
 from utils.vector import Vector
 from utils.wire.contract import LeaderStub
@@ -144,15 +145,12 @@ async def against(play: Handler) -> AsyncIterator[Learner]:
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler(SERVICE, {"ExchangeGradients": handler, "GetUpload": asked}),)
     )
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with aio.insecure_channel(f"127.0.0.1:{port}", options=channel_options()) as channel:
+    async with started(server) as at, aio.insecure_channel(at, options=channel_options()) as channel:
         learner = Learner(LeaderStub(channel))
         try:
             yield learner
         finally:
             learner.steps.close()
-            await server.stop(None)
 
 
 async def soon(queue: asyncio.Queue[Any]) -> Any:

@@ -8,6 +8,7 @@ import pytest
 from grpc import aio
 
 from protos import leader_pb2
+from tests.tools.grpc_server import started
 from utils.errors import BusyError, FlockstepError, ForbiddenError, LimitError, NameTakenError, WireError
 from utils.wire import contract
 from utils.wire.contract import Context
@@ -24,14 +25,9 @@ async def heard(error: WireError) -> FlockstepError:
     server.add_generic_rpc_handlers(
         (contract.serve({contract.GET_WORK: answer}, lambda name, context, why: refuse(context, why)),)
     )
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            with pytest.raises(FlockstepError) as caught, failures_told():
-                await contract.GET_WORK.ask(channel, leader_pb2.WorkRequest())
-    finally:
-        await server.stop(None)
+    async with started(server) as address, aio.insecure_channel(address) as channel:
+        with pytest.raises(FlockstepError) as caught, failures_told():
+            await contract.GET_WORK.ask(channel, leader_pb2.WorkRequest())
     return caught.value
 
 

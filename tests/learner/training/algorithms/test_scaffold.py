@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from leader.optimizers.base import Step
 from leader.optimizers.scaffold import CONTROL, Scaffold
@@ -18,61 +12,16 @@ from learner.memory import Memory
 from learner.training.trainer import Trainer
 from learner.training.update import Assignment
 from model.flat import FlatModel
-from model.task import Indices
 from protos import leader_pb2
+from tests.learner.training.algorithms.regression import Doubles, Points, Regression, points
 from utils.batches import ShardSampler
 
-Doubles = NDArray[np.float64]
 FEATURES, STEPS, LR, BATCH, SEED = 5, 4, 0.05, 3, 11
 SIZES = (6, 9, 15)  # examples of each client
 
 
-@dataclass(frozen=True)
-class Points:
-    """What a client holds."""
-
-    x: Doubles  # (N, FEATURES)
-    y: Doubles  # (N,)
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-
-class Regression:
-    """Least squares."""
-
-    def build_model(self, seed: int) -> nn.Module:
-        """Weights of zero."""
-        module = nn.Linear(FEATURES, 1, bias=False)
-        nn.init.zeros_(module.weight)
-        return module
-
-    def open_data(self, path: object, *, train: bool) -> None:
-        """None."""
-
-    def make_batch(
-        self, examples: Points, indices: Indices, rng: np.random.Generator | None
-    ) -> dict[str, Tensor]:
-        """Points and values, in float32."""
-        return {
-            "x": torch.from_numpy(examples.x[indices]).float(),
-            "y": torch.from_numpy(examples.y[indices]).float(),
-        }
-
-    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """Mean squared error."""
-        error: Tensor = model(batch["x"])[:, 0] - batch["y"]
-        return error.square().mean()
-
-    def metrics(self, model: nn.Module, batch: dict[str, Tensor]) -> Mapping[str, float]:
-        """None."""
-        return {}
-
-
 def client(number: int) -> Points:
-    generator = np.random.Generator(np.random.PCG64(number))
-    x = generator.normal(size=(SIZES[number], FEATURES))
-    return Points(x, x @ generator.normal(size=FEATURES) + 2 * number)
+    return points(number, SIZES[number], FEATURES, 2 * number)
 
 
 def order(number: int, round_: int) -> leader_pb2.WorkOrder:
@@ -97,11 +46,11 @@ def algorithm_1(cohorts: list[list[int]]) -> tuple[Doubles, Doubles, list[Double
         weights = np.array([SIZES[number] for number in cohort]) / sum(SIZES[n] for n in cohort)
         moved, turned = np.zeros(FEATURES), np.zeros(FEATURES)
         for number, weight in zip(cohort, weights, strict=True):
-            points, y = client(number), x.copy()
-            sampler = ShardSampler(len(points), BATCH, SEED + number)
+            data, y = client(number), x.copy()
+            sampler = ShardSampler(len(data), BATCH, SEED + number)
             for step in range(STEPS):
                 chosen = sampler.indices(round_ * STEPS + step)
-                a, b = points.x[chosen], points.y[chosen]
+                a, b = data.x[chosen], data.y[chosen]
                 gradient = 2 * a.T @ (a @ y - b) / len(chosen)
                 y = y - LR * (gradient - variates[number] + c)
             plus = variates[number] - c + (x - y) / (STEPS * LR)
@@ -115,16 +64,16 @@ def algorithm_1(cohorts: list[list[int]]) -> tuple[Doubles, Doubles, list[Double
 
 def flockstep(cohorts: list[list[int]]) -> tuple[Doubles, Doubles, list[Doubles]]:
     """The same by trainer, memory and server optimizer."""
-    task, optimizer, memory = Regression(), Scaffold(FedAvg()), Memory()
+    task, optimizer, memory = Regression(FEATURES, bias=False), Scaffold(FedAvg()), Memory()
     memory.begin("run")
     trainer = Trainer(FlatModel(task.build_model(0)))
     x, state = trainer.model.snapshot().numpy(), optimizer.init(FEATURES)
     for round_, cohort in enumerate(cohorts, start=1):
         total, mean = sum(SIZES[number] for number in cohort), np.zeros(FEATURES)
         for number in cohort:
-            part, points = str(number), client(number)
+            part, data = str(number), client(number)
             kept = memory.of(part, round_)
-            update = trainer.run(Assignment(order(number, round_), x, task, points, state[CONTROL], kept))
+            update = trainer.run(Assignment(order(number, round_), x, task, data, state[CONTROL], kept))
             memory.stage(part, round_, update.memory)
             memory.counted(part)
             mean += update.examples / total * update.values

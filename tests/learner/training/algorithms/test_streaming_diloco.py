@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from leader.aggregation.base import Contribution
 from leader.aggregation.choose import open_aggregate
@@ -33,67 +30,22 @@ from learner.work.prefetch import Ahead
 from learner.work.workbench import Tools, Workbench
 from model.flat import FlatModel
 from model.fragments import Fragments
-from model.task import Indices
 from protos import leader_pb2
+from tests.learner.training.algorithms.regression import Doubles, Points, Regression, points
 from utils.batches import ShardSampler
 from utils.errors import IncompatibleError, PayloadError
 from utils.wire.payload import Payload, PayloadReader
 
-Doubles = NDArray[np.float64]
 FEATURES, STEPS, LR, BATCH = 3, 4, 0.05, 3
+REGRESSION = Regression(FEATURES, bias=True)
 SIZES = (6, 9)  # examples of each learner
 #: Elements of the model's two tensors, in the order of their fragments.
 TENSORS = {"weight": slice(0, 3), "bias": slice(3, 4)}
 OUTER_LR, OUTER_MOMENTUM, INNER_MOMENTUM = 0.7, 0.9, 0.5
 
 
-@dataclass(frozen=True)
-class Points:
-    """What a learner holds."""
-
-    x: Doubles  # (N, FEATURES)
-    y: Doubles  # (N,)
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-
-class Regression:
-    """Least squares."""
-
-    def build_model(self, seed: int) -> nn.Module:
-        """Weights of zero."""
-        module = nn.Linear(FEATURES, 1)
-        nn.init.zeros_(module.weight)
-        nn.init.zeros_(module.bias)
-        return module
-
-    def open_data(self, path: object, *, train: bool) -> None:
-        """None."""
-
-    def make_batch(
-        self, examples: Points, indices: Indices, rng: np.random.Generator | None
-    ) -> dict[str, Tensor]:
-        """Points and values, in float32."""
-        return {
-            "x": torch.from_numpy(examples.x[indices]).float(),
-            "y": torch.from_numpy(examples.y[indices]).float(),
-        }
-
-    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """Mean squared error."""
-        error: Tensor = model(batch["x"])[:, 0] - batch["y"]
-        return error.square().mean()
-
-    def metrics(self, model: nn.Module, batch: dict[str, Tensor]) -> Mapping[str, float]:
-        """None."""
-        return {}
-
-
-def points(number: int) -> Points:
-    generator = np.random.Generator(np.random.PCG64(number))
-    x = generator.normal(size=(SIZES[number], FEATURES))
-    return Points(x, x @ generator.normal(size=FEATURES) + 2 * number + 1)
+def points_of(number: int) -> Points:
+    return points(number, SIZES[number], FEATURES, 2 * number + 1)
 
 
 def config(
@@ -125,10 +77,10 @@ class Learner:
     """One learner, between its memory and the file that it sends."""
 
     def __init__(self, number: int, *, ahead: bool = False) -> None:
-        self.points = points(number)
+        self.points = points_of(number)
         self.part = Part.of_own(str(number), SIZES[number], "", 11)
         self.memory = Memory()
-        self.bench = Workbench(RUN, Tools(torch.device("cpu"), Regression()), self.memory)
+        self.bench = Workbench(RUN, Tools(torch.device("cpu"), REGRESSION), self.memory)
         self._ahead = Ahead(ThreadPoolExecutor(1)) if ahead else None
         self.begun = 0  # orders that were begun before they came
 
@@ -150,7 +102,7 @@ class Learner:
 
 
 RUN = leader_pb2.RunDescription(run_id="run", own_task=True, piece_bytes=1 << 20)
-LAYOUT = FlatModel(Regression().build_model(0)).layout
+LAYOUT = FlatModel(REGRESSION.build_model(0)).layout
 
 
 def flockstep(run: RunConfig, cohorts: list[list[Learner]]) -> list[NDArray[np.float32]]:
@@ -196,7 +148,7 @@ def algorithm_2(run: RunConfig, cohorts: list[list[int]], forgotten: int = 0) ->
             streams = round_ > 1 and made == round_ - 1
             theta, momentum = (theta.copy(), momentum) if streams else (world.copy(), np.zeros(4))
             part = Part.of_own(str(number), SIZES[number], "", 11)
-            sampler, data = ShardSampler(SIZES[number], BATCH, part.seed), points(number)
+            sampler, data = ShardSampler(SIZES[number], BATCH, part.seed), points_of(number)
             for step in range(STEPS):
                 if streams and step == streaming.overlap_steps:
                     theta[before] = streaming.mix * theta[before] + (1 - streaming.mix) * world[before]
