@@ -8,8 +8,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from utils.settings.fields import address, address_or_empty, matching
-from utils.settings.flags import SETTINGS, FlagParser, paragraph
+from utils.settings.fields import LogFormat, LogLevel, address, address_or_empty, matching
+from utils.settings.flags import FlagParser, options_of, parser_of
 from utils.settings.schema import Schema
 from utils.wire.rpc import WINDOW_BYTES
 
@@ -107,12 +107,8 @@ class LearnerOptions(BaseModel):
     reconnect_timeout_s: Seconds = Field(
         600.0, description="seconds to find a lost leader again before giving up"
     )
-    log_format: Literal["auto", "rich", "plain", "json", "ecs"] = Field(
-        "auto", description="auto = rich on a terminal, else plain; ecs = JSON for Elasticsearch"
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least severe message shown"
-    )
+    log_format: LogFormat = "auto"
+    log_level: LogLevel = "info"
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:
@@ -175,14 +171,9 @@ def parse(argv: list[str], environ: Mapping[str, str]) -> LearnerOptions:
 
     Raises ConfigError with one line for each problem; `--help` and `--version` raise SystemExit.
     """
-    options = make_parser().parse_or_raise(argv, {})
-    return SCHEMA.build({**SCHEMA.from_environment(environ), **SCHEMA.from_text(options.__dict__[SETTINGS])})
+    return options_of(SCHEMA, make_parser(), argv, environ)
 
 
 def make_parser() -> FlagParser:
     """The learner's flags."""
-    parser = FlagParser("python -m learner", "%(prog)s --leader HOST:PORT [flags]", _DESCRIPTION)
-    for name, key in SCHEMA.keys.items():
-        parser.add_key(f"--{name.replace('_', '-')}", key, METAVARS.get(name, ""))
-    parser.epilog = paragraph(_ENVIRONMENT)
-    return parser
+    return parser_of(SCHEMA, "python -m learner", _DESCRIPTION, _ENVIRONMENT, METAVARS)

@@ -6,11 +6,11 @@ import os
 import sys
 
 from leader.aggregator.app import run
-from leader.edge.options import JoinOptions, options_of, parser_of
+from leader.edge.options import METAVARS, JoinOptions
 from utils.console import setup_logging
 from utils.errors import program
 from utils.malloc import keep_freed_memory
-from utils.settings.flags import FlagParser
+from utils.settings.flags import FlagParser, options_of, parser_of
 from utils.settings.schema import Schema
 
 _DESCRIPTION = """\
@@ -26,7 +26,7 @@ SCHEMA = Schema(JoinOptions, prefix="FLOCKSTEP_AGGREGATOR_")
 
 def make_parser() -> FlagParser:
     """The aggregator's flags."""
-    return parser_of(SCHEMA, "python -m leader.aggregator", _DESCRIPTION, _ENVIRONMENT)
+    return parser_of(SCHEMA, "python -m leader.aggregator", _DESCRIPTION, _ENVIRONMENT, METAVARS)
 
 
 @program

@@ -9,15 +9,14 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from leader.config.section import Section
+from utils.settings.fields import is_address
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{0,128}")
 
 
 def _addresses(brokers: str) -> str:
-    for one in brokers.split(",") if brokers else ():
-        host, _, port = one.rpartition(":")
-        if not (host and port.isdigit() and int(port) <= 65535):
-            raise ValueError("it must be HOST:PORT, or several of these with commas between them")
+    if brokers and not all(map(is_address, brokers.split(","))):
+        raise ValueError("it must be HOST:PORT, or several of these with commas between them")
     return brokers
 
 

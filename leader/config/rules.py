@@ -10,6 +10,7 @@ from leader.config.edges_rules import problems_of_edges
 from leader.config.http_rules import problems_of_http
 from leader.config.secagg_rules import problems_of_masks
 from leader.config.sections import RunFields
+from utils.settings.fields import is_address
 
 #: Updates that a rule needs to withstand f malicious ones: this many times f, and so many more.
 _NEEDS = {
@@ -35,12 +36,6 @@ def least_updates(rule: str, byzantine: int) -> int:
 def updates_a_round(config: RunFields) -> int:
     """Fewest updates that a round of this run closes on, as long as the learners waited for stay."""
     return max(1, math.ceil(config.cohort.quorum * config.updates_awaited))
-
-
-def is_address(text: str) -> bool:
-    """Whether a text is HOST:PORT."""
-    host, _, port = text.rpartition(":")
-    return bool(host) and port.isdigit() and int(port) <= 65535
 
 
 def problems(config: RunFields) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
-from leader.config.rules import is_address, problems
+from leader.config.rules import problems
 from leader.config.sections import RunFields
+from utils.settings.fields import is_address
 
 
 class RunConfig(RunFields):

@@ -18,6 +18,7 @@ from leader.config.section import MIB, Fraction, Positive, Section
 from leader.config.services import ServicesConfig
 from leader.config.trust import TrustConfig
 from leader.config.web import WebConfig
+from utils.settings.fields import LogFormat, LogLevel
 from utils.wire.rpc import is_loopback
 
 
@@ -334,12 +335,8 @@ class AggregateConfig(Section):
 class LogConfig(Section):
     """What is printed."""
 
-    format: Literal["auto", "rich", "plain", "json", "ecs"] = Field(
-        "auto", description="auto = rich on a terminal, else plain; ecs = JSON for Elasticsearch"
-    )
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least severe message shown"
-    )
+    format: LogFormat = "auto"
+    level: LogLevel = "info"
 
 
 class RunFields(Section):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from leader.config.rules import is_address
 from leader.config.services import RedisUrl
-from utils.settings.fields import address, address_or_empty, matching
-from utils.settings.flags import SETTINGS, FlagParser, paragraph
+from utils.settings.fields import LogFormat, LogLevel, address, address_or_empty, is_address, matching
+from utils.settings.flags import FlagParser, options_of, parser_of
 from utils.settings.schema import Schema
 
 _DESCRIPTION = """\
@@ -22,7 +21,7 @@ leader one sum a round. What comes out has the bits of a run without edges.
   python -m leader.edge --leader 127.0.0.1:50060 --listen 127.0.0.1:50061"""
 _ENVIRONMENT = """\
 Each flag may also be given as an environment variable, such as FLOCKSTEP_EDGE_LEADER for --leader."""
-_METAVARS = {
+METAVARS = {
     "leader": "HOST:PORT",
     "listen": "HOST:PORT",
     "advertise": "HOST:PORT",
@@ -31,9 +30,6 @@ _METAVARS = {
     "http_advertise": "HOST:PORT",
     "redis_url": "URL",
 }
-
-
-Options = TypeVar("Options", bound="JoinOptions")
 
 
 def _listening(text: str) -> str:
@@ -68,12 +64,8 @@ class JoinOptions(BaseModel):
     reconnect_timeout_s: Annotated[float, Field(gt=0)] = Field(
         600.0, description="seconds to find a lost leader again before giving up"
     )
-    log_format: Literal["auto", "rich", "plain", "json", "ecs"] = Field(
-        "auto", description="auto = rich on a terminal, else plain; ecs = JSON for Elasticsearch"
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least severe message shown"
-    )
+    log_format: LogFormat = "auto"
+    log_level: LogLevel = "info"
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:
@@ -120,21 +112,4 @@ def parse(argv: list[str], environ: Mapping[str, str]) -> EdgeOptions:
 
 def make_parser() -> FlagParser:
     """The edge's flags."""
-    return parser_of(SCHEMA, "python -m leader.edge", _DESCRIPTION, _ENVIRONMENT)
-
-
-def parser_of(schema: Schema[Options], name: str, description: str, environment: str) -> FlagParser:
-    """The flags of a program that joins a leader: one for each key of its schema."""
-    parser = FlagParser(name, "%(prog)s --leader HOST:PORT [flags]", description)
-    for key_name, key in schema.keys.items():
-        parser.add_key(f"--{key_name.replace('_', '-')}", key, _METAVARS.get(key_name, ""))
-    parser.epilog = paragraph(environment)
-    return parser
-
-
-def options_of(
-    schema: Schema[Options], parser: FlagParser, argv: list[str], environ: Mapping[str, str]
-) -> Options:
-    """What `argv` and the environment give of a schema's keys."""
-    given = parser.parse_or_raise(argv, {})
-    return schema.build({**schema.from_environment(environ), **schema.from_text(given.__dict__[SETTINGS])})
+    return parser_of(SCHEMA, "python -m leader.edge", _DESCRIPTION, _ENVIRONMENT, METAVARS)

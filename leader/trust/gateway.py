@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 from cryptography import x509
 
 from leader.config import LimitsConfig, RunConfig, TrustConfig
-from leader.config.rules import is_address
 from leader.trust.authority import Applicant, Authority
 from leader.trust.connections import STREAMS
 from leader.trust.jwks import FileKeys, jwks_uri
 from leader.trust.manager import LOCAL
 from utils.errors import ConfigError
+from utils.settings.fields import is_address
 from utils.trust import pki
 from utils.trust.names import EDGE_TLS_NAME, TLS_NAME, TOKEN_ROLES
 

@@ -1,10 +1,11 @@
-"""Checks of fields that several programs have."""
+"""Fields that several programs have, and their checks."""
 
 from __future__ import annotations
 
 import re
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 
 def matching(pattern: str, allowed: str) -> AfterValidator:
@@ -18,10 +19,15 @@ def matching(pattern: str, allowed: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def is_address(text: str, lowest: int = 0) -> bool:
+    """Whether a text is HOST:PORT, with no port below the lowest."""
+    host, _, port = text.rpartition(":")
+    return bool(host and re.fullmatch(r"\d{1,5}", port, re.ASCII)) and lowest <= int(port) <= 65535
+
+
 def address(text: str) -> str:
     """HOST:PORT that can be dialled; raises ValueError."""
-    host, _, port = text.rpartition(":")
-    if not host or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:
+    if not is_address(text, 1):
         raise ValueError("allowed: HOST:PORT with a port from 1 to 65535")
     return text
 
@@ -29,3 +35,12 @@ def address(text: str) -> str:
 def address_or_empty(text: str) -> str:
     """That, or ""; raises ValueError."""
     return text and address(text)
+
+
+LogFormat = Annotated[
+    Literal["auto", "rich", "plain", "json", "ecs"],
+    Field(description="auto = rich on a terminal, else plain; ecs = JSON for Elasticsearch"),
+]
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"], Field(description="least severe message shown")
+]

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from utils.errors import ConfigError
 from utils.settings.keys import Key
-from utils.settings.schema import Schema
+from utils.settings.schema import Model, Schema
 from utils.settings.spelling import closest
 from utils.version import PROTOCOL, RELEASE
 
@@ -80,6 +80,25 @@ class FlagParser(argparse.ArgumentParser):
         }
         meant = closest(flag, {**known, **others})
         return f"{flag}: unknown flag; " + (f"did you mean {meant}?" if meant else "see --help")
+
+
+def parser_of(
+    schema: Schema[Any], prog: str, description: str, environment: str, metavars: Mapping[str, str]
+) -> FlagParser:
+    """The flags of a program that joins a leader: one for each key of its schema."""
+    parser = FlagParser(prog, "%(prog)s --leader HOST:PORT [flags]", description)
+    for name, key in schema.keys.items():
+        parser.add_key(f"--{name.replace('_', '-')}", key, metavars.get(name, ""))
+    parser.epilog = paragraph(environment)
+    return parser
+
+
+def options_of(
+    schema: Schema[Model], parser: FlagParser, argv: list[str], environ: Mapping[str, str]
+) -> Model:
+    """What `argv` and the environment give of a schema's keys."""
+    given = parser.parse_or_raise(argv, {})
+    return schema.build({**schema.from_environment(environ), **schema.from_text(given.__dict__[SETTINGS])})
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
