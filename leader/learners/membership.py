@@ -103,6 +103,7 @@ class Membership:
         self._known_ids: dict[str, int] = {}  # by name, also of learners that left
         self._members: dict[int, Member] = {}
         self._by_token: dict[bytes, Member] = {}
+        self._by_identity: dict[str, dict[int, Member]] = {}  # by id; several may share a connection
         self._own_examples = 0  # of all members together
         self._unproven: dict[int, Member] = {}  # those whose name is kept by a claim
         self._silent: set[int] = set()  # those that have not called since they registered
@@ -152,6 +153,7 @@ class Membership:
         self._claims.pop(name, None)
         if known is not None:
             self._by_token.pop(known.token, None)
+            self._unlist(known)
             member.link = known.link  # until there is another
             member.joined = known.joined
         self._own_examples += _own_examples(member) - _own_examples(known)
@@ -161,7 +163,17 @@ class Membership:
         if not caller.known:
             self._unproven[member.learner_id] = member
         self._by_token[member.token] = member
+        self._list(member)
         return member, known is None
+
+    def _list(self, member: Member) -> None:
+        self._by_identity.setdefault(member.identity, {})[member.learner_id] = member
+
+    def _unlist(self, member: Member) -> None:
+        sharing = self._by_identity[member.identity]
+        del sharing[member.learner_id]
+        if not sharing:
+            del self._by_identity[member.identity]
 
     def _may_return(
         self, known: Member | None, claim: Claim, info: leader_pb2.LearnerInfo, caller: Caller, now: float
@@ -249,7 +261,9 @@ class Membership:
             [m for m in plain if m.caller.address == caller.address],
         ):
             if len(matches) == 1 and self._is(matches[0], caller, now):
+                self._unlist(matches[0])
                 matches[0].caller = caller
+                self._list(matches[0])
                 return matches[0]
         raise UnknownLearnerError(
             "can't tell which learner this call is from; register first, and call on the same connection"
@@ -257,7 +271,11 @@ class Membership:
 
     def of(self, caller: Caller) -> Member | None:
         """The member of this identity, or that registered over this connection, if there is one."""
-        return next((m for m in self._members.values() if m.identity == caller.place), None)
+        return next(self.sharing(caller), None)
+
+    def sharing(self, caller: Caller) -> Iterator[Member]:
+        """The members of this identity, or that registered over this connection."""
+        return iter(self._by_identity.get(caller.place, {}).values())
 
     def touch(self, member: Member, now: float) -> None:
         """A sign of life from `member`."""
@@ -288,6 +306,7 @@ class Membership:
         if self._members.get(member.learner_id) is not member:
             return False
         del self._members[member.learner_id]
+        self._unlist(member)
         self._silent.discard(member.learner_id)
         self._unproven.pop(member.learner_id, None)
         self._own_examples -= _own_examples(member)

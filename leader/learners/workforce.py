@@ -102,6 +102,10 @@ class Workforce:
         """The member of this identity, or that registered over this connection, if there is one."""
         return self._members.of(caller)
 
+    def sharing(self, caller: Caller) -> Iterator[Member]:
+        """The members of this identity, or that registered over this connection."""
+        return self._members.sharing(caller)
+
     def by_token(self, token: bytes, caller: Caller) -> Member:
         """The member with this session token, of which this is a sign of life; raises UnknownLearnerError."""
         return self._alive(self._members.by_token(token, caller))

@@ -197,7 +197,7 @@ class LeaderService:
         caller, stall_s = caller_of(context), self._config.limits.stall_s
         known = self._workforce.of(caller)
         # Behind a proxy full learners may share a connection with plain ones: only the first message tells them.
-        plain = all(member.plain for member in self._workforce if member.identity == caller.place)
+        plain = all(member.plain for member in self._workforce.sharing(caller))
         if known is not None and plain and not self._owes(known):
             await self._await_work(known)
         async with self._uploads.opening(

@@ -485,3 +485,20 @@ def test_without_an_identity_in_a_secure_run_nobody_opens_a_session_or_is_dialle
         info = leader_pb2.LearnerInfo(control=control, network_addr="10.0.0.1:9")
         with pytest.raises(ForbiddenError, match="the plain contract alone"):
             register.register(info, anonymous("ipv4:9.9.9.9:9", "plain"), 0.0)
+
+
+def test_who_calls_is_found_by_the_connection_that_it_has_now() -> None:
+    register = members()
+    before, after, other = (anonymous(f"ipv4:1.1.1.1:{port}") for port in (1, 2, 3))
+    a, _ = register.register(full("a"), before, 0.0)
+    b, _ = register.register(full("b"), before, 0.0)  # over the same connection
+    assert register.of(before) is a
+    again, new = register.register(full("a", a.token), after, 1.0)
+    assert (new, register.of(after), register.of(before)) == (False, again, b)
+    assert not register.remove(a)  # replaced; its successor stays
+    assert register.of(after) is again
+    register.remove(b)
+    assert register.of(before) is None
+    moved = joined(register, plain("1.1.1.1:7"), "ipv4:1.1.1.1:4")
+    assert register.by_address("1.1.1.1:7", other, 100.0) is moved
+    assert (register.of(other), register.of(anonymous("ipv4:1.1.1.1:4"))) == (moved, None)
