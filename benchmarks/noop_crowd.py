@@ -29,7 +29,7 @@ from utils.wire.status import failures_told
 
 EXAMPLES, CLASSES = 64, 10  # of the data that each learner says it holds
 _VALUE = np.float32(1e-4)
-_AT_ONCE = 16  # registrations under way
+_AT_ONCE = 16  # registrations, or updates, that a process has under way
 _PAUSE_S = 1.0
 _TIMEOUT_S = 60.0
 
@@ -121,7 +121,10 @@ class NoOpMember:
         leader = Endpoint(self._stub, reply.token)
         while True:
             try:
-                await self._edges.ask(order.via, lambda: leader, lambda at: self._learn_at(at, order, reply))
+                async with self._crowd.turn:
+                    await self._edges.ask(
+                        order.via, lambda: leader, lambda at: self._learn_at(at, order, reply)
+                    )
                 return
             except (
                 BusyError

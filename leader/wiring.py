@@ -180,7 +180,7 @@ class Wiring:
         if not self.config.secure:
             return None
         admission = Admission(self.config, self._refused)
-        admission.guard.learners = self._places
+        admission.guard.learners = self.workforce.identities
         self.workforce.dial = admission.dial
         self._engine.signed = partial(check_signed, admission.ca)
         self._run_audit = RunAudit(admission.audit, dump_config(self.config))
@@ -193,16 +193,12 @@ class Wiring:
     def plain_ports(self) -> Ports:
         """How a run without trust listens."""
         guard = Guard(Anybody(), self.config.limits, self._refused)
-        guard.learners = self._places
+        guard.learners = self.workforce.identities
         return Ports(self.config, guard, 1 + bool(self.config.http.listen))
 
     def plain_edge_ports(self) -> Ports:
         """How a run without trust listens for edges."""
         return Ports(self.config, Guard(Anybody(), self.config.limits, self._refused), key="edges.listen")
-
-    def _places(self) -> set[str]:
-        """What tells the registered learners from all other callers."""
-        return {member.identity for member in self.workforce}
 
     @property
     def audit_head(self) -> str:

@@ -7,7 +7,7 @@ import hmac
 import itertools
 import math
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from leader.learners.links import LearnerLink
@@ -272,6 +272,11 @@ class Membership:
     def of(self, caller: Caller) -> Member | None:
         """The member of this identity, or that registered over this connection, if there is one."""
         return next(self.sharing(caller), None)
+
+    @property
+    def identities(self) -> Collection[str]:
+        """What tells the members from all other callers; it follows them."""
+        return self._by_identity.keys()
 
     def sharing(self, caller: Caller) -> Iterator[Member]:
         """The members of this identity, or that registered over this connection."""

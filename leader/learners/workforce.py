@@ -102,6 +102,10 @@ class Workforce:
         """The member of this identity, or that registered over this connection, if there is one."""
         return self._members.of(caller)
 
+    def identities(self) -> Collection[str]:
+        """What tells the members from all other callers; it follows them."""
+        return self._members.identities
+
     def sharing(self, caller: Caller) -> Iterator[Member]:
         """The members of this identity, or that registered over this connection."""
         return self._members.sharing(caller)

@@ -55,6 +55,7 @@ class RunProgress:
         self.finished: events.RunFinished | None = None
         self.waiting: events.WaitingForLearners | None = None
         self.learners: dict[int, LearnerView] = {}
+        self._left: dict[str, LearnerView] = {}  # by name
         self.history: deque[RoundView] = deque(maxlen=history)
         self.committed = 0  # last committed round
         self.round = 0  # the round that is open, or was last
@@ -128,6 +129,7 @@ class RunProgress:
                 self.waiting, self._round_began = None, self._clock()
                 self.round, self.step, self.steps = event.round, 0, event.steps
                 self.learners = {key: view for key, view in self.learners.items() if view.state != "left"}
+                self._left.clear()
                 for view in self.learners.values():
                     view.state, view.done, view.total = "ready", 0, 0
             case events.StepApplied():
@@ -148,6 +150,7 @@ class RunProgress:
         match event:
             case events.LearnerLeft():
                 view.state = "left"
+                self._left[view.name] = view
             case events.LearnerProgress(round=self.round) if view.state != "sent":
                 view.state = "training"
                 view.done, view.total = min(event.done, event.total), event.total
@@ -163,9 +166,8 @@ class RunProgress:
                 view.state = "refused"
 
     def _joined(self, event: events.LearnerJoined) -> None:
-        for key, view in list(self.learners.items()):
-            if view.name == event.name and view.state == "left":
-                del self.learners[key]
+        if (gone := self._left.pop(event.name, None)) is not None and gone.state == "left":
+            del self.learners[gone.learner_id]
         self.learners[event.learner_id] = LearnerView(event.learner_id, event.name, event.device)
 
     def _committed(self, event: events.RoundCommitted) -> None:
