@@ -21,7 +21,7 @@ from benchmarks.niid_parts import niid_split
 from benchmarks.published_page import BEST, LAST, TIME, Document, page
 from benchmarks.result import Figure, Result, Target, document
 from benchmarks.spread import Spread
-from benchmarks.study import Curve, parse_study, read_curve, run_study
+from benchmarks.study import Curve, has_ended, parse_study, read_curve, run_study
 from scripts.partition import write
 from utils.datasets import open_dataset
 from utils.errors import ConfigError, program
@@ -49,13 +49,11 @@ def result(cell: Cell, curve: Curve) -> Result:
     )
 
 
-def begun(places: Sequence[Cell], folder: Path) -> dict[str, int]:
-    """Rounds done of the runs that have not ended."""
-    metrics = {cell.name: folder / cell.name / "metrics.jsonl" for cell in places}
+def rounds_done(places: Sequence[Cell], folder: Path) -> dict[Cell, int]:
+    """Rounds of each run that was begun."""
+    metrics = {cell: folder / cell.name / "metrics.jsonl" for cell in places}
     return {
-        name: len(path.read_text("utf-8").splitlines())
-        for name, path in metrics.items()
-        if path.exists() and not path.with_name("summary.json").exists()
+        cell: len(path.read_text("utf-8").splitlines()) for cell, path in metrics.items() if path.exists()
     }
 
 
@@ -114,12 +112,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_parts(cell, size, options.data, folder)
     trials = [cell.trial(size, folder, options.device) for cell in chosen]
     code = run_study(trials, folder, options, console) if trials else 0
-    ended = [cell for cell in places if (folder / cell.name / "summary.json").exists()]
-    done = {cell: entry(cell, folder, quick=options.quick) for cell in ended}
+    rounds = rounds_done(places, folder)
+    whole = [cell for cell in rounds if rounds[cell] == size.rounds and has_ended(folder / cell.name)]
+    done = {cell: entry(cell, folder, quick=options.quick) for cell in whole}
     out.mkdir(parents=True, exist_ok=True)
     content = json.dumps({cell.name: each for cell, each in done.items()}, indent=1) + "\n"
     (out / f"published_{options.table}.json").write_text(content, encoding="utf-8")
-    made = page(size, done, begun(places, folder))
+    made = page(size, done, {cell.name: rounds[cell] for cell in rounds if cell not in done})
     (out / f"published_{options.table}.md").write_text(made, encoding="utf-8")
     console.print(f"the table is in {out}", highlight=False)
     return code

@@ -95,7 +95,7 @@ def run_study(trials: Sequence[Trial], folder: Path, options: argparse.Namespace
 def run_trials(trials: Sequence[Trial], data: Path, folder: Path, console: Console, *, at_once: int) -> None:
     """Run the trials that are not done yet; raises TrialFailedError with the end of a failed one's output."""
     folder.mkdir(parents=True, exist_ok=True)
-    todo = [trial for trial in trials if not (folder / trial.name / "summary.json").exists()]
+    todo = [trial for trial in trials if not has_ended(folder / trial.name)]
     console.print(f"{len(trials) - len(todo)} of {len(trials)} runs are done already", highlight=False)
     with ThreadPoolExecutor(at_once) as pool:
         running = [pool.submit(_run, trial, data, folder) for trial in todo]
@@ -125,9 +125,17 @@ def _run(trial: Trial, data: Path, folder: Path) -> None:
             env=environment,
             check=False,
         ).returncode
-    if code or not (path / "summary.json").exists():
+    if code or not has_ended(path):
         end = log.read_text()[-2000:].splitlines()
         raise TrialFailedError(f"{trial.name} failed; its output is in {log}:", *end)
+
+
+def has_ended(path: Path) -> bool:
+    """Whether the run in this folder is over; one that a signal stopped, such as Ctrl-C, goes on."""
+    if not (path / "summary.json").exists():
+        return False
+    stopped = json.loads((path / "summary.json").read_text(encoding="utf-8"))["stopped"] or ""
+    return not stopped.startswith("stopped by SIG")
 
 
 def read_curve(path: Path) -> Curve:
