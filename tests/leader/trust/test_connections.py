@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import ExitStack
 from typing import Any
 
 import grpc
 import pytest
 from grpc import aio
 
-from leader.trust.connections import end_connection
+from leader.trust.connections import count_descriptors, end_connection
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
@@ -57,3 +58,12 @@ def test_the_connection_of_one_peer_is_ended_and_no_other(host: str) -> None:
 
 def test_a_peer_that_is_not_there_is_not_found() -> None:
     assert not end_connection("ipv4:127.0.0.1:1")
+
+
+@pytest.mark.parametrize("folder", ["/proc/self/fd", "/none"])
+def test_descriptors_are_counted_with_and_without_the_systems_own_number(folder: str) -> None:
+    before = count_descriptors(folder)
+    with ExitStack() as stack:
+        for _ in range(7):
+            stack.enter_context(socket.socket())
+        assert count_descriptors(folder) == before + 7
