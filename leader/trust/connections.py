@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
+from pathlib import Path
 
 from leader.config import LimitsConfig
 from leader.trust.callers import host_of
@@ -82,10 +83,10 @@ def _descriptors() -> list[int]:
         return [int(entry.name) for entry in entries]
 
 
-def count_descriptors(folder: str = "/proc/self/fd") -> int:
+def count_descriptors(folder: Path = Path("/proc/self/fd")) -> int:
     """How many these are; told by Linux from 6.2 on without a look at each. Raises OSError as above."""
     try:
-        told = os.stat(folder).st_size
+        told = folder.stat().st_size
     except FileNotFoundError:
         told = 0
     return told or len(_descriptors())

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -60,8 +61,8 @@ def test_a_peer_that_is_not_there_is_not_found() -> None:
     assert not end_connection("ipv4:127.0.0.1:1")
 
 
-@pytest.mark.parametrize("folder", ["/proc/self/fd", "/none"])
-def test_descriptors_are_counted_with_and_without_the_systems_own_number(folder: str) -> None:
+@pytest.mark.parametrize("folder", [Path("/proc/self/fd"), Path("/none")])
+def test_descriptors_are_counted_with_and_without_the_systems_own_number(folder: Path) -> None:
     before = count_descriptors(folder)
     with ExitStack() as stack:
         for _ in range(7):
