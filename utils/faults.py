@@ -37,6 +37,7 @@ LEARNER_POINTS = (
 MASKED_POINTS = (  # of leader and learners, in runs with secagg.mode
     "leader.pending",  # the sum and who is in it are on disk, nobody was asked to reveal
     "leader.revealed",  # all that takes the masks off is here
+    "leader.unmasked",  # in asynchronous runs: the sum without its masks is on disk, the buffer is without it
     "learner.advertised",  # its keys are with the leader, its shares are not
     "learner.shared",  # its shares are with the others
     "learner.agreeing",  # signed: it is asked whether it agrees to who is in the sum

@@ -216,6 +216,7 @@ class Aggregate:
             contribution.loss,
             contribution.start_loss,
             contribution.staleness,
+            contribution.updates,
             norm,
         )
         weight = min(self._weighting.weight(facts), self._scale.heaviest)

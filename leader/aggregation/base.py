@@ -26,7 +26,7 @@ class Elsewhere:
 
 @dataclass(frozen=True)
 class Contribution:
-    """One complete, verified update."""
+    """One complete, verified update, or the mean of a masked group's."""
 
     part: str  # which piece of the round's work it is
     weight: int  # number of training examples behind it
@@ -36,6 +36,7 @@ class Contribution:
     start_loss: float = math.nan  # mean loss of the model it started from, NaN if not said
     staleness: int = 0  # rounds committed since the model it started from
     buffers_shift: NDArray[np.float32] | None = None  # (buffers,): that model's minus the newest model's
+    updates: int = 1  # of which it is the mean
     elsewhere: Elsewhere | None = None  # its payload then has a checksum, and nothing else
 
 

@@ -32,6 +32,7 @@ class Facts:
     loss: float = math.nan  # NaN if not said, as the next one
     start_loss: float = math.nan
     staleness: int = 0
+    updates: int = 1  # of which it is the mean
     squared_norm: float = 0.0  # of the parameters' part; 0 unless the weighting needs norms
 
 
@@ -66,7 +67,7 @@ class Uniform(Weighting):
 
     def weight(self, facts: Facts) -> int:
         """One for everybody."""
-        return 1
+        return facts.updates
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,17 @@ from utils.dp.shares import room_of
 
 def releases_a_part(config: RunFields) -> int:
     """How many rounds each part must be able to pay for the run to reach its last one, however cohorts are drawn."""
+    if config.group_size > 1:
+        return _releases_in_groups(config)
     return releases_needed(config.rounds, config.parts_held, config.updates_awaited)
+
+
+def _releases_in_groups(config: RunFields) -> int:
+    """The same where groups are of whoever is idle: all of a round may be of the same few parts."""
+    size, updates = config.group_size, config.buffer.size
+    most = config.rounds * math.ceil(updates / sum_of_least(config))
+    # As long as a group of others can pay, those that have spent their budget sit out.
+    return min(most, config.rounds * (updates + size - 1) // max(1, config.parts_held - size + 1) + 1)
 
 
 def releases_needed(rounds: int, parts: int, cohort: int) -> int:
@@ -69,7 +79,7 @@ def _unclipped(config: RunFields) -> Iterator[str]:
         )
     if config.exchange == "gradient":
         yield f"{begins}exchange is gradient, where each step would be paid alone: set exchange=delta"
-    if config.buffer.size:
+    if config.buffer.size and config.dp.mode == "central":
         yield f"{begins}buffer.size is {config.buffer.size}, so that nobody plans who pays a round: set buffer.size=0"
     if config.model.norm == "batch" and config.model.name and not (config.model.task or config.model.local):
         yield (
@@ -102,6 +112,11 @@ def _unshared(config: RunFields) -> Iterator[str]:
             "alone: set secagg.mode=masked"
         )
         return
+    if config.buffer.size and dp.clip_quantile:
+        yield (
+            f"dp.clip_quantile is {dp.clip_quantile:g}, but buffer.size is {config.buffer.size}, so that updates of "
+            "several clips meet: set dp.clip_quantile=0"
+        )
     fewest, parties = max(sum_of_least(config), closes_on(config)), asked(config)
     shares = shares_counted(fewest, parties, dp.colluding)
     if shares < 1:
@@ -140,7 +155,7 @@ def _telling(config: RunFields) -> Iterator[str]:
 
 
 def _unpaid(config: RunFields) -> Iterator[str]:
-    if config.buffer.size:
+    if config.buffer.size and config.group_size == 1:
         return
     dp, needed = config.dp, releases_a_part(config)
     if dp.sampling == "poisson":

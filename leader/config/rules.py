@@ -255,6 +255,11 @@ def _buffer(config: RunFields) -> Iterator[str]:
             f"buffer.size is {size}, so that nobody is waited for, but cohort.over_selection is "
             f"{config.cohort.over_selection:g}: set cohort.over_selection=1"
         )
+    if config.buffer.group and (not size or config.secagg.mode == "off"):
+        yield (
+            f"buffer.group is {config.buffer.group}, but only masked updates of an asynchronous run count in groups: "
+            "set buffer.group=0, or buffer.size and secagg.mode"
+        )
 
 
 def _cohort(config: RunFields) -> Iterator[str]:

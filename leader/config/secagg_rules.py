@@ -27,10 +27,7 @@ def problems_of_masks(config: RunFields) -> Iterator[str]:
             "set exchange=delta"
         )
     if config.buffer.size:
-        yield (
-            f"{masked}buffer.size is {config.buffer.size}, so that updates of several models meet: "
-            "set buffer.size=0"
-        )
+        yield from _groups(config)
     if config.streaming.fragments:
         yield f"{masked}streaming.fragments is {config.streaming.fragments}: set streaming.fragments=0"
     if aggregate.rule != "mean":
@@ -56,6 +53,28 @@ def problems_of_masks(config: RunFields) -> Iterator[str]:
             "each learner alone: set evaluation.federated_every=0"
         )
     yield from _numbers(config)
+
+
+def _groups(config: RunFields) -> Iterator[str]:
+    """Where groups can't be formed, or would not be all that counts."""
+    buffer, size, atwork = config.buffer, config.group_size, config.cohort.size or config.learners
+    key = "buffer.group" if buffer.group else "buffer.size"
+    if size > buffer.size:
+        yield (
+            f"buffer.group is {size}, but a round is applied at {buffer.size} updates (buffer.size): set "
+            f"buffer.size={size}"
+        )
+    if size > atwork:
+        where = "cohort.size" if config.cohort.size else "learners"
+        yield (
+            f"{key} is {size}, but {where} is {atwork}, and masks are agreed on by a whole group: set "
+            f"buffer.group={max(config.secagg.least, atwork)}, or more learners"
+        )
+    if config.secagg.bits == COARSE and config.dp.mode != "distributed":
+        yield (
+            f"secagg.bits is {COARSE}, but buffer.size is {buffer.size}, so that nobody knows in order what was lost "
+            "of an update: set secagg.bits=32"
+        )
 
 
 def _identities(config: RunFields) -> Iterator[str]:
@@ -85,16 +104,20 @@ def sum_of_least(config: RunFields) -> int:
 
 
 def _awaited(config: RunFields) -> int:
+    if config.buffer.size:
+        return config.group_size
     return min(config.cohort.size or config.learners, config.learners)
 
 
 def asked(config: RunFields) -> int:
-    """Learners that are asked in a round."""
+    """Learners that are asked for one sum."""
     return min(math.ceil(_awaited(config) * config.cohort.over_selection), config.learners)
 
 
 def closes_on(config: RunFields) -> int:
-    """Updates that a round closes on at its deadline, if the learners waited for stay."""
+    """Updates that a sum closes on at its deadline, if the learners waited for stay."""
+    if config.buffer.size:
+        return sum_of_least(config)
     return max(1, math.ceil(config.cohort.quorum * _awaited(config)))
 
 
@@ -107,8 +130,11 @@ def _numbers(config: RunFields) -> Iterator[str]:
         )
     awaited, parties = _awaited(config), asked(config)
     if parties < secagg.least:
+        key = "cohort.size" if cohort.size else "learners"
+        if config.buffer.size:
+            key = "buffer.group" if config.buffer.group else "buffer.size"
         yield (
-            f"{'cohort.size' if cohort.size else 'learners'} is {parties}, but secagg.least is {secagg.least}: "
+            f"{key} is {parties}, but secagg.least is {secagg.least}: "
             "of two, each can compute the other's update; set secagg.least=2 if that does no harm"
         )
         return

@@ -209,6 +209,12 @@ class BufferConfig(Section):
     """Asynchronous runs (FedBuff): a round is a buffer of updates, whoever sends them."""
 
     size: int = Field(0, ge=0, le=100_000, description="updates that make a round; 0 = synchronous rounds")
+    group: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="with secagg.mode: learners whose updates count together, as one masked sum; 0 = size",
+    )
     exponent: float = Field(
         0.5, ge=0, le=10, description="an update s rounds old counts (1 + s) to the minus this"
     )
@@ -389,6 +395,18 @@ class RunFields(Section):
     def updates_awaited(self) -> int:
         """Updates that a round closes on before its deadline."""
         return self.buffer.size or min(self.cohort.size or self.parts_held, self.parts_held)
+
+    @property
+    def updates_summed(self) -> int:
+        """Updates in one sum, if all that are asked for come."""
+        return self.group_size if self.group_size > 1 else self.updates_awaited
+
+    @property
+    def group_size(self) -> int:
+        """Learners whose updates count together: more than one in asynchronous runs with masks alone."""
+        if not self.buffer.size or self.secagg.mode == "off":
+            return 1
+        return self.buffer.group or self.buffer.size
 
     @property
     def beyond_loopback(self) -> bool:

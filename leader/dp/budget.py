@@ -76,6 +76,8 @@ class Budget:
         cohort, known = self._config.cohort, self._accountant.parts.union(present)
         everybody = max(self._config.parts_held, len(known))  # when a run is resumed, nobody is here yet
         needed = math.ceil(cohort.quorum * min(cohort.size or everybody, everybody))
+        if self._config.group_size > 1:
+            needed = self._config.group_size
         if everybody - len(broke) >= max(1, needed) and not (present and set(present) <= set(broke)):
             return ""
         most = max(sorted(broke), key=self._accountant.spent)
@@ -84,7 +86,7 @@ class Budget:
     def promise(self, layout: Layout) -> list[str]:
         """See Privacy."""
         dp, unit = self._dp, self._unit
-        updates, size = self._config.updates_awaited, layout.shared_parameter_count
+        updates, size = self._config.updates_summed, layout.shared_parameter_count
         multiplier = self._full_multiplier
         ratio = multiplier * math.sqrt(size) / updates
         verdict = "" if ratio <= 1 else "; the noise drowns them: more learners a round, or a smaller model"

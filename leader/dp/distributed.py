@@ -96,7 +96,7 @@ class DistributedPrivacy(Budget):
         config = self._config
         fewest, parties = max(sum_of_least(config), closes_on(config)), asked(config)
         return self._multiplier * math.sqrt(
-            config.updates_awaited / shares_counted(fewest, parties, self._dp.colluding)
+            config.updates_summed / shares_counted(fewest, parties, self._dp.colluding)
         )
 
 

@@ -59,7 +59,8 @@ class Eligibility:
             )
         together = (self._held or 0) + others + own.examples
         # A buffer may be full of its updates alone.
-        Scale.of(self._config.aggregate.max_abs, max(together, self._config.buffer.size * own.examples))
+        buffer = self._config.buffer.size + self._config.group_size - 1
+        Scale.of(self._config.aggregate.max_abs, max(together, buffer * own.examples))
         if train.local_epochs * math.ceil(own.examples / train.batch_size) >= 1 << 32:
             raise LimitError(f"{own.examples} examples are more batches than one work order can ask for")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol
 
@@ -30,6 +30,24 @@ class RoundPlan:
     quorum: int  # parts an exchange needs at its deadline, 1..len(parts)
     deadline_s: float  # seconds an exchange may take
     target: int = 0  # parts that close an exchange at once (over-selection); 0 = all of them
+
+
+#: A masked group of an asynchronous run: the round whose model it starts from, and its number in that, from 1 on.
+Group = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class OpenOrder:
+    """Open work on a part: the round whose model it starts from, and its number among the part's orders."""
+
+    round: int
+    turn: int
+    group: int = field(default=0, compare=False)  # number of the masked group that it is in; 0 = in none
+
+    @property
+    def key(self) -> Group:
+        """Its group."""
+        return self.round, self.group
 
 
 @dataclass(frozen=True)
@@ -89,7 +107,15 @@ class Reopen:
     kept: tuple[str, ...] = ()
 
 
-RoundEvent = Begin | Accepted | Assigned | Applied | Tick | Deserted | Outdated | Reopen
+@dataclass(frozen=True)
+class Unmasked:
+    """The masks are off the sum of a group: the updates of its `parts` count, and what is owed for others is void."""
+
+    group: Group
+    parts: tuple[str, ...]
+
+
+RoundEvent = Begin | Accepted | Assigned | Applied | Tick | Deserted | Outdated | Reopen | Unmasked
 
 
 @dataclass(frozen=True)
@@ -107,6 +133,14 @@ class CloseStep:
 
     step: int
     parts: tuple[str, ...]  # the parts that are in the sum
+
+
+@dataclass(frozen=True)
+class CloseGroup:
+    """Take the masks off the sum of a group, whose updates of `parts` are in."""
+
+    group: Group
+    parts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -129,7 +163,7 @@ class Overdue:
     abandoned: bool
 
 
-Action = Dispatch | CloseStep | Commit | Abandon | Overdue
+Action = Dispatch | CloseStep | CloseGroup | Commit | Abandon | Overdue
 
 
 class RoundMachine(Protocol):

@@ -20,6 +20,7 @@ class Happened:
     what: What
     part: str = ""
     turn: int = 0
+    group: int = 0  # number of the masked group that an order was given out to; 0 = to none
 
 
 _BEGUN = Happened("begun")
@@ -60,9 +61,9 @@ class Script:
             return False
         return len(self._missing) >= room or self._left[-1].what == "closed"
 
-    def happened(self, what: What, part: str = "", turn: int = 0) -> None:
+    def happened(self, what: What, part: str = "", turn: int = 0, group: int = 0) -> None:
         """Take in what happens."""
-        one = Happened(what, part, turn)
+        one = Happened(what, part, turn, group)
         if one in self._missing:
             self._missing.remove(one)
         else:

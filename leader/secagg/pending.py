@@ -9,10 +9,12 @@ import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from leader.secagg.session import Closed
 from protos import leader_pb2
@@ -26,15 +28,26 @@ from utils.wire.payload import PayloadReader, encode_header
 _FORMAT = "flockstep-pending-1"
 
 
+class Place(BaseModel):
+    """Where the sum of a group of an asynchronous run counts."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    buffer: Annotated[int, Field(ge=1, lt=1 << 63)]  # the round whose buffer it is in
+    turns: dict[str, Annotated[int, Field(ge=0, lt=1 << 63)]]  # of the orders of its parts
+    unmasked: bool = False
+
+
 @dataclass(frozen=True)
 class PendingSum:
-    """One round's masked sum, and the session that can unmask it."""
+    """One round's masked sum, and the session that can unmask it; or a group's, which may be unmasked already."""
 
-    round: int
+    round: int  # whose model its updates start from
     parts: tuple[str, ...]
     closed: Closed
     values: Words
     wide: NDArray[np.uint64]
+    place: Place | None = None
 
 
 class PendingFile:
@@ -55,6 +68,7 @@ class PendingFile:
             "plan": _text(closed.plan.SerializeToString()),
             "roster": _text(leader_pb2.Roster(seats=closed.seats).SerializeToString()),
             "survivors": _text(closed.survivors.SerializeToString()),
+            **({"place": pending.place.model_dump()} if pending.place else {}),
         }
         self._write(said, pending.values, pending.wide)
 
@@ -75,6 +89,11 @@ class PendingFile:
         tensors = [(VALUES, f"I{8 * values.itemsize}", values.shape), (WIDE, "I64", wide.shape)]
         header = encode_header(tensors, {"format": _FORMAT, "state": json.dumps(said)})
         write_atomically(self._path, [header, values.data.cast("B"), wide.data.cast("B")])
+
+    def remove(self) -> None:
+        """Nobody needs the sum any more."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
     def read(self, round_: int) -> PendingSum | None:
         """The sum of this round that waits to be unmasked; raises CheckpointError for a damaged file."""
@@ -119,7 +138,11 @@ class PendingFile:
         )
         arrays = payload.arrays()
         values = arrays[VALUES].view(WORDS[plan.bits]).copy()
-        return PendingSum(round_, tuple(said["parts"]), closed, values, arrays[WIDE].view(np.uint64).copy())
+        place = Place.model_validate(said["place"]) if "place" in said else None
+        if place is not None and place.turns.keys() != set(said["parts"]):
+            raise ValueError(f"turns of {sorted(place.turns)} for the updates of {said['parts']}")
+        wide = arrays[WIDE].view(np.uint64).copy()
+        return PendingSum(round_, tuple(said["parts"]), closed, values, wide, place)
 
 
 def _text(data: bytes) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,7 @@ class _Line(BaseModel):
     what: What
     part: str = ""
     turn: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    group: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
 
 
 class BufferLog:
@@ -66,7 +68,7 @@ class BufferLog:
                 if line.round > after:
                     told = self._scripts.setdefault(line.round, [])
                     if line.what != "begun":
-                        told.append(Happened(line.what, line.part, line.turn))
+                        told.append(Happened(line.what, line.part, line.turn, line.group))
         os.truncate(path, sound)
 
     def script(self, round_: int) -> list[Happened] | None:
@@ -87,7 +89,7 @@ class BufferLog:
         if happened.what == "begun":
             self._scripts.clear()  # they came after what is told anew
         if self._path is not None:
-            line = _Line(round=round_, what=happened.what, part=happened.part, turn=happened.turn)
+            line = _Line(round=round_, **asdict(happened))
             try:
                 with self._path.open("ab") as file:
                     file.write(line.model_dump_json(exclude_defaults=True).encode() + b"\n")

@@ -115,7 +115,7 @@ class _Said(_SaidBeside):
     committed: Annotated[RoundCommitted, AfterValidator(_committed)] | None
     shards: Count | None
     beside: Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")] = ""
-    open_work: dict[str, tuple[Count, Count, Count]] = {}
+    open_work: dict[str, tuple[Count, Count, Count] | tuple[Count, Count, Count, Count]] = {}
     turns: dict[str, Count] = {}
     claims: dict[str, tuple[str, str]] = {}
 
@@ -160,7 +160,8 @@ def fields_of(state: RunState, beside: str = "") -> str:
         "shards": len(state.seats.shards) if state.seats else None,
         "history": _rows(LayeredHistory.of(state.history).recent),
         "open_work": {
-            part: [work.round, work.turn, work.version] for part, work in sorted(state.open_work.items())
+            part: list(astuple(work))[: 4 if work.group else 3]
+            for part, work in sorted(state.open_work.items())
         },
         "turns": dict(sorted(state.turns.items())),
         "claims": {name: astuple(claim) for name, claim in sorted(claims.items())},

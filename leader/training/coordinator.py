@@ -235,6 +235,8 @@ class Coordinator:
                         self.desk.give(learner, part)
                     case protocol.CloseStep(step, in_sum):
                         abandoned = await self._close(exchange, step, in_sum)
+                    case protocol.CloseGroup():
+                        abandoned = await self._tell(exchange, await self._kind.unmask(action))
                     case protocol.Overdue(learners, gave_up):
                         deadline_s = exchange.machine.plan.deadline_s
                         self.workforce.overdue(learners, deadline_s, abandoned=gave_up)

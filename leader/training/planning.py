@@ -60,8 +60,8 @@ class RoundPlanner:
         return self._opening(state, {part: available[part] for part in chosen}, target)
 
     def buffer(self, state: RunState) -> Opening:
-        """The round after `state`, of so many updates of any parts."""
-        available = self._workforce.available()
+        """The round after `state`, of so many updates of any parts that can pay for it."""
+        available = self._privacy.payable(self._workforce.available())
         return self._opening(
             state, {part: available[part] for part in sorted(available)}, self._config.buffer.size
         )

@@ -86,6 +86,7 @@ class WorkPlanner:
     def weight_bound(self, parts: Iterable[Part]) -> int:
         """Largest total weight of a round's updates: one of each part, or a buffer full of any."""
         weighting, size = make_weighting(self._config), self._config.buffer.size
+        size += self._config.group_size - 1  # of a masked group all count, or none
         weights = [weighting.weight(Facts(part.examples)) for part in parts]
         return size * max(weights, default=0) if size else sum(weights)
 

@@ -124,7 +124,7 @@ class MaskSessions:
 
     def _allow(self, work_id: str, survivors: bytes) -> bool:
         assert self._order is not None
-        return self._vows.allow(self._run, self._order.round, work_id, survivors)
+        return self._vows.allow(self._run, self._order.round, work_id, survivors, self._order.step)
 
     def noise_key(self, order: leader_pb2.WorkOrder) -> bytes:
         """What the noise of the order's update comes from; empty where it brings none."""
@@ -154,7 +154,7 @@ class MaskSessions:
 
     def committed(self, round_: int) -> None:
         """A round is on disk: nobody needs what unmasks it any more."""
-        if self._order is not None and self._order.round <= round_:
+        if self._order is not None and (self._order.last_round or self._order.round) <= round_:
             self._forget()
             self._order = None
 

@@ -23,12 +23,13 @@ class Vows:
         if self._path is not None and self._path.exists():
             self._made = _read(self._path)
 
-    def allow(self, run: str, round_: int, work_id: str, survivors: bytes) -> bool:
+    def allow(self, run: str, round_: int, work_id: str, survivors: bytes, turn: int = 0) -> bool:
         """Whether this update may be revealed with these survivors: the first set, and the same again.
 
-        Raises ConfigError where that can't be written down.
+        In a round of an asynchronous run each `turn` is other work. Raises ConfigError where that can't be written
+        down.
         """
-        place = f"{run}/{round_}"
+        place = f"{run}/{round_}-{turn}" if turn else f"{run}/{round_}"
         known = self._made.get(place, {})
         if work_id in known:
             return known[work_id] == survivors.hex()

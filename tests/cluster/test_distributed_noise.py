@@ -104,8 +104,13 @@ def same_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "more",
-    [{}, {"dp.clip_quantile": 0.5, "secagg.bits": 64}, {"secagg.bits": 16}],
-    ids=["fixed", "adaptive", "coarse"],
+    [
+        {},
+        {"dp.clip_quantile": 0.5, "secagg.bits": 64},
+        {"secagg.bits": 16},
+        {"secagg.bits": 16, "buffer.size": 4},
+    ],
+    ids=["fixed", "adaptive", "coarse", "groups"],
 )
 def test_a_killed_leader_and_a_simulation_end_in_the_bits_and_entries_of_an_undisturbed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: Settings

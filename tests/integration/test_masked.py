@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pytest
 
@@ -62,7 +62,7 @@ def learner(cluster: Cluster, leader: Leader, name: str, faults: str = "") -> Pr
     return cluster.learner(leader, "--name", name, *noise(name), *flags, faults=faults)
 
 
-def vows(cluster: Cluster, names: str) -> dict[str, list[Mapping[str, str]]]:
+def vows(cluster: Cluster, names: Iterable[str]) -> dict[str, list[Mapping[str, str]]]:
     """What each learner has revealed, by round: digests of survivors by work id."""
     told: dict[str, list[Mapping[str, str]]] = {}
     for name in names:
@@ -72,7 +72,7 @@ def vows(cluster: Cluster, names: str) -> dict[str, list[Mapping[str, str]]]:
     return told
 
 
-def assert_in_one_sum_each(cluster: Cluster, names: str, rounds: int) -> None:
+def assert_in_one_sum_each(cluster: Cluster, names: Iterable[str], rounds: int) -> None:
     """Check that all that were asked in a round have revealed one update each, in the same sum."""
     told = vows(cluster, names)
     assert len(told) == rounds
@@ -187,6 +187,36 @@ def test_processes_whose_leader_is_killed_end_in_the_bits_of_a_simulation(cluste
         leader = cluster.resumed(leader, faults=fault)
     succeed(leader, *crew)
     assert_same_bits(simulate(cluster, settings, "--parts", str(parts)), leader.run_dir)
+
+
+def test_groups_whose_leader_is_killed_count_once_each_and_end_in_the_bits_of_a_simulation(
+    cluster: Cluster,
+) -> None:
+    """Asynchronous rounds; all four are one group, so that it is known in advance who is in which buffer."""
+    points = ("pending", "revealed", "unmasked", "collected", "committed")
+    rounds = len(points) + 1
+    settings = {**MASKED, "rounds": rounds, "secagg.bits": 32, "cohort.quorum": 1, "buffer.size": 4}
+    parts = cluster.folder / "parts"
+    parts.mkdir()
+    for name in "abcd":
+        (parts / f"noise-{name}").touch()
+    faults = [f"kill@leader.{point}:{round_}" for round_, point in enumerate(points, 1)]
+    leader = cluster.leader(settings, faults=faults[0])
+    names = [f"learner-{n:05d}" for n in range(4)]
+    crew = [
+        cluster.learner(
+            leader, "--name", name, *noise(data), "--state-dir", str(cluster.folder / f"state-{name}")
+        )
+        for name, data in zip(names, "abcd", strict=True)
+    ]
+    for fault in (*faults[1:], ""):
+        assert leader.wait() == -signal.SIGKILL
+        leader = cluster.resumed(leader, faults=fault)
+    succeed(leader, *crew)
+    assert_same_bits(simulate(cluster, settings, "--parts", str(parts)), leader.run_dir)
+    assert_in_one_sum_each(cluster, names, rounds)
+    assert [line["learners"] for line in leader.metrics] == [4] * rounds
+    assert not list(leader.run_dir.glob("pending-sum-*"))
 
 
 def test_what_16_bits_round_away_is_fed_back_over_kills_as_in_a_simulation(cluster: Cluster) -> None:

@@ -11,7 +11,8 @@ from utils.errors import PayloadError
 from utils.secagg.graph import ALL_TO_ALL, COLLUDING, LOST, SECURITY, SIGNED_SECURITY, least, neighbours
 from utils.secagg.keys import KEY_BYTES, SESSION_BYTES, digest
 
-VERSION = 3  # of the protocol, as LearnerInfo.secagg says it; 2: adds its share of noise; 3: masks of 16 bits
+#: Of the protocol, as LearnerInfo.secagg says it; 2: adds its share of noise; 3: masks of 16 bits; 4: groups.
+VERSION = 4
 MOST_SEATS = 10_000
 _MAX_METRICS = 64
 _TEXT_BYTES = 256
@@ -63,8 +64,10 @@ def order_bytes(order: leader_pb2.WorkOrder) -> bytes:
     """A work order without what differs between the learners of one exchange, in one way of writing it."""
     common = leader_pb2.WorkOrder()
     common.CopyFrom(order)
-    own = ("work_id", "shard", "seed", "first_batch", "counted_round", "via")
-    for field in (*own, "local_steps") if order.masking.epochs else own:
+    own = ["work_id", "shard", "seed", "first_batch", "counted_round", "via"]
+    own += ["local_steps"] if order.masking.epochs else []
+    own += ["step"] if order.last_round else []  # of asynchronous runs: a number of its learner's
+    for field in own:
         common.ClearField(field)
     return common.SerializeToString(deterministic=True)
 

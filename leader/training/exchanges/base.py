@@ -6,7 +6,7 @@ The coordinator opens, feeds and closes exchanges and never asks which kind it h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from leader.aggregation.base import Contribution, Result
 from leader.data.part import Part
 from leader.learners.membership import Member
 from leader.rounds.buffer import OpenWork
-from leader.rounds.protocol import Applied, Reopen, RoundEvent, RoundMachine
+from leader.rounds.protocol import Applied, CloseGroup, Reopen, RoundEvent, RoundMachine
 from leader.state import RunState
 from leader.training.exchanges.pipeline import PieceStreams
 from leader.training.inbox import Submission, Upload
@@ -147,6 +147,11 @@ def unmasked(member: Member, message: leader_pb2.MaskUp) -> None:
     raise PayloadError("updates of this run are not masked")
 
 
+async def not_grouped(action: CloseGroup) -> RoundEvent:
+    """Where no group is ever closed."""
+    raise AssertionError(action)
+
+
 @dataclass(frozen=True)
 class ExchangeKind:
     """How a run exchanges."""
@@ -165,3 +170,5 @@ class ExchangeKind:
     #: A learner says something in a session of secure aggregation, or its connection is open again.
     masked: Callable[[Member, leader_pb2.MaskUp], None] = unmasked
     returned: Callable[[Member], None] = lambda member: None
+    #: Take the masks off the sum of a group; what the round machine is to hear.
+    unmask: Callable[[CloseGroup], Awaitable[RoundEvent]] = not_grouped

@@ -10,10 +10,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from leader.aggregation.base import Contribution
 from leader.data.part import Part
 from leader.learners.membership import Member
-from leader.rounds.buffer import Buffer, Desk, OpenOrder, OpenWork
-from leader.rounds.protocol import Applied, Phase
+from leader.rounds.buffer import Buffer, Desk, OpenWork
+from leader.rounds.groups import Groups
+from leader.rounds.protocol import Applied, OpenOrder, Phase
 from leader.rounds.script import Script
 from leader.state import RunState
 from leader.storage.buffer_log import BufferLog
@@ -64,7 +66,7 @@ class BufferedOrders(Orders):
         self._by_part = {
             part: order
             for part, order in self._by_part.items()
-            if orders.get(part) == OpenOrder(order.round, order.step)
+            if part in parts and orders.get(part) == OpenOrder(order.round, order.step)
         }
         self._work = {order.work_id: (parts[part], order) for part, order in self._by_part.items()}
         self._given = _only(self._work, self._given)
@@ -78,7 +80,7 @@ class BufferedOrders(Orders):
         return {part: self._kept(opened) for part, opened in self._machine.desk.orders.items()}
 
     def _kept(self, opened: OpenOrder) -> OpenWork:
-        return OpenWork(opened.round, opened.turn, self._versions[opened.round])
+        return OpenWork(opened.round, opened.turn, self._versions[opened.round], opened.group)
 
     def order(self, part: str) -> leader_pb2.WorkOrder:
         """The work order of a part's open order, made when it is first asked for."""
@@ -89,23 +91,28 @@ class BufferedOrders(Orders):
             return order
         if order is not None and not self._machine.counted(part, order.step):
             del self._work[order.work_id]
-        order = self._planner.buffered(self._parts[part], self._kept(opened), self._max_staleness)
+        order = self._made(self._parts[part], opened)
         self._by_part[part] = order
         self._work[order.work_id] = (self._parts[part], order)
         return order
 
+    def _made(self, part: Part, opened: OpenOrder) -> leader_pb2.WorkOrder:
+        return self._planner.buffered(part, self._kept(opened), self._max_staleness)
+
     def admit(self, member: Member, upload: Upload, work_id: str) -> Admitted:
         """See OpenOrders; with the update's staleness."""
         admitted = super().admit(member, upload, work_id)
-        order, newest = admitted.order, self._machine.plan.round
-        staleness, base = newest - order.round, self._buffers.get(order.round)
-        contribution = replace(
-            admitted.contribution,
-            part=f"{admitted.part.id}:{order.step}",  # a quick learner's part may be in the buffer twice
-            staleness=staleness,
-            buffers_shift=base - self._buffers[newest] if base is not None and staleness else None,
-        )
-        return replace(admitted, contribution=contribution)
+        order = admitted.order
+        # A quick learner's part may be in the buffer twice.
+        contribution = replace(admitted.contribution, part=f"{admitted.part.id}:{order.step}")
+        return replace(admitted, contribution=self.aged(contribution, order.round))
+
+    def aged(self, contribution: Contribution, round_: int) -> Contribution:
+        """A contribution made from the model that work of `round_` starts from, with its staleness."""
+        newest = self._machine.plan.round
+        staleness, base = newest - round_, self._buffers.get(round_)
+        shift = base - self._buffers[newest] if base is not None and staleness else None
+        return replace(contribution, staleness=staleness, buffers_shift=shift)
 
 
 def _only(needed: Collection[K], values: Mapping[K, T]) -> dict[K, T]:
@@ -122,12 +129,16 @@ class BufferedExchange(WholeUpdates):
         self._max_staleness = engine.config.buffer.max_staleness
         self._parts: Mapping[str, Part] = {}
         self._desk: Desk | None = None  # that the last round left, if it was committed
+        self._groups = Groups()
         folder = RunFolder(engine.scratch) if engine.scratch else None
         self._log = BufferLog(folder.buffers if folder else None, state.round)
-        older = _recall(engine, state, folder) if folder else {}
-        self.orders = BufferedOrders(
-            engine.orders, state, engine.layout.parameter_count, self._max_staleness, older
-        )
+        self.orders = self._open_orders(state, _recall(engine, state, folder) if folder else {})
+
+    def _open_orders(self, state: RunState, older: Mapping[int, RunState]) -> BufferedOrders:
+        """`older` are the states that open work starts from, by its round."""
+        split = self._engine.layout.parameter_count
+        buffers = {round_: one.vector[split:].copy() for round_, one in older.items()}
+        return BufferedOrders(self._engine.orders, state, split, self._max_staleness, buffers)
 
     def begin(self, state: RunState) -> None:
         """Open the round after `state`."""
@@ -136,7 +147,11 @@ class BufferedExchange(WholeUpdates):
         desk = replace(self._desk, turns=state.turns) if self._desk else _desk_of(state)
         # A learner that came back with other data must not go on with work on what it had.
         changed = {part for part, now in opening.parts.items() if self._parts.get(part, now) != now}
-        orders = {part: opened for part, opened in desk.orders.items() if part not in changed}
+        orders = {
+            part: opened
+            for part, opened in desk.orders.items()
+            if part not in changed or self._groups.has(part, opened.turn)
+        }
         self._parts = opening.parts
         round_ = opening.plan.round
         script = Script(self._log.script(round_), partial(self._log.note, round_))
@@ -147,6 +162,7 @@ class BufferedExchange(WholeUpdates):
             max_staleness=self._max_staleness,
             pick=self._pick,
             script=script,
+            groups=self._groups,
         )
         self.aggregate = self._engine.aggregate(state, opening.scale)
         self.orders.begin(state, self.machine, opening.parts)
@@ -173,19 +189,19 @@ class BufferedExchange(WholeUpdates):
         return self
 
 
-def _recall(engine: Engine, state: RunState, folder: RunFolder) -> dict[int, NDArray[np.float32]]:
-    """Serve the models again that open work starts from; their buffers, by the round of the work."""
-    buffers: dict[int, NDArray[np.float32]] = {}
+def _recall(engine: Engine, state: RunState, folder: RunFolder) -> dict[int, RunState]:
+    """Serve the models again that open work starts from; their states, by the round of the work."""
+    found: dict[int, RunState] = {}
     versions = {work.round: work.version for work in state.open_work.values()}
     for round_ in sorted(versions, reverse=True):
         older = state_of_round(folder.checkpoints, round_ - 1)
         if older is not None and older.version == versions[round_]:
             engine.publisher.recall(older)
-            buffers[round_] = older.vector[engine.layout.parameter_count :].copy()
-    return buffers
+            found[round_] = older
+    return found
 
 
 def _desk_of(state: RunState) -> Desk:
     """What was open when `state` was committed."""
-    orders = {part: OpenOrder(work.round, work.turn) for part, work in state.open_work.items()}
+    orders = {part: OpenOrder(work.round, work.turn, work.group) for part, work in state.open_work.items()}
     return Desk(orders, state.turns)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from leader.rounds.protocol import CloseGroup, RoundEvent
 from leader.state import RunState
 from leader.training.engine import Engine
 from leader.training.exchanges.base import ExchangeKind, OpenExchange
 from leader.training.exchanges.buffered import BufferedExchange
 from leader.training.exchanges.masked import MaskedExchange, Masking
+from leader.training.exchanges.masked_buffered import MaskedBufferedExchange
 from leader.training.exchanges.pipelined import PipelinedExchange, Pipelining, is_pipelined
 from leader.training.exchanges.scoring import ScoringExchange
 from leader.training.exchanges.synchronous import SynchronousExchange
@@ -14,9 +18,10 @@ from leader.training.exchanges.synchronous import SynchronousExchange
 
 def choose_kind(engine: Engine) -> ExchangeKind:
     """The kind that the engine's config asks for."""
+    is_masked = engine.config.secagg.mode != "off"
     if engine.config.buffer.size:
-        return buffered(engine)
-    if engine.config.secagg.mode != "off":
+        return masked_buffered(engine) if is_masked else buffered(engine)
+    if is_masked:
         return masked(engine)
     return pipelined(engine) if is_pipelined(engine.config) else synchronous(engine)
 
@@ -61,9 +66,30 @@ def masked(engine: Engine) -> ExchangeKind:
     def open_round(state: RunState) -> OpenExchange:
         return MaskedExchange(engine, state, engine.rounds.cohort(state), masking)
 
-    return ExchangeKind(
-        open_round,
-        left=engine.branches.left,
+    return _under_masks(ExchangeKind(open_round, left=engine.branches.left), masking)
+
+
+def masked_buffered(engine: Engine) -> ExchangeKind:
+    """Rounds that are buffers of masked groups."""
+    masking, exchange = Masking(engine), list[MaskedBufferedExchange]()
+
+    def open_round(state: RunState) -> OpenExchange:
+        if not exchange:
+            exchange.append(MaskedBufferedExchange(engine, state))
+        exchange[0].begin(state)
+        masking.open_now = exchange[0]
+        return exchange[0]
+
+    async def unmask(action: CloseGroup) -> RoundEvent:
+        return await exchange[0].unmask(action)
+
+    return _under_masks(ExchangeKind(open_round, unmask=unmask), masking)
+
+
+def _under_masks(kind: ExchangeKind, masking: Masking) -> ExchangeKind:
+    """`kind` with what its learners say in sessions, and when these end."""
+    return replace(
+        kind,
         stop=masking.stop,
         deadline=masking.deadline,
         tick=masking.tick,

@@ -11,10 +11,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
-
-from leader.aggregation.base import Contribution
 from leader.data.part import Part
 from leader.learners.membership import Member
 from leader.rounds.protocol import Applied, Reopen, RoundEvent
@@ -23,7 +21,7 @@ from leader.secagg.pending import PendingFile
 from leader.state import RunState
 from leader.training.engine import Engine
 from leader.training.exchanges.base import Admitted, Closed, OpenExchange, Recalled
-from leader.training.exchanges.masked_group import MaskedGroup
+from leader.training.exchanges.masked_group import MaskedGroup, recalled, warn_of_saturation
 from leader.training.exchanges.masked_orders import MaskedOrders
 from leader.training.exchanges.synchronous import SynchronousExchange
 from leader.training.inbox import Submission
@@ -33,17 +31,45 @@ from protos import edge_pb2, leader_pb2
 from utils.secagg.ring import COARSE, FEWEST_LEVELS
 from utils.secagg.roster import need
 from utils.secagg.update import ring_of
-from utils.wire.payload import Manifest, Payload
 
 _log = logging.getLogger(__name__)
 
 
-class Masking:
-    """What masked exchanges of one run have in common: the file of the pending sum, and who hears learners."""
+class Masked(Protocol):
+    """An exchange with masks; see ExchangeKind."""
 
-    def __init__(self, engine: Engine, path: Path | None) -> None:
+    @property
+    def deadline(self) -> float | None:
+        """See ExchangeKind.deadline."""
+        ...
+
+    def tick(self) -> None:
+        """See ExchangeKind.tick."""
+        ...
+
+    def heard(self, member: Member, message: leader_pb2.MaskUp) -> None:
+        """See ExchangeKind.masked."""
+        ...
+
+    def returned(self, member: Member) -> None:
+        """See ExchangeKind.returned."""
+        ...
+
+    def stop(self) -> None:
+        """See ExchangeKind.stop."""
+        ...
+
+    def look_at_learners(self) -> None:
+        """Who is here may have changed."""
+        ...
+
+
+class Masking:
+    """What masked exchanges of one run have in common: the file of a round's pending sum, and who hears learners."""
+
+    def __init__(self, engine: Engine, path: Path | None = None) -> None:
         self.pending = PendingFile(path)
-        self.open_now: MaskedExchange | None = None
+        self.open_now: Masked | None = None
         engine.workforce.subscribe(self._look)
 
     def _look(self) -> None:
@@ -202,21 +228,17 @@ class MaskedExchange(SynchronousExchange):
         reason = await self._group.unmask(self._engine.layout.gathered(self.state.served))
         if self._group.stopped and reason:
             return Closed(Reopen(()))  # what is written down is unmasked when the run is resumed
-        recalled, self._pending = self._recalled(), None
+        known, self._pending = self._recalled(), None
         if reason:
             return await self._again(step, reason)
         if found := self.aggregate.next_range:
             _log.debug("round %d: masks of %g next", self.machine.plan.round, found)
         elif self.aggregate.saturated:
-            _log.warning(
-                "%.2g %% of the values are beyond secagg.range (%g); raise it",
-                100 * self.aggregate.saturated,
-                self._plan.range,
-            )
+            warn_of_saturation(self._group)
         result = await self._step(step)
         if self._engine.config.dp.on:
             result = replace(result, loss=math.nan)  # nobody has told one
-        return Closed(Applied(), result, recalled)
+        return Closed(Applied(), result, known)
 
     async def _again(self, step: int, reason: str) -> Closed:
         round_, pending = self.machine.plan.round, self._masking.pending
@@ -233,15 +255,8 @@ class MaskedExchange(SynchronousExchange):
         """The updates of a sum that was written down before the leader was started."""
         if self._pending is None:
             return ()
-        held = super().holders()
-        parts = [self._parts.get(id_) or Part(id_, 0, None, 0) for id_ in self._pending.parts]
-        empty = Payload(Manifest((), {}, 0, 0), np.empty(0, np.uint8), 0)
-        return tuple(
-            Recalled(  # whoever is not back yet has no number, and counts nevertheless
-                held.get(part.id, -at), part, Contribution(part.id, part.examples, empty, math.nan)
-            )
-            for at, part in enumerate(parts, 1)
-        )
+        parts = (self._parts.get(id_) or Part(id_, 0, None, 0) for id_ in self._pending.parts)
+        return recalled(parts, super().holders())
 
     def end(self) -> OpenExchange | None:
         """See OpenExchange."""

@@ -9,16 +9,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Collection, Iterable, Mapping
 
+import numpy as np
+
+from leader.aggregation.base import Contribution
+from leader.data.part import Part
 from leader.dp.masked_release import MaskedRelease
 from leader.learners.membership import Member
 from leader.secagg.masked_sum import MaskedSum
-from leader.secagg.pending import PendingFile, PendingSum
+from leader.secagg.pending import PendingFile, PendingSum, Place
 from leader.secagg.session import Action, Failed, MaskSession, Ready, Send, Times, Unmask
 from leader.secagg.unmasking import seeds
 from leader.training.engine import Engine
+from leader.training.exchanges.base import Recalled
 from protos import leader_pb2
 from utils import faults
 from utils.console import printable
@@ -26,6 +32,7 @@ from utils.errors import PayloadError
 from utils.secagg.keys import SESSION_BYTES
 from utils.secagg.roster import Seated, need, order_bytes
 from utils.vector import Vector
+from utils.wire.payload import Manifest, Payload
 
 _log = logging.getLogger(__name__)
 _LONGEST_REASON = 256  # characters of what a learner refuses with
@@ -50,7 +57,7 @@ class MaskedGroup:
         self.stopped = False
         self._engine = engine
         self._release = release
-        self._file = file
+        self.file = file
         self._times = Times(engine.config.secagg.keys_s, engine.config.secagg.reveal_s)
         self._session: MaskSession | None = None
         self._written = False  # whether who is in the sum is on disk
@@ -158,19 +165,22 @@ class MaskedGroup:
 
     # --- its sum ---------------------------------------------------------------------------
 
-    async def unmask(self, model: Vector) -> str:
+    async def unmask(self, model: Vector, place: Place | None = None) -> str:
         """Have the masks taken off what is in the sum, which was made from `model`; why that can't be, or "".
 
-        Raises PrivacyError where that can't be paid, CheckpointError where it can't be written down.
+        In an asynchronous run it is on disk before and after that, with its `place`. Raises PrivacyError where it
+        can't be paid, CheckpointError where it can't be written down.
         """
         self._closing = True
-        reason = await self._write_down()
+        reason = await self._write_down(place)
         if not reason:
             await self._engine.host.compute(self._charge)
             reason = await self._reveal(model)
+        if not reason and place is not None:
+            await self._write(place.model_copy(update={"unmasked": True}))
         return reason
 
-    async def _write_down(self) -> str:
+    async def _write_down(self, place: Place | None) -> str:
         """Decide who is in the sum, for good; why there can be none, or ""."""
         if self._written:
             return ""
@@ -178,12 +188,16 @@ class MaskedGroup:
         self._do(self._session.close([self._in_sum[part] for part in self.sum.parts], self._now()))
         if self._outcome.done():
             return _reason(self._outcome.result())
-        closed, total = self._session.closed, self.sum
-        pending = PendingSum(self.round, tuple(total.parts), closed, total.values, total.wide)
-        await self._engine.host.compute(self._file.write, pending)
+        await self._write(place)
         self._written = True
         faults.reach("leader.pending", self.round)
         return ""
+
+    async def _write(self, place: Place | None) -> None:
+        assert self._session is not None
+        closed, total = self._session.closed, self.sum
+        pending = PendingSum(self.round, tuple(total.parts), closed, total.values, total.wide, place)
+        await self._engine.host.compute(self.file.write, pending)
 
     def _charge(self) -> None:
         """Have what is about to be revealed on disk as paid; raises PrivacyError and CheckpointError."""
@@ -230,9 +244,29 @@ class MaskedGroup:
             self._end_wait(Failed("the run is stopped"))
 
     def over(self) -> None:
-        """Whoever is in the session may forget its secrets."""
+        """The sum has counted, or never will: whoever is in the session may forget its secrets."""
         if self._session is not None:
             self._do(self._session.over("the round is over"))
+
+
+def warn_of_saturation(group: MaskedGroup) -> None:
+    """Tell of values that were cut off."""
+    _log.warning(
+        "%.2g %% of the values are beyond secagg.range (%g); raise it",
+        100 * group.sum.saturated,
+        group.plan.range,
+    )
+
+
+def recalled(parts: Iterable[Part], held: Mapping[str, int]) -> tuple[Recalled, ...]:
+    """The updates of these parts in a sum that is known from a file, and who holds which part by now."""
+    empty = Payload(Manifest((), {}, 0, 0), np.empty(0, np.uint8), 0)
+    return tuple(
+        Recalled(  # whoever is not back yet has no number, and counts nevertheless
+            held.get(part.id, -at), part, Contribution(part.id, part.examples, empty, math.nan)
+        )
+        for at, part in enumerate(parts, 1)
+    )
 
 
 def _reason(outcome: Unmask | Failed) -> str:

@@ -31,9 +31,13 @@ class WholeUpdates:
         """See OpenExchange."""
         if submission.piece is not None:
             raise PayloadError("this exchange takes whole updates; send them with AccumulateGradients")
-        await self._engine.fold(self.aggregate, admitted.contribution)
+        await self._engine.fold(self._sum_of(admitted.part.id), admitted.contribution)
         counted()
         return Accepted(admitted.part.id, admitted.order.step)
+
+    def _sum_of(self, part: str) -> Aggregator:
+        """What the update of a part is added to."""
+        return self.aggregate
 
     async def _step(self, step: int) -> Result:
         """Make the step of what is in the aggregate; what the exchange came to."""

@@ -32,6 +32,26 @@ REFUSED = {
         "dp.mode is distributed, but secagg.mode is off, so that each update would come with a share of the noise "
         "alone: set secagg.mode=masked",
     ),
+    "group without masks": ("buffer.size=4 buffer.group=4", "set buffer.group=0"),
+    "group without a buffer": (f"{SHARED} buffer.group=4", "set buffer.group=0, or buffer.size"),
+    "group above the buffer": (
+        f"{SHARED} buffer.size=3 buffer.group=4",
+        "applied at 3 updates (buffer.size)",
+    ),
+    "group of more than are at work": (
+        f"{SHARED} learners=9 cohort.size=4 buffer.size=5",
+        "buffer.size is 5, but cohort.size is 4",
+        "set buffer.group=4",
+    ),
+    "group of 16 bits": (
+        "secagg.mode=masked data.holder=learner learners=4 buffer.size=4 secagg.bits=16",
+        "set secagg.bits=32",
+    ),
+    "group with a moving clip": (f"{SHARED} buffer.size=4 dp.clip_quantile=0.5", "set dp.clip_quantile=0"),
+    "group unpaid": (
+        f"{SHARED} buffer.size=4 rounds=20 dp.noise_multiplier=1",
+        "but 20 rounds may need 40 of one",
+    ),
     "shares weighted": (f"{SHARED} aggregate.weighting=examples", "set aggregate.weighting=uniform"),
     "shares of batch norm": (f"{SHARED} model.norm=batch", "dp.mode is distributed, but model.norm is batch"),
     "nobody's share": (

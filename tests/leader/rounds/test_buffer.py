@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from leader.rounds.buffer import Buffer, Desk, OpenOrder
+from leader.rounds.buffer import Buffer, Desk
 from leader.rounds.protocol import (
     Abandon,
     Accepted,
@@ -21,6 +21,7 @@ from leader.rounds.protocol import (
     Commit,
     Deserted,
     Dispatch,
+    OpenOrder,
     Outdated,
     Overdue,
     Phase,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from leader.rounds.buffer import Buffer, Desk, OpenOrder
+from leader.rounds.buffer import Buffer, Desk
 from leader.rounds.protocol import (
     Accepted,
     Action,
@@ -14,6 +14,7 @@ from leader.rounds.protocol import (
     Begin,
     CloseStep,
     Dispatch,
+    OpenOrder,
     Outdated,
     Phase,
     RoundPlan,

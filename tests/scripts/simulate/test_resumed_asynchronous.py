@@ -39,11 +39,11 @@ def recorded(folder: Path, *cameras: Camera, **settings: Any) -> str:
         for camera in cameras:
             camera.on_event(event)
 
-    return digest(run(config(folder, **ASYNCHRONOUS, **settings), SPREAD, Hooks(listener=heard)))
+    return digest(run(config(folder, **{**ASYNCHRONOUS, **settings}), SPREAD, Hooks(listener=heard)))
 
 
 def resumed(folder: Path, **settings: Any) -> str:
-    return digest(run(config(folder, **ASYNCHRONOUS, **settings), SPREAD, resume=True))
+    return digest(run(config(folder, **{**ASYNCHRONOUS, **settings}), SPREAD, resume=True))
 
 
 @pytest.mark.parametrize("cohort", [{}, {"size": 4, "policy": "round_robin"}])
@@ -74,3 +74,24 @@ def test_the_log_alone_gives_the_same_bits_and_without_it_they_are_others(tmp_pa
     shutil.copy(folder / "buffers.jsonl", with_log)
     assert resumed(with_log) == whole
     assert resumed(without) != whole
+
+
+@pytest.mark.parametrize("size", [3, 6])
+def test_masked_groups_end_in_the_same_bits(tmp_path: Path, size: int) -> None:
+    """Two groups are at work at any time; what of the open buffer is unmasked is in files of its own."""
+    masked: Mapping[str, Any] = {"secagg": {"mode": "masked"}, "buffer": {"size": size, "group": 3}}
+    folder = tmp_path / "whole"
+    cameras = [
+        Camera(folder, RoundCommitted, 5),
+        Camera(folder, StepApplied, 6),
+        Camera(folder, UpdateAccepted, 4, 2),
+        Camera(folder, UpdateAccepted, 1),
+    ]
+    whole = recorded(folder, *cameras, **masked)
+    buffers = (folder / "buffers.jsonl").read_bytes()
+    assert buffers.count(b'"counted"') == size * ROUNDS
+    assert not list(folder.glob("pending-sum-*"))
+    assert list(cameras[2].shot.glob("pending-sum-*"))
+    for camera in cameras:
+        assert resumed(camera.shot, **masked) == whole
+        assert (camera.shot / "buffers.jsonl").read_bytes() == buffers

@@ -15,7 +15,7 @@ from leader.aggregation.exact_sum import Scale
 from leader.config import RunConfig
 from leader.data.part import Part
 from leader.learners.membership import Member, Membership
-from leader.rounds.buffer import Buffer, Desk, OpenOrder, OpenWork
+from leader.rounds.buffer import Buffer, Desk, OpenWork
 from leader.rounds.protocol import (
     Accepted,
     Action,
@@ -23,6 +23,7 @@ from leader.rounds.protocol import (
     Begin,
     Deserted,
     Dispatch,
+    OpenOrder,
     Outdated,
     RoundPlan,
 )

@@ -1,0 +1,75 @@
+"""Masked asynchronous rounds over real gRPC: groups whose sums fill buffers, and what comes of those that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from leader.events import RoundCommitted, UpdateAccepted
+from learner.work.worker import Worker
+from protos import leader_pb2
+from scripts.cluster import Cluster
+from tests.cluster.test_distributed_noise import SHARED, lines
+from tests.cluster.test_masked import FOUR, Mute
+from tests.clusters import Settings, join, play, train
+
+UNIFORM: Settings = {**FOUR, "aggregate.weighting": "uniform"}
+GROUP: Settings = {"secagg.mode": "masked", "buffer.size": 4}
+
+
+@pytest.mark.parametrize("weighting", ["examples", "uniform"])
+def test_where_all_are_one_group_the_weights_are_those_of_synchronous_rounds_without_masks(
+    weighting: str,
+) -> None:
+    plain = play(train, {**FOUR, "aggregate.weighting": weighting})
+    grouped = play(train, {**FOUR, **GROUP, "secagg.bits": 64, "aggregate.weighting": weighting})
+    assert np.abs(grouped.vector - plain.vector).max() < 1e-6
+    told = [[(e.learners, e.examples) for e in run.seen(RoundCommitted)] for run in (plain, grouped)]
+    assert told[0] == told[1]
+    assert [e.loss for e in grouped.seen(RoundCommitted)] == pytest.approx(
+        [e.loss for e in plain.seen(RoundCommitted)], abs=1e-6
+    )
+
+
+def test_two_groups_of_a_buffer_count_together_and_each_learner_pays_for_its_own(tmp_path: Path) -> None:
+    settings = {**SHARED, "learners": 8, "secagg.bits": 16, "buffer.size": 8, "buffer.group": 4}
+    run = play(train, {**settings, "run_dir": tmp_path / "run"})
+    assert [event.examples for event in run.seen(RoundCommitted)] == [8 * 24] * 3
+    assert len(run.seen(UpdateAccepted)) == 8 * 3
+    sets = {entry["set"]: entry["parts"] for entry in lines(tmp_path / "run") if entry["kind"] == "parts"}
+    paid = [sets[entry["set"]] for entry in lines(tmp_path / "run") if entry["kind"] == "release"]
+    assert [len(parts) for parts in paid] == [4] * 6
+    privacy = run.summary["privacy"]
+    assert privacy["mode"] == "distributed"
+    assert 0 < privacy["spent_max"] <= privacy["epsilon"]
+
+
+class MuteOnce(Mute):
+    """Lets nobody know what takes the mask off its first update."""
+
+    def _hear(self, message: leader_pb2.MaskDown) -> leader_pb2.MaskUp | None:
+        order = self.masks._order
+        return super()._hear(message) if order is not None and not order.step else self._heard(message)
+
+
+def test_a_group_whose_sum_nobody_unmasks_has_paid_and_gets_other_work(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        Mute.asked = asyncio.Event()
+        for name in "abcd":
+            join(cluster, name, worker=MuteOnce if name < "c" else Worker)
+        await cluster.finished()
+
+    settings = {**SHARED, **GROUP, "secagg.reveal_s": 0.3, "rounds": 1, "run_dir": tmp_path / "run"}
+    with caplog.at_level(logging.WARNING, "leader"):
+        run = play(scenario, settings)
+    assert "round 1: a group is given other work: 2 learners revealed shares, 3 are needed" in caplog.text
+    assert run.seen(RoundCommitted)[0].learners == 4
+    assert len(run.seen(UpdateAccepted)) == 4
+    assert [entry["kind"] for entry in lines(tmp_path / "run")].count("release") == 2
+    assert not list((tmp_path / "run").glob("pending-sum-*"))

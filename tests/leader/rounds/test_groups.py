@@ -1,0 +1,143 @@
+"""Masked groups of an asynchronous run: orders that are given out together, and count together or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from leader.rounds.buffer import Buffer, Desk
+from leader.rounds.groups import Groups
+from leader.rounds.protocol import (
+    Accepted,
+    Action,
+    Applied,
+    Assigned,
+    Begin,
+    CloseGroup,
+    CloseStep,
+    Commit,
+    Dispatch,
+    Group,
+    OpenOrder,
+    Outdated,
+    Phase,
+    RoundPlan,
+    Tick,
+    Unmasked,
+)
+from leader.rounds.script import Happened, Script
+from utils.errors import DuplicateUpdateError, LateUpdateError
+
+HOLDERS = {part: number for number, part in enumerate("abcdefgh", 1)}
+NOTHING = Desk({}, {})
+
+
+def buffer_of(groups: Groups, desk: Desk = NOTHING, *, parts: str = "abcdefgh", **more: object) -> Buffer:
+    plan = RoundPlan(3, 1, tuple(parts), quorum=4, deadline_s=10.0, target=4)
+    script = Script(more.get("told"))  # type: ignore[arg-type]
+    return Buffer(
+        plan, desk, at_work=0, max_staleness=5, pick=lambda idle, n, _: idle[:n], script=script, groups=groups
+    )
+
+
+def begun(buffer: Buffer, holders: Mapping[str, int] = HOLDERS) -> list[Action]:
+    return buffer.handle(Begin(holders), 0.0)
+
+
+def given(actions: list[Action]) -> str:
+    """The parts that orders are given out to."""
+    return "".join(one.part for one in actions if isinstance(one, Dispatch))
+
+
+def accept(buffer: Buffer, parts: str, turn: int = 0) -> list[Action]:
+    """What the last of these updates brings; the others bring nothing."""
+    for part in parts[:-1]:
+        assert buffer.handle(Accepted(part, turn), 1.0) == []
+    return buffer.handle(Accepted(parts[-1], turn), 1.0)
+
+
+def test_orders_are_given_out_in_whole_groups_and_count_once_the_masks_are_off() -> None:
+    buffer = buffer_of(Groups(3, 2))
+    assert given(begun(buffer)) == "abcdef"
+    assert [buffer.order(part) and buffer.order(part).key for part in "adg"] == [(3, 1), (3, 2), None]  # type: ignore[union-attr]
+    assert accept(buffer, "def") == [CloseGroup((3, 2), ("d", "e", "f"))]
+    assert buffer.phase is Phase.TRAINING
+    assert isinstance(buffer.refusal(3, 0, "d"), DuplicateUpdateError)
+    assert buffer.pending_of(4) == ()
+    assert given(buffer.handle(Unmasked((3, 2), ("d", "e", "f")), 1.0)) == "def"  # g and h are too few
+    assert accept(buffer, "abc") == [CloseGroup((3, 1), ("a", "b", "c"))]
+    assert buffer.handle(Unmasked((3, 1), ("a", "b", "c")), 1.0) == [CloseStep(0, tuple("abcdef"))]
+    assert buffer.handle(Applied(), 1.0) == [Commit()]
+    assert {part: order.key for part, order in buffer.desk.orders.items()} == dict.fromkeys("def", (3, 3))
+
+
+def test_a_group_that_lost_a_learner_closes_without_it_and_one_that_lost_too_many_gets_other_work() -> None:
+    buffer = buffer_of(Groups(4, 3))
+    begun(buffer)
+    assert accept(buffer, "abc") == []
+    assert buffer.handle(Assigned("d", None), 2.0) == [CloseGroup((3, 1), ("a", "b", "c"))]
+    buffer = buffer_of(Groups(4, 3))
+    begun(buffer)
+    assert accept(buffer, "ab") == []
+    assert buffer.handle(Assigned("c", None), 2.0) == []
+    assert buffer.handle(Assigned("d", None), 2.0) == []
+    assert buffer.order("a") is None
+    assert isinstance(buffer.refusal(3, 0, "a"), LateUpdateError)
+    again = buffer.handle(Assigned("c", 3), 2.0) + buffer.handle(Assigned("d", 4), 2.0)
+    assert [(one.part, one.step) for one in again if isinstance(one, Dispatch)] == [
+        ("a", 1), ("b", 1), ("c", 1), ("d", 1)
+    ]  # fmt: skip
+
+
+def test_a_sum_that_can_not_be_unmasked_voids_the_work_of_all() -> None:
+    buffer = buffer_of(Groups(4, 3))
+    begun(buffer)
+    accept(buffer, "abcd")
+    again = buffer.handle(Outdated("a", 0), 1.0)
+    assert [(one.part, one.step) for one in again if isinstance(one, Dispatch)] == [
+        (part, 1) for part in "abcd"
+    ]
+
+
+def test_a_group_waits_for_no_one_beyond_the_deadline() -> None:
+    buffer = buffer_of(Groups(4, 3))
+    begun(buffer)
+    accept(buffer, "abc")
+    assert buffer.deadline == 10.0
+    assert buffer.handle(Tick(), 10.0) == [CloseGroup((3, 1), ("a", "b", "c"))]
+    again = buffer.handle(Unmasked((3, 1), ("a", "b", "c")), 10.0)
+    assert given(again) == "abcdefgh"  # of the second group nobody has sent anything
+    assert [buffer.order(part) for part in "de"] == [OpenOrder(3, 1)] * 2
+
+
+def test_who_has_left_stays_in_the_sum_over_the_end_of_a_round() -> None:
+    groups = Groups(4, 3)
+    first = buffer_of(groups)
+    begun(first)
+    accept(first, "ab")
+    holders = {part: HOLDERS[part] for part in "bcdefgh"}
+    second = buffer_of(groups, first.desk, parts="bcdefgh")
+    begun(second, holders)
+    assert accept(second, "cd") == [CloseGroup((3, 1), ("a", "b", "c", "d"))]
+    assert second.handle(Unmasked((3, 1), tuple("abcd")), 1.0) == [CloseStep(0, tuple("abcd"))]
+
+
+DECIDED: Mapping[Group, Mapping[str, int]] = {(2, 1): {"a": 4, "b": 0, "c": 0}}
+
+
+def test_a_sum_that_is_known_from_a_file_counts_at_once_though_nobody_has_its_orders_any_more() -> None:
+    buffer = buffer_of(Groups(4, 3, DECIDED))
+    assert begun(buffer) == [CloseGroup((2, 1), ("a", "b", "c"))]
+    after = buffer.handle(Unmasked((2, 1), ("a", "b", "c")), 0.0)
+    assert [(one.part, one.step) for one in after if isinstance(one, Dispatch)][:2] == [("a", 5), ("b", 1)]
+    assert isinstance(buffer.refusal(2, 4, "a"), DuplicateUpdateError)
+
+
+def test_it_counts_where_the_script_says_so_and_others_of_its_group_owe_nothing() -> None:
+    """Of the group of four that the log tells of, three are in the sum."""
+    told = [Happened("given", part, 0, 1) for part in "abcd"]
+    told += [Happened("counted", part, 0) for part in "abc"] + [Happened("given", "a", 1, 2)]
+    buffer = buffer_of(Groups(4, 3, {(3, 1): dict.fromkeys("abc", 0)}), told=told)
+    assert CloseGroup((3, 1), ("a", "b", "c")) in begun(buffer)
+    buffer.handle(Unmasked((3, 1), ("a", "b", "c")), 0.0)
+    assert buffer.order("d") in (None, OpenOrder(3, 1, 3))
+    assert dict(buffer.desk.turns)["a"] >= 2
