@@ -9,12 +9,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from getpass import getuser
 from pathlib import Path
 
 from tests.integration.harness import closed_address
 from tests.tools.needs import need_commands
+from tests.tools.servers import running
 
 TIMEOUT_S = 120.0
 _PAUSE_S = 0.3
@@ -92,18 +93,18 @@ def slurm_in(folder: Path) -> Iterator[Slurm]:
     need_commands("munged", "slurmctld", "slurmd", "sbatch", install=".ci/services")
     _lay_out(folder)
     slurm = Slurm(folder)
-    daemons: list[subprocess.Popen[bytes]] = []
-    try:
-        daemons.append(_munge(slurm, folder))
+    with ExitStack() as daemons:
+
+        def start(*command: str) -> None:
+            log = folder / f"{command[0]}-said.log"
+            daemons.enter_context(running(command, log, slurm.environment, signal.SIGTERM))
+
+        start("munged", "--foreground", "--force", *_munge_flags(folder))
         slurm.until((folder / "munge.socket").is_socket, "munged's socket")
-        daemons.append(_daemon(slurm, folder, "slurmctld", "-D"))
-        daemons.append(_daemon(slurm, folder, "slurmd", "-D", "-N", "one"))
+        start("slurmctld", "-D")
+        start("slurmd", "-D", "-N", "one")
         slurm.until(lambda: _node(slurm) == "idle", "an idle node")
         yield slurm
-    finally:
-        for daemon in reversed(daemons):
-            daemon.send_signal(signal.SIGTERM)
-            daemon.wait(TIMEOUT_S)
 
 
 def _lay_out(folder: Path) -> None:
@@ -118,22 +119,14 @@ def _lay_out(folder: Path) -> None:
     (folder / "slurm.conf").write_text(config)
 
 
-def _munge(slurm: Slurm, folder: Path) -> subprocess.Popen[bytes]:
+def _munge_flags(folder: Path) -> list[str]:
     files = {
         "socket": "munge.socket",
         "key-file": "munge.key",
         "log-file": "munge.log",
         "pid-file": "munge.pid",
     }
-    flags = [f"--{flag}={folder / name}" for flag, name in {**files, "seed-file": "munge.seed"}.items()]
-    return _daemon(slurm, folder, "munged", "--foreground", "--force", *flags)
-
-
-def _daemon(slurm: Slurm, folder: Path, *command: str) -> subprocess.Popen[bytes]:
-    with (folder / f"{command[0]}-said.log").open("wb") as said:
-        return subprocess.Popen(
-            command, env=slurm.environment, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT
-        )
+    return [f"--{flag}={folder / name}" for flag, name in {**files, "seed-file": "munge.seed"}.items()]
 
 
 def _node(slurm: Slurm) -> str:

