@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from leader.config import RunConfig
 from leader.config.dp_rules import releases_a_part
+from leader.config.secagg_rules import sum_of_least
 from leader.dp.accountant import Accountant
 from leader.dp.clipping import next_clip
 from leader.dp.ledger import ADJACENCY, Head, Ledger
@@ -77,7 +78,7 @@ class Budget:
         everybody = max(self._config.parts_held, len(known))  # when a run is resumed, nobody is here yet
         needed = math.ceil(cohort.quorum * min(cohort.size or everybody, everybody))
         if self._config.group_size > 1:
-            needed = self._config.group_size
+            needed = sum_of_least(self._config)
         if everybody - len(broke) >= max(1, needed) and not (present and set(present) <= set(broke)):
             return ""
         most = max(sorted(broke), key=self._accountant.spent)

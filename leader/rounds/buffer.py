@@ -238,7 +238,7 @@ class Buffer:
         self.deadline = min(self._ends, self._groups.deadline or self._ends)
         if self._script.goes_on or any(isinstance(one, CloseGroup) for one in actions):
             return actions
-        size = self._groups.size
+        size = self._groups.size_for(sum(learner is not None for learner in self._holders.values()))
         shares = self._shares.left(self._holders.values(), map(self._holders.get, self.orders))
         while idle := self._idle():
             free = [part for part in idle if shares[self._holders[part]] > 0]

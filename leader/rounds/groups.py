@@ -30,6 +30,10 @@ class Groups:
         self._in_sum = {one for turns in self._decided.values() for one in turns.items()}  # (part, turn)
         self._ends: dict[Group, float] = {}  # clock values, of open groups
 
+    def size_for(self, held: int) -> int:
+        """How many parts a new group has where learners hold so many: rather fewer than planned than none."""
+        return min(self.size, max(held, self._least))
+
     def opened(self, group: Group, ends: float) -> None:
         """Orders are given out to a group, which is waited for until the clock value `ends`."""
         self._ends.setdefault(group, ends)

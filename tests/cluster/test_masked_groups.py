@@ -48,6 +48,30 @@ def test_two_groups_of_a_buffer_count_together_and_each_learner_pays_for_its_own
     assert 0 < privacy["spent_max"] <= privacy["epsilon"]
 
 
+def test_those_that_are_left_go_on_in_a_smaller_group() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        for name in "abc":
+            join(cluster, name)
+        gone = join(cluster, "d")
+        await cluster.committed(1)
+        await gone.kill()
+        await cluster.finished()
+
+    run = play(
+        scenario,
+        {
+            **UNIFORM,
+            **GROUP,
+            "rounds": 4,
+            "buffer.size": 6,
+            "buffer.group": 4,
+            "cohort.lease_s": 2,
+            "cohort.quorum": 0.75,
+        },
+    )
+    assert [one.learners for one in run.seen(RoundCommitted)][-1] == 3
+
+
 class MuteOnce(Mute):
     """Lets nobody know what takes the mask off its first update."""
 

@@ -88,6 +88,13 @@ def test_a_group_that_lost_a_learner_closes_without_it_and_one_that_lost_too_man
     ]  # fmt: skip
 
 
+def test_where_fewer_learners_are_left_than_a_group_has_it_has_fewer() -> None:
+    buffer = buffer_of(Groups(4, 3), parts="abcd")
+    begun(buffer, {part: HOLDERS[part] for part in "abc"})
+    assert accept(buffer, "abc") == [CloseGroup((3, 1), ("a", "b", "c"))]
+    assert begun(buffer_of(Groups(4, 3), parts="abcd"), {"a": 1, "b": 2}) == []
+
+
 def test_a_sum_that_can_not_be_unmasked_voids_the_work_of_all() -> None:
     buffer = buffer_of(Groups(4, 3))
     begun(buffer)
