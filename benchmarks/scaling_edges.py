@@ -12,7 +12,8 @@ from benchmarks.scaling_laws import Cost, Runs, constants, fitted
 from benchmarks.scaling_model import EDGE_BYTES, EDGE_SECONDS, Law
 from benchmarks.spread import Spread
 
-_MODELS = {"resnet9-w16": 30, "resnet18": 8}  # and rounds
+#: Rounds that are measured, and before them: edges join in the first ones.
+_MODELS = {"resnet9-w16": (60, 60), "resnet18": (8, 4)}
 EDGES, LEARNERS = (1, 2), (2, 4, 8, 16)
 FEW, MANY = 10, 10_000  # light learners
 
@@ -31,9 +32,9 @@ def measure(quick: bool) -> Result:
         return Result("scaling_edges", "delta rounds through one edge", None, tuple(_figures("4", run)), {})
     runs: Runs = {
         (learners, ELEMENTS[model], edges): run_crowd(
-            model, learners=learners, rounds=rounds, warmup=3, edges=edges
+            model, learners=learners, rounds=rounds, warmup=warmup, edges=edges
         )
-        for model, rounds in _MODELS.items()
+        for model, (rounds, warmup) in _MODELS.items()
         for edges in EDGES
         for learners in LEARNERS
     }
@@ -42,7 +43,7 @@ def measure(quick: bool) -> Result:
 
 
 def _light(learners: int) -> CrowdRun:
-    return run_crowd(small_model.NAME, learners=learners, rounds=3, warmup=1, edges=2, processes=4)
+    return run_crowd(small_model.NAME, learners=learners, rounds=2, warmup=1, edges=2, processes=4)
 
 
 def result_of(runs: Runs, crowds: Mapping[int, CrowdRun], kib_a_session: float) -> Result:

@@ -114,7 +114,7 @@ FORGERIES: dict[str, Forgery] = {
     "a history that is too long": within("history", **{"own-b": [1, 2, 0.5, 1.0, 9]}),
     "a history of later rounds": within("history", **{"own-b": [1, 900, 0.5, 1.0]}),
     "a history of round 0": within("history", **{"own-b": [1, 0, 0.5, 1.0]}),
-    "open work that is too long": within("open_work", **{"own-b": [1, 2, 3, 4]}),
+    "open work that is too long": within("open_work", **{"own-b": [1, 2, 3, 4, 5]}),
     "open work of later rounds": within("open_work", **{"own-b": [900, 2, 3]}),
     "a claim of one": within("claims", b=["ff"]),
     "a round that its name is not of": says(round=3, committed=None, history={}, open_work={}),
