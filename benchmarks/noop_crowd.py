@@ -123,13 +123,18 @@ class NoOpMember:
             try:
                 async with self._crowd.turn:
                     await self._edges.ask(
-                        order.via, lambda: leader, lambda at: self._learn_at(at, order, reply)
+                        self._turned(order.via), lambda: leader, lambda at: self._learn_at(at, order, reply)
                     )
                 return
             except (
                 BusyError
             ) as busy:  # others have its place; among thousands in one process it may have been slow
                 await asyncio.sleep(busy.retry_after_s or _PAUSE_S)
+
+    def _turned(self, via: leader_pb2.Via) -> leader_pb2.Via:
+        """One edge, each in its turn: by their names, few learners might all choose the same."""
+        edges = sorted(via.edges)
+        return leader_pb2.Via(ticket=via.ticket, edges=edges[self._number % max(1, len(edges)) :][:1])
 
     async def _learn_at(
         self, at: Endpoint, order: leader_pb2.WorkOrder, reply: leader_pb2.AckWithMetadata

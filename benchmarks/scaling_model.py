@@ -82,6 +82,13 @@ EDGE_SECONDS = (
         "ms",
         1e3,
     ),
+    # On one machine alone: what edges and learners do then slows the leader down, on whichever core it is.
+    Term(
+        "a learner and a million parameters beside it",
+        lambda learners, parameters, edges: learners * parameters / 1e6,
+        "ms",
+        1e3,
+    ),
 )
 EDGE_BYTES = (
     Term("a learner", lambda learners, parameters, edges: learners, "bytes", 1.0),

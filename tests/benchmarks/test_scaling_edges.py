@@ -13,7 +13,7 @@ from benchmarks.spread import Spread
 
 def run(learners: int, elements: int, edges: int, peak: float = 0.0) -> CrowdRun:
     """A run that follows laws of its own, to the letter."""
-    seconds = 0.01 + 0.001 * learners + 1e-8 * elements + 2e-8 * edges * elements
+    seconds = 0.01 + 0.001 * learners + (1e-8 + 2e-8 * edges + 3e-9 * learners) * elements
     return CrowdRun(
         learners=learners,
         round_s=Spread.of([seconds]),
@@ -51,6 +51,7 @@ def test_the_laws_are_those_of_the_points() -> None:
     found = medians(points(), 60.0, 50.0)
     assert found["law of leader CPU: a learner"] == pytest.approx(1.0)
     assert found["law of leader CPU: an edge and a million parameters"] == pytest.approx(20.0)
+    assert found["law of leader CPU: a learner and a million parameters beside it"] == pytest.approx(3.0)
     assert found["law of bytes up: an edge and parameter"] == pytest.approx(8.0)
     assert found["law of bytes down: a learner"] == pytest.approx(700)
     assert all(target.value < 0.01 for target in result_of(points(), crowds(50.0), 50.0).targets[:3])
