@@ -66,7 +66,7 @@ class Uniform(Weighting):
     """Each update counts the same."""
 
     def weight(self, facts: Facts) -> int:
-        """One for everybody."""
+        """One for each update."""
         return facts.updates
 
 

@@ -26,10 +26,8 @@ _log = logging.getLogger(__name__)
 _PUT_BYTES = 16
 _MOST_BYTES = (2 << 20) + _PUT_BYTES + SEAL_BYTES  # of a sealed chunk
 _TIMEOUT_S = 2.0  # of a call
-_NEXT_S, _LOOK_S = (
-    2.0,
-    0.02,
-)  # for which the next chunk of a list may be on its way, and how often it is looked for
+_NEXT_S = 2.0  # for which the next chunk of a list may be on its way
+_LOOK_S = 0.02  # between looks for it: Redis tells nobody that a key is there
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _AT_ONCE = 8  # lists that are read or written
 _REASON = 200  # characters
