@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import in_words
+from benchmarks.measured_code import changed_since
 
 NAME = "README.md"
+OLDER = " †"
 Document = Mapping[str, Any]
 
 
@@ -30,6 +32,7 @@ def overview(folder: Path, names: tuple[str, ...]) -> str:
             "",
             *(f"Measured on {machine}: {', '.join(those)}.  " for machine, those in _machines(found).items()),
             "",
+            *_older(found),
         ]
     )
 
@@ -37,13 +40,14 @@ def overview(folder: Path, names: tuple[str, ...]) -> str:
 def _rows(name: str, document: Document, folder: Path) -> Iterator[str]:
     targets = [*([document["target"]] if document["target"] else []), *document.get("further", [])]
     page = f"{name}.md" if (folder / f"{name}.md").exists() else f"{name}.json"
+    link = f"[{name}]({page}){OLDER if changed_since(document.get('measured')) else ''}"
     if not targets:
-        yield f"| [{name}]({page}) | nothing | | | |"
+        yield f"| {link} | nothing | | | |"
     for target in targets:
         unit = f" {target['unit']}" if target["unit"] else ""
         verdict = "met" if target["met"] else "**missed**"
         measured, limit = f"{target['value']:.3g}{unit}", f"{target['limit']:.3g}{unit}"
-        yield f"| [{name}]({page}) | {target['name']} | {measured} | {limit} | {verdict} |"
+        yield f"| {link} | {target['name']} | {measured} | {limit} | {verdict} |"
 
 
 def _machines(found: Mapping[str, Document]) -> dict[str, list[str]]:
@@ -52,3 +56,10 @@ def _machines(found: Mapping[str, Document]) -> dict[str, list[str]]:
     for name, document in found.items():
         machines.setdefault(in_words(document["machine"]), []).append(name)
     return machines
+
+
+def _older(found: Mapping[str, Document]) -> Iterator[str]:
+    """What the mark says, where a row has it."""
+    if any(changed_since(document.get("measured")) for document in found.values()):
+        yield "† older than the code: a source of what it ran has changed between the measurement and this page."
+        yield ""

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
+from benchmarks.measured_code import measured_now
 from benchmarks.spread import Spread
 
 #: The results that are committed, and quoted by README and docs.
@@ -93,6 +94,7 @@ def document(result: Result, machine: Mapping[str, object], quick: bool) -> str:
         "figures": {figure.name: {"unit": figure.unit, **asdict(figure.spread)} for figure in result.figures},
         "ratios": dict(result.ratios),
         "series": {name: list(values) for name, values in result.series.items()},
+        "measured": measured_now(),
         "machine": dict(machine),
     }
     return json.dumps(_rounded(content), indent=2) + "\n"
