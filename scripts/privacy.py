@@ -11,8 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leader.config.dp_rules import releases_needed, shares_counted
+from leader.config import RunConfig
+from leader.config.dp_rules import releases_a_part, releases_needed, shares_counted
+from leader.config.secagg_rules import asked, sum_of_least
+from leader.config.yaml_file import SCHEMA
+from leader.dp.accountant import Accountant
+from leader.dp.distributed import charged, noise_plan
 from leader.metric_names import headline, is_share
+from protos import leader_pb2
 from utils.console import say
 from utils.dp import sampled_gaussian
 from utils.dp.gaussian import epsilon_of, least_noise
@@ -27,12 +33,20 @@ Plan a run with differential privacy before it begins, and draw what such runs c
   python -m scripts.privacy plan --learners 1000 --cohort 100 --rounds 200
   python -m scripts.privacy plan --learners 1000 --rounds 50 --noise 4 --parameters 103954
   python -m scripts.privacy plan --mode distributed --learners 100 --rounds 20 --quorum 0.8 --colluding 0.1
+  python -m scripts.privacy plan --mode distributed --learners 100 --rounds 20 --buffer 20 --group 10
   python -m scripts.privacy plan --mode examples --examples 5000 --batch-size 32 --local-steps 20 --rounds 20
   python -m scripts.privacy plot runs/PRIVATE runs/PLAIN --out privacy.png
 
 """
 _LEAST = 3  # secagg.least, by default
+_FINEST = 2**40  # values, for which noise has the finest lattice that there is room for
 _MODES = ("central", "distributed", "examples")
+_USUAL = (  # what runs with noise in shares have
+    ("data.source", "none"),
+    ("data.holder", "learner"),
+    ("model.norm", "group"),
+    ("aggregate.weighting", "uniform"),
+)
 _SHARE = number(lambda value: 0 < value <= 1, "above 0 and at most 1")
 _FRACTION = number(lambda value: 0 <= value < 1, "from 0 to below 1")
 _POSITIVE = number(lambda value: 0 < value < 1e6, "above 0")
@@ -43,6 +57,8 @@ _FLAGS: Mapping[str, Flag] = {
     "--cohort": ("N", whole(0, 10_000_000), 0, "learners drawn a round; 0 = all [0]"),
     "--quorum": ("Q", _SHARE, 1.0, "distributed: share of the learners that a round may close on [1]"),
     "--colluding": ("C", _FRACTION, 0.0, "distributed: share of them whose noise is not counted [0]"),
+    "--buffer": ("N", whole(0, 100_000), 0, "distributed: updates a round of groups (buffer.size) [0]"),
+    "--group": ("N", whole(0, 100_000), 0, "distributed: learners of a group; 0 = as --buffer [0]"),
     "--examples": ("N", whole(1, 2**40), 0, "examples: how many a learner has"),
     "--batch-size": ("N", whole(1, 2**30), 128, "examples: in a step, on average [128]"),
     "--local-steps": ("N", whole(0, 10_000_000), 0, "examples: steps of a round; 0 = one pass [0]"),
@@ -56,7 +72,9 @@ _FLAGS: Mapping[str, Flag] = {
 
 def plan(options: Namespace) -> str:
     """What a run of these sizes costs each learner, or each example, and how much noise that takes."""
-    return "\n".join(_plan_examples(options) if options.mode == "examples" else _plan_learners(options))
+    if options.mode == "examples":
+        return "\n".join(_plan_examples(options))
+    return "\n".join(_plan_groups(options) if options.buffer or options.group else _plan_learners(options))
 
 
 def _plan_learners(options: Namespace) -> Iterator[str]:
@@ -72,14 +90,69 @@ def _plan_learners(options: Namespace) -> Iterator[str]:
     yield f"least noise multiplier that pays them: {least:g} (dp.noise_multiplier=0 takes it)"
     yield _verdict(options, noise, epsilon_of(math.sqrt(releases) / noise, options.delta))
     if options.mode == "distributed":
-        charged = noise * math.sqrt(shares_counted(cohort, cohort, options.colluding) / shares)
-        spent = epsilon_of(math.sqrt(releases) / charged, options.delta)
-        yield f"if all are in each sum: noise of {noise * full:.4g}, of which {charged:.4g} counts: epsilon {spent:.3g}"
+        counts = noise * math.sqrt(shares_counted(cohort, cohort, options.colluding) / shares)
+        spent = epsilon_of(math.sqrt(releases) / counts, options.delta)
+        yield f"if all are in each sum: noise of {noise * full:.4g}, of which {counts:.4g} counts: epsilon {spent:.3g}"
+    yield from _compared(options, noise * full, cohort)
+
+
+def _compared(options: Namespace, noise: float, updates: int) -> Iterator[str]:
     if options.delta >= 1 / options.learners:
         yield f"delta is no less than 1/learners: lower it, below {1 / options.learners:g} by far"
     if options.parameters:
-        ratio = noise * full * math.sqrt(options.parameters) / cohort
+        ratio = noise * math.sqrt(options.parameters) / updates
         yield f"noise over clipped updates, z sqrt(d) / n: {ratio:.2g} (far above 1 little is learnt)"
+
+
+def _plan_groups(options: Namespace) -> Iterator[str]:
+    """Asynchronous runs: how many sums a learner is in depends on how quick it is."""
+    config = _run_of_groups(options)
+    fewest, size, releases = sum_of_least(config), asked(config), releases_a_part(config)
+    noise = config.dp.noise(releases)
+    masks = leader_pb2.MaskPlan(bits=config.secagg.bits, parties=size)
+    planned = noise_plan(config, masks, fewest, options.parameters or _FINEST)
+    least, full = (charged(config, planned, in_sum, size) for in_sum in (fewest, size))
+    shares = shares_counted(fewest, size, options.colluding)
+    most, usual = (options.rounds * math.ceil(options.buffer / in_sum) for in_sum in (fewest, size))
+    each = math.ceil(usual * size / options.learners)
+    yield f"sums that a learner may have to pay, whoever is quick: {releases} of {most} at most"
+    yield f"smallest sum that a group may have: {fewest} of {size} updates, of which the noise of {shares} counts"
+    pays = least_noise(options.epsilon, options.delta, releases)
+    yield f"least noise multiplier that pays them: {pays:g} (dp.noise_multiplier=0 takes it)"
+    yield _verdict(options, noise, _spent(config, least, releases))
+    yield (
+        f"if all are in each sum and nobody is quicker: {each} sums of each, with noise of {full:.4g} that counts: "
+        f"epsilon {_spent(config, full, each):.3g}"
+    )
+    yield from _compared(options, noise * math.sqrt(size / shares), size)
+
+
+def _run_of_groups(options: Namespace) -> RunConfig:
+    """The leader's settings; raises ConfigError where it would refuse them."""
+    chosen = {
+        "learners": ("--learners", options.learners),
+        "rounds": ("--rounds", options.rounds),
+        "cohort.size": ("--cohort", options.cohort),
+        "cohort.quorum": ("--quorum", options.quorum),
+        "buffer.size": ("--buffer", options.buffer),
+        "buffer.group": ("--group", options.group),
+        "secagg.mode": ("--mode", "masked" if options.mode == "distributed" else ""),
+        "dp.mode": ("--mode", options.mode),
+        "dp.colluding": ("--colluding", options.colluding),
+        "dp.noise_multiplier": ("--noise", options.noise),
+        "dp.epsilon": ("--epsilon", options.epsilon),
+        "dp.delta": ("--delta", options.delta),
+    }
+    given = [(flag, key, str(value)) for key, (flag, value) in chosen.items() if value]
+    return SCHEMA.build(SCHEMA.from_text([("plan", *setting) for setting in _USUAL] + given))
+
+
+def _spent(config: RunConfig, multiplier: float, releases: int) -> float:
+    """Epsilon of a learner whose updates were in so many sums, each charged as by the ledger."""
+    accountant = Accountant(config.dp.epsilon, config.dp.delta)
+    for _ in range(releases):
+        accountant.charge(("learner",), multiplier)
+    return accountant.spent_max
 
 
 def _fewest(options: Namespace, cohort: int) -> tuple[int, int]:
@@ -97,6 +170,10 @@ def _fewest(options: Namespace, cohort: int) -> tuple[int, int]:
 def _plan_examples(options: Namespace) -> Iterator[str]:
     if not options.examples:
         raise ConfigError("--mode examples: say how many a learner has by --examples")
+    if options.buffer or options.group:
+        raise ConfigError(
+            "--mode examples: a learner charges its own work, by itself; leave out --buffer and --group"
+        )
     rate = min(1.0, options.batch_size / options.examples)
     each = options.local_steps or math.ceil(options.examples / options.batch_size)
     steps = options.rounds * each

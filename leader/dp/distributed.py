@@ -13,7 +13,7 @@ from pathlib import Path
 
 from leader.aggregation.base import Aggregator
 from leader.config import RunConfig
-from leader.config.dp_rules import shares_counted
+from leader.config.dp_rules import releases_a_part, shares_counted
 from leader.config.secagg_rules import asked, closes_on, sum_of_least
 from leader.dp.budget import Budget
 from leader.dp.clipping import bit_sigma
@@ -40,7 +40,7 @@ class DistributedPrivacy(Budget):
         bits, size, parties = config.secagg.bits, layout.shared_parameter_count, asked(config)
         if bits == COARSE:
             masks = leader_pb2.MaskPlan(bits=bits, parties=parties)
-            reach = self.mechanism(size, masks, max(sum_of_least(config), closes_on(config))).value_reach
+            reach = noise_plan(config, masks, max(sum_of_least(config), closes_on(config)), size).reach
             if reach < math.sqrt(size):
                 raise ConfigError(
                     f"secagg.bits is {bits}, in which updates of {size:,} values with noise have {reach} levels, of "
@@ -70,7 +70,9 @@ class DistributedPrivacy(Budget):
         self, layout: Layout, state: RunState, masks: leader_pb2.MaskPlan, fewest: int
     ) -> SharedRelease:
         """See Privacy."""
-        return SharedRelease(self, layout, state, masks, fewest)
+        assert state.privacy is not None
+        noise = noise_plan(self._config, masks, fewest, layout.shared_parameter_count, state.privacy.clip)
+        return SharedRelease(self, self._config, state, noise)
 
     def charge(self, release: Release) -> None:
         """See Ledger.charge."""
@@ -81,16 +83,6 @@ class DistributedPrivacy(Budget):
         assert state.privacy is not None
         return self._state(b"", self._next_clip(state.privacy.clip, within))
 
-    def mechanism(self, size: int, masks: leader_pb2.MaskPlan, fewest: int) -> Mechanism:
-        """How updates of `size` values are clipped, and how much noise each brings."""
-        bit = bit_sigma(self._multiplier, self._config.updates_awaited) if self._dp.clip_quantile else 0.0
-        shares = max(1, self.shares(fewest, masks.parties))
-        return Mechanism.shared(self._multiplier, size, bit, shares, room_of(masks.bits, masks.parties))
-
-    def shares(self, in_sum: int, parties: int) -> int:
-        """Updates in a sum whose noise counts."""
-        return shares_counted(in_sum, parties, self._dp.colluding)
-
     @property
     def _full_multiplier(self) -> float:
         config = self._config
@@ -100,41 +92,52 @@ class DistributedPrivacy(Budget):
         )
 
 
+def noise_plan(
+    config: RunConfig, masks: leader_pb2.MaskPlan, fewest: int, size: int, clip: float = 1.0
+) -> leader_pb2.NoisePlan:
+    """How updates of `size` values are clipped, and how much noise each brings, so that `fewest` hide them."""
+    dp = config.dp
+    multiplier = dp.noise(releases_a_part(config))
+    shares = shares_counted(fewest, masks.parties, dp.colluding)
+    bit = bit_sigma(multiplier, config.updates_awaited) if dp.clip_quantile else 0.0
+    room = room_of(masks.bits, masks.parties)
+    mechanism = Mechanism.shared(multiplier, size, bit, max(1, shares), room)
+    return leader_pb2.NoisePlan(
+        clip=clip,
+        reach=mechanism.value_reach,
+        spread=mechanism.noise.multipliers,
+        bit_levels=mechanism.bit,
+    )
+
+
+def charged(config: RunConfig, noise: leader_pb2.NoisePlan, in_sum: int, parties: int) -> float:
+    """The noise multiplier that a sum of so many updates is charged for; 0 where the noise of none counts."""
+    return multiplier_of(noise, max(0, shares_counted(in_sum, parties, config.dp.colluding)))
+
+
 class SharedRelease(MaskedRelease):
     """The release of a sum whose learners have added the noise."""
 
     noise: leader_pb2.NoisePlan
 
     def __init__(
-        self,
-        privacy: DistributedPrivacy,
-        layout: Layout,
-        state: RunState,
-        masks: leader_pb2.MaskPlan,
-        fewest: int,
+        self, privacy: DistributedPrivacy, config: RunConfig, state: RunState, noise: leader_pb2.NoisePlan
     ) -> None:
-        assert state.privacy is not None
+        self.noise = noise
         self._privacy = privacy
+        self._config = config
         self._state = state
-        mechanism = privacy.mechanism(layout.shared_parameter_count, masks, fewest)
-        self.noise = leader_pb2.NoisePlan(
-            clip=state.privacy.clip,
-            reach=mechanism.value_reach,
-            spread=mechanism.noise.multipliers,
-            bit_levels=mechanism.bit,
-        )
 
     def charge(
         self, masks: leader_pb2.MaskPlan, noise: leader_pb2.NoisePlan | None, parts: Collection[str], of: str
     ) -> None:
         """See MaskedRelease: by the plan that the sum was made under, maybe before a restart."""
         assert noise is not None
-        shares, round_ = self._privacy.shares(len(parts), masks.parties), self._state.round + 1
-        if shares < 1:
+        paid, round_ = charged(self._config, noise, len(parts), masks.parties), self._state.round + 1
+        if not paid:
             raise PrivacyError(
                 f"round {round_}: of {len(parts)} updates the noise of none counts (dp.colluding)"
             )
-        paid = multiplier_of(noise, shares)
         self._privacy.charge(
             Release(round_, of, "distributed", paid, noise.clip, sorted(parts), masks.attempt)
         )

@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from benchmarks.mlp_task import PARAMETERS, Vectors
+from leader.config import RunConfig
 from leader.config.dp_rules import releases_needed
+from protos import leader_pb2
 from scripts.privacy import main
+from scripts.simulate.parts import Brought
+from scripts.simulate.simulation import Hooks, Options, simulate
 from utils.dp import sampled_gaussian
 from utils.dp.gaussian import epsilon_of
 
@@ -49,6 +54,46 @@ def test_a_plan_of_shares_counts_the_smallest_sum_and_says_what_a_full_one_spend
     ]
     two_thirds = told(capsys, "plan --mode distributed --learners 100 --quorum 0.2")
     assert two_thirds[1].startswith("smallest sum that a round may have: 67 of 100 updates")
+
+
+def spent_in_groups(folder: Path, rounds: int, colluding: float, options: Options | None = None) -> float:
+    """What the ledger of a simulated run of eight, in groups of four, says in the end."""
+    settings = {
+        "rounds": rounds,
+        "learners": 8,
+        "run_dir": folder,
+        "model": {"task": "benchmarks.mlp_task:Mlp"},
+        "data": {"source": "none", "holder": "learner"},
+        "train": {"local_steps": 1, "batch_size": 16, "dtype": "float32"},
+        "aggregate": {"weighting": "uniform"},
+        "secagg": {"mode": "masked"},
+        "buffer": {"size": 8, "group": 4},
+        "dp": {"mode": "distributed", "colluding": colluding},
+    }
+    said = [leader_pb2.OwnData(examples=32, fingerprint=f"client-{number}") for number in range(8)]
+    own = [Brought(Vectors.of_client(number), each) for number, each in enumerate(said)]
+    outcome = simulate(RunConfig.model_validate(settings), options, Hooks(own=own))
+    assert outcome.reason == ""
+    return float(outcome.summary["privacy"]["spent_max"])
+
+
+@pytest.mark.parametrize(("rounds", "colluding"), [(3, 0.0), (5, 0.25)])
+def test_a_plan_of_groups_is_what_a_simulation_of_them_charges(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rounds: int, colluding: float
+) -> None:
+    sizes = f"--learners 8 --buffer 8 --group 4 --rounds {rounds} --colluding {colluding}"
+    lines = told(capsys, f"plan --mode distributed {sizes} --parameters {PARAMETERS}")
+    counted = 4 - 4 * colluding
+    assert lines[1].endswith(f": 3 of 4 updates, of which the noise of {counted - 1:.0f} counts")
+    assert lines[3].endswith(": 8 of 8 at delta 1e-05, within the budget")
+    spent = spent_in_groups(tmp_path / "alike", rounds, colluding)
+    assert 0 < spent < 8
+    assert lines[4].startswith(
+        f"if all are in each sum and nobody is quicker: {rounds} sums of each, with noise "
+    )
+    assert lines[4].endswith(f": epsilon {spent:.3g}")
+    of_some = spent_in_groups(tmp_path / "spread", rounds, colluding, Options(speed_spread=2.0))
+    assert spent < of_some <= 8
 
 
 def test_a_plan_of_examples_is_what_learners_charge(capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,6 +155,12 @@ def test_what_can_not_be_done_is_told_in_one_line(tmp_path: Path, capsys: pytest
         ("plan --mode local", "--mode: invalid choice: 'local'"),
         ("plan --mode examples", "say how many a learner has by --examples"),
         ("plan --mode distributed --learners 5 --colluding 0.9", "the noise of none counts"),
+        ("plan --mode distributed --learners 20 --buffer 8 --group 9", "--group: buffer.group is 9, but"),
+        ("plan --mode distributed --learners 20 --group 9", "only masked updates of an asynchronous run"),
+        ("plan --mode distributed --learners 4 --buffer 8", "masks are agreed on by a whole group"),
+        ("plan --mode distributed --learners 9 --buffer 8 --noise 0.5", "set dp.noise_multiplier="),
+        ("plan --learners 9 --buffer 8", "--mode: dp.mode is central, but buffer.size is 8"),
+        ("plan --mode examples --examples 9 --buffer 8", "leave out --buffer and --group"),
     ):
         assert main(argv.split()) == 2
         error = capsys.readouterr().err
