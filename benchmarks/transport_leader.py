@@ -33,10 +33,10 @@ from benchmarks.transport_wire import (
 )
 from benchmarks.trust_folder import LOOPBACK, TrustFolder
 from leader.config import RunConfig, TrustConfig
+from leader.trust.access.guard import Guard
+from leader.trust.access.listeners import Ports
 from leader.trust.admission import Admission
-from leader.trust.callers import Anybody
-from leader.trust.guard import Guard
-from leader.trust.listeners import Ports
+from leader.trust.identities.callers import Anybody
 from utils.malloc import keep_freed_memory
 from utils.wire.rpc import server_options
 

@@ -10,8 +10,8 @@ from cryptography import x509
 from grpc import aio
 
 from leader.config import TrustConfig
-from leader.trust.authority import Applicant, Authority
-from leader.trust.manager import Manager
+from leader.trust.identities.authority import Applicant, Authority
+from leader.trust.identities.manager import Manager
 from protos import trust_pb2
 from utils.trust import pki
 from utils.trust.credentials import Credentials

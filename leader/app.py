@@ -44,8 +44,8 @@ from leader.training.coordinator import Coordinator
 from leader.training.engine import Engine
 from leader.training.exchanges.base import ExchangeKind
 from leader.training.exchanges.kinds import choose_kind
+from leader.trust.access.listeners import Ports
 from leader.trust.admission import Admission, Invitation
-from leader.trust.listeners import Ports
 from leader.web.server import View, web_server
 from leader.wiring import Wiring
 from model.weights_file import model_header

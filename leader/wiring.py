@@ -34,11 +34,11 @@ from leader.training.coordinator import Coordinator
 from leader.training.engine import Engine
 from leader.training.exchanges.base import ExchangeKind
 from leader.training.exchanges.kinds import choose_kind
+from leader.trust.access.guard import Guard
+from leader.trust.access.listeners import Ports
 from leader.trust.admission import Admission
-from leader.trust.callers import Anybody, Caller
-from leader.trust.guard import Guard
-from leader.trust.listeners import Ports
-from leader.trust.run_audit import RunAudit
+from leader.trust.audit.run import RunAudit
+from leader.trust.identities.callers import Anybody, Caller
 from leader.update_log.kafka import KafkaLog, settings_of
 from leader.update_log.log_sums import LogSums
 from leader.update_log.recall import Recall

@@ -22,9 +22,9 @@ from leader.edge.service import EdgeDesk, refuse_call
 from leader.rpc.server import serving
 from leader.runtime import Host
 from leader.services.cache import open_cache
-from leader.trust.callers import Anybody, Caller, Callers
-from leader.trust.guard import Guard, Identifying
-from leader.trust.listeners import Ports, SecurePorts
+from leader.trust.access.guard import Guard, Identifying
+from leader.trust.access.listeners import Ports, SecurePorts
+from leader.trust.identities.callers import Anybody, Caller, Callers
 from protos import edge_pb2, leader_pb2
 from utils.errors import ConfigError, NotReadyError, UnreachableError, WireError
 from utils.wire.contract import GET_MODEL

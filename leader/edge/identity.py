@@ -9,7 +9,7 @@ import ssl
 from cryptography import x509
 
 from leader.edge.options import JoinOptions
-from leader.trust.callers import Caller
+from leader.trust.identities.callers import Caller
 from utils.errors import ConfigError, ForbiddenError
 from utils.trust import pki
 from utils.trust.credentials import Credentials

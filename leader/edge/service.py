@@ -19,7 +19,7 @@ from leader.rpc.downloads import Downloads
 from leader.rpc.uploads import Uploads, header_of
 from leader.services.cache import Cache
 from leader.training.round_metrics import Traffic
-from leader.trust.callers import caller_of
+from leader.trust.identities.callers import caller_of
 from protos import edge_pb2, leader_pb2
 from utils import faults
 from utils.errors import ForbiddenError, NotReadyError, PayloadError, WireError

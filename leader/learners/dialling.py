@@ -8,7 +8,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from leader.config import RunConfig
-from leader.trust.callers import Caller
+from leader.trust.identities.callers import Caller
 from utils.errors import IncompatibleError
 
 _ADDRESS = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")

@@ -11,8 +11,8 @@ from google.protobuf.message import Message
 from grpc import aio
 from grpc_health.v1 import health_pb2
 
-from leader.trust.audit import BEGINNING, Head
-from leader.trust.callers import Caller
+from leader.trust.audit.chain import BEGINNING, Head
+from leader.trust.identities.callers import Caller
 from protos import leader_pb2, learner_pb2
 from utils.errors import WireError
 from utils.wire import contract

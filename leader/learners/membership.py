@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from leader.learners.links import LearnerLink
 from leader.learners.registration import check, name_of
 from leader.state import Claim
-from leader.trust.callers import Caller
+from leader.trust.identities.callers import Caller
 from protos import leader_pb2
 from utils.errors import LimitError, NameTakenError, UnknownLearnerError
 

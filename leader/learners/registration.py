@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 
-from leader.trust.callers import PLAIN, Caller
+from leader.trust.identities.callers import PLAIN, Caller
 from protos import leader_pb2
 from utils.errors import ForbiddenError, IncompatibleError, PayloadError
 from utils.version import PROTOCOL, RELEASE

@@ -26,8 +26,8 @@ from leader.learners.registration import CONTROL_NAMES, name_of
 from leader.learners.standing import Standings
 from leader.runtime import Clock, WallClock
 from leader.state import Seats
-from leader.trust.audit import BEGINNING, Head
-from leader.trust.callers import Caller, host_of
+from leader.trust.audit.chain import BEGINNING, Head
+from leader.trust.identities.callers import Caller, host_of
 from protos import leader_pb2
 from utils.errors import LimitError, NameTakenError, UnknownLearnerError, WireError
 

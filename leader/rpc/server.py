@@ -13,7 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from leader.config import LimitsConfig
-from leader.trust.listeners import Ports
+from leader.trust.access.listeners import Ports
 from utils.errors import ConfigError
 from utils.wire.rpc import SERVICE, server_options
 

@@ -23,8 +23,8 @@ from leader.rpc.refusal_counts import Refusals
 from leader.rpc.session import Sessions
 from leader.rpc.uploads import Uploads, header_of
 from leader.training.coordinator import Coordinator
-from leader.trust.callers import Caller, caller_of
-from leader.trust.connections import end_connection
+from leader.trust.access.connections import end_connection
+from leader.trust.identities.callers import Caller, caller_of
 from protos import leader_pb2
 from utils import faults
 from utils.datasets import Dataset

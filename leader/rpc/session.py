@@ -14,8 +14,8 @@ from leader.learners.links import SessionLink
 from leader.learners.membership import Member
 from leader.rpc.refusal_counts import Refusals
 from leader.training.coordinator import Coordinator
-from leader.trust.callers import Caller
-from leader.trust.limiter import Limiter
+from leader.trust.access.limiter import Limiter
+from leader.trust.identities.callers import Caller
 from protos import leader_pb2
 from utils.errors import PayloadError, StalledError, WireError
 

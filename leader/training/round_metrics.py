@@ -12,7 +12,7 @@ from leader.evaluation.federated import FederatedScores
 from leader.events import RoundCommitted, Spread
 from leader.learners.selection.history import PartReport, fold
 from leader.state import PartHistory
-from leader.trust.limiter import ANY, Quota
+from leader.trust.access.limiter import ANY, Quota
 from protos import leader_pb2
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from grpc import aio
 
 from leader.config import RunConfig
-from leader.trust.audit import Audit
-from leader.trust.authority import Authority
-from leader.trust.bearer import open_verifier
-from leader.trust.callers import Caller, Callers, Issuer
-from leader.trust.guard import Guard, Refused
-from leader.trust.listeners import SecurePorts
-from leader.trust.manager import Manager, TrustService
-from leader.trust.own_pki import OwnPki
+from leader.trust.access.guard import Guard, Refused
+from leader.trust.access.listeners import SecurePorts
+from leader.trust.audit.chain import Audit
+from leader.trust.identities.authority import Authority
+from leader.trust.identities.bearer import open_verifier
+from leader.trust.identities.callers import Caller, Callers, Issuer
+from leader.trust.identities.manager import Manager, TrustService
+from leader.trust.identities.own_pki import OwnPki
 from protos import trust_pb2
 from utils.errors import ConfigError, NotReadyError
 from utils.trust import contract

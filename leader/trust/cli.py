@@ -17,11 +17,11 @@ from grpc import aio
 
 from leader.config import TrustConfig
 from leader.config.yaml_file import SCHEMA, read_config
-from leader.trust.audit import Audit
-from leader.trust.audit_check import report
-from leader.trust.authority import Applicant, Authority
+from leader.trust.audit.chain import Audit
+from leader.trust.audit.check import report
 from leader.trust.gateway import Gateway, key_in, make_gateway
-from leader.trust.manager import LOCAL, MANAGED, MOST_HOURS, Manager
+from leader.trust.identities.authority import Applicant, Authority
+from leader.trust.identities.manager import LOCAL, MANAGED, MOST_HOURS, Manager
 from protos import trust_pb2
 from utils.console import say
 from utils.errors import ConfigError, UnreachableError, program

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 from cryptography import x509
 
 from leader.config import LimitsConfig, RunConfig, TrustConfig
-from leader.trust.authority import Applicant, Authority
-from leader.trust.connections import STREAMS
-from leader.trust.jwks import FileKeys, jwks_uri
-from leader.trust.manager import LOCAL
+from leader.trust.access.connections import STREAMS
+from leader.trust.identities.authority import Applicant, Authority
+from leader.trust.identities.jwks import FileKeys, jwks_uri
+from leader.trust.identities.manager import LOCAL
 from utils.errors import ConfigError
 from utils.settings.fields import is_address
 from utils.trust import pki

@@ -9,7 +9,7 @@ from leader.app import App
 from leader.data.part import Part
 from leader.learners.links import LearnerLink
 from leader.learners.membership import Member
-from leader.trust.callers import Caller
+from leader.trust.identities.callers import Caller
 from learner.memory import Memory
 from learner.secagg.member import Floors
 from learner.secagg.sessions import MaskSessions

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from leader.events import LearnerLeft
-from leader.trust.audit import FILE
-from leader.trust.audit_check import kept_heads, report, verify
+from leader.trust.audit.chain import FILE
+from leader.trust.audit.check import kept_heads, report, verify
 from protos import leader_pb2, trust_pb2
 from scripts.cluster import Cluster
 from tests.clusters import TINY, Settings, join, play

@@ -12,9 +12,9 @@ from grpc.aio import _server
 from grpc_health.v1 import health, health_pb2_grpc
 
 from leader.events import CallRefused, LearnerJoined, LearnerLeft, UpdateAccepted
-from leader.trust.callers import Caller
-from leader.trust.manager import Manager
-from leader.trust.roles import TABLE
+from leader.trust.access.roles import TABLE
+from leader.trust.identities.callers import Caller
+from leader.trust.identities.manager import Manager
 from protos import leader_pb2, learner_pb2, trust_pb2
 from scripts.cluster import Cluster
 from tests.clusters import IMAGES, NOISE, TINY, Settings, play

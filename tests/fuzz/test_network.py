@@ -17,10 +17,10 @@ from grpc import aio
 
 from leader.config import LimitsConfig, RunConfig
 from leader.rpc.server import serving
-from leader.trust.callers import Anybody
-from leader.trust.connections import STREAMS
-from leader.trust.guard import Guard
-from leader.trust.listeners import Ports
+from leader.trust.access.connections import STREAMS
+from leader.trust.access.guard import Guard
+from leader.trust.access.listeners import Ports
+from leader.trust.identities.callers import Anybody
 from protos import leader_pb2
 from tests.fuzz.files import LAYOUT, update_files
 from tests.fuzz.leader import InProcessLeader, Reply, Transport, in_process_leader

@@ -8,8 +8,8 @@ import grpc
 from cryptography import x509
 
 from leader.config import TrustConfig
-from leader.trust.authority import Authority
-from leader.trust.manager import Manager, TrustService
+from leader.trust.identities.authority import Authority
+from leader.trust.identities.manager import Manager, TrustService
 from protos import trust_pb2
 from tests.fuzz.channel import Context, find_method
 from tests.fuzz.leader_targets import STATUSES

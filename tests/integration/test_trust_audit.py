@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from leader.trust.audit import Audit
+from leader.trust.audit.chain import Audit
 from protos import leader_pb2, trust_pb2
 from tests.integration.audits import records, told
 from tests.integration.harness import Cluster, Leader, Program, Settings, assert_same_bits, succeed

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from grpc import aio
 
-from leader.trust.roles import TABLE
+from leader.trust.access.roles import TABLE
 from protos import leader_pb2
 from tests.clusters import TINY
 from tests.integration.harness import Cluster, Leader, Settings, assert_same_bits, noise, succeed

@@ -20,7 +20,7 @@ from leader.optimizers.choose import make_optimizer
 from leader.rpc.gradient_streams import GradientStreams
 from leader.state import RunState
 from leader.training.inbox import Upload
-from leader.trust.callers import anonymous
+from leader.trust.identities.callers import anonymous
 from leader.wiring import Wiring
 from model.layout import Layout
 from protos import leader_pb2

@@ -29,9 +29,9 @@ from leader.edge.app import App
 from leader.edge.options import EdgeOptions
 from leader.edge.service import refuse_call
 from leader.rpc.server import serving
-from leader.trust.callers import Anybody
-from leader.trust.guard import Guard
-from leader.trust.listeners import Ports
+from leader.trust.access.guard import Guard
+from leader.trust.access.listeners import Ports
+from leader.trust.identities.callers import Anybody
 from learner.training.update import Update
 from learner.wire.encoding import Coding
 from learner.wire.whole_update import HeldUpdate

@@ -17,8 +17,8 @@ from leader.config import HttpConfig, LimitsConfig
 from leader.http.calls import STATUS, Calls
 from leader.http.routes import Api
 from leader.http.server import serving_http
-from leader.trust.callers import Anybody, Caller
-from leader.trust.guard import Guard
+from leader.trust.access.guard import Guard
+from leader.trust.identities.callers import Anybody, Caller
 from protos import leader_pb2
 from tests.http_learner import Requests
 from tests.leader.trust.fleet import Fleet

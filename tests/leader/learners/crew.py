@@ -11,7 +11,7 @@ from leader.events import Event, EventStream
 from leader.learners.membership import Member
 from leader.learners.workforce import Workforce
 from leader.state import Seats
-from leader.trust.callers import anonymous
+from leader.trust.identities.callers import anonymous
 from protos import leader_pb2
 
 LABELS = np.arange(60) % 10

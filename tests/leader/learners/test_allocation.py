@@ -10,7 +10,7 @@ from leader.events import EventStream, LearnerLeft, LearnerOverdue
 from leader.learners.workforce import Workforce
 from leader.runtime import WallClock
 from leader.state import Seats
-from leader.trust.callers import anonymous
+from leader.trust.identities.callers import anonymous
 from tests.leader.learners.crew import LABELS, Crew, info
 from utils.errors import NotReadyError
 

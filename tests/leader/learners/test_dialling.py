@@ -7,7 +7,7 @@ import pytest
 
 from leader.config import RunConfig
 from leader.learners.dialling import Dialling
-from leader.trust.callers import PLAIN, Caller, anonymous
+from leader.trust.identities.callers import PLAIN, Caller, anonymous
 from utils.errors import IncompatibleError
 
 NEAR, FAR, SIX = (

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from leader.trust.callers import anonymous
+from leader.trust.identities.callers import anonymous
 from tests.leader.learners.crew import Crew, info
 from utils.errors import IncompatibleError, LimitError, NotReadyError
 from utils.secagg.roster import VERSION

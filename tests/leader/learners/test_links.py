@@ -12,8 +12,8 @@ from grpc_health.v1 import health, health_pb2_grpc
 
 from leader.condition import Signal
 from leader.learners.links import DialledLink, SessionLink, dial_in_plain
-from leader.trust.audit import Head
-from leader.trust.callers import anonymous
+from leader.trust.audit.chain import Head
+from leader.trust.identities.callers import anonymous
 from protos import leader_pb2, learner_pb2
 from tests.tools.grpc_server import started
 from utils.errors import WireError

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from leader.learners.membership import Member, Membership, OwnData
-from leader.trust.callers import Caller, anonymous
+from leader.trust.identities.callers import Caller, anonymous
 from protos import leader_pb2
 from utils.errors import (
     ForbiddenError,

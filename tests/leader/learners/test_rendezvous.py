@@ -11,7 +11,7 @@ from leader.config import RunConfig
 from leader.events import Event, EventStream, WaitingForLearners
 from leader.learners.rendezvous import Rendezvous
 from leader.learners.workforce import Workforce
-from leader.trust.callers import anonymous
+from leader.trust.identities.callers import anonymous
 from protos import leader_pb2
 from utils.errors import TooFewLearnersError
 

@@ -6,7 +6,7 @@ import pytest
 
 from leader.learners.membership import Member, Membership
 from leader.learners.standing import Standings
-from leader.trust.callers import anonymous
+from leader.trust.identities.callers import anonymous
 from tests.leader.learners.crew import info
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from leader.events import LearnerJoined, LearnerLeft
 from leader.learners.links import LearnerLink, SessionLink
 from leader.learners.membership import Membership
-from leader.trust.callers import anonymous
+from leader.trust.identities.callers import anonymous
 from tests.leader.learners.crew import Crew, info
 
 

@@ -14,7 +14,7 @@ from leader.learners.workforce import Workforce
 from leader.rpc.refusal_counts import Refusals
 from leader.rpc.session import Sessions
 from leader.training.coordinator import Coordinator
-from leader.trust.callers import anonymous
+from leader.trust.identities.callers import anonymous
 from protos import leader_pb2
 from protos.leader_pb2 import LearnerMessage
 from utils.errors import PayloadError, StalledError, UnknownLearnerError, WireError

@@ -18,8 +18,8 @@ from leader.rounds.buffer import OpenWork
 from leader.state import Claim, PartHistory, PrivacyState, RunState, Seats
 from leader.storage.checkpoint import checkpoints, load_checkpoint, load_newest, save_checkpoint
 from leader.storage.saved_state import fields_of, state_of
-from leader.trust.audit import Head
-from leader.trust.audit_check import kept_heads
+from leader.trust.audit.chain import Head
+from leader.trust.audit.check import kept_heads
 from protos import leader_pb2
 from utils.errors import CheckpointError
 from utils.files import write_atomically

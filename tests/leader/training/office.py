@@ -13,7 +13,7 @@ from leader.learners.workforce import Workforce
 from leader.state import RunState
 from leader.training.engine import Engine
 from leader.training.planning import Opening
-from leader.trust.callers import anonymous
+from leader.trust.identities.callers import anonymous
 from model.layout import Layout
 from protos import leader_pb2
 

@@ -16,7 +16,7 @@ from leader.rounds.round import Round
 from leader.training.inbox import Upload
 from leader.training.open_orders import Orders
 from leader.training.work_orders import WorkPlanner
-from leader.trust.callers import anonymous
+from leader.trust.identities.callers import anonymous
 from model.layout import Layout
 from protos import leader_pb2
 from utils.errors import DuplicateUpdateError, LateUpdateError, LimitError

@@ -15,12 +15,12 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2
 
 from leader.config import RunConfig, TrustConfig
-from leader.trust.authority import Applicant, Authority
-from leader.trust.bearer import Verify, none_taken
-from leader.trust.callers import Caller, Callers
-from leader.trust.guard import Guard
-from leader.trust.listeners import SecurePorts
-from leader.trust.manager import Manager
+from leader.trust.access.guard import Guard
+from leader.trust.access.listeners import SecurePorts
+from leader.trust.identities.authority import Applicant, Authority
+from leader.trust.identities.bearer import Verify, none_taken
+from leader.trust.identities.callers import Caller, Callers
+from leader.trust.identities.manager import Manager
 from protos import leader_pb2, trust_pb2
 from utils.errors import FlockstepError, WireError
 from utils.trust import pki

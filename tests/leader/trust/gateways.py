@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from leader.config import RunConfig
-from leader.trust.authority import Authority
 from leader.trust.gateway import Gateway, key_in, make_gateway
-from tests.leader.trust.test_listeners import free_port
+from leader.trust.identities.authority import Authority
+from tests.leader.trust.access.test_listeners import free_port
 from tests.tools.envoy import Envoy
 
 

@@ -12,10 +12,10 @@ from typing import Any, ParamSpec
 from grpc import aio
 
 from leader.config import RunConfig
-from leader.trust.bearer import Verify, none_taken
-from leader.trust.callers import Caller
-from leader.trust.listeners import SecurePorts
-from leader.trust.manager import TrustService
+from leader.trust.access.listeners import SecurePorts
+from leader.trust.identities.bearer import Verify, none_taken
+from leader.trust.identities.callers import Caller
+from leader.trust.identities.manager import TrustService
 from tests.leader.trust.fleet import Fleet, connect
 from utils.errors import WireError
 from utils.wire.contract import Method

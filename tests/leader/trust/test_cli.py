@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from leader.config import TrustConfig
-from leader.trust.authority import Authority
 from leader.trust.cli import PROGRAM, main, make_parser
-from leader.trust.state import TokenEntry
+from leader.trust.identities.authority import Authority
+from leader.trust.identities.state import TokenEntry
 from protos import trust_pb2
 from tests.leader.trust.leaders import leader_in
 from utils.errors import ConfigError, ForbiddenError, PayloadError, UnreachableError

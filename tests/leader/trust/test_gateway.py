@@ -11,8 +11,8 @@ import yaml
 from cryptography import x509
 
 from leader.config import TrustConfig
-from leader.trust.authority import Authority
 from leader.trust.cli import main
+from leader.trust.identities.authority import Authority
 from tests.tools.oidc import oidc_issuer
 from utils.trust import pki
 from utils.trust.names import EDGE_TLS_NAME, TLS_NAME

@@ -15,9 +15,9 @@ import pytest
 from grpc import aio
 
 from leader.config import LimitsConfig, RunConfig, TrustConfig
-from leader.trust.bearer import Verify, open_verifier
-from leader.trust.callers import Caller, caller_of
-from leader.trust.manager import Manager, TrustService
+from leader.trust.identities.bearer import Verify, open_verifier
+from leader.trust.identities.callers import Caller, caller_of
+from leader.trust.identities.manager import Manager, TrustService
 from protos import leader_pb2, trust_pb2
 from tests.leader.trust.fleet import ALONE, Fleet, Metadata, ask, connect, held_by, refusal
 from tests.leader.trust.gateways import gateway_to

@@ -12,9 +12,9 @@ import grpc
 from grpc import aio
 
 from leader.config import LimitsConfig, RunConfig, TrustConfig
-from leader.trust.callers import caller_of
-from leader.trust.listeners import SecurePorts
-from leader.trust.manager import Manager
+from leader.trust.access.listeners import SecurePorts
+from leader.trust.identities.callers import caller_of
+from leader.trust.identities.manager import Manager
 from learner.options import LearnerOptions
 from protos import trust_pb2
 from tests.leader.trust.fleet import Fleet

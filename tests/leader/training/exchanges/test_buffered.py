@@ -32,7 +32,7 @@ from leader.storage.checkpoint import load_checkpoint, save_checkpoint
 from leader.training.exchanges.buffered import BufferedExchange, BufferedOrders
 from leader.training.inbox import Upload
 from leader.training.work_orders import WorkPlanner
-from leader.trust.callers import anonymous
+from leader.trust.identities.callers import anonymous
 from model.layout import Layout
 from protos import leader_pb2
 from tests.leader.training.office import Office

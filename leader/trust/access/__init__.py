@@ -1,0 +1,1 @@
+"""Access: what each call and connection is checked, limited and ended by."""
