@@ -15,8 +15,8 @@ from benchmarks.fleet import FleetRun, run_fleet
 from benchmarks.result import Figure, Result, Target
 from benchmarks.spread import Spread
 from leader.events import Event, LearnerJoined, RoundCommitted, RunStarted, StepApplied, UpdateAccepted
-from leader.services.followers import Followers
-from leader.services.record import Record
+from leader.services.record.followers import Followers
+from leader.services.record.writer import Record
 from leader.web.server import WebServer, listen_on
 
 _LEARNERS, _VIEWERS = 8, 10

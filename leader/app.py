@@ -32,10 +32,10 @@ from leader.rpc.server import serving
 from leader.rpc.service import LeaderService
 from leader.runtime import Host
 from leader.services.cache import open_cache, share_models
-from leader.services.followers import ServiceState
-from leader.services.lineage import register_at_end, starting_weights
 from leader.services.open import open_record
-from leader.services.record import Record
+from leader.services.record.followers import ServiceState
+from leader.services.record.writer import Record
+from leader.services.registry.lineage import register_at_end, starting_weights
 from leader.state import RunState
 from leader.storage.checkpoint import save_checkpoint
 from leader.storage.run_folder import RunFolder

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from leader.config.services import MongodbConfig, filled
 from leader.reporting.messages import size
-from leader.services.record_file import TABLES, connect
+from leader.services.record.file import TABLES, connect
 from leader.storage.run_folder import RunFolder
 from utils.console import open_console, say
 from utils.errors import ConfigError, UnreachableError, program

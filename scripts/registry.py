@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.table import Table
 
 from leader.config.reference import Reference
-from leader.services.registry import MODEL, Registry, Version, open_registry, pull
+from leader.services.registry.base import MODEL, Registry, Version, open_registry, pull
 from utils.console import open_console, say
 from utils.errors import ConfigError, program
 from utils.files import remedy

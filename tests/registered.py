@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from leader.services.registry import Card, Registry, Version
+from leader.services.registry.base import Card, Registry, Version
 
 
 def weights(path: Path, value: float) -> tuple[Path, str]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from leader.config.kafka import KafkaConfig
-from leader.services.record_file import Row
+from leader.services.record.file import Row
 from leader.update_log.base import Entry
 from leader.update_log.kafka import KafkaLog, settings_of
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from leader.config import RunConfig
 from leader.config.services import filled
 from leader.config.yaml_file import SCHEMA
-from leader.services.lineage import register
-from leader.services.mlflow_registry import MlflowRegistry, open_client
-from leader.services.record_file import RESUMED, Row, connect
+from leader.services.record.file import RESUMED, Row, connect
+from leader.services.registry.lineage import register
+from leader.services.registry.mlflow import MlflowRegistry, open_client
 from leader.storage.run_folder import RunFolder
 from utils.errors import ConfigError
 

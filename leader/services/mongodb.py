@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from leader.services.record_file import RESUMED, TABLES, Row
+from leader.services.record.file import RESUMED, TABLES, Row
 from utils.errors import ConfigError
 
 if TYPE_CHECKING:

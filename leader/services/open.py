@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from leader.config import RunConfig
 from leader.config.services import filled
 from leader.events import Event, FederatedEvaluated
-from leader.services.followers import Follower, Followers
-from leader.services.record import Record
+from leader.services.record.followers import Follower, Followers
+from leader.services.record.writer import Record
 from leader.state import RunState
 from leader.storage.run_folder import RunFolder
 

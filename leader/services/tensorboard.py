@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leader.services.mlflow import points
-from leader.services.record_file import Row
+from leader.services.record.file import Row
 from utils.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from leader.config.reference import Reference
-from leader.services.folder_registry import FolderRegistry
+from leader.services.registry.folder import FolderRegistry
 from scripts.cluster import Cluster
 from tests.clusters import TINY, Settings, join, play, train
 from utils.errors import ConfigError

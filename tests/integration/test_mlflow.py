@@ -18,8 +18,8 @@ import pytest
 
 from leader.config.reference import Reference
 from leader.services.mlflow import MEASURED
-from leader.services.mlflow_registry import open_client
-from leader.services.registry import open_registry, weights_sha256
+from leader.services.registry.base import open_registry, weights_sha256
+from leader.services.registry.mlflow import open_client
 from scripts.cluster import Cluster
 from scripts.registry import main
 from tests.clusters import TIMEOUT_S, TINY, Settings, join, play, train

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from leader.services.mongodb import open_database, question
-from leader.services.record_file import TABLES
+from leader.services.record.file import TABLES
 from scripts.history import QUERIES, ask
 from tests.clusters import TINY
 from tests.integration.harness import closed_address, cluster_in, noise, succeed

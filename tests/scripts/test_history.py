@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from leader import events
-from leader.services.followers import Followers
-from leader.services.record import Record
+from leader.services.record.followers import Followers
+from leader.services.record.writer import Record
 from scripts.history import QUERIES, ask, main
-from tests.leader.services.test_record import STARTED, A, B, applied, committed, update
+from tests.leader.services.record.test_writer import STARTED, A, B, applied, committed, update
 
 
 def filled(folder: Path, rounds: int = 2, more: tuple[events.Event, ...] = ()) -> Path:

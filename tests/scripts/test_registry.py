@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from leader.services.folder_registry import FolderRegistry
+from leader.services.registry.folder import FolderRegistry
 from scripts.registry import main
 from tests.registered import publish
 

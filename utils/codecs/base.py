@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.errors import PayloadError
 from utils.vector import Vector
 
 Shape = tuple[int, ...]
@@ -60,3 +62,18 @@ class Codec(Protocol):
         NaN where the codec's numbers can say so.
         """
         ...
+
+
+def count(shapes: Shapes) -> int:
+    """Values in tensors of these shapes."""
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def require(tensors: Mapping[str, Spec], wanted: Mapping[str, Spec]) -> None:
+    """Raise PayloadError unless `tensors` are those that are wanted, by name, dtype and shape."""
+    if tensors.keys() != wanted.keys():
+        raise PayloadError(f"encoded tensors must be {', '.join(wanted)}; got {str(list(tensors))[:200]}")
+    for name, (dtype, shape) in wanted.items():
+        if tensors[name] != (dtype, shape):
+            got, size = tensors[name]
+            raise PayloadError(f"encoded tensor {name!r} must be {dtype}{list(shape)}; got {got}{list(size)}")

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from utils.codecs.base import Arrays, Moment, Shapes, Spec, State
-from utils.codecs.specs import count, require
+from utils.codecs.base import Arrays, Moment, Shapes, Spec, State, count, require
 from utils.errors import PayloadError
 from utils.vector import Vector
 

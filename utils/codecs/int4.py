@@ -7,9 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.codecs.base import Arrays, Moment, Shapes, Spec, State
+from utils.codecs.base import Arrays, Moment, Shapes, Spec, State, count, require
 from utils.codecs.blocks import LEAST_SCALE, Levels, Rounder, block_count, scaled, tiles
-from utils.codecs.specs import count, require
 from utils.errors import PayloadError
 from utils.seeds import derive_seed
 from utils.vector import Vector

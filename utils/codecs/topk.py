@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.codecs.base import Arrays, Moment, Shapes, Spec, State
+from utils.codecs.base import Arrays, Moment, Shapes, Spec, State, count, require
 from utils.codecs.feedback import add
 from utils.codecs.scaled import from_halves, to_halves
-from utils.codecs.specs import count, require
 from utils.errors import PayloadError
 from utils.vector import Vector
 

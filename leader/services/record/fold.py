@@ -9,7 +9,7 @@ from typing import Any
 
 from leader.events import CallRefused, Evaluated, FederatedEvaluated, LearnerJoined, UpdateAccepted
 from leader.metric_names import at_learners, on_test_split
-from leader.services.record_file import Value
+from leader.services.record.file import Value
 
 _MOST_MISSING = 10_000  # learners without an update whose reasons are kept; names may come and go without end
 _MOST_REFUSALS = 1000  # kinds of them that are told apart between two rounds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leader.events import UpdateAccepted
-from leader.services.fold import Participation
+from leader.services.record.fold import Participation
 
 
 def test_of_learners_that_come_and_go_without_end_a_bounded_number_has_rows() -> None:

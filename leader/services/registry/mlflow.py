@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from leader.config.reference import Reference
-from leader.services.registry import CARD, MODEL, Card, Version, pick
+from leader.services.registry.base import CARD, MODEL, Card, Version, pick
 from utils.errors import ConfigError, UnreachableError
 from utils.files import replace_file
 

@@ -15,8 +15,8 @@ from leader.config import RunConfig
 from leader.config.reference import Reference
 from leader.config.services import PublishConfig, filled
 from leader.evaluation.tracker import metrics_of
-from leader.services.folder_registry import FolderRegistry
-from leader.services.registry import MODEL, Card, Registry, Version, open_registry, pull, weights_sha256
+from leader.services.registry.base import MODEL, Card, Registry, Version, open_registry, pull, weights_sha256
+from leader.services.registry.folder import FolderRegistry
 from leader.storage.metrics_log import Record
 from leader.storage.run_folder import RunFolder
 from utils.datasets import Dataset

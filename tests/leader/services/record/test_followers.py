@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from leader.services.followers import Followers, ServiceState
-from leader.services.record import Record
-from leader.services.record_file import Row
-from tests.leader.services.test_record import STARTED, A, applied, committed, update
+from leader.services.record.file import Row
+from leader.services.record.followers import Followers, ServiceState
+from leader.services.record.writer import Record
+from tests.leader.services.record.test_writer import STARTED, A, applied, committed, update
 
 TIMEOUT_S = 20.0
 
@@ -74,7 +74,7 @@ def test_an_outage_is_two_lines_and_everything_is_there_afterwards(
     shelf.away = True
     path = tmp_path / "r.sqlite"
     record = Record(path, Followers(path, [shelf]))
-    with caplog.at_level(logging.INFO, "leader.services.followers"):
+    with caplog.at_level(logging.INFO, "leader.services.record.followers"):
         for event in (STARTED, A):
             record.on_event(event)
         for number in (1, 2, 3):
@@ -94,7 +94,7 @@ def test_an_outage_is_two_lines_and_everything_is_there_afterwards(
 def test_what_stays_behind_is_told_and_a_later_leader_sends_that_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("leader.services.record._LAST_ROWS_S", 0.2)
+    monkeypatch.setattr("leader.services.record.writer._LAST_ROWS_S", 0.2)
     path, shelf = tmp_path / "r.sqlite", Shelf()
     record = Record(path, Followers(path, [shelf]))
     for event in (STARTED, A):

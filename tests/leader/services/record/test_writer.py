@@ -17,8 +17,8 @@ import pytest
 
 from leader import events
 from leader.events import Event
-from leader.services.followers import Followers
-from leader.services.record import Record
+from leader.services.record.followers import Followers
+from leader.services.record.writer import Record
 
 STARTED = events.RunStarted("run-1", Path(), "noise", "tiny", 9, "delta", 5, "127.0.0.1:1", 2)
 A = events.LearnerJoined(1, "a", "cpu", "session", None)
@@ -174,7 +174,7 @@ def test_a_record_that_can_not_be_written_costs_one_line_and_is_complete_when_it
 ) -> None:
     path = tmp_path / "gone" / "metadata.sqlite"
     record = Record(path, Followers(path, []))
-    with caplog.at_level(logging.INFO, "leader.services.record"):
+    with caplog.at_level(logging.INFO, "leader.services.record.writer"):
         for event in (STARTED, A, update(1), applied(), committed(), update(1, 2)):
             record.on_event(event)
         record.settle()
@@ -196,7 +196,7 @@ def test_a_disk_that_is_full_costs_one_line_and_what_it_had_no_room_for_is_writt
     recorded(path, [STARTED, A, committed(1)])
     record = Record(path, Followers(path, []), untold=[])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with caplog.at_level(logging.INFO, "leader.services.record"):
+    with caplog.at_level(logging.INFO, "leader.services.record.writer"):
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (250_000, before[1]))  # no file can grow beyond this
             for event in (replace(STARTED, resumed_round=1), *map(committed, range(2, 201))):
@@ -228,7 +228,7 @@ def test_a_file_that_is_no_record_never_holds_up_the_run(
 def test_of_what_callers_can_make_any_number_of_the_newest_rows_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("leader.services.record_file._MOST_ROWS", {"refusals": 500, "learners": 100})
+    monkeypatch.setattr("leader.services.record.file._MOST_ROWS", {"refusals": 500, "learners": 100})
     path = tmp_path / "metadata.sqlite"
     refused = [events.CallRefused(None, "no", f"Method{n}", "PayloadError") for n in range(1500)]
     came = [events.LearnerJoined(n, f"n{n}", "cpu", "session", None) for n in range(1500)]

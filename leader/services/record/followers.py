@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from leader.services.record_file import Row, connect, rows_after, waiting
+from leader.services.record.file import Row, connect, rows_after, waiting
 
 _log = logging.getLogger(__name__)
 _BATCH = 500  # rows

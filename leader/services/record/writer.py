@@ -14,9 +14,9 @@ from queue import Empty, SimpleQueue
 
 from leader import events
 from leader.events import Event, RoundCommitted
-from leader.services.fold import Between, Participation, finite
-from leader.services.followers import Followers
-from leader.services.record_file import RecordFile, Value
+from leader.services.record.file import RecordFile, Value
+from leader.services.record.fold import Between, Participation, finite
+from leader.services.record.followers import Followers
 
 _log = logging.getLogger(__name__)
 _SETTLE_S = 1.0  # that a checkpoint waits for the record at most

@@ -7,8 +7,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from leader.config.reference import Reference
-from leader.services.folder_registry import FolderRegistry
-from leader.services.registry import CARD, MODEL, Card, pull, weights_sha256
+from leader.services.registry.base import CARD, MODEL, Card, pull, weights_sha256
+from leader.services.registry.folder import FolderRegistry
 from tests.registered import publish, weights
 from utils.errors import ConfigError, DataError
 

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
-from leader.services.record_file import TABLES, RecordFile, connect, rows_after
+from leader.services.record.file import TABLES, RecordFile, connect, rows_after
 
 
 class Interrupted:

@@ -93,12 +93,12 @@ class Registry(Protocol):
 def open_registry(where: str) -> Registry:
     """The registry in a folder, or at the MLflow server of an http:// or https:// URL; raises ConfigError."""
     if where.startswith(("http://", "https://")):
-        from leader.services.mlflow_registry import MlflowRegistry, open_client
+        from leader.services.registry.mlflow import MlflowRegistry, open_client
 
         return MlflowRegistry(open_client(where), where)
     if "://" in where:
         raise ConfigError(f"{where}: a registry is a folder, or an MLflow server at http://HOST:PORT")
-    from leader.services.folder_registry import FolderRegistry
+    from leader.services.registry.folder import FolderRegistry
 
     return FolderRegistry(Path(where))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from leader.config.reference import ALIAS, NAME, Reference
-from leader.services.registry import CARD, MODEL, Card, Version, pick
+from leader.services.registry.base import CARD, MODEL, Card, Version, pick
 from utils.errors import ConfigError
 from utils.files import alone_at, replace_file, sync_folder
 
