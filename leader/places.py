@@ -177,12 +177,18 @@ class Places:
         """See Place.free."""
         if place in self._held:
             del self._held[place]
-            self._of -= Counter({place.caller: place.size})
+            self._lessen(place)
         elif self._line.pop(place, None) is None:
             return
         if place.ranked and place.drop is None:
             self._ranked.discard(place.caller)
         self._admit()
+
+    def _lessen(self, place: Place) -> None:
+        """Its caller holds it no more, and is forgotten with its last."""
+        self._of[place.caller] -= place.size
+        if not self._of[place.caller]:
+            del self._of[place.caller]
 
     # --- the line --------------------------------------------------------------------------
 
@@ -225,7 +231,7 @@ class Places:
 
     def _drop(self, place: Place) -> None:
         del self._held[place]
-        self._of -= Counter({place.caller: place.size})
+        self._lessen(place)
         assert place.drop is not None
         place.drop()
 

@@ -144,6 +144,7 @@ class Door(aio.ServerInterceptor):
 
     def __init__(self, guarded: Callable[[str, Call, Any, Context], Awaitable[Any]]) -> None:
         self._guarded = guarded
+        self._behind: dict[str, tuple[Handler, Handler]] = {}  # by method: what it was made for, and it
 
     async def intercept_service(
         self,
@@ -153,7 +154,11 @@ class Door(aio.ServerInterceptor):
         """The handler behind the door, where calls of no method there is knock too."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method if handler else UNKNOWN
-        return _behind(partial(self._guarded, method), handler or _NO_HANDLER)
+        handler = handler or _NO_HANDLER
+        made = self._behind.get(method)
+        if made is None or made[0] is not handler:
+            made = self._behind[method] = handler, _behind(partial(self._guarded, method), handler)
+        return made[1]
 
 
 def _behind(guarded: Callable[[Call, Any, Context], Awaitable[Any]], handler: Handler) -> Handler:
