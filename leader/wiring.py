@@ -15,7 +15,7 @@ from leader.config.yaml_file import dump_config
 from leader.data.dataset import Data
 from leader.distributed.contract import SERVICE as EDGE_SERVICE
 from leader.distributed.hub import Hooks, Hub
-from leader.distributed.messages import layout_message
+from leader.distributed.messages import layout_message, revoked_message
 from leader.distributed.service import edge_handler
 from leader.distributed.ticket import key_of
 from leader.dp.privacy import Privacy
@@ -188,6 +188,9 @@ class Wiring:
         self.workforce.audit_head = lambda: admission.audit.head
         traffic = self.coordinator.traffic
         traffic.up_quota, traffic.down_quota = admission.guard.up_quota, admission.guard.down_quota
+        if (hub := self.hub) is not None:
+            admission.revoked = lambda revocations: hub.revoke(revoked_message(revocations))
+            admission.revoked(admission.revocations)
         return admission
 
     def plain_ports(self) -> Ports:

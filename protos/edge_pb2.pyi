@@ -66,18 +66,20 @@ class Gone(_message.Message):
     def __init__(self, uids: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class EdgeDown(_message.Message):
-    __slots__ = ("welcome", "open", "verdict", "close", "stop")
+    __slots__ = ("welcome", "open", "verdict", "close", "stop", "revoked")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     open: Open
     verdict: Verdict
     close: Close
     stop: _leader_pb2.Stop
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., stop: _Optional[_Union[_leader_pb2.Stop, _Mapping]] = ...) -> None: ...
+    revoked: Revoked
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., stop: _Optional[_Union[_leader_pb2.Stop, _Mapping]] = ..., revoked: _Optional[_Union[Revoked, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("run_id", "token", "key", "config", "layout", "heartbeat_s")
@@ -94,6 +96,14 @@ class Welcome(_message.Message):
     layout: ModelLayout
     heartbeat_s: float
     def __init__(self, run_id: _Optional[str] = ..., token: _Optional[bytes] = ..., key: _Optional[bytes] = ..., config: _Optional[str] = ..., layout: _Optional[_Union[ModelLayout, _Mapping]] = ..., heartbeat_s: _Optional[float] = ...) -> None: ...
+
+class Revoked(_message.Message):
+    __slots__ = ("names", "serials")
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    SERIALS_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    serials: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, names: _Optional[_Iterable[str]] = ..., serials: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ModelLayout(_message.Message):
     __slots__ = ("parameters", "buffers", "local")
@@ -192,7 +202,7 @@ class SumHeader(_message.Message):
     def __init__(self, token: _Optional[bytes] = ..., sum: _Optional[int] = ..., attempt: _Optional[int] = ..., members: _Optional[bytes] = ..., weights: _Optional[_Iterable[int]] = ..., total_bytes: _Optional[int] = ..., crc32: _Optional[int] = ...) -> None: ...
 
 class Ticket(_message.Message):
-    __slots__ = ("run_id", "work_id", "learner_id", "round", "step", "version", "examples", "local_steps", "until")
+    __slots__ = ("run_id", "work_id", "learner_id", "round", "step", "version", "examples", "local_steps", "until", "identity")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     WORK_ID_FIELD_NUMBER: _ClassVar[int]
     LEARNER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -202,6 +212,7 @@ class Ticket(_message.Message):
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     LOCAL_STEPS_FIELD_NUMBER: _ClassVar[int]
     UNTIL_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     work_id: str
     learner_id: int
@@ -211,4 +222,5 @@ class Ticket(_message.Message):
     examples: int
     local_steps: int
     until: int
-    def __init__(self, run_id: _Optional[str] = ..., work_id: _Optional[str] = ..., learner_id: _Optional[int] = ..., round: _Optional[int] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., examples: _Optional[int] = ..., local_steps: _Optional[int] = ..., until: _Optional[int] = ...) -> None: ...
+    identity: str
+    def __init__(self, run_id: _Optional[str] = ..., work_id: _Optional[str] = ..., learner_id: _Optional[int] = ..., round: _Optional[int] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., examples: _Optional[int] = ..., local_steps: _Optional[int] = ..., until: _Optional[int] = ..., identity: _Optional[str] = ...) -> None: ...

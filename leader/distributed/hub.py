@@ -120,6 +120,7 @@ class Hub:
         self._edges: dict[bytes, _Edge] = {}
         self._owner: dict[bytes, _Edge] = {}  # by uid, in the open sum
         self._opened: edge_pb2.Open | None = None
+        self._revoked: edge_pb2.Revoked | None = None  # None = nobody has an identity
         self._sum_bytes = 0
         self._sum = 0
         self._attempt = 0
@@ -147,6 +148,12 @@ class Hub:
         for edge in self._edges.values():
             edge.uids.clear()
             edge.down.put_nowait(edge_pb2.EdgeDown(open=opened))
+
+    def revoke(self, revoked: edge_pb2.Revoked) -> None:
+        """Tell those that are here, and whoever comes, who is admitted no more."""
+        self._revoked = revoked
+        for edge in self._edges.values():
+            edge.down.put_nowait(edge_pb2.EdgeDown(revoked=revoked))
 
     def holds(self, uid: bytes) -> bool:
         """Whether an edge that is here has added the update."""
@@ -212,6 +219,8 @@ class Hub:
         welcome = self._welcome()
         welcome.token = edge.token
         edge.down.put_nowait(edge_pb2.EdgeDown(welcome=welcome))
+        if self._revoked is not None:
+            edge.down.put_nowait(edge_pb2.EdgeDown(revoked=self._revoked))
         if self._opened is not None:
             edge.down.put_nowait(edge_pb2.EdgeDown(open=self._opened))
         listener = asyncio.ensure_future(self._listen(edge, messages))

@@ -1,4 +1,4 @@
-"""Layouts and scales as messages, and back, checked."""
+"""Layouts, scales and revocations as messages, and back, checked."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import math
 from collections.abc import Iterable
 
 from leader.aggregation.exact_sum import Scale
+from leader.trust.identities.revocations import MOST, Revocations
 from model.layout import Entry, Layout
 from protos import edge_pb2
 from utils.errors import PayloadError
+from utils.trust.names import is_name
 
 UID_BYTES = 16
 _MOST_TENSORS = 100_000
 _MOST_VALUES = 1 << 40
+_SERIAL_BYTES = 20  # RFC 5280
 
 
 def layout_message(layout: Layout) -> edge_pb2.ModelLayout:
@@ -68,6 +71,24 @@ def scale_of(message: edge_pb2.SumScale) -> Scale:
     ):
         raise PayloadError("a sum with a scale under which nothing could be added")
     return scale
+
+
+def revoked_message(revocations: Revocations) -> edge_pb2.Revoked:
+    """Who is admitted no more, for an edge."""
+    serials = (serial.to_bytes(_SERIAL_BYTES) for serial in sorted(revocations.serials))
+    return edge_pb2.Revoked(names=sorted(revocations.names), serials=serials)
+
+
+def revocations_of(message: edge_pb2.Revoked) -> Revocations:
+    """Who is admitted no more; raises PayloadError for what nobody can be named, and for too many."""
+    sizes = {len(serial) for serial in message.serials}
+    if (
+        max(len(message.names), len(message.serials)) > MOST
+        or not all(map(is_name, message.names))
+        or not sizes <= {_SERIAL_BYTES}
+    ):
+        raise PayloadError(f"revocations that name no identities, or more than {MOST} of them")
+    return Revocations(frozenset(message.names), frozenset(map(int.from_bytes, message.serials)))
 
 
 def members_digest(uids: Iterable[bytes]) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
@@ -18,13 +18,14 @@ from leader.edge.link import Link
 from leader.edge.models import Models, shared_model
 from leader.edge.options import EdgeOptions
 from leader.edge.parent import Parent, Say, until_signalled
-from leader.edge.service import EdgeDesk, refuse_call
+from leader.edge.service import EdgeDesk, TicketHolders, refuse_call
 from leader.rpc.server import serving
 from leader.runtime import Host
 from leader.services.cache import open_cache
 from leader.trust.access.guard import Guard, Identifying
 from leader.trust.access.listeners import Ports, SecurePorts
 from leader.trust.identities.callers import Anybody, Caller, Callers
+from leader.trust.identities.revocations import Revocations
 from protos import edge_pb2, leader_pb2
 from utils.errors import ConfigError, NotReadyError, UnreachableError, WireError
 from utils.wire.contract import GET_MODEL
@@ -54,6 +55,8 @@ class App:
         self._urls: tuple[str, ...] = ()  # that those without gRPC are told
         self._run_id = ""  # of the run that is served there
         self._stack = AsyncExitStack()
+        self._revocations = Revocations()  # as they were told last, also while no leader is there
+        self._guards: list[Guard] = []  # of its ports
 
     async def run(self) -> None:
         """Serve as long as there is work; see Parent.follow."""
@@ -66,7 +69,7 @@ class App:
     async def _begin(self, welcome: edge_pb2.Welcome, say: Say, lose: Callable[[], None]) -> Link:
         joined, channel = Joined(welcome, self._options.kafka_properties), self.parent.channel
         assert channel is not None
-        link = Link(joined, channel, say, self._host, lose, self._tell_addresses)
+        link = Link(joined, channel, say, self._host, lose, self._tell_addresses, self._revoked)
         if welcome.run_id != self._run_id:
             await self._stack.aclose()
             self._served, self._run_id = await self._serve(joined), welcome.run_id
@@ -82,6 +85,13 @@ class App:
             addresses, urls = (self._served, *hub.addresses), (*self._urls, *hub.urls)
             self._say(edge_pb2.EdgeUp(serving=edge_pb2.Serving(addresses=addresses, urls=urls)))
 
+    def _revoked(self, revocations: Revocations) -> None:
+        self._revocations = revocations
+        if self.parent.own is not None:
+            self.parent.own.revocations = revocations
+        for guard in self._guards:
+            guard.review()
+
     # --- serving -------------------------------------------------------------------------------
 
     async def _serve(self, joined: Joined) -> str:
@@ -91,9 +101,10 @@ class App:
         self._stack.push_async_callback(cache.close)
         most_bytes, run_id = 12 * joined.layout.total + (16 << 20), joined.welcome.run_id
         models = Models(partial(shared_model, cache, run_id, most_bytes, self._fetch), most_bytes)
-        desk = EdgeDesk(joined, lambda: self._link, models, cache)
+        self._guards.clear()
+        desk = EdgeDesk(joined, lambda: self._link, models, cache, lambda: self._revocations)
         self._stack.push_async_callback(desk.broken.close)
-        ports = self._ports(joined.config, "--listen", lambda: desk.guests)
+        ports = self._ports(joined.config, "--listen", desk)
         address = await self._stack.enter_async_context(
             serving(limits, options.listen, {SERVICE: desk.handler()}, ports)
         )
@@ -104,7 +115,7 @@ class App:
                 SERVICE: desk.handler_below(),
                 edge_contract.SERVICE: edge_handler(self._hub, refuse_call),
             }
-            ports = self._ports(joined.config, "--edges-listen", frozenset)
+            ports = self._ports(joined.config, "--edges-listen")
             self.edges_address = await self._stack.enter_async_context(
                 serving(limits, options.edges_listen, below, ports)
             )
@@ -119,8 +130,7 @@ class App:
         from leader.http.routes import Api
         from leader.http.server import serving_http
 
-        guard = Guard(Anybody(), limits, _refused)
-        guard.learners = lambda: desk.guests
+        guard = self._guard(TicketHolders(desk), limits, desk)
         guard.connections = ports.connections  # together no more than there may be
         options, own = self._options, self.parent.own
         shown = own.server_credentials() if own else None
@@ -131,13 +141,20 @@ class App:
             _log.info("learners without gRPC reach this edge at %s", url)
             yield url
 
-    def _ports(self, config: RunConfig, key: str, guests: Callable[[], Collection[str]]) -> Ports:
+    def _guard(self, callers: Identifying, limits: LimitsConfig, desk: EdgeDesk | None = None) -> Guard:
+        guard = Guard(callers, limits, _refused)
+        if desk is not None:
+            guard.learners = lambda: desk.guests
+        self._guards.append(guard)
+        return guard
+
+    def _ports(self, config: RunConfig, key: str, desk: EdgeDesk | None = None) -> Ports:
         """How it listens; where those of a PKI of one's own call, a ticket alone says what they may do."""
         own = self.parent.own
         identified = own is not None and own.parent_name
-        callers: Identifying = Callers(own) if own is not None and identified else Anybody()
-        guard = Guard(callers, config.limits, _refused)
-        guard.learners = guests
+        anybody = TicketHolders(desk) if desk is not None else Anybody()
+        callers: Identifying = Callers(own) if own is not None and identified else anybody
+        guard = self._guard(callers, config.limits, desk)
         if own is None:
             return Ports(config, guard, key=key)
         return SecurePorts(config, guard, own.server_credentials, {}, own.renewed, key, alone=True)

@@ -10,6 +10,7 @@ from cryptography import x509
 
 from leader.edge.options import JoinOptions
 from leader.trust.identities.callers import Caller
+from leader.trust.identities.revocations import Revocations
 from utils.errors import ConfigError, ForbiddenError
 from utils.trust import pki
 from utils.trust.credentials import Credentials
@@ -29,6 +30,7 @@ class EdgeIdentity:
     def __init__(self, options: JoinOptions) -> None:
         """Raises ConfigError for files that can't be used, ForbiddenError for a certificate of another role."""
         self._options = options
+        self.revocations = Revocations()  # as the parent has told them last
         self.credentials = self._read()
         self._ca = pki.from_pem(self.credentials.roots, "--ca")
         own = pki.from_pem(self.credentials.certificate, "--certificate")
@@ -60,7 +62,8 @@ class EdgeIdentity:
         return identity.name, identity.role
 
     def check(self, caller: Caller) -> None:
-        """See Issuer; who was revoked is the leader's to know, which takes no receipt of theirs."""
+        """See Issuer."""
+        self.revocations.check(caller.name, caller.serial)
 
     async def renewed(self) -> None:
         """See Issuer: when the files have changed; the old ones count until the new ones fit together."""

@@ -17,11 +17,12 @@ from leader.aggregation.base import Contribution, Elsewhere
 from leader.condition import Signal
 from leader.distributed import contract
 from leader.distributed.hub import Hooks, Hub, Partial
-from leader.distributed.messages import UID_BYTES, members_digest
+from leader.distributed.messages import UID_BYTES, members_digest, revocations_of
 from leader.edge.joined import Joined, contribution_of
 from leader.edge.sums import EdgeSum
 from leader.runtime import Host
 from leader.training.inbox import Upload
+from leader.trust.identities.revocations import Revocations
 from protos import edge_pb2
 from utils import faults
 from utils.errors import LateUpdateError, NotReadyError, PayloadError
@@ -46,13 +47,15 @@ class Link:
         host: Host,
         ended: Callable[[], None],
         served: Callable[[], None],
+        revoked: Callable[[Revocations], None],
     ) -> None:
-        """`ended` is called when it can't go on, `served` when edges below serve elsewhere."""
+        """`ended` is called when it can't go on, `served` when edges below serve elsewhere, `revoked` with news."""
         self.joined = joined
         self._channel = channel
         self._say = say
         self._host = host
         self._ended = ended
+        self._revoked = revoked
         self._opened = edge_pb2.Open()
         self._sum: EdgeSum | None = None
         self._changed = Signal()  # another exchange is open, or the link is over
@@ -153,6 +156,9 @@ class Link:
                 await self._heed_verdict(message.verdict)
             case "close":
                 await self._close(message.close)
+            case "revoked":
+                self._revoked(revocations_of(message.revoked))
+                self.hub.revoke(message.revoked)
             case _:
                 raise PayloadError(
                     "the parent said what this release does not know; install the same on both"

@@ -19,7 +19,8 @@ from leader.rpc.downloads import Downloads
 from leader.rpc.uploads import Uploads, header_of
 from leader.services.cache import Cache
 from leader.training.round_metrics import Traffic
-from leader.trust.identities.callers import caller_of
+from leader.trust.identities.callers import Anybody, Caller, caller_of
+from leader.trust.identities.revocations import Revocations
 from protos import edge_pb2, leader_pb2
 from utils import faults
 from utils.errors import ForbiddenError, NotReadyError, PayloadError, WireError
@@ -34,11 +35,20 @@ _log = logging.getLogger(__name__)
 class EdgeDesk:
     """What answers learners; `link` is that of now, None while there is none."""
 
-    def __init__(self, joined: Joined, link: Callable[[], Link | None], models: Models, cache: Cache) -> None:
+    def __init__(
+        self,
+        joined: Joined,
+        link: Callable[[], Link | None],
+        models: Models,
+        cache: Cache,
+        revocations: Callable[[], Revocations],
+    ) -> None:
         limits: LimitsConfig = joined.config.limits
         self._link_now = link
         self._models = models
-        self.guests: dict[str, None] = {}  # places of callers that have shown a ticket, the newest last
+        self._revocations = revocations
+        #: Identities by the places of callers that have shown their tickets, the newest last.
+        self.guests: dict[str, str] = {}
         self._most_guests = limits.max_learners
         traffic = Traffic()
         self._downloads = Downloads(limits, traffic)
@@ -77,12 +87,17 @@ class EdgeDesk:
         link = self._link()
         ticket = link.joined.ticket(sealed)
         await link.until_open(ticket)
-        self._welcome(caller_of(context).place)
+        self._revocations().check(ticket.identity)
+        self._welcome(caller_of(context).place, ticket.identity)
         return ticket
 
-    def _welcome(self, place: str) -> None:
+    def check(self, caller: Caller) -> None:
+        """Raises ForbiddenError where the caller's last ticket was given to whoever is admitted no more."""
+        self._revocations().check(self.guests.get(caller.place, ""))
+
+    def _welcome(self, place: str, identity: str) -> None:
         self.guests.pop(place, None)
-        self.guests[place] = None
+        self.guests[place] = identity
         if len(self.guests) > self._most_guests:
             del self.guests[next(iter(self.guests))]
 
@@ -120,6 +135,17 @@ class EdgeDesk:
             async with self._uploads.receiving(f"learner {ticket.learner_id}", opening, messages) as upload:
                 await link.take(ticket, upload)
         return leader_pb2.Ack(success=True, message="counted")
+
+
+class TicketHolders(Anybody):
+    """Callers of whom a ticket alone says who they are."""
+
+    def __init__(self, desk: EdgeDesk) -> None:
+        self._desk = desk
+
+    def check(self, caller: Caller) -> None:
+        """See Identifying."""
+        self._desk.check(caller)
 
 
 async def refuse_call(method: str, context: Context, error: WireError) -> None:

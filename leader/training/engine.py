@@ -93,6 +93,7 @@ class Engine:
 
     def via(self, learner_id: int, part: Part, order: leader_pb2.WorkOrder) -> leader_pb2.Via | None:
         """Where else than at the leader a learner may do an order of a part."""
+        member = self.workforce.get(learner_id)
         ticket = edge_pb2.Ticket(
             work_id=order.work_id,
             learner_id=learner_id,
@@ -101,6 +102,7 @@ class Engine:
             version=order.version,
             examples=part.examples,
             local_steps=order.local_steps,
+            identity=member.caller.name if member else "",
         )
         return self.branches.via(ticket)
 

@@ -19,6 +19,7 @@ from leader.trust.identities.bearer import open_verifier
 from leader.trust.identities.callers import Caller, Callers, Issuer
 from leader.trust.identities.manager import Manager, TrustService
 from leader.trust.identities.own_pki import OwnPki
+from leader.trust.identities.revocations import Revocations
 from protos import trust_pb2
 from utils.errors import ConfigError, NotReadyError
 from utils.trust import contract
@@ -49,6 +50,9 @@ class Admission:
         self.ca = self._authority.ca  # of the identities that it issues
         self._state = self._authority.state
         self._seen = self._state.read()
+        self.revocations = self._seen.revocations
+        #: Told of them when they have changed.
+        self.revoked: Callable[[Revocations], None] = lambda revocations: None
         verify = open_verifier(config.trust)
         services = {contract.SERVICE: TrustService(self._authority, verify).handler()}
         issuer: Issuer = OwnPki(config.trust, self._state) if config.trust.certificate else self._authority
@@ -89,3 +93,6 @@ class Admission:
                     self.edge_guard.review()
                     turn_out(self._check)
                     self._seen = records
+                    if records.revocations != self.revocations:
+                        self.revocations = records.revocations
+                        self.revoked(self.revocations)

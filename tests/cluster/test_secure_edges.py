@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -11,20 +13,23 @@ import pytest
 from grpc import aio
 
 from leader.distributed.contract import JOIN, VERSION
-from leader.events import EdgeServes, RoundCommitted, UpdateAccepted
-from protos import edge_pb2
+from leader.events import EdgeServes, LearnerLeft, RoundCommitted, UpdateAccepted
+from protos import edge_pb2, leader_pb2, leader_pb2_grpc
 from scripts.cluster import Cluster
 from scripts.demo import free_port
-from tests.clusters import TINY, Settings, join, one_edge, play, train
+from tests.clusters import IMAGES, SHARDS, TINY, Settings, join, one_edge, play, train
 from tests.leader.trust.fleet import Fleet
 from tests.leader.trust.gateways import gateway_to
+from tests.strangers import Stranger
 from tests.tools.envoy import needs_envoy
+from utils.errors import ForbiddenError
+from utils.trust.credentials import Credentials
 from utils.trust.names import EDGE_TLS_NAME
 
 
-def secure(folder: Path) -> Settings:
+def secure(folder: Path, settings: Settings = TINY) -> Settings:
     """A secure run with edges."""
-    return {**TINY, "edges.listen": "127.0.0.1:0", "trust.mode": "on", "trust.dir": folder / "trust"}
+    return {**settings, "edges.listen": "127.0.0.1:0", "trust.mode": "on", "trust.dir": folder / "trust"}
 
 
 def files(folder: Path, name: str, role: str = "aggregator") -> dict[str, Any]:
@@ -60,11 +65,9 @@ def test_only_an_edge_can_be_one_below_another(tmp_path: Path) -> None:
         await one_edge(cluster, "top", edges_listen=f"127.0.0.1:{port}", **files(tmp_path, "top"))
         fleet = Fleet(tmp_path / "trust")
         hello = edge_pb2.EdgeUp(hello=edge_pb2.EdgeHello(protocol=VERSION, name="below"))
-        options = (("grpc.use_local_subchannel_pool", 1), ("grpc.ssl_target_name_override", EDGE_TLS_NAME))
 
         def joining(role: str) -> Any:
-            tls = fleet.admit(f"an-{role}", role).for_channel()
-            channel = aio.secure_channel(f"127.0.0.1:{port}", tls, options=options)
+            channel = to_edge(f"127.0.0.1:{port}", fleet.admit(f"an-{role}", role))
             stack.push_async_callback(channel.close)
             return JOIN.open(channel)
 
@@ -75,6 +78,95 @@ def test_only_an_edge_can_be_one_below_another(tmp_path: Path) -> None:
             assert await joining("learner").code() is grpc.StatusCode.PERMISSION_DENIED
 
     play(scenario, secure(tmp_path))
+
+
+def to_edge(address: str, held: Credentials) -> aio.Channel:
+    """A channel of its own to whoever may be an edge."""
+    options = (("grpc.use_local_subchannel_pool", 1), ("grpc.ssl_target_name_override", EDGE_TLS_NAME))
+    return aio.secure_channel(address, held.for_channel(), options=options)
+
+
+def test_a_revoked_learner_is_cut_off_at_all_edges_and_the_others_end_in_the_same_bits(
+    tmp_path: Path,
+) -> None:
+    words = "leader: eve was revoked; ask the leader's operator"
+    never = asyncio.Event()
+
+    async def upload(order: leader_pb2.WorkOrder) -> AsyncIterator[leader_pb2.GradientData]:
+        said: dict[str, Any] = {"work_id": order.work_id, "ticket": order.via.ticket, "examples": 1}
+        yield leader_pb2.GradientData(header=leader_pb2.UpdateHeader(total_bytes=1000, **said))
+        await never.wait()
+
+    async def refused(call: Any) -> str:
+        assert await call.code() is grpc.StatusCode.PERMISSION_DENIED
+        return str(await call.details())
+
+    async def scenario(cluster: Cluster) -> None:
+        port, fleet = free_port(), Fleet(tmp_path / "trust")
+        await one_edge(cluster, "top", edges_listen=f"127.0.0.1:{port}", **files(tmp_path, "top"))
+        cluster.edge("low", above=port, **files(tmp_path, "low"))
+        await cluster.until(lambda: len(cluster.app.edges) == 2, "no edge below")
+        cluster.learner("a")
+        eve, ann = fleet.admit("eve"), fleet.admit("ann")
+        async with AsyncExitStack() as stack:
+            stranger = await stack.enter_async_context(Stranger(cluster.address, eve))
+            await stranger.register()
+            await stranger.open_session()
+            order = await stranger.work()
+            asked = leader_pb2.Empty(ticket=order.via.ticket, version=order.version)
+            status = leader_pb2.UploadRequest(ticket=order.via.ticket, work_id=order.work_id, total_bytes=9)
+            assert len(order.via.edges) == 2
+            hers, others, live = [], [], []
+            for address in order.via.edges:
+                channels = [await stack.enter_async_context(to_edge(address, held)) for held in (eve, ann)]
+                own, other = map(leader_pb2_grpc.LeaderServiceStub, channels)
+                live.append(own.AccumulateGradients(upload(order)))
+                await own.GetUpload(status)  # by when this is answered, what was sent before it has come
+                hers.append(own)
+                others.append(other)
+            fleet.revoke("eve")
+            assert {await refused(call) for call in live} == {words}
+            for stub in (*hers, *others):  # by her certificate, and by her ticket
+                assert await refused(stub.GetModel(asked)) == words
+                assert await refused(stub.GetUpload(status)) == words
+                assert await refused(stub.AccumulateGradients(upload(order))) == words
+        never.set()
+        await cluster.event(LearnerLeft, reason="revoked")
+        cluster.learner("b")
+        await cluster.finished()
+
+    shards: Settings = {**SHARDS, "rounds": 2}
+    through = play(scenario, secure(tmp_path, shards), data=IMAGES)
+    assert through.model_sha256 == play(train_shards, shards, data=IMAGES).model_sha256
+
+
+async def train_shards(cluster: Cluster) -> None:
+    """All rounds, by two learners that have their data from the leader."""
+    cluster.learner("a")
+    cluster.learner("b")
+    await cluster.finished()
+
+
+def test_a_revoked_edge_is_cut_off_by_the_leader_and_by_the_edge_above_it(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        port, fleet = free_port(), Fleet(tmp_path / "trust")
+        await one_edge(cluster, "top", edges_listen=f"127.0.0.1:{port}", **files(tmp_path, "top"))
+        below = files(tmp_path, "low")
+        gone = [cluster.edge("low", above=port, **below), cluster.edge("west", **files(tmp_path, "west"))]
+        await cluster.until(lambda: len(cluster.app.edges) == 3, "no edges")
+        join(cluster, "a")
+        for edge in gone:
+            fleet.revoke(edge.name)
+            error = await cluster.failed(edge)
+            assert isinstance(error, ForbiddenError)
+            assert str(error) == f"{edge.name} was revoked; ask the leader's operator"
+        await cluster.until(lambda: len(cluster.app.edges) == 1, "a revoked edge is still there")
+        again = await cluster.failed(cluster.edge("low", above=port, **below))
+        assert str(again) == "low was revoked; ask the leader's operator"
+        join(cluster, "b")
+        await cluster.finished()
+
+    assert play(scenario, secure(tmp_path)).model_sha256 == play(train).model_sha256
 
 
 @needs_envoy

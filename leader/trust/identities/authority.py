@@ -224,7 +224,7 @@ class Authority:
         """Certify the applicant that `choose` finds right, once it is written down, and record it."""
         with self.state.edit() as records:
             one = choose(records)
-            entry = _entry_for(records, one)
+            entry = _entry_for(records, one, self.now())
             certificate = self._certificate(one)
             entry.serials = [*entry.serials, f"{certificate.serial_number:x}"][-_MOST_SERIALS:]
             entry.until, entry.since, entry.by = pki.ends_at(certificate), entry.since or self.now(), one.by
@@ -260,7 +260,7 @@ def _check_owner(records: Records, digest: str, name: str) -> None:
         raise ForbiddenError(f"this key is that of {owner!r} already; come as {owner!r}, or with a new key")
 
 
-def _entry_for(records: Records, one: Applicant) -> IdentityEntry:
+def _entry_for(records: Records, one: Applicant, now: float) -> IdentityEntry:
     """The entry of an applicant, a new one where it has none or takes the place of another key or role."""
     records.check_name(one.name)
     digest = digest_of(one.key)
@@ -273,4 +273,6 @@ def _entry_for(records: Records, one: Applicant) -> IdentityEntry:
             f"the name {one.name!r} is another key's; choose another --name, or there: "
             f"python -m leader.trust token --name {one.name} --replace"
         )
+    if known is not None:
+        records.withdraw(known, now)
     return IdentityEntry(role=one.role, key_sha256=digest)

@@ -123,6 +123,8 @@ class Manager:
             if records.revoked.pop(request.name, None) is None and known is None:
                 raise PayloadError(f"nobody is named {request.name[:64]!r}; see list")
             self._check_may(known.role if known else "")
+            if known:
+                records.withdraw(known, self._authority.now())
             _end_tokens_of(request.name, records)
         self._record("forgotten", name=request.name)
         return self.identities(trust_pb2.ListRequest())

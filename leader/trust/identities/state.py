@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from leader.trust.identities.revocations import MOST, Revocations, replaced, revoked
 from utils.errors import CheckpointError, ConfigError, ForbiddenError, PayloadError
 from utils.files import alone_at, remedy, replace_file
 from utils.trust.names import is_name
@@ -15,6 +17,7 @@ from utils.trust.names import is_name
 Stamp = tuple[int, int, int]  # of the file that was read: inode, mtime in ns, size in bytes
 BY_JWT = "jwt"  # how an identity came to be that a JWT was exchanged for
 _NO_FILE: Stamp = (0, 0, 0)
+_Serial = Annotated[str, Field(pattern="^[0-9a-f]{1,40}$")]
 
 
 class _Entry(BaseModel):
@@ -59,13 +62,27 @@ class Records(_Entry):
     tokens: dict[str, TokenEntry] = {}  # by id
     identities: dict[str, IdentityEntry] = {}  # by name
     revoked: dict[str, Revocation] = {}  # by name
+    #: Certificates that were forgotten or replaced: serials, hex, and when they have all ended, unix seconds.
+    withdrawn: dict[_Serial, float] = {}
+
+    def withdraw(self, entry: IdentityEntry, now: float) -> None:
+        """Note that no certificate of an entry counts any more, for those that have a longer memory than this one."""
+        kept = {serial: until for serial, until in self.withdrawn.items() if until > now}
+        self.withdrawn = kept | dict.fromkeys(entry.serials, entry.until)
+
+    @property
+    def revocations(self) -> Revocations:
+        """What others must be told of those that are admitted no more."""
+        names = sorted(self.revoked, key=lambda name: self.revoked[name].when)
+        serials = (int(serial, 16) for serial in [*self.withdrawn][-MOST:])
+        return Revocations(frozenset(names[-MOST:]), frozenset(serials))
 
     def check_name(self, name: str) -> None:
         """Raise PayloadError for what is no name, ForbiddenError for one that was revoked."""
         if not is_name(name):
             raise PayloadError(f"name {name[:64]!r} is not 1 to 64 of letters, digits, '.', '_' and '-'")
         if name in self.revoked:
-            raise ForbiddenError(f"{name} was revoked; ask the leader's operator")
+            raise revoked(name)
 
     def check_shown(self, name: str, role: str, serial: int) -> None:
         """Raise ForbiddenError unless `name` may use what it has shown: a certificate of our CA, or, serial 0, a JWT.
@@ -79,9 +96,7 @@ class Records(_Entry):
                 f"{name} is an identity that came by no JWT; there: python -m leader.trust list"
             )
         if serial and (entry is None or entry.role != role or f"{serial:x}" not in entry.serials):
-            raise ForbiddenError(
-                f"the certificate of {name} was replaced or forgotten; join with a new token"
-            )
+            raise replaced(name)
 
 
 class TrustState:

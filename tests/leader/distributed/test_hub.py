@@ -113,6 +113,19 @@ def test_receipts_that_nobody_has_judged_are_given_up_with_their_edge() -> None:
     play(story)
 
 
+def test_who_is_revoked_is_told_to_those_that_are_here_and_to_those_that_come() -> None:
+    async def story(leader: Leader) -> None:
+        (edge,) = await opened(leader)
+        revoked = edge_pb2.Revoked(names=["eve"])
+        leader.hub.revoke(revoked)
+        assert await edge.hear("revoked") == revoked
+        late = await Edge(leader.hub).joined()
+        assert await late.hear("revoked") == revoked  # before it is told what is open
+        await late.hear("open")
+
+    play(story)
+
+
 def test_the_end_of_the_run_is_told() -> None:
     async def story(leader: Leader) -> None:
         (edge,) = await opened(leader)

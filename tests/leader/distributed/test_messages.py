@@ -1,12 +1,22 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from torch import nn
 
 from leader.aggregation.exact_sum import Scale
-from leader.distributed.messages import layout_message, layout_of, members_digest, scale_message, scale_of
+from leader.distributed.messages import (
+    layout_message,
+    layout_of,
+    members_digest,
+    revocations_of,
+    revoked_message,
+    scale_message,
+    scale_of,
+)
+from leader.trust.identities.revocations import Revocations
 from model.layout import Layout
 from protos import edge_pb2
 from utils.errors import PayloadError
@@ -68,3 +78,17 @@ def test_members_are_told_apart_whatever_their_order() -> None:
     a, b, c = (bytes([n]) * 16 for n in range(3))
     assert members_digest([a, b]) == members_digest([b, a])
     assert len({members_digest(uids) for uids in ([], [a], [a, b], [a, c], [a, b, c])}) == 5
+
+
+def test_revocations_come_back_as_they_were_told() -> None:
+    told = Revocations(frozenset({"ann", "b-2"}), frozenset({5, (1 << 159) + 1}))
+    assert revocations_of(edge_pb2.Revoked.FromString(revoked_message(told).SerializeToString())) == told
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"names": ["a/b"]}, {"names": ["ann"] * 70_000}, {"serials": [bytes(20)] * 70_000}, {"serials": [b"x"]}],
+)
+def test_revocations_of_nobody_or_of_too_many_are_refused(said: dict[str, Any]) -> None:
+    with pytest.raises(PayloadError, match="more than 65536"):
+        revocations_of(edge_pb2.Revoked(**said))

@@ -20,6 +20,7 @@ from leader.aggregation.exact_sum import Scale
 from leader.aggregation.weighting import make_weighting
 from leader.config import RunConfig
 from leader.config.yaml_file import SCHEMA
+from leader.distributed import contract
 from leader.distributed.contract import SERVICE as EDGE_SERVICE
 from leader.distributed.hub import Hooks, Hub, Partial
 from leader.distributed.messages import layout_message, scale_message
@@ -49,7 +50,7 @@ SCALE = Scale.of(1024.0, 10_000)
 KEY = b"k" * 32
 VERSION = 77
 MODEL = np.random.default_rng(1).bytes(3 << 20)
-HELLO = edge_pb2.EdgeUp(hello=edge_pb2.EdgeHello(protocol=1, release="test", name="scripted"))
+HELLO = edge_pb2.EdgeUp(hello=edge_pb2.EdgeHello(protocol=contract.VERSION, release="test", name="scripted"))
 
 
 def config_of(settings: Settings) -> RunConfig:

@@ -13,7 +13,7 @@ from grpc import aio
 from leader.distributed.ticket import seal
 from leader.edge.app import App
 from leader.edge.options import EdgeOptions
-from protos import leader_pb2
+from protos import edge_pb2, leader_pb2
 from tests.clusters import Settings
 from tests.leader.edge.parents import (
     KEY,
@@ -214,6 +214,49 @@ def test_a_forged_ticket_opens_nothing() -> None:
             assert (parent.receipts, parent.models) == ([], [])
 
     play(story)
+
+
+def test_whose_ticket_is_a_revoked_identitys_is_cut_off_also_while_the_leader_is_away() -> None:
+    async def story(parent: Parent) -> None:
+        async with edge_of(parent) as edge, stub_of(parent.hub.addresses[0]) as stub:
+            parent.open(1)
+            eve, ann = Learner(1, parent), Learner(2, parent)
+            eve.ticket.identity, ann.ticket.identity = "eve", "ann"
+            parent.may_send.clear()
+            downloads = [
+                asyncio.ensure_future(model(stub, eve)),
+                asyncio.ensure_future(half_an_update(stub, eve)),
+            ]
+            async with stub_of(parent.hub.addresses[0]) as hers:
+                kept = asyncio.ensure_future(model(hers, ann))
+                await model_is_late(hers, parent)
+                await model_is_late(stub, parent)
+                parent.hub.revoke(edge_pb2.Revoked(names=["eve"]))
+                for call in downloads:
+                    with pytest.raises(ForbiddenError, match="eve was revoked; ask the"), failures_told():
+                        await call
+                parent.may_send.set()
+                assert await kept == MODEL
+                await ann.send(hers)
+            before = edge._link
+            before._ended()  # type: ignore[union-attr]
+            await parent.until(lambda: edge._link is not before and len(parent.hub.addresses) == 1)
+            for late in (model(stub, eve), upload_status(stub, eve), eve.send(stub)):
+                with pytest.raises(ForbiddenError, match="eve was revoked; ask the"), failures_told():
+                    await late
+            assert [receipt.header.work_id for receipt in parent.receipts] == [ann.ticket.work_id]
+
+    play(story)
+
+
+async def half_an_update(stub: LeaderStub, learner: Learner) -> leader_pb2.Ack:
+    """An upload that never ends."""
+
+    async def messages() -> AsyncIterator[bytes]:
+        yield next(learner.messages())
+        await asyncio.Event().wait()
+
+    return await stub.accumulate(messages())
 
 
 def test_an_update_of_the_next_exchange_waits_until_that_is_open_here() -> None:

@@ -13,6 +13,9 @@ from leader.edge import identity
 from leader.edge.app import App
 from leader.edge.identity import EdgeIdentity
 from leader.edge.options import EdgeOptions
+from leader.trust.identities.callers import Caller
+from leader.trust.identities.manager import Manager
+from protos import trust_pb2
 from tests.leader.trust.fleet import Fleet
 from utils.errors import ConfigError, ForbiddenError
 from utils.trust import pki
@@ -45,6 +48,24 @@ def test_one_that_the_leader_admitted_knows_others_of_its_ca(fleet: Fleet, tmp_p
     stranger = Fleet(tmp_path / "other").admit("west", "aggregator")
     with pytest.raises(ForbiddenError, match="not an identity of"):
         edge.holder(pki.from_pem(stranger.certificate))
+
+
+def test_it_checks_who_is_revoked_as_it_was_told_last(fleet: Fleet, tmp_path: Path) -> None:
+    edge = EdgeIdentity(options(tmp_path, fleet.admit("east", "aggregator")))
+    manager, callers = Manager(fleet.authority), {}
+    for name in ("west", "north", "south"):
+        certificate = pki.from_pem(fleet.admit(name, "aggregator").certificate)
+        callers[name] = Caller(name, "aggregator", "", name, serial=certificate.serial_number)
+    for name in ("west", "north"):
+        fleet.revoke(name)
+    manager.forget(trust_pb2.ForgetRequest(name="north"))
+    fleet.admit("south", "aggregator")  # another key takes the name
+    edge.check(callers["west"])
+    edge.revocations = fleet.authority.state.read().revocations
+    for name, why in (("west", "was revoked"), ("north", "or forgotten"), ("south", "was replaced")):
+        with pytest.raises(ForbiddenError, match=f"{name} {why}" if why == "was revoked" else why):
+            edge.check(callers[name])
+    edge.check(Caller("north", "aggregator", "", "north", serial=5))
 
 
 @pytest.mark.parametrize("role", ["learner", "operator", "gateway"])

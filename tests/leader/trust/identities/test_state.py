@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from leader.trust.identities.revocations import MOST
 from leader.trust.identities.state import IdentityEntry, Records, Revocation, TrustState
 from utils.errors import CheckpointError, ConfigError, ForbiddenError
 
@@ -111,3 +112,15 @@ def test_a_certificate_counts_while_its_name_role_and_serial_are_on_record() -> 
     records.revoked["ann"] = Revocation(when=1.0, why="left", by="uid 0")
     with pytest.raises(ForbiddenError, match=r"^ann was revoked; ask the leader's operator$"):
         records.check_shown("ann", "learner", 0x1F)
+
+
+def test_what_edges_are_told_is_bounded_to_the_newest_and_to_what_has_not_ended() -> None:
+    records = Records()
+    records.withdraw(IdentityEntry(role="learner", key_sha256="", serials=["a", "b"], until=9.0), now=1.0)
+    records.withdraw(IdentityEntry(role="learner", key_sha256="", serials=["c"], until=20.0), now=10.0)
+    for number in range(MOST + 1):
+        records.revoked[f"n{number}"] = Revocation(when=float(number != 5), why="", by="")
+    told = records.revocations
+    assert told.serials == {0xC}
+    assert len(told.names) == MOST
+    assert "n5" not in told.names
