@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from leader.config import RunConfig
-from leader.config.dp_rules import releases_a_part, releases_needed, shares_counted
-from leader.config.secagg_rules import asked, sum_of_least
+from leader.config.rules.dp import releases_a_part, releases_needed, shares_counted
+from leader.config.rules.secagg import asked, sum_of_least
 from leader.config.yaml_file import SCHEMA
 from leader.dp.accountant import Accountant
 from leader.dp.distributed import charged, noise_plan

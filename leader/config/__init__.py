@@ -1,24 +1,18 @@
 """The configuration of a run: frozen, typed sections, checked before anything starts."""
 
-from leader.config.dp import DpConfig
-from leader.config.http import HttpConfig
-from leader.config.limits import LimitsConfig
 from leader.config.run import RunConfig
-from leader.config.secagg import SecaggConfig
-from leader.config.sections import (
-    AggregateConfig,
-    CodecConfig,
-    CohortConfig,
-    DataConfig,
-    EvaluationConfig,
-    LogConfig,
-    ServerConfig,
-    StreamingConfig,
-    TrainConfig,
-)
-from leader.config.services import ServicesConfig
-from leader.config.trust import TrustConfig
-from leader.config.web import WebConfig
+from leader.config.sections.aggregate import AggregateConfig
+from leader.config.sections.codec import CodecConfig
+from leader.config.sections.cohort import CohortConfig
+from leader.config.sections.data import DataConfig
+from leader.config.sections.dp import DpConfig
+from leader.config.sections.evaluation import EvaluationConfig, LogConfig
+from leader.config.sections.limits import LimitsConfig
+from leader.config.sections.ports import HttpConfig, WebConfig
+from leader.config.sections.secagg import SecaggConfig
+from leader.config.sections.services import ServicesConfig
+from leader.config.sections.train import ServerConfig, StreamingConfig, TrainConfig
+from leader.config.sections.trust import TrustConfig
 
 __all__ = [
     "AggregateConfig",

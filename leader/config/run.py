@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from leader.config.rules import problems
-from leader.config.sections import RunFields
+from leader.config.run_fields import RunFields
 from utils.settings.fields import is_address
 
 

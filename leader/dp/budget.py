@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from leader.config import RunConfig
-from leader.config.dp_rules import releases_a_part
-from leader.config.secagg_rules import sum_of_least
+from leader.config.rules.dp import releases_a_part
+from leader.config.rules.secagg import sum_of_least
 from leader.dp.accountant import Accountant
 from leader.dp.clipping import next_clip
 from leader.dp.ledger import ADJACENCY, Head, Ledger

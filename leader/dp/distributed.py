@@ -13,8 +13,8 @@ from pathlib import Path
 
 from leader.aggregation.base import Aggregator
 from leader.config import RunConfig
-from leader.config.dp_rules import releases_a_part, shares_counted
-from leader.config.secagg_rules import asked, closes_on, sum_of_least
+from leader.config.rules.dp import releases_a_part, shares_counted
+from leader.config.rules.secagg import asked, closes_on, sum_of_least
 from leader.dp.budget import Budget
 from leader.dp.clipping import bit_sigma
 from leader.dp.ledger import Release

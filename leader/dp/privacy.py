@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from leader.aggregation.base import Aggregator
 from leader.config import RunConfig
-from leader.config.secagg_rules import sum_of_least
+from leader.config.rules.secagg import sum_of_least
 from leader.dp.budget import check_buffers
 from leader.dp.central import CentralPrivacy
 from leader.dp.distributed import DistributedPrivacy

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leader.config import RunConfig
-from leader.config.rules import least_updates
+from leader.config.rules.aggregate import least_updates
 from leader.data.part import Part
 from leader.data.partition import partition
 from leader.data.shard_map import ShardMap

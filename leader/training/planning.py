@@ -9,7 +9,7 @@ from operator import attrgetter
 
 from leader.aggregation.exact_sum import Scale
 from leader.config import RunConfig
-from leader.config.rules import least_updates
+from leader.config.rules.aggregate import least_updates
 from leader.data.part import Part
 from leader.dp.privacy import Privacy
 from leader.learners.selection.base import Candidate

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from leader.aggregation.exact_sum import ExactSum, check_range
 from leader.aggregation.robust.aggregate import BUFFERS_RULE, combine
 from leader.aggregation.robust.rows import WholeRows
-from leader.config.edges_rules import COORDINATEWISE
+from leader.config.rules.edges import COORDINATEWISE
 from leader.distributed.messages import UID_BYTES, scale_of
 from leader.update_log.grid import BLOCK, MOST_PARTITIONS, Grid
 from leader.update_log.records import joined, uids_of

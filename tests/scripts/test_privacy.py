@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks.mlp_task import PARAMETERS, Vectors
 from leader.config import RunConfig
-from leader.config.dp_rules import releases_needed
+from leader.config.rules.dp import releases_needed
 from protos import leader_pb2
 from scripts.privacy import main
 from scripts.simulate.parts import Brought

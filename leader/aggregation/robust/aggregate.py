@@ -21,7 +21,7 @@ from leader.aggregation.robust.rows import Rows, Rule
 from leader.aggregation.robust.trimmed_mean import trimmed_mean
 from leader.aggregation.spool import Spool
 from leader.config import AggregateConfig, RunConfig
-from leader.config.rules import least_updates
+from leader.config.rules.aggregate import least_updates
 from model.layout import Layout
 from utils.errors import PayloadError, TooFewLearnersError
 from utils.vector import Vector

@@ -17,7 +17,7 @@ import numpy as np
 
 from leader.aggregation.base import Aggregator, Contribution
 from leader.aggregation.exact_sum import Scale
-from leader.config.secagg_rules import sum_of_least
+from leader.config.rules.secagg import sum_of_least
 from leader.data.part import Part
 from leader.dp.masked_release import MaskedRelease
 from leader.learners.membership import Member

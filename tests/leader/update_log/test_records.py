@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from leader.config.edges_rules import MOST_LOGGED
+from leader.config.rules.edges import MOST_LOGGED
 from leader.update_log.grid import BLOCK, Grid
 from leader.update_log.records import MOST_BYTES, Sealer, joined, uids_of
 from protos import log_pb2

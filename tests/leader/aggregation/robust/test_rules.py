@@ -12,7 +12,7 @@ from leader.aggregation.robust.bulyan import choose
 from leader.aggregation.robust.geometric_median import weiszfeld
 from leader.aggregation.robust.gram import gram, squared_distances
 from leader.aggregation.robust.krum import scores
-from leader.config.rules import least_updates
+from leader.config.rules.aggregate import least_updates
 from tests.leader.aggregation.robust import references
 from tests.leader.aggregation.robust.array_rows import ArrayRows, Matrix, normal
 from tests.poison import ALittleIsEnough, Attack, Gaussian, Scaled, SignFlip

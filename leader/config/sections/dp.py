@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from leader.config.section import Positive, Section
+from leader.config.sections.base import Positive, Section
 from utils.dp.gaussian import least_noise
 
 _LEAST_NOISE = 0.01  # that noise_multiplier = 0 comes to, however large epsilon is

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from leader.config.section import Section
+from leader.config.sections.base import Section
 from utils.settings.fields import is_address
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{0,128}")

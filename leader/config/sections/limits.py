@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from leader.config.section import MIB, Positive, Section
+from leader.config.sections.base import MIB, Positive, Section
 
 
 class LimitsConfig(Section):

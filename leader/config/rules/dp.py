@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from leader.config.secagg_rules import asked, closes_on, sum_of_least
-from leader.config.sections import RunFields
+from leader.config.rules.secagg import asked, closes_on, sum_of_least
+from leader.config.run_fields import RunFields
 from utils.dp.discrete_gaussian import DiscreteGaussian
 from utils.dp.gaussian import releases_within
 from utils.dp.shares import room_of

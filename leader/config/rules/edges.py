@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from leader.config.sections import RunFields
+from leader.config.run_fields import RunFields
 
 MOST_LOGGED = 50_000  # updates of a sum in a log, so that their names fit in a record
 

@@ -11,9 +11,9 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 from pydantic import AfterValidator, Field, field_validator
 
-from leader.config.kafka import KafkaConfig
 from leader.config.reference import ALIAS, NAME
-from leader.config.section import Section
+from leader.config.sections.base import Section
+from leader.config.sections.kafka import KafkaConfig
 from utils.errors import ConfigError
 from utils.wire.rpc import is_loopback
 

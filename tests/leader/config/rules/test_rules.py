@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from leader.config.rules import least_updates, problems, updates_a_round
+from leader.config.rules import problems
+from leader.config.rules.aggregate import least_updates, updates_a_round
 from tests.leader.config.settings import assert_refused, config_of, refusal
 
 SIGNED = "secagg.mode=signed data.holder=learner learners=3 trust.mode=on cohort.quorum=1"

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from leader.config.section import Positive, Section
+from leader.config.sections.base import Positive, Section
 
 
 class TrustConfig(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from leader.config.sections import RunFields
+from leader.config.run_fields import RunFields
 from utils.secagg.ring import COARSE, FEWEST_LEVELS, Ring
 
 _SEES_EACH = "which must see each update"

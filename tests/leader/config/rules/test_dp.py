@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from leader.config.dp_rules import releases_a_part
+from leader.config.rules.dp import releases_a_part
 from tests.leader.config.settings import assert_refused, config_of
 
 PRIVATE = "dp.mode=central model.norm=group aggregate.weighting=uniform"
