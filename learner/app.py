@@ -1,4 +1,4 @@
-"""The learner program: register, work, reconnect with back-off, leave cleanly."""
+"""The learner program: its parts wired up, its work under the leader's control, and a clean end."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import signal
 from dataclasses import dataclass, replace
 
 import torch
-from grpc import aio
 
-from learner.control.dialled import LearnerServer
-from learner.control.registration import MENDABLE, Registration
-from learner.control.session import Session
+from learner.control.reconnect import Control
+from learner.control.registration import Registration
 from learner.memory import Memory, alone_in
 from learner.noise_key import NoiseKeys
 from learner.options import LearnerOptions
@@ -23,24 +21,14 @@ from learner.secagg.signing import Peers, Signer
 from learner.secagg.vow import Vows
 from learner.training.example_privacy import ExamplePrivacy
 from learner.trust.access import choose
-from learner.wire.connection import Connection
 from learner.wire.edges import Edges
 from learner.work.workbench import Tools, frozen_by
-from learner.work.worker import Worker, unheard
+from learner.work.worker import Worker
 from model.image_classification import ImageClassification
 from model.precision import choose_device
 from model.task import Examples, Task, load_task
 from protos import leader_pb2
-from utils.errors import (
-    BusyError,
-    ConfigError,
-    DataError,
-    FlockstepError,
-    ForbiddenError,
-    UnreachableError,
-)
-from utils.wire.contract import LeaderStub
-from utils.wire.patience import Patience
+from utils.errors import ConfigError, DataError, FlockstepError
 
 _log = logging.getLogger(__name__)
 _LEAVE_S = 2.0
@@ -103,7 +91,6 @@ class App:
         own: Own | None,
         worker_type: type[Worker] = Worker,
     ) -> None:
-        self._options = options
         memory, keys = Memory(options.state_dir), NoiseKeys(options.state_dir)
         floors = Floors(options.least_learners, signed=options.secagg == "signed")
         self._peers = Peers(options.peers) if options.peers else None
@@ -125,14 +112,11 @@ class App:
             raise ConfigError(
                 "--secagg signed: this learner has no identity to sign with; join with --join TOKEN"
             )
-        address = options.network_addr
-        self._server = LearnerServer(address, self._worker, self._access) if address else None
         said = own.said if own else None
         if said is not None and options.dp_budget:
             said.ClearField("fingerprint")  # who guesses all of the data could check that by it
-        self._registration = Registration(options, tools.device, said, frozen_by(tools.task))
-        self._session: Session | None = None
-        self._leaving = asyncio.Event()
+        registration = Registration(options, tools.device, said, frozen_by(tools.task))
+        self._control = Control(options, registration, self._worker, self._access)
 
     def _signing(self) -> Signer | None:
         """By what this learner can prove who it is in a session of masks."""
@@ -147,9 +131,7 @@ class App:
     def leave(self, reason: str) -> None:
         """Say goodbye and end."""
         _log.info("%s: leaving", reason)
-        self._leaving.set()
-        if self._session is not None:
-            self._session.goodbye(reason)
+        self._control.leave(reason)
 
     async def run(self) -> None:
         """Work until the leader says stop or `leave` is called.
@@ -158,104 +140,32 @@ class App:
         reconnect can't mend.
         """
         work = asyncio.ensure_future(self._worker.run())
-        control = asyncio.ensure_future(self._follow())
-        leaving = asyncio.ensure_future(self._leaving.wait())
+        control = asyncio.ensure_future(self._control.run())
+        leaving = asyncio.ensure_future(self._control.leaving.wait())
         try:
             await asyncio.wait((work, control, leaving), return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 await self._report_failure(work, control)
             if control.done():
                 control.result()
-            elif self._leaving.is_set():
-                await asyncio.wait((control,), timeout=2.0)  # goodbye is on its way
+            elif self._control.leaving.is_set():
+                await asyncio.wait((control,), timeout=_LEAVE_S)  # goodbye is on its way
         finally:
             for task in (work, control, leaving):
                 task.cancel()
             await self._worker.close()
-            if self._server is not None:
-                await self._server.close()
+            await self._control.close()
             self._access.close()
 
     async def _report_failure(self, work: asyncio.Task[None], control: asyncio.Task[None]) -> None:
         error = work.exception()
-        if self._session is not None and error is not None:
-            self._leaving.set()
+        if error is not None:
             # What a task of the user's own raises may quote the data, which stays here.
             known = isinstance(error, FlockstepError)
             why = str(error) if known else f"{type(error).__name__} in its task; see the learner's output"
-            self._session.failure(self._worker.failed_work, why)
-            await asyncio.wait((control,), timeout=_LEAVE_S)  # until the leader has heard it
+            if self._control.failed(self._worker.failed_work, why):
+                await asyncio.wait((control,), timeout=_LEAVE_S)  # until the leader has heard it
         work.result()
-
-    async def _follow(self) -> None:
-        """Register and take orders; when the connection breaks, do it again."""
-        patience = Patience(self._options.connect_timeout_s)
-        while True:
-            try:
-                async with await self._access.open() as channel:
-                    connection = await self._register(channel)
-                    try:
-                        stop = await self._serve(connection, channel)
-                    finally:
-                        patience = Patience(self._options.reconnect_timeout_s)
-                if stop is not None:
-                    _log.info("the leader says stop: %s", stop.reason)
-                    return
-                problem, least_s = "it closed the session", 0.0
-                if self._access.renewed:
-                    continue
-            except UnreachableError as error:
-                problem, least_s = f"{error}; check the address, and that the leader runs", 0.0
-            except ForbiddenError:
-                if not self._access.outdated():
-                    raise
-                continue  # it slept when a new certificate's turn came
-            except MENDABLE as error:
-                problem, least_s = str(error), error.retry_after_s if isinstance(error, BusyError) else 0.0
-            if self._leaving.is_set():
-                return
-            await asyncio.sleep(patience.next_wait(self._options.leader, problem, least_s))
-
-    async def _register(self, channel: aio.Channel) -> Connection:
-        if self._server is not None:
-            await self._server.listen()
-        try:
-            return await self._registration.register(LeaderStub(channel))
-        except (UnreachableError, ForbiddenError) as error:
-            raise await self._access.explain(error) from None
-
-    async def _serve(self, connection: Connection, channel: aio.Channel) -> leader_pb2.Stop | None:
-        """Take orders over this connection; the leader's Stop, or None when it is over without.
-
-        Raises what the leader refused control with, and what an order failed with that needs another
-        connection.
-        """
-        session = None if self._server else Session(connection, self._worker, self._access)
-        broken = self._worker.connect(connection, session.progress if session else unheard)
-        control = asyncio.ensure_future(self._control(connection, session))
-        keeping = asyncio.ensure_future(self._access.keep(channel))
-        try:
-            await asyncio.wait((control, broken, keeping), return_when=asyncio.FIRST_COMPLETED)
-            if control.done():
-                return control.result()
-            if broken.done():
-                raise broken.result()
-            return keeping.result()
-        finally:
-            control.cancel()
-            keeping.cancel()
-            await asyncio.gather(control, keeping, return_exceptions=True)
-            self._worker.disconnect()
-
-    async def _control(self, connection: Connection, session: Session | None) -> leader_pb2.Stop | None:
-        if self._server is not None:
-            return await self._server.run(connection)
-        assert session is not None
-        self._session = session
-        try:
-            return await session.run()
-        finally:
-            self._session = None
 
 
 async def learn(
