@@ -154,7 +154,7 @@ async def learn(requests: Requests, name: str, *, in_json: bool = False, at_edge
         base = unpack_model(bench.layout, payload_of(file_of(model) if in_json else model))
         _, made = bench.make(ParseDict(order, leader_pb2.WorkOrder()), base, own.examples, "own")
         assert isinstance(made, HeldUpdate)
-        told = {"work_id": made.work_id, "examples": made.said.examples, "loss": made.said.loss}
+        told = {"work_id": made.said.work_id, "examples": made.said.examples, "loss": made.said.loss}
         file = made.file.header + made.file.body.tobytes()
         if in_json:
             answer = await there.ask("POST", "/aggregate", as_json(file), JSON, **told)

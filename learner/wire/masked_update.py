@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from learner.secagg.member import MaskMember
 from learner.secagg.sessions import MaskSessions
 from learner.training.update import Update
-from learner.wire.whole_update import HeldUpdate
+from learner.wire.whole_update import HeldUpdate, WholeUpdate
 from model.layout import Layout
 from protos import leader_pb2
 from utils.codecs.base import State
@@ -31,7 +31,7 @@ _THREADS = 2
 
 
 @dataclass
-class MaskedUpdate:
+class MaskedUpdate(WholeUpdate):
     """One order's update, as words that have neither masks nor noise yet."""
 
     order: leader_pb2.WorkOrder
@@ -59,10 +59,7 @@ class MaskedUpdate:
         return cls(order, words, wide, model), remembered
 
     async def travelling(self, sessions: MaskSessions) -> HeldUpdate:
-        """The file for the session that is open, once its keys and shares are here.
-
-        Raises LateUpdateError if the round ends before.
-        """
+        """See WholeUpdate: the file for the session that is open, once its keys and shares are here."""
         member = await sessions.ready(self.order.work_id)
         if member.session not in self._sent:
             key = sessions.noise_key(self.order)
@@ -79,7 +76,7 @@ class MaskedUpdate:
         said = leader_pb2.UpdateHeader(
             work_id=order.work_id, total_bytes=file.total_bytes, crc32=file.crc32, session=member.session
         )
-        return HeldUpdate(order.work_id, order.round, order.last_round or order.round, file, said)
+        return HeldUpdate(order.round, file, said)
 
 
 def _words(

@@ -1,4 +1,4 @@
-"""An update as it travels: kept until its round is committed, so that it can be sent again."""
+"""An update that is made as a whole: kept until its round is committed, so that it can be sent again."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from utils.codecs.files import File
 from utils.wire.framing import frames
 
 
-@dataclass(frozen=True)
-class HeldUpdate:
-    """One order's update, encoded."""
+class WholeUpdate:
+    """One order's update, masked or not."""
 
-    work_id: str
+    async def travelling(self, sessions: MaskSessions) -> HeldUpdate:
+        """What is sent now; raises LateUpdateError if the round ends before that is known."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class HeldUpdate(WholeUpdate):
+    """One order's update as it travels, encoded or masked."""
+
     round: int
-    last_round: int  # the commit of this round ends the work
     file: File
     said: leader_pb2.UpdateHeader  # without token and ticket
 
@@ -39,10 +45,10 @@ class HeldUpdate:
             ],
             start_loss=update.start_loss,
         )
-        return cls(order.work_id, order.round, order.last_round or order.round, file, said)
+        return cls(order.round, file, said)
 
     async def travelling(self, sessions: MaskSessions) -> HeldUpdate:
-        """What is sent: this itself, as nothing masks it."""
+        """See WholeUpdate: this itself, as nothing masks it."""
         return self
 
     def messages(

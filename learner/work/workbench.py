@@ -21,7 +21,7 @@ from learner.wire.encoding import Coding
 from learner.wire.masked_update import MaskedUpdate
 from learner.wire.streamed_update import PieceMaker, SentPiece, StreamedUpdate
 from learner.wire.transfer import Download
-from learner.wire.whole_update import HeldUpdate
+from learner.wire.whole_update import HeldUpdate, WholeUpdate
 from model.flat import FlatModel
 from model.image_classification import ImageClassification
 from model.layout import Layout
@@ -29,6 +29,7 @@ from model.piece_files import PieceFiles
 from model.task import Examples, Task
 from protos import leader_pb2
 from utils.errors import IncompatibleError
+from utils.vector import Vector
 
 _log = logging.getLogger(__name__)
 
@@ -104,24 +105,19 @@ class Assignments:
             charge=partial(self._tools.privacy.charge, self._run.run_id) if self._tools.privacy else None,
         )
 
-    def made(self, order: leader_pb2.WorkOrder, part: str, update: Update) -> HeldUpdate:
-        """The update as it travels; what the part is to remember is staged, and holds once that counts."""
-        update = _told(order, update)
-        before = self._memory.of(part, order.round, order.step)
-        file, remembered = self.coding.encode(order, update.values, before)
+    def made(self, order: leader_pb2.WorkOrder, base: Vector, part: str, update: Update) -> WholeUpdate:
+        """The update, to be kept; what the part is to remember is staged, and holds once that counts."""
+        update, before = _told(order, update), self._remembered(order, part)
+        made: WholeUpdate
+        if order.HasField("masking"):
+            made, remembered = MaskedUpdate.of(order, update, base, self._layout, before)
+        else:
+            file, remembered = self.coding.encode(order, update.values, before)
+            made = HeldUpdate.of(order, update, file)
         if vectors := {**update.memory, **remembered}:
-            durable = order.exchange != "gradient"
-            self._memory.stage(part, order.round, vectors, order.step, durable=durable)
-        return HeldUpdate.of(order, update, file)
-
-    def masked(self, order: leader_pb2.WorkOrder, base: Download, part: str, update: Update) -> MaskedUpdate:
-        """The update of an order that asks for masks; see `made`."""
-        before = self._remembered(order, part)
-        masked, remembered = MaskedUpdate.of(order, _told(order, update), base.vector, self._layout, before)
-        if vectors := {**update.memory, **remembered}:
-            told = order.HasField("counted_round")
-            self._memory.stage(part, order.round, vectors, order.step, told=told)
-        return masked
+            durable, told = order.exchange != "gradient", order.HasField("counted_round")
+            self._memory.stage(part, order.round, vectors, order.step, durable=durable, told=told)
+        return made
 
     def maker(
         self, update: StreamedUpdate, memory: Vectors, post: Callable[[SentPiece | None], None]
@@ -165,8 +161,8 @@ class Workbench:
         part: str,
         progress: Progress = lambda done, total, rate: None,
         head: Head | None = None,
-    ) -> tuple[Update, HeldUpdate | MaskedUpdate]:
-        """The update of `order`, and as it travels; what the part remembers is staged until it counts.
+    ) -> tuple[Update, WholeUpdate]:
+        """The update of `order`, and as it is kept; what the part remembers is staged until it counts.
 
         `head` is what `begin` made, perhaps of another order. Raises DivergedError, CancelledError or
         IncompatibleError.
@@ -179,9 +175,7 @@ class Workbench:
                 "first steps made before the order came", extra={"event": "BegunAhead", "fields": fields}
             )
         update = self._trainer.run(assignment, progress)
-        if order.HasField("masking"):
-            return update, self._assignments.masked(order, base, part, update)
-        return update, self._assignments.made(order, part, update)
+        return update, self._assignments.made(order, base.vector, part, update)
 
     def make_in_pieces(
         self,

@@ -16,9 +16,8 @@ from learner.training.algorithms.streaming_diloco import check_streaming
 from learner.training.update import CancelledError, Update
 from learner.wire.connection import MENDABLE, Connection, Endpoint
 from learner.wire.edges import UNREADABLE, Edges, check_via
-from learner.wire.masked_update import MaskedUpdate
 from learner.wire.transfer import Download, pull_model, pull_shard, push
-from learner.wire.whole_update import HeldUpdate
+from learner.wire.whole_update import HeldUpdate, WholeUpdate
 from learner.work.order_book import Fate, OrderBook, part_of
 from learner.work.prefetch import Ahead
 from learner.work.steps import Steps
@@ -222,7 +221,7 @@ class Worker:
         if self._steps is not None and self._steps.takes(order):
             await self._do_in_pieces(self._steps, order, part)
             return
-        held = self._book.held(order, HeldUpdate) or self._book.held(order, MaskedUpdate)
+        held = self._book.held(order, WholeUpdate)
         if held is None:
             held = await self._make(order, part)
         else:
@@ -272,7 +271,7 @@ class Worker:
         )
         self._tell(order, part, made)
 
-    async def _make(self, order: leader_pb2.WorkOrder, part: str) -> HeldUpdate | MaskedUpdate:
+    async def _make(self, order: leader_pb2.WorkOrder, part: str) -> WholeUpdate:
         """Train, and keep the update."""
         update, held = await self._train(order, part)
         self._book.hold(order, held)
@@ -291,9 +290,7 @@ class Worker:
         text = "round %d: loss %.4f, %d steps, %.0f examples/s"
         _log.log(level, text, order.round, update.loss, order.local_steps, update.trained / update.seconds)
 
-    async def _train(
-        self, order: leader_pb2.WorkOrder, part: str
-    ) -> tuple[Update, HeldUpdate | MaskedUpdate]:
+    async def _train(self, order: leader_pb2.WorkOrder, part: str) -> tuple[Update, WholeUpdate]:
         examples, base = await self._inputs(order)
         bench = self._bench
         assert bench is not None
@@ -301,7 +298,7 @@ class Worker:
         progress = self._reporter(order.work_id, loop)
         begun = self._ahead.take(order, part)
 
-        def make() -> tuple[Update, HeldUpdate | MaskedUpdate]:
+        def make() -> tuple[Update, WholeUpdate]:
             head = begun()
             if self._book.unwanted:
                 raise CancelledError(f"round {order.round} is over")

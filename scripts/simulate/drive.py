@@ -10,8 +10,6 @@ from leader.learners.membership import Member
 from learner.memory import Memory
 from learner.secagg.sessions import MaskSessions
 from learner.training.update import Assignment, Update
-from learner.wire.transfer import Download
-from learner.wire.whole_update import HeldUpdate
 from learner.work.workbench import Assignments
 from scripts.simulate.agenda import Agenda, Job
 from scripts.simulate.clock import VirtualClock
@@ -79,7 +77,8 @@ class Driver:
 
     async def _send(self, job: Job, update: Update) -> None:
         order = job.assignment.order
-        sent = upload(await self._travelling(job, update))
+        made = self.assignments.made(order, job.assignment.base, job.part, update)
+        sent = upload(await made.travelling(self.masks_of(job.member)))
         self.app.coordinator.traffic.up += sent.bytes
         try:
             await self.app.coordinator.desk.submit(job.member, sent, order.work_id)
@@ -89,13 +88,6 @@ class Driver:
             self.memory.refused(job.part)
             return
         self.memory.counted(job.part)
-
-    async def _travelling(self, job: Job, update: Update) -> HeldUpdate:
-        order, base = job.assignment.order, Download(job.assignment.base)
-        if not order.HasField("masking"):
-            return self.assignments.made(order, job.part, update)
-        masked = self.assignments.masked(order, base, job.part, update)
-        return await masked.travelling(self.masks_of(job.member))
 
     def _fail(self, job: Job, reason: str) -> None:
         """What the leader does when a learner says that it can't go on."""

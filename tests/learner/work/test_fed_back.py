@@ -11,7 +11,6 @@ import torch
 from learner.memory import Memory
 from learner.training.update import Update
 from learner.wire.masked_update import MaskedUpdate
-from learner.wire.transfer import Download
 from learner.work.workbench import Assignments, Tools
 from model.layout import Entry, Layout
 from protos import leader_pb2
@@ -19,7 +18,7 @@ from tests.secagg import order, plan
 
 SIZE = 50
 LAYOUT = Layout((Entry("w", (SIZE,), 0, SIZE),), ())
-BASE = Download(np.zeros(SIZE, np.float32))
+BASE = np.zeros(SIZE, np.float32)
 PLAN = plan(4, bits=16, range=8.0)
 
 
@@ -42,7 +41,9 @@ class Learner:
         asked = order("own", PLAN, round=round_, counted_round=counted, seed=round_ + 100 * attempt)
         asked.masking.attempt = attempt
         values = np.random.default_rng(asked.seed).normal(0, 1e-4, SIZE).astype(np.float32)
-        return self._assignments.masked(asked, BASE, "own", Update(values, 24, 24, 0.5, 1.0))
+        made = self._assignments.made(asked, BASE, "own", Update(values, 24, 24, 0.5, 1.0))
+        assert isinstance(made, MaskedUpdate)
+        return made
 
     def taken(self, round_: int) -> None:
         """The leader has taken its update in, and later says that the round is on disk."""
