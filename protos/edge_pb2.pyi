@@ -176,30 +176,32 @@ class Close(_message.Message):
     def __init__(self, sum: _Optional[int] = ..., attempt: _Optional[int] = ..., uids: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class SumChunk(_message.Message):
-    __slots__ = ("header", "chunk")
+    __slots__ = ("header", "chunk", "width", "crc32")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    CRC32_FIELD_NUMBER: _ClassVar[int]
     header: SumHeader
     chunk: bytes
-    def __init__(self, header: _Optional[_Union[SumHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+    width: int
+    crc32: int
+    def __init__(self, header: _Optional[_Union[SumHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ..., width: _Optional[int] = ..., crc32: _Optional[int] = ...) -> None: ...
 
 class SumHeader(_message.Message):
-    __slots__ = ("token", "sum", "attempt", "members", "weights", "total_bytes", "crc32")
+    __slots__ = ("token", "sum", "attempt", "members", "weights", "total_bytes")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     SUM_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
-    CRC32_FIELD_NUMBER: _ClassVar[int]
     token: bytes
     sum: int
     attempt: int
     members: bytes
     weights: _containers.RepeatedScalarFieldContainer[int]
     total_bytes: int
-    crc32: int
-    def __init__(self, token: _Optional[bytes] = ..., sum: _Optional[int] = ..., attempt: _Optional[int] = ..., members: _Optional[bytes] = ..., weights: _Optional[_Iterable[int]] = ..., total_bytes: _Optional[int] = ..., crc32: _Optional[int] = ...) -> None: ...
+    def __init__(self, token: _Optional[bytes] = ..., sum: _Optional[int] = ..., attempt: _Optional[int] = ..., members: _Optional[bytes] = ..., weights: _Optional[_Iterable[int]] = ..., total_bytes: _Optional[int] = ...) -> None: ...
 
 class Ticket(_message.Message):
     __slots__ = ("run_id", "work_id", "learner_id", "round", "step", "version", "examples", "local_steps", "until", "identity")

@@ -171,8 +171,12 @@ class Aggregate:
         if weights != awaited:
             raise PayloadError(f"a sum of weights {weights}; those of the updates in it come to {awaited}")
         words = data.view(np.uint64)
-        for piece, weight, total in zip(self._pieces, weights, self._whole_sums, strict=True):
-            total.merge(ExactSum.of(words[piece.start : piece.stop], weight, self._scale))
+        for piece, weight in zip(self._pieces, weights, strict=True):
+            total = ExactSum.of(words[piece.start : piece.stop], weight, self._scale)
+            if self._whole_sums[piece.number].weight:
+                self._whole_sums[piece.number].merge(total)
+            else:  # to clear a sum and add to it would be two more passes over memory
+                self._whole_sums[piece.number] = total
 
     def _weight_of(self, updates: Iterable[_Update], number: int) -> int:
         """Total weight in piece `number` of updates that an edge has added."""

@@ -109,7 +109,8 @@ class Countable(Aggregator, Protocol):
         """Add the partial sum of the updates of `parts`, which are counted, and no others.
 
         Args:
-            weights, data: as `Mergeable.summed` has them, the arrays one after the other as little-endian bytes.
+            weights, data: as `Mergeable.summed` has them, the arrays one after the other as little-endian bytes. The
+                data is the sum's from then on.
 
         Raises PayloadError, and nothing has changed, where the weights are not those that were counted.
         """

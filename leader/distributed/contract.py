@@ -7,7 +7,7 @@ from utils.wire.contract import Method, many, one
 from utils.wire.rpc import MAX_MESSAGE_BYTES
 
 SERVICE = "edge.EdgeService"
-VERSION = 2  # of the contract between leader and edges
+VERSION = 3  # of the contract between leader and edges
 # What is said holds the layout of the model, or names all updates of a sum.
 JOIN = Method(
     SERVICE, "Join", many(edge_pb2.EdgeUp, MAX_MESSAGE_BYTES), many(edge_pb2.EdgeDown, MAX_MESSAGE_BYTES)

@@ -9,21 +9,17 @@ import asyncio
 import hmac
 import logging
 import os
-import zlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from leader.distributed.contract import VERSION
 from leader.distributed.messages import UID_BYTES, members_digest
+from leader.distributed.sum_slices import Bytes, SumReader
 from protos import edge_pb2, leader_pb2
 from utils.console import printable
 from utils.errors import (
     BusyError,
-    ChecksumError,
     IncompatibleError,
     LimitError,
     NotReadyError,
@@ -41,7 +37,6 @@ _MOST_ADDRESSES = 4096  # of one edge and those below it
 _MOST_WAITING = 10_000  # receipts of one edge that nobody has judged yet
 _LONGEST_NAME = 64
 Send = Callable[[edge_pb2.EdgeDown], Awaitable[None]]
-Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -377,19 +372,12 @@ class Hub:
             raise PayloadError("its sum is over other updates than it was asked for")
         if header.total_bytes != self._sum_bytes:
             raise PayloadError(f"its sum has {header.total_bytes} bytes, this run's have {self._sum_bytes}")
-        data, at, crc32 = np.empty(self._sum_bytes, np.uint8), 0, 0
+        reader = SumReader(self._sum_bytes)
         async with Watchdog(self._silent_s, "its sum stood still") as watchdog:
             async for message in chunks:
                 watchdog.progress()
-                self._hooks.came(len(message.chunk))
-                chunk = np.frombuffer(message.chunk, np.uint8)
-                if at + chunk.size > data.size:
-                    raise PayloadError("its sum has more bytes than it said")
-                data[at : at + chunk.size] = chunk
-                at, crc32 = at + chunk.size, zlib.crc32(message.chunk, crc32)
-        if at < data.size or crc32 != header.crc32:
-            raise ChecksumError("its sum came short or damaged")
-        return Partial(self._asked(edge, header), tuple(header.weights), data)
+                self._hooks.came(reader.take(message))
+        return Partial(self._asked(edge, header), tuple(header.weights), reader.whole())
 
     def _asked(self, edge: _Edge, header: edge_pb2.SumHeader) -> frozenset[bytes]:
         """Whose sum the edge is to bring; raises NotReadyError where nobody waits for it."""

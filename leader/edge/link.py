@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import zlib
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
@@ -18,6 +17,7 @@ from leader.condition import Signal
 from leader.distributed import contract
 from leader.distributed.hub import Hooks, Hub, Partial
 from leader.distributed.messages import UID_BYTES, members_digest, revocations_of
+from leader.distributed.sum_slices import SLICE_BYTES, packed
 from leader.edge.joined import Joined, contribution_of
 from leader.edge.sums import EdgeSum
 from leader.runtime import Host
@@ -30,7 +30,6 @@ from utils.wire.payload import Manifest, Payload
 from utils.wire.status import error_named, failures_told
 
 _log = logging.getLogger(__name__)
-_CHUNK_BYTES = 1 << 20
 _OPEN_S = 5.0  # for which an update waits for the message that opens its exchange
 _LOST = "this edge has lost its leader; send the update elsewhere"
 Say = Callable[[edge_pb2.EdgeUp], None]
@@ -222,9 +221,6 @@ class Link:
         self, close: edge_pb2.Close, weights: tuple[int, ...], arrays: list[NDArray[np.generic]]
     ) -> None:
         flat = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays]
-        crc32 = 0
-        for array in flat:
-            crc32 = await self._host.compute(zlib.crc32, array.data, crc32)
         header = edge_pb2.SumHeader(
             token=self.joined.welcome.token,
             sum=close.sum,
@@ -232,14 +228,14 @@ class Link:
             members=members_digest(close.uids),
             weights=weights,
             total_bytes=sum(array.size for array in flat),
-            crc32=crc32,
         )
 
         async def chunks() -> AsyncIterator[edge_pb2.SumChunk]:
-            yield edge_pb2.SumChunk(header=header)
+            yield (chunk := edge_pb2.SumChunk(header=header))
             for array in flat:
-                for start in range(0, array.size, _CHUNK_BYTES):
-                    yield edge_pb2.SumChunk(chunk=array[start : start + _CHUNK_BYTES].tobytes())
+                for start in range(0, array.size, SLICE_BYTES):
+                    chunk = await self._host.compute(packed, array[start : start + SLICE_BYTES], chunk.crc32)
+                    yield chunk
                     faults.reach("edge.sending", self._opened.round)
 
         faults.reach("edge.giving", self._opened.round)

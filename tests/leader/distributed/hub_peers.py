@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from leader.distributed.contract import VERSION
 from leader.distributed.hub import Hooks, Hub, Partial
 from leader.distributed.messages import members_digest
+from leader.distributed.sum_slices import packed
 from protos import edge_pb2
 from utils.errors import (
     WireError,
@@ -93,7 +93,9 @@ class Edge:
             self.say(receipt=edge_pb2.Receipt(uid=uid(number)))
             assert (await self.hear("verdict")) == edge_pb2.Verdict(uid=uid(number))
 
-    async def put(self, close: edge_pb2.Close, data: bytes = SUM.tobytes(), **change: Any) -> None:
+    async def put(
+        self, close: edge_pb2.Close, data: bytes = SUM.tobytes(), damage: int = 0, **change: Any
+    ) -> None:
         header = edge_pb2.SumHeader(
             token=self.token,
             sum=close.sum,
@@ -101,15 +103,12 @@ class Edge:
             members=members_digest(close.uids),
             weights=[3],
             total_bytes=len(data),
-            crc32=zlib.crc32(data),
         )
         for name, value in change.items():
             setattr(header, name, value)
-        chunks = [
-            edge_pb2.SumChunk(header=header),
-            edge_pb2.SumChunk(chunk=data[:5]),
-            edge_pb2.SumChunk(chunk=data[5:]),
-        ]
+        whole = np.frombuffer(data, np.uint8)
+        first = packed(whole[:8], 0)
+        chunks = [edge_pb2.SumChunk(header=header), first, packed(whole[8:], first.crc32 ^ damage)]
 
         async def stream() -> AsyncIterator[edge_pb2.SumChunk]:
             for chunk in chunks:

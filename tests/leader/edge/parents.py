@@ -21,7 +21,6 @@ from leader.aggregation.weighting import make_weighting
 from leader.config import RunConfig
 from leader.config.yaml_file import SCHEMA
 from leader.distributed import contract
-from leader.distributed.contract import SERVICE as EDGE_SERVICE
 from leader.distributed.hub import Hooks, Hub, Partial
 from leader.distributed.messages import layout_message, scale_message
 from leader.distributed.service import edge_handler
@@ -93,7 +92,7 @@ class Parent:
     async def listening(self, at: str = "127.0.0.1:0") -> AsyncIterator[Parent]:
         """Serve edges."""
         handlers = {
-            EDGE_SERVICE: edge_handler(lambda: self.hub, refuse_call),
+            contract.SERVICE: edge_handler(lambda: self.hub, refuse_call),
             SERVICE: serve({GET_MODEL: self._get_model}, refuse_call),
         }
         ports = Ports(self.config, Guard(Anybody(), self.config.limits, lambda *_: None))
