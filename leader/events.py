@@ -257,18 +257,23 @@ class EventStream:
                 _log.exception("subscriber failed on %s", type(event).__name__)
 
 
-class Spread(TypedDict):
+class Mean(TypedDict):
     """One metric over the learners. A part of the data counts as one learner, whoever holds it."""
 
     mean: float  # weighted by held-out examples
+    learners: int
+    examples: int  # held-out examples of all of them
+
+
+class Spread(Mean, total=False):
+    """And how it differs between them, where the leader knows each one's."""
+
     unweighted_mean: float
     variance: float  # over the learners, each counting once; divided by their number
     std: float
     worst_decile: float  # mean over the worst tenth of the learners, at least one; of a loss the highest
     min: float
     max: float
-    learners: int
-    examples: int  # held-out examples of all of them
 
 
 Spreads = Mapping[str, Spread]  # by name of the metric

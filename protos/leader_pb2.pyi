@@ -465,7 +465,7 @@ class Stop(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., finished: _Optional[bool] = ...) -> None: ...
 
 class MaskPlan(_message.Message):
-    __slots__ = ("bits", "parties", "threshold", "least", "range", "weight_bound", "signed", "attempt", "neighbours", "neighbour_threshold", "fraction_bits", "epochs")
+    __slots__ = ("bits", "parties", "threshold", "least", "range", "weight_bound", "signed", "attempt", "neighbours", "neighbour_threshold", "fraction_bits", "epochs", "metrics")
     BITS_FIELD_NUMBER: _ClassVar[int]
     PARTIES_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
@@ -478,6 +478,7 @@ class MaskPlan(_message.Message):
     NEIGHBOUR_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     FRACTION_BITS_FIELD_NUMBER: _ClassVar[int]
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     bits: int
     parties: int
     threshold: int
@@ -490,7 +491,8 @@ class MaskPlan(_message.Message):
     neighbour_threshold: int
     fraction_bits: int
     epochs: int
-    def __init__(self, bits: _Optional[int] = ..., parties: _Optional[int] = ..., threshold: _Optional[int] = ..., least: _Optional[int] = ..., range: _Optional[float] = ..., weight_bound: _Optional[int] = ..., signed: _Optional[bool] = ..., attempt: _Optional[int] = ..., neighbours: _Optional[int] = ..., neighbour_threshold: _Optional[int] = ..., fraction_bits: _Optional[int] = ..., epochs: _Optional[int] = ...) -> None: ...
+    metrics: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, bits: _Optional[int] = ..., parties: _Optional[int] = ..., threshold: _Optional[int] = ..., least: _Optional[int] = ..., range: _Optional[float] = ..., weight_bound: _Optional[int] = ..., signed: _Optional[bool] = ..., attempt: _Optional[int] = ..., neighbours: _Optional[int] = ..., neighbour_threshold: _Optional[int] = ..., fraction_bits: _Optional[int] = ..., epochs: _Optional[int] = ..., metrics: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class NoisePlan(_message.Message):
     __slots__ = ("clip", "reach", "spread", "bit_levels")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leader.state import PrivacyState
+from utils.secagg.update import Score
 from utils.vector import Vector
 from utils.wire.payload import Payload
 
@@ -62,6 +63,9 @@ class Result:
     digest: str  # hex; equal exactly when parts, weights, factors and payloads were equal
     privacy: PrivacyState | None = None  # after it, where it was released with noise
     masks_range: float = 0.0  # for the next round's masks, where this one's values decide that
+    scores: Mapping[str, Score] = field(
+        default_factory=dict
+    )  # of the round's model, where updates tell none alone
 
 
 class Aggregator(Protocol):

@@ -87,6 +87,13 @@ class RunFields(Section):
         return self.buffer.group or self.buffer.size
 
     @property
+    def summed_scores(self) -> tuple[str, ...]:
+        """The learners' scores that come as masked sums alone, by name, in order."""
+        scored = self.secagg.mode != "off" and self.evaluation.federated_every
+        names = {name.strip() for name in self.secagg.metrics.split(",")} if scored else set()
+        return tuple(sorted(names - {""}))
+
+    @property
     def beyond_loopback(self) -> bool:
         """Whether other machines may reach `listen`, `edges.listen` or `http.listen`."""
         addresses = (self.listen, self.edges.listen, self.http.listen)

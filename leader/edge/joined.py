@@ -60,7 +60,12 @@ class Joined:
         self.layout = layout_of(welcome.layout)
         self.masked = config.secagg.mode != "off"
         self.reader: UpdateReader = (
-            MaskedUpdates(self.layout, config.secagg.bits, tells_clipping=config.dp.tells_clipping)
+            MaskedUpdates(
+                self.layout,
+                config.secagg.bits,
+                metrics=len(config.summed_scores),
+                tells_clipping=config.dp.tells_clipping,
+            )
             if self.masked
             else Decoder(config.codec, self.layout, config.streaming.fragments, config.limits.header_bytes)
         )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 
 from leader.events import Spread
 from leader.metric_names import lower_is_better
 from protos import leader_pb2
 from utils.errors import LimitError, PayloadError
+from utils.secagg.update import Score
 
 _MAX_METRICS = 32
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,64}")
@@ -48,13 +50,23 @@ class FederatedScores:
 
     def __init__(self) -> None:
         self._by_part: dict[str, tuple[leader_pb2.Metric, ...]] = {}
+        self._sums: Mapping[str, Score] = {}
 
     def add(self, part: str, metrics: tuple[leader_pb2.Metric, ...]) -> None:
         """Take in what the holder of `part` scored on it; checked by `check_metrics`."""
         self._by_part[part] = metrics
 
+    def summed(self, scores: Mapping[str, Score]) -> None:
+        """Take in scores of which no learner's own is known."""
+        self._sums = scores
+
     def spreads(self) -> dict[str, Spread]:
         """Each metric over the learners that sent it; the same bits in whatever order they came."""
+        if self._sums:
+            return {
+                name: Spread(mean=score.mean, learners=score.learners, examples=score.examples)
+                for name, score in sorted(self._sums.items())
+            }
         by_name: dict[str, list[tuple[float, int]]] = {}
         for part in sorted(self._by_part):
             for metric in self._by_part[part]:

@@ -134,12 +134,15 @@ def _quality(axes: Axes, records: Sequence[Record], metric: str) -> None:
 
 
 def _learners(axes: Axes, means: Points, worst: Points) -> None:
-    """The learners' mean as a line, and a band from it to the worst tenth of them."""
+    """The learners' mean as a line, and a band from it to the worst tenth of them, where that is known."""
     rounds, upper = _columns(_thinned_alike(means))
-    _, lower = _columns(_thinned_alike(worst))
     style = {"color": _BLUE, "linewidth": 1.5, "marker": _marker(means), "markersize": 3.5}
     axes.plot(rounds, upper, label="at the learners", **style)  # type: ignore[arg-type]
-    axes.fill_between(rounds, lower, upper, color=_BLUE, alpha=0.15, linewidth=0, label="to their worst 10%")
+    if len(worst) == len(means):
+        _, lower = _columns(_thinned_alike(worst))
+        axes.fill_between(
+            rounds, lower, upper, color=_BLUE, alpha=0.15, linewidth=0, label="to their worst 10%"
+        )
     _legend(axes)
 
 

@@ -131,8 +131,10 @@ def _moved(part: str, to: str, name: str) -> str:
 def describe_spread(scored: tuple[str, events.Spread]) -> str:
     """A metric's name and its spread over the learners, such as `accuracy 61.00%, worst 10% 40.00%`."""
     name, spread = scored
-    mean, worst = spread["mean"], spread["worst_decile"]
-    return f"{name} {metric_names.show(name, mean)}, worst 10% {metric_names.show(name, worst)}"
+    told = f"{name} {metric_names.show(name, spread['mean'])}"
+    if "worst_decile" in spread:
+        told += f", worst 10% {metric_names.show(name, spread['worst_decile'])}"
+    return told
 
 
 def _describe_round(event: events.Event, rounds: int) -> str:

@@ -135,8 +135,9 @@ def _history(progress: RunProgress) -> Table:
 def _federated(progress: RunProgress, row: RoundView) -> tuple[str, str]:
     if row.federated is None or progress.federated is None:
         return "-", "-"
-    metric = progress.federated[0]
-    return show(metric, row.federated["mean"]), show(metric, row.federated["worst_decile"])
+    metric, spread = progress.federated[0], row.federated
+    worst = show(metric, spread["worst_decile"]) if "worst_decile" in spread else "-"
+    return show(metric, spread["mean"]), worst
 
 
 def _header(started: RunStarted) -> Panel:

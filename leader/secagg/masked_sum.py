@@ -35,8 +35,9 @@ class MaskedUpdates:
 
     header_bytes = _HEADER_BYTES
 
-    def __init__(self, layout: Layout, bits: int, *, tells_clipping: bool = False) -> None:
-        values, wide = sizes_of(layout, bits)
+    def __init__(self, layout: Layout, bits: int, *, metrics: int = 0, tells_clipping: bool = False) -> None:
+        """With the sums of so many scores beside the values."""
+        values, wide = sizes_of(layout, bits, metrics)
         values += tells_clipping
         self.max_bytes = values * bits // 8 + 8 * wide
         self._expected = [(VALUES, f"I{bits}", (values,)), (WIDE, "I64", (wide,))]
@@ -54,10 +55,10 @@ class MaskedUpdates:
         return payload
 
 
-def sizes_of(layout: Layout, bits: int) -> tuple[int, int]:
+def sizes_of(layout: Layout, bits: int, metrics: int = 0) -> tuple[int, int]:
     """Words of an update's values and of its wide part."""
     parameters = layout.shared_parameter_count
-    return parameters, facts_size(bits) + sum(entry.size for entry in layout.shared) - parameters
+    return parameters, facts_size(bits, metrics) + sum(entry.size for entry in layout.shared) - parameters
 
 
 class MaskedSum:
@@ -74,7 +75,7 @@ class MaskedSum:
         noise: leader_pb2.NoisePlan | None = None,
         after: After = lambda within: None,
     ) -> None:
-        values, wide = sizes_of(layout, plan.bits)
+        values, wide = sizes_of(layout, plan.bits, len(plan.metrics))
         values += noise is not None and noise.bit_levels > 0
         self.noise = noise
         self._after = after
@@ -160,9 +161,12 @@ class MaskedSum:
             mean = ExactSum.of(self.values.astype(np.uint64, copy=False), weight, self._scale).mean()
         else:
             mean = ring_of(self._plan).means(self.values, weight / (self._plan.weight_bound or 1))
-        buffers = ExactSum.of(self.wide[facts_size(self._plan.bits) :], weight, self._scale).mean()
+        begin = facts_size(self._plan.bits, len(self._plan.metrics))
+        buffers = ExactSum.of(self.wide[begin:], weight, self._scale).mean()
         shared = np.concatenate([mean, buffers])
-        return Result(shared, facts.examples, facts.loss, digest, masks_range=self.next_range)
+        return Result(
+            shared, facts.examples, facts.loss, digest, masks_range=self.next_range, scores=facts.scores
+        )
 
     @property
     def saturated(self) -> float:
@@ -179,7 +183,7 @@ class MaskedSum:
 
     @property
     def _facts(self) -> Facts:
-        return facts_of(self.wide, self._plan.bits)
+        return facts_of(self.wide, self._plan)
 
     def close(self) -> None:
         """Nothing is held outside memory."""

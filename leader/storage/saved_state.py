@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from leader.events import RoundCommitted, Spread
+from leader.events import Mean, RoundCommitted, Spread
 from leader.rounds.buffer import OpenWork
 from leader.state import (
     FEW_PARTS,
@@ -51,7 +51,7 @@ _KEY_BYTES = 32  # of noise
 
 
 def _spread(scores: dict[str, int | float]) -> dict[str, int | float]:
-    if scores.keys() != Spread.__annotations__.keys():
+    if scores.keys() not in (Spread.__annotations__.keys(), Mean.__annotations__.keys()):
         raise ValueError(f"has {sorted(scores)}, not {sorted(Spread.__annotations__)}")
     return scores
 

@@ -55,7 +55,12 @@ class Engine:
         self.decoder = Decoder(config.codec, layout, config.streaming.fragments, config.limits.header_bytes)
         masked = config.secagg.mode != "off"
         self.updates: UpdateReader = (
-            MaskedUpdates(layout, config.secagg.bits, tells_clipping=config.dp.tells_clipping)
+            MaskedUpdates(
+                layout,
+                config.secagg.bits,
+                metrics=len(config.summed_scores),
+                tells_clipping=config.dp.tells_clipping,
+            )
             if masked
             else self.decoder
         )

@@ -27,6 +27,7 @@ def plan_of(config: RunConfig, opening: Opening, attempt: int, masks_range: floa
         attempt=attempt,
         fraction_bits=opening.scale.fraction_bits,
         epochs=0 if config.train.local_steps else config.train.local_epochs,
+        metrics=config.summed_scores,
     )
     if config.aggregate.weighting == "examples":
         largest = max(part.examples for part in opening.parts.values())

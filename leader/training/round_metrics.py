@@ -44,6 +44,7 @@ class Tally:
     def applied(self, step: int, result: Result) -> None:
         """An exchange is applied."""
         self._losses[f"{step:08d}"] = (result.examples, result.loss)
+        self._scores.summed(result.scores)
 
     def committed(self, round_: int, lr: float, now: float, traffic: Traffic) -> RoundCommitted:
         """What is told about the round."""

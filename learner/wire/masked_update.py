@@ -23,7 +23,7 @@ from utils.codecs.files import File
 from utils.dp.shares import add_noise, clipped_words
 from utils.errors import PayloadError
 from utils.secagg.ring import Words
-from utils.secagg.update import VALUES, WIDE, facts_words, words_of
+from utils.secagg.update import VALUES, WIDE, Score, facts_words, words_of
 from utils.seeds import derive_seed
 from utils.vector import Vector
 
@@ -86,13 +86,14 @@ def _words(
     plan = order.masking
     if not order.HasField("noise"):
         seed = derive_seed(order.seed, "masks", order.first_batch)
-        return words_of(plan, shared, parameters, update.examples, update.loss, memory, seed)
+        scores = {name: Score(own.value, own.examples, 1) for name, own in update.scores.items()}
+        return words_of(plan, shared, parameters, update.examples, update.loss, memory, seed, scores)
     if parameters < shared.size:
         raise PayloadError(
             "the model has buffers that would travel without noise; keep them here (model.local)"
         )
     return (
         clipped_words(shared, order.noise, plan.bits),
-        facts_words(plan.bits, update.examples, math.nan),
+        facts_words(plan, update.examples, math.nan),
         {},
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from leader.events import EdgeServes, RoundCommitted, UpdateAccepted, UpdatesLost
+from leader.events import EdgeServes, FederatedEvaluated, RoundCommitted, UpdateAccepted, UpdatesLost
 from learner.work.worker import Worker
 from scripts.cluster import Cluster, Node
 from scripts.demo import free_port
@@ -118,9 +118,11 @@ def test_a_leader_that_is_killed_goes_on_with_its_edges() -> None:
 
 @pytest.mark.parametrize("bits", [64, 32])
 def test_masked_sums_merge_as_well(bits: int) -> None:
-    masked = {"secagg.mode": "masked", "secagg.bits": bits}
-    plain = play(train, {**FOUR, **masked})
-    assert play(edged, {**EDGED, **masked}).model_sha256 == plain.model_sha256
+    scored = {"evaluation.holdout": 0.25, "evaluation.federated_every": 2, "secagg.metrics": "squared_error"}
+    masked = {**scored, "secagg.mode": "masked", "secagg.bits": bits}
+    plain, through = play(train, {**FOUR, **masked}), play(edged, {**EDGED, **masked})
+    assert through.model_sha256 == plain.model_sha256
+    assert repr(through.seen(FederatedEvaluated)) == repr(plain.seen(FederatedEvaluated)) != "[]"
 
 
 def test_an_edge_that_comes_late_is_used_from_then_on() -> None:

@@ -13,7 +13,7 @@ import pytest
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 
-from leader.events import RoundCommitted, RunFinished, UpdateAccepted
+from leader.events import FederatedEvaluated, RoundCommitted, RunFinished, UpdateAccepted
 from leader.secagg.masked_sum import sizes_of
 from learner.wire.connection import Endpoint
 from learner.wire.whole_update import HeldUpdate
@@ -29,6 +29,7 @@ from utils.secagg.update import VALUES, WIDE
 
 FOUR: Settings = {**TINY, "learners": 4}
 MASKED: Settings = {**FOUR, "secagg.mode": "masked"}
+SCORED: Settings = {"rounds": 3, "evaluation.holdout": 0.25, "evaluation.federated_every": 2}
 
 
 @pytest.mark.parametrize("weighting", ["examples", "uniform"])
@@ -54,6 +55,34 @@ def test_with_16_bits_they_follow_those_of_the_plain_run() -> None:
     coarse = play(train, {**MASKED, **settings, "secagg.bits": 16})
     assert 0 < np.abs(coarse.vector - plain.vector).max() < 8 / 8191
     assert coarse.app.coordinator.state.masks_range < 1
+
+
+def test_scores_come_as_sums_of_which_the_mean_is_that_of_the_plain_run() -> None:
+    lines: list[dict[str, Any]] = []
+
+    async def scenario(cluster: Cluster) -> None:
+        await train(cluster)
+        lines[:] = cluster.metrics
+
+    plain = play(train, {**FOUR, **SCORED})
+    masked = play(scenario, {**MASKED, **SCORED, "secagg.bits": 64, "secagg.metrics": "squared_error"})
+    assert masked.model_sha256 == plain.model_sha256
+    scores = [{e.round: e.scores for e in run.seen(FederatedEvaluated)} for run in (plain, masked)]
+    assert [list(told) for told in scores] == [[0, 2], [0, 2]]
+    for round_ in (0, 2):
+        one, other = (told[round_] for told in scores)
+        assert list(one) == list(other) == ["squared_error"]
+        own, summed = one["squared_error"], other["squared_error"]
+        assert summed["mean"] == pytest.approx(own["mean"], abs=1e-6)
+        assert (summed["learners"], summed["examples"]) == (own["learners"], own["examples"]) == (4, 24)
+        assert summed.keys() == {"mean", "learners", "examples"}  # of nobody's alone
+    assert lines[1]["federated"] == scores[1][2]
+
+
+def test_scores_by_other_names_are_told_to_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    masked = play(train, {**MASKED, **SCORED})
+    assert masked.seen(FederatedEvaluated) == []
+    assert "fewer than 3 learners scored anything that secagg.metrics names (accuracy, loss)" in caplog.text
 
 
 def masked_file(cluster: Cluster) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +12,12 @@ from utils.errors import PayloadError
 from utils.secagg.graph import ALL_TO_ALL, COLLUDING, LOST, SECURITY, SIGNED_SECURITY, least, neighbours
 from utils.secagg.keys import KEY_BYTES, SESSION_BYTES, digest
 
-#: Of the protocol, as LearnerInfo.secagg says it; 2: adds its share of noise; 3: masks of 16 bits; 4: groups.
-VERSION = 4
+#: Of the protocol, as LearnerInfo.secagg says it; 2: adds its share of noise; 3: masks of 16 bits; 4: groups;
+#: 5: scores.
+VERSION = 5
 MOST_SEATS = 10_000
+MOST_METRICS = 16  # whose sums a plan asks for
+METRIC_NAME = re.compile(r"[A-Za-z0-9_.]{1,64}")
 _MAX_METRICS = 64
 _TEXT_BYTES = 256
 _PROOF_BYTES = 4096  # of an identity, and of a signature
@@ -110,6 +114,11 @@ def check_plan(plan: leader_pb2.MaskPlan) -> None:
         raise PayloadError(
             f"a sum of {plan.least} to {plan.parties} updates; from 2 to {MOST_SEATS} can be masked"
         )
+    names = list(plan.metrics)
+    if len(names) > MOST_METRICS or names != sorted(set(names)):
+        raise PayloadError(f"sums of at most {MOST_METRICS} scores can be asked for, each once and in order")
+    if any(not METRIC_NAME.fullmatch(name) for name in names):
+        raise PayloadError("a score's name has 1 to 64 letters, digits, underscores and dots")
     if not plan.parties < 2 * plan.threshold <= 2 * plan.parties:
         raise PayloadError(
             f"{plan.threshold} of {plan.parties} learners could unmask; more than half must be needed"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +19,19 @@ from utils.secagg.ring import BLOCK, COARSE, RANGES, Ring, Words, check, exact_w
 from utils.vector import Vector
 
 VALUES, WIDE = "values", "wide"  # tensors of the file
-_FACTS = 3  # words of the wide part before the buffers': examples, loss, values that saturated
+_FACTS = 3  # words that the wide part begins with: examples, loss, values that saturated
+_SCORE = 3  # words of each score: its value, examples, learners that tell it
 _RESIDUAL = "masks.residual"  # name of what is fed back, in what a part remembers
-_LOSS_BITS = 24  # of a loss, below the point
-_MAX_LOSS = 2.0**10  # times 2^24 times 2^28 examples it is within 63 bits
+_MEAN_BITS = 24  # of a loss or a score, below the point
+_MAX_MEAN = 2.0**10  # times 2^24 times 2^28 examples it is within 63 bits
+
+
+class Score(NamedTuple):
+    """What learners score, on examples that they hold out."""
+
+    mean: float  # over the examples
+    examples: int
+    learners: int
 
 
 @dataclass(frozen=True)
@@ -31,11 +42,12 @@ class Facts:
     loss: float  # mean over the examples
     saturated: int
     counts: NDArray[np.int64]  # see Ring.counts; all 0 with noise, empty but with 16 bits
+    scores: Mapping[str, Score]  # that enough have told
 
 
-def facts_size(bits: int) -> int:
-    """Words of the wide part before the buffers'."""
-    return _FACTS + RANGES * (bits == COARSE)
+def facts_size(bits: int, metrics: int = 0) -> int:
+    """Words of the wide part before the buffers', with the sums of so many scores."""
+    return _FACTS + RANGES * (bits == COARSE) + _SCORE * metrics
 
 
 def ring_of(plan: leader_pb2.MaskPlan) -> Ring:
@@ -51,6 +63,7 @@ def words_of(
     loss: float,
     kept: State = MappingProxyType({}),
     seed: int = 0,
+    scores: Mapping[str, Score] = MappingProxyType({}),
 ) -> tuple[Words, NDArray[np.uint64], State]:
     """An update, (n,): of its first `parameters` the words, the wide part with facts and buffers, what is to be kept.
 
@@ -72,25 +85,49 @@ def words_of(
     else:
         words, saturated = ring_of(plan).levels(own, share)
     averages = exact_words(buffers, weight, plan.fraction_bits, np.inf)
-    facts = facts_words(plan.bits, examples, loss, saturated, counts)
+    facts = facts_words(plan, examples, loss, saturated, counts, scores)
     return words, np.concatenate([facts, averages]), after
 
 
 def facts_words(
-    bits: int, examples: int, loss: float, saturated: int = 0, counts: NDArray[np.int64] | None = None
+    plan: leader_pb2.MaskPlan,
+    examples: int,
+    loss: float,
+    saturated: int = 0,
+    counts: NDArray[np.int64] | None = None,
+    scores: Mapping[str, Score] = MappingProxyType({}),
 ) -> NDArray[np.uint64]:
-    """What one update tells beside its values; a loss that is not finite is none."""
-    bounded = min(max(loss, -_MAX_LOSS), _MAX_LOSS) if math.isfinite(loss) else 0.0
-    facts = np.zeros(facts_size(bits), np.int64)
-    facts[:_FACTS] = examples, round(bounded * examples * 2**_LOSS_BITS), saturated
+    """What one update tells beside its values; a loss that is not finite is none, nor is a score that is not there."""
+    facts = np.zeros(facts_size(plan.bits, len(plan.metrics)), np.int64)
+    facts[:_FACTS] = examples, _total(loss, examples), saturated
     if counts is not None:
-        facts[_FACTS:] = counts
+        facts[_FACTS : _FACTS + counts.size] = counts
+    rows = facts[facts_size(plan.bits) :].reshape(-1, _SCORE)
+    for row, name in zip(rows, plan.metrics, strict=True):
+        if name in scores:
+            score = scores[name]
+            row[:] = _total(score.mean, score.examples), score.examples, score.learners
     return facts.view(np.uint64)
 
 
-def facts_of(wide: NDArray[np.uint64], bits: int) -> Facts:
-    """The facts of a summed wide part."""
-    facts = wide[: facts_size(bits)].view(np.int64)
-    examples, loss, saturated = (int(word) for word in facts[:_FACTS])
-    mean = loss / 2**_LOSS_BITS / examples if examples else math.nan
-    return Facts(examples, mean, saturated, facts[_FACTS:])
+def _total(mean: float, examples: int) -> int:
+    bounded = min(max(mean, -_MAX_MEAN), _MAX_MEAN) if math.isfinite(mean) else 0.0
+    return round(math.ldexp(bounded * examples, _MEAN_BITS))
+
+
+def facts_of(wide: NDArray[np.uint64], plan: leader_pb2.MaskPlan) -> Facts:
+    """The facts of a summed wide part; a score that fewer have told than are to be in a sum is none."""
+    first, end = facts_size(plan.bits), facts_size(plan.bits, len(plan.metrics))
+    facts = wide[:end].view(np.int64)
+    examples, loss, saturated = facts[:_FACTS].tolist()
+    sums = zip(plan.metrics, facts[first:].reshape(-1, _SCORE).tolist(), strict=True)
+    scores = {
+        name: Score(_mean(total, of), of, learners)
+        for name, (total, of, learners) in sums
+        if of > 0 and learners >= plan.least
+    }
+    return Facts(examples, _mean(loss, examples), saturated, facts[_FACTS:first], scores)
+
+
+def _mean(total: int, examples: int) -> float:
+    return math.ldexp(total, -_MEAN_BITS) / examples if examples else math.nan

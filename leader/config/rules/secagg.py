@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from leader.config.run_fields import RunFields
 from utils.secagg.ring import COARSE, FEWEST_LEVELS, Ring
+from utils.secagg.roster import METRIC_NAME, MOST_METRICS
 
 _SEES_EACH = "which must see each update"
 
@@ -47,12 +48,26 @@ def problems_of_masks(config: RunFields) -> Iterator[str]:
         )
     if cohort.policy in ("oort", "power_of_choice"):
         yield f"{masked}cohort.policy is {cohort.policy}, which must see each loss: set cohort.policy=uniform"
-    if config.evaluation.federated_every:
-        yield (
-            f"{masked}evaluation.federated_every is {config.evaluation.federated_every}, and scores come from "
-            "each learner alone: set evaluation.federated_every=0"
-        )
+    yield from _scores(config)
     yield from _numbers(config)
+
+
+def _scores(config: RunFields) -> Iterator[str]:
+    """Where no sum of scores can be told, or not that which decides."""
+    if not config.evaluation.federated_every:
+        return
+    names = config.summed_scores
+    if not 0 < len(names) <= MOST_METRICS or not all(map(METRIC_NAME.fullmatch, names)):
+        yield (
+            f"secagg.metrics is {config.secagg.metrics!r}, but it names 1 to {MOST_METRICS} scores, each of 1 to 64 "
+            "letters, digits, underscores and dots: put a comma between them"
+        )
+    prefix, _, name = config.evaluation.metric.partition(".")
+    if prefix == "federated" and name not in names:
+        yield (
+            f"evaluation.metric is {config.evaluation.metric}, but secagg.metrics is {config.secagg.metrics}, and "
+            f"masked learners tell no other scores: add {name} to secagg.metrics"
+        )
 
 
 def _groups(config: RunFields) -> Iterator[str]:

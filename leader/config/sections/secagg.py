@@ -33,6 +33,11 @@ class SecaggConfig(Section):
         le=1,
         description="share of the learners beyond which their answers unmask; 0 = two thirds, at least a half",
     )
+    metrics: str = Field(
+        "accuracy,loss",
+        description="scores of learners that come as masked sums, by name, with a comma between, where "
+        "evaluation.federated_every asks for any; one beyond 1024 to either side counts as 1024",
+    )
     least: int = Field(3, ge=2, le=10_000, description="fewest updates in a sum")
     keys_s: Positive = Field(
         30.0, description="seconds that learners have for their keys, and again for their shares"

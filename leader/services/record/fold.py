@@ -120,7 +120,9 @@ class Between:
             for name, spread in event.scores.items():
                 told[at_learners(name)] = spread["mean"]
                 values: Mapping[str, Any] = spread
-                told |= {f"{at_learners(name)}.{which}": values[which] for which in _SPREADS}
+                told |= {
+                    f"{at_learners(name)}.{which}": values[which] for which in _SPREADS if which in values
+                }
         for metric, value in told.items():
             self.scores[event.round, metric] = (event.round, metric, finite(value))
 

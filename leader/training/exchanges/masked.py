@@ -236,6 +236,11 @@ class MaskedExchange(SynchronousExchange):
         elif self.aggregate.saturated:
             warn_of_saturation(self._group)
         result = await self._step(step)
+        if self._engine.orders.evaluates(self.state.round) and not result.scores:
+            _log.warning(
+                "round %d: fewer than %d learners scored anything that secagg.metrics names (%s)",
+                *(self.machine.plan.round, self._plan.least, ", ".join(self._plan.metrics)),
+            )
         if self._engine.config.dp.on:
             result = replace(result, loss=math.nan)  # nobody has told one
         return Closed(Applied(), result, known)

@@ -8,6 +8,10 @@ from leader.config.rules import problems
 from leader.config.rules.aggregate import least_updates, updates_a_round
 from tests.leader.config.settings import assert_refused, config_of, refusal
 
+SCORED = (
+    "secagg.mode=masked data.holder=learner learners=3 cohort.quorum=1 evaluation.holdout=0.1 "
+    "evaluation.federated_every=1"
+)
 SIGNED = "secagg.mode=signed data.holder=learner learners=3 trust.mode=on cohort.quorum=1"
 REFUSED = {
     "krum": ("aggregate.rule=krum aggregate.byzantine=1 learners=4", "2 x 1 + 3 = 5 updates", "close on 4"),
@@ -90,6 +94,14 @@ REFUSED = {
         f"{SIGNED} trust.certificate=c trust.key=k trust.client_ca=ca trust.roles=r",
         "secagg.mode is signed, but trust.certificate is set, and learners sign by identities of the leader's own CA",
         "set secagg.mode=masked",
+    ),
+    "masked scores": (
+        f"{SCORED} secagg.metrics=a-b",
+        "secagg.metrics is 'a-b', but it names 1 to 16 scores",
+    ),
+    "masked scores that decide": (
+        f"{SCORED} secagg.metrics=loss evaluation.metric=federated.accuracy",
+        "masked learners tell no other scores: add accuracy to secagg.metrics",
     ),
     "signed by few": (
         f"{SIGNED} secagg.threshold=0.6",
