@@ -24,43 +24,43 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12protos/trust.proto\x12\x05trust\"x\n\x0c\x45nrolRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08token_id\x18\x03 \x01(\t\x12\r\n\x05proof\x18\x04 \x01(\x0c\x12\x0b\n\x03jwt\x18\x05 \x01(\t\x12\x0e\n\x06serves\x18\x06 \x01(\x08\x12\x0f\n\x07release\x18\x07 \x01(\t\"8\n\x0cRenewRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x0e\n\x06serves\x18\x02 \x01(\x08\x12\x0b\n\x03jwt\x18\x03 \x01(\t\"m\n\nCredential\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\r\n\x05roots\x18\x02 \x03(\x0c\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\r\n\x05\x66leet\x18\x05 \x01(\t\x12\x10\n\x08renew_at\x18\x06 \x01(\x03\"\x0f\n\rWhoAmIRequest\"v\n\x08Identity\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0b\n\x03how\x18\x03 \x01(\t\x12\r\n\x05since\x18\x04 \x01(\x03\x12\r\n\x05until\x18\x05 \x01(\x03\x12\x0f\n\x07revoked\x18\x06 \x01(\t\x12\x12\n\nkey_sha256\x18\x07 \x01(\x0c\"\r\n\x0bListRequest\"1\n\nIdentities\x12#\n\nidentities\x18\x01 \x03(\x0b\x32\x0f.trust.Identity\"*\n\rRevokeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03why\x18\x02 \x01(\t\"\x1d\n\rForgetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"X\n\x0cTokenRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0c\n\x04uses\x18\x03 \x01(\r\x12\r\n\x05hours\x18\x04 \x01(\x01\x12\x0f\n\x07replace\x18\x05 \x01(\x08\"h\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\x0c\n\x04uses\x18\x05 \x01(\r\x12\x0c\n\x04used\x18\x06 \x01(\r\x12\r\n\x05until\x18\x07 \x01(\x03\"&\n\x06Tokens\x12\x1c\n\x06tokens\x18\x01 \x03(\x0b\x32\x0c.trust.Token\"\x15\n\x07TokenId\x12\n\n\x02id\x18\x01 \x01(\t\"\x1c\n\x0c\x41uditRequest\x12\x0c\n\x04\x66rom\x18\x01 \x01(\x04\"\x1b\n\nAuditLines\x12\r\n\x05lines\x18\x01 \x03(\x0c\x32\x84\x04\n\x0cTrustService\x12/\n\x05\x45nrol\x12\x13.trust.EnrolRequest\x1a\x11.trust.Credential\x12/\n\x05Renew\x12\x13.trust.RenewRequest\x1a\x11.trust.Credential\x12/\n\x06WhoAmI\x12\x14.trust.WhoAmIRequest\x1a\x0f.trust.Identity\x12\x37\n\x0eListIdentities\x12\x12.trust.ListRequest\x1a\x11.trust.Identities\x12/\n\x06Revoke\x12\x14.trust.RevokeRequest\x1a\x0f.trust.Identity\x12\x31\n\x06\x46orget\x12\x14.trust.ForgetRequest\x1a\x11.trust.Identities\x12.\n\tMakeToken\x12\x13.trust.TokenRequest\x1a\x0c.trust.Token\x12/\n\nListTokens\x12\x12.trust.ListRequest\x1a\r.trust.Tokens\x12,\n\x0bRevokeToken\x12\x0e.trust.TokenId\x1a\r.trust.Tokens\x12\x35\n\tReadAudit\x12\x13.trust.AuditRequest\x1a\x11.trust.AuditLines0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12protos/trust.proto\x12\x05trust\"\x86\x01\n\x0c\x45nrolRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08token_id\x18\x03 \x01(\t\x12\r\n\x05proof\x18\x04 \x01(\x0c\x12\x0b\n\x03jwt\x18\x05 \x01(\t\x12\x0e\n\x06serves\x18\x06 \x01(\x08\x12\x0f\n\x07release\x18\x07 \x01(\t\x12\x0c\n\x04role\x18\x08 \x01(\t\"8\n\x0cRenewRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x0e\n\x06serves\x18\x02 \x01(\x08\x12\x0b\n\x03jwt\x18\x03 \x01(\t\"m\n\nCredential\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\r\n\x05roots\x18\x02 \x03(\x0c\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\r\n\x05\x66leet\x18\x05 \x01(\t\x12\x10\n\x08renew_at\x18\x06 \x01(\x03\"\x0f\n\rWhoAmIRequest\"v\n\x08Identity\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0b\n\x03how\x18\x03 \x01(\t\x12\r\n\x05since\x18\x04 \x01(\x03\x12\r\n\x05until\x18\x05 \x01(\x03\x12\x0f\n\x07revoked\x18\x06 \x01(\t\x12\x12\n\nkey_sha256\x18\x07 \x01(\x0c\"\r\n\x0bListRequest\"1\n\nIdentities\x12#\n\nidentities\x18\x01 \x03(\x0b\x32\x0f.trust.Identity\"*\n\rRevokeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03why\x18\x02 \x01(\t\"\x1d\n\rForgetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"X\n\x0cTokenRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0c\n\x04uses\x18\x03 \x01(\r\x12\r\n\x05hours\x18\x04 \x01(\x01\x12\x0f\n\x07replace\x18\x05 \x01(\x08\"h\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\x0c\n\x04uses\x18\x05 \x01(\r\x12\x0c\n\x04used\x18\x06 \x01(\r\x12\r\n\x05until\x18\x07 \x01(\x03\"&\n\x06Tokens\x12\x1c\n\x06tokens\x18\x01 \x03(\x0b\x32\x0c.trust.Token\"\x15\n\x07TokenId\x12\n\n\x02id\x18\x01 \x01(\t\"\x1c\n\x0c\x41uditRequest\x12\x0c\n\x04\x66rom\x18\x01 \x01(\x04\"\x1b\n\nAuditLines\x12\r\n\x05lines\x18\x01 \x03(\x0c\x32\x84\x04\n\x0cTrustService\x12/\n\x05\x45nrol\x12\x13.trust.EnrolRequest\x1a\x11.trust.Credential\x12/\n\x05Renew\x12\x13.trust.RenewRequest\x1a\x11.trust.Credential\x12/\n\x06WhoAmI\x12\x14.trust.WhoAmIRequest\x1a\x0f.trust.Identity\x12\x37\n\x0eListIdentities\x12\x12.trust.ListRequest\x1a\x11.trust.Identities\x12/\n\x06Revoke\x12\x14.trust.RevokeRequest\x1a\x0f.trust.Identity\x12\x31\n\x06\x46orget\x12\x14.trust.ForgetRequest\x1a\x11.trust.Identities\x12.\n\tMakeToken\x12\x13.trust.TokenRequest\x1a\x0c.trust.Token\x12/\n\nListTokens\x12\x12.trust.ListRequest\x1a\r.trust.Tokens\x12,\n\x0bRevokeToken\x12\x0e.trust.TokenId\x1a\r.trust.Tokens\x12\x35\n\tReadAudit\x12\x13.trust.AuditRequest\x1a\x11.trust.AuditLines0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.trust_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENROLREQUEST']._serialized_start=29
-  _globals['_ENROLREQUEST']._serialized_end=149
-  _globals['_RENEWREQUEST']._serialized_start=151
-  _globals['_RENEWREQUEST']._serialized_end=207
-  _globals['_CREDENTIAL']._serialized_start=209
-  _globals['_CREDENTIAL']._serialized_end=318
-  _globals['_WHOAMIREQUEST']._serialized_start=320
-  _globals['_WHOAMIREQUEST']._serialized_end=335
-  _globals['_IDENTITY']._serialized_start=337
-  _globals['_IDENTITY']._serialized_end=455
-  _globals['_LISTREQUEST']._serialized_start=457
-  _globals['_LISTREQUEST']._serialized_end=470
-  _globals['_IDENTITIES']._serialized_start=472
-  _globals['_IDENTITIES']._serialized_end=521
-  _globals['_REVOKEREQUEST']._serialized_start=523
-  _globals['_REVOKEREQUEST']._serialized_end=565
-  _globals['_FORGETREQUEST']._serialized_start=567
-  _globals['_FORGETREQUEST']._serialized_end=596
-  _globals['_TOKENREQUEST']._serialized_start=598
-  _globals['_TOKENREQUEST']._serialized_end=686
-  _globals['_TOKEN']._serialized_start=688
-  _globals['_TOKEN']._serialized_end=792
-  _globals['_TOKENS']._serialized_start=794
-  _globals['_TOKENS']._serialized_end=832
-  _globals['_TOKENID']._serialized_start=834
-  _globals['_TOKENID']._serialized_end=855
-  _globals['_AUDITREQUEST']._serialized_start=857
-  _globals['_AUDITREQUEST']._serialized_end=885
-  _globals['_AUDITLINES']._serialized_start=887
-  _globals['_AUDITLINES']._serialized_end=914
-  _globals['_TRUSTSERVICE']._serialized_start=917
-  _globals['_TRUSTSERVICE']._serialized_end=1433
+  _globals['_ENROLREQUEST']._serialized_start=30
+  _globals['_ENROLREQUEST']._serialized_end=164
+  _globals['_RENEWREQUEST']._serialized_start=166
+  _globals['_RENEWREQUEST']._serialized_end=222
+  _globals['_CREDENTIAL']._serialized_start=224
+  _globals['_CREDENTIAL']._serialized_end=333
+  _globals['_WHOAMIREQUEST']._serialized_start=335
+  _globals['_WHOAMIREQUEST']._serialized_end=350
+  _globals['_IDENTITY']._serialized_start=352
+  _globals['_IDENTITY']._serialized_end=470
+  _globals['_LISTREQUEST']._serialized_start=472
+  _globals['_LISTREQUEST']._serialized_end=485
+  _globals['_IDENTITIES']._serialized_start=487
+  _globals['_IDENTITIES']._serialized_end=536
+  _globals['_REVOKEREQUEST']._serialized_start=538
+  _globals['_REVOKEREQUEST']._serialized_end=580
+  _globals['_FORGETREQUEST']._serialized_start=582
+  _globals['_FORGETREQUEST']._serialized_end=611
+  _globals['_TOKENREQUEST']._serialized_start=613
+  _globals['_TOKENREQUEST']._serialized_end=701
+  _globals['_TOKEN']._serialized_start=703
+  _globals['_TOKEN']._serialized_end=807
+  _globals['_TOKENS']._serialized_start=809
+  _globals['_TOKENS']._serialized_end=847
+  _globals['_TOKENID']._serialized_start=849
+  _globals['_TOKENID']._serialized_end=870
+  _globals['_AUDITREQUEST']._serialized_start=872
+  _globals['_AUDITREQUEST']._serialized_end=900
+  _globals['_AUDITLINES']._serialized_start=902
+  _globals['_AUDITLINES']._serialized_end=929
+  _globals['_TRUSTSERVICE']._serialized_start=932
+  _globals['_TRUSTSERVICE']._serialized_end=1448
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EnrolRequest(_message.Message):
-    __slots__ = ("csr", "name", "token_id", "proof", "jwt", "serves", "release")
+    __slots__ = ("csr", "name", "token_id", "proof", "jwt", "serves", "release", "role")
     CSR_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -15,6 +15,7 @@ class EnrolRequest(_message.Message):
     JWT_FIELD_NUMBER: _ClassVar[int]
     SERVES_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
     csr: bytes
     name: str
     token_id: str
@@ -22,7 +23,8 @@ class EnrolRequest(_message.Message):
     jwt: str
     serves: bool
     release: str
-    def __init__(self, csr: _Optional[bytes] = ..., name: _Optional[str] = ..., token_id: _Optional[str] = ..., proof: _Optional[bytes] = ..., jwt: _Optional[str] = ..., serves: _Optional[bool] = ..., release: _Optional[str] = ...) -> None: ...
+    role: str
+    def __init__(self, csr: _Optional[bytes] = ..., name: _Optional[str] = ..., token_id: _Optional[str] = ..., proof: _Optional[bytes] = ..., jwt: _Optional[str] = ..., serves: _Optional[bool] = ..., release: _Optional[str] = ..., role: _Optional[str] = ...) -> None: ...
 
 class RenewRequest(_message.Message):
     __slots__ = ("csr", "serves", "jwt")

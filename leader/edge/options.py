@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from leader.config.sections.services import RedisUrl
 from utils.settings.fields import LogFormat, LogLevel, address, address_or_empty, is_address, matching
@@ -23,6 +23,9 @@ _ENVIRONMENT = """\
 Each flag may also be given as an environment variable, such as FLOCKSTEP_EDGE_LEADER for --leader."""
 METAVARS = {
     "leader": "HOST:PORT",
+    "join": "TOKEN",
+    "join_leader": "HOST:PORT",
+    "identity": "DIR",
     "listen": "HOST:PORT",
     "advertise": "HOST:PORT",
     "edges_listen": "HOST:PORT",
@@ -49,7 +52,19 @@ class JoinOptions(BaseModel):
     name: Annotated[str, matching(r"[A-Za-z0-9._-]{0,64}", "1 to 64 letters, digits, '.', '_' or '-'")] = (
         Field("", description="name, for people; if not given, the host's")
     )
-    ca: Path | None = Field(None, description="PEM file: whom to trust")
+    join: SecretStr = Field(
+        SecretStr(""),
+        description="the leader's join token, of role aggregator, @FILE or - (input); needed once",
+    )
+    join_leader: Annotated[str, AfterValidator(address_or_empty)] = Field(
+        "",
+        description="where the leader itself listens, to join and be renewed there, for an edge below another; "
+        "if not given, at --leader",
+    )
+    identity: Path | None = Field(
+        None, description="folder of the identity; if not given, a free one at home"
+    )
+    ca: Path | None = Field(None, description="PEM file: whom to trust, where no join token tells it")
     certificate: Path | None = Field(
         None, description="PEM file: this program's certificate, of role aggregator"
     )
@@ -72,6 +87,8 @@ class JoinOptions(BaseModel):
         given = (self.ca, self.certificate, self.key)
         if any(given) and not all(given):
             raise ValueError("certificate, key and ca go together; give all three")
+        if self.insecure + bool(self.certificate) + bool(self.join or self.identity) > 1:
+            raise ValueError("choose one of join or identity, certificate, and insecure")
         return self
 
 

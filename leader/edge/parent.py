@@ -7,12 +7,13 @@ import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing, nullcontext
 from typing import Protocol
 
 from grpc import aio
 
 from leader.distributed import contract
-from leader.edge.identity import HOW, EdgeIdentity
+from leader.edge.identity import HOW, channel_to, choose
 from leader.edge.options import JoinOptions
 from protos import edge_pb2, leader_pb2
 from utils.errors import (
@@ -24,9 +25,10 @@ from utils.errors import (
     StalledError,
     UnreachableError,
 )
+from utils.trust.credentials import Credentials
 from utils.version import RELEASE
 from utils.wire.patience import Patience
-from utils.wire.rpc import channel_options, is_loopback
+from utils.wire.rpc import is_loopback
 from utils.wire.status import failures_told
 
 _log = logging.getLogger(__name__)
@@ -67,16 +69,18 @@ class Parent:
         self._options = options
         self._kind = kind
         self._begin = begin
-        self.own = EdgeIdentity(options) if options.certificate else None
+        self.own = choose(options)
         self.name = options.name or socket.gethostname()
         self.channel: aio.Channel | None = None  # while it is joined
         self._work: Work | None = None
         self._beat_s: float | None = None
         self._leaving = asyncio.Event()
+        self._opened = asyncio.Event()  # a sum begins, so little is void where the stream ends
+        self._outdated = False  # what it was joined with has been replaced
         if not (self.own or options.insecure or is_loopback(options.leader)):
             raise ForbiddenError(
-                f"{options.leader} is another machine: prove who this {kind} is with --certificate, --key and --ca "
-                f"(there: {HOW}), or say --insecure"
+                f"{options.leader} is another machine: start this {kind} once with --join TOKEN (there: {HOW}), "
+                "or say --insecure"
             )
 
     def leave(self) -> None:
@@ -88,6 +92,10 @@ class Parent:
 
         Raises UnreachableError when the parent stays away for too long, and what a new stream can't mend.
         """
+        with closing(self.own) if self.own is not None else nullcontext():
+            await self._follow_until_left()
+
+    async def _follow_until_left(self) -> None:
         patience = Patience(self._options.connect_timeout_s, self._kind)
         following = asyncio.ensure_future(self._follow(patience))
         leaving = asyncio.ensure_future(self._leaving.wait())
@@ -103,9 +111,14 @@ class Parent:
     async def _follow(self, patience: Patience) -> None:
         while True:
             try:
-                async with self._dial() as self.channel:
+                shown = await self.own.ready() if self.own is not None else None
+                async with self._dial(shown) as self.channel:
                     try:
                         stop = await self._join(self.channel)
+                    except ForbiddenError as error:
+                        if self.own is not None and shown is not None and self.own.mends(shown):
+                            raise NotReadyError(str(error)) from error
+                        raise
                     finally:
                         if self._work is not None:
                             self._work.end()
@@ -114,38 +127,40 @@ class Parent:
                 if stop is not None:
                     _log.info("the leader says stop: %s", stop.reason)
                     return
+                if self._outdated:
+                    continue
                 problem, least_s = "it closed the stream", 0.0
             except _MENDABLE as error:
                 problem, least_s = str(error), error.retry_after_s if isinstance(error, BusyError) else 0.0
             await asyncio.sleep(patience.next_wait(self._options.leader, problem, least_s))
 
-    def _dial(self) -> aio.Channel:
-        options: tuple[tuple[str, int | str], ...] = (
-            *channel_options(),
-            ("grpc.use_local_subchannel_pool", 1),
-        )
-        if self.own is None:
-            return aio.insecure_channel(self._options.leader, options=options)
-        if name := self.own.parent_name:
-            options = (*options, ("grpc.ssl_target_name_override", name))
-        return aio.secure_channel(self._options.leader, self.own.credentials.for_channel(), options=options)
+    def _dial(self, shown: Credentials | None) -> aio.Channel:
+        return channel_to(self._options.leader, shown, self.own.parent_name if self.own is not None else "")
 
     async def _join(self, channel: aio.Channel) -> leader_pb2.Stop | None:
         """One stream, from its beginning to its end; the parent's Stop, or None if it ended without."""
+        self._outdated = False
         up: Up = asyncio.Queue()
         lost = asyncio.Event()
         hello = edge_pb2.EdgeHello(protocol=contract.VERSION, release=RELEASE, name=self.name)
         up.put_nowait(edge_pb2.EdgeUp(hello=hello))
         reading = asyncio.ensure_future(self._read(channel, up, lost.set))
         losing = asyncio.ensure_future(lost.wait())
+        keeping = asyncio.ensure_future(self._keep(lost.set))
         try:
             await asyncio.wait((reading, losing), return_when=asyncio.FIRST_COMPLETED)
             return reading.result() if reading.done() else None
         finally:
             up.put_nowait(None)
-            for task in (reading, losing):
+            for task in (reading, losing, keeping):
                 task.cancel()
-            await asyncio.gather(reading, losing, return_exceptions=True)
+            await asyncio.gather(reading, losing, keeping, return_exceptions=True)
+
+    async def _keep(self, lose: Callable[[], None]) -> None:
+        if self.own is not None:
+            await self.own.keep(self._opened)
+            self._outdated = True
+            lose()
 
     def _elsewhere(self) -> IncompatibleError:
         return IncompatibleError(
@@ -168,6 +183,8 @@ class Parent:
                     raise PayloadError("the parent did not begin with a welcome")
                 else:
                     await self._work.heed(message)
+                    if message.HasField("open"):
+                        self._opened.set()
         return None
 
     async def _says(self, up: Up) -> AsyncIterator[edge_pb2.EdgeUp]:

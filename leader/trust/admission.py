@@ -63,7 +63,9 @@ class Admission:
         own, renewed = issuer.server_credentials, callers.renewed
         self.credentials = own  # of a listener that begins to listen now
         self.ports = SecurePorts(config, self.guard, own, services, renewed)
-        self.edge_ports = SecurePorts(config, self.edge_guard, own, {}, renewed, "edges.listen", alone=True)
+        self.edge_ports = SecurePorts(
+            config, self.edge_guard, own, services, renewed, "edges.listen", alone=True
+        )
 
     def invite(self) -> Invitation | None:
         """A new join token for learners; None where a PKI of one's own says who they are."""

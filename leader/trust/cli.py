@@ -30,7 +30,7 @@ from utils.settings.flags import number, whole
 from utils.settings.verbs import Flag, Verb, Verbs
 from utils.trust import contract, pki
 from utils.trust.credentials import Credentials
-from utils.trust.names import TLS_NAME, TOKEN_ROLES
+from utils.trust.names import EDGE, TLS_NAME, TOKEN_ROLES
 from utils.trust.token import JoinToken, door_credentials
 from utils.wire.contract import Method
 from utils.wire.rpc import channel_options
@@ -75,7 +75,8 @@ def _token(options: Namespace) -> None:
     request.hours, request.replace = options.hours or 72, options.replace
     token = _ask(options, contract.MAKE_TOKEN, request)
     say(token.text)
-    _say(f"token {_described(token)}; there, once: python -m learner --leader HOST:PORT --join TOKEN")
+    program = "leader.edge" if token.role == EDGE else "learner"
+    _say(f"token {_described(token)}; there, once: python -m {program} --leader HOST:PORT --join TOKEN")
 
 
 def _list(options: Namespace) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
-import time
-from contextlib import suppress
+from functools import partial
 
 from grpc import aio
 
@@ -20,21 +18,17 @@ from learner.trust.channel import (
     open_to_edge,
     speaks_tls,
 )
-from learner.trust.identity import Identity, in_folder, of_address, of_fleet
-from learner.trust.join import join_by_jwt, join_by_token, name_in_jwt, read_token, renew
+from learner.trust.join import join_by_jwt, join_by_token, name_in_jwt, read_jwt
 from protos import leader_pb2
 from utils.errors import ConfigError, FlockstepError, ForbiddenError, NotReadyError, UnreachableError
 from utils.trust import pki
 from utils.trust.credentials import Credentials
+from utils.trust.identity import Identity, chosen, of_fleet
+from utils.trust.membership import Membership, read_token, renew, replaced
 from utils.trust.names import EDGE_TLS_NAME, LEADER
 from utils.trust.token import JoinToken
 from utils.wire.contract import Context
 from utils.wire.rpc import is_loopback
-
-_log = logging.getLogger(__name__)
-_LATEST = 0.8  # of the second half of a certificate's life, after which no order is waited for
-_LOOK_S = 60.0  # the clock may jump, and timers stand still while a machine sleeps
-_LEAST_S = 0.1
 
 
 class Access:
@@ -109,21 +103,9 @@ class Certified(Access):
         Args:
             half, end: of the certificate's life; unix seconds.
         """
-        while (left_s := half - time.time()) > 0 or not await self._tried(channel):
-            wait_s = left_s if left_s > 0 else max((end - time.time()) / 10, _LEAST_S)
-            await asyncio.sleep(min(wait_s, _LOOK_S))
-        self._ordered.clear()  # no commit is waited for: after the last one there is nobody to come back to
-        with suppress(TimeoutError):
-            async with asyncio.timeout(half + _LATEST * (end - half) - time.time()):
-                await self._ordered.wait()
+        # No commit is waited for: after the last one there is nobody to come back to.
+        await replaced(half, end, partial(self._renew, channel), self._ordered)
         self.renewed = True
-
-    async def _tried(self, channel: aio.Channel) -> bool:
-        try:
-            return await self._renew(channel)
-        except FlockstepError as error:
-            _log.warning("the certificate is not renewed yet: %s", error)
-            return False
 
     async def _renew(self, channel: aio.Channel) -> bool:
         """Get a newer certificate; False if there is none yet, and what it raises may pass."""
@@ -177,24 +159,24 @@ class Enrolled(Certified):
     def __init__(self, options: LearnerOptions, identity: Identity, token: JoinToken | None) -> None:
         super().__init__(options)
         self._identity = identity
-        self._token = token  # that has not been used yet
-        ca = pki.from_pem(identity.credentials.roots) if identity.certificate else None
-        # Whether the identity is of no use here, though its certificate has not ended.
-        self._stale = bool(ca and token and ca.public_key() != token.ca_public_key())
+        self._member = Membership(identity, token)
 
     async def open(self) -> aio.Channel:
         """See Access."""
         identity, options = self._identity, self._options
         self._show()
-        if identity.ends_at <= time.time() or self._stale:
-            await self._join()
+        if token := self._member.due:
+            await join_by_token(options, self._member, token)
+            self._show()
+        elif options.jwt_file and not identity.valid:
+            await join_by_jwt(options, identity)
             self._show()
         assert identity.certificate
         check_span(identity.certificate, "join again with a new token")
         identity.remember(options.leader)
         if options.network_addr and not identity.serves:
             async with open_channel(options, identity.credentials.for_channel()) as channel:
-                await renew(options, identity, channel)
+                await self._renew(channel)
             self._show()
         assert self.credentials
         return open_channel(options, self.credentials.for_channel())
@@ -209,17 +191,9 @@ class Enrolled(Certified):
         self.credentials = self._identity.credentials if self._identity.certificate else None
         self.renewed = False
 
-    async def _join(self) -> None:
-        if self._token is not None:
-            await join_by_token(self._options, self._identity, self._token)
-            self._token, self._stale = None, False
-        elif self._options.jwt_file:
-            await join_by_jwt(self._options, self._identity)
-
     async def explain(self, error: FlockstepError) -> FlockstepError:
         """See Access; if the leader has forgotten the identity, its key may join again by a token that is left."""
-        if isinstance(error, ForbiddenError) and self._token is not None:
-            self._stale = True
+        if isinstance(error, ForbiddenError) and self._member.mends():
             return NotReadyError(str(error))
         return await super().explain(error)
 
@@ -232,7 +206,8 @@ class Enrolled(Certified):
         return self.credentials is not None and self.credentials != self._identity.credentials
 
     async def _renew(self, channel: aio.Channel) -> bool:
-        await renew(self._options, self._identity, channel)
+        options = self._options
+        await renew(self._identity, channel, serves=bool(options.network_addr), jwt=read_jwt(options))
         return True
 
     def admit(self, context: Context) -> None:
@@ -267,12 +242,7 @@ def choose(options: LearnerOptions) -> Access:
 
 
 def _identity(options: LearnerOptions, token: JoinToken | None) -> Identity | None:
-    if folder := options.identity:
-        if not (token or options.jwt_file or (folder / "cert.pem").exists()):
-            raise ConfigError(f"--identity: {folder} holds no certificate; join with --join TOKEN")
-        return in_folder(folder)
-    if token:
-        return of_fleet(pki.fleet_of(token.ca_public_key()), options.name)
-    name = options.name or (name_in_jwt(options) if options.jwt_file else "")
-    known = of_address(options.leader, name)
-    return known or (of_fleet("jwt", options.name) if options.jwt_file else None)
+    by_jwt = options.jwt_file is not None
+    name = options.name or (name_in_jwt(options) if by_jwt and not token else "")
+    known = chosen(options.leader, options.identity, token, name, joins=by_jwt)
+    return known or (of_fleet("jwt", options.name) if by_jwt else None)

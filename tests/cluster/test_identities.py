@@ -101,7 +101,7 @@ def test_a_learner_that_is_revoked_ends_at_once_with_the_reason(tmp_path: Path, 
 def test_a_learner_that_sleeps_over_the_change_to_its_new_certificate_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("learner.trust.access._LATEST", 9.0)  # long after the old certificate's end
+    monkeypatch.setattr("utils.trust.membership._LATEST", 9.0)  # long after the old certificate's end
 
     async def scenario(cluster: Cluster) -> None:
         sleeper = join_by_token(cluster, "a")  # which is given no work yet, with which it would change

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,10 +13,14 @@ from typing import Any
 import grpc
 import pytest
 from grpc import aio
+from pydantic import SecretStr
 
+from leader.aggregator.app import App as Aggregator
 from leader.distributed.contract import JOIN, VERSION
-from leader.events import EdgeServes, LearnerLeft, RoundCommitted, UpdateAccepted
-from protos import edge_pb2, leader_pb2, leader_pb2_grpc
+from leader.edge.options import JoinOptions
+from leader.events import EdgeServes, LearnerLeft, RoundCommitted, RunFinished, UpdateAccepted
+from leader.trust.identities.manager import Manager
+from protos import edge_pb2, leader_pb2, leader_pb2_grpc, trust_pb2
 from scripts.cluster import Cluster
 from scripts.demo import free_port
 from tests.clusters import IMAGES, SHARDS, TINY, Settings, join, one_edge, play, train
@@ -22,7 +28,7 @@ from tests.leader.trust.fleet import Fleet
 from tests.leader.trust.gateways import gateway_to
 from tests.strangers import Stranger
 from tests.tools.envoy import needs_envoy
-from utils.errors import ForbiddenError
+from utils.errors import ConfigError, ForbiddenError
 from utils.trust.credentials import Credentials
 from utils.trust.names import EDGE_TLS_NAME
 
@@ -167,6 +173,82 @@ def test_a_revoked_edge_is_cut_off_by_the_leader_and_by_the_edge_above_it(tmp_pa
         await cluster.finished()
 
     assert play(scenario, secure(tmp_path)).model_sha256 == play(train).model_sha256
+
+
+def token_of(folder: Path, role: str = "aggregator") -> str:
+    """A join token for one."""
+    request = trust_pb2.TokenRequest(role=role, uses=1, hours=1.0)
+    return Manager(Fleet(folder / "trust").authority).make_token(request).text
+
+
+def test_edges_join_by_a_token_and_are_renewed_and_nothing_is_lost(tmp_path: Path, home: Path) -> None:
+    rounds: Settings = {**TINY, "rounds": 150}  # some seconds on any machine
+
+    async def scenario(cluster: Cluster) -> None:
+        port = free_port()
+        below = f"127.0.0.1:{port}"
+        top = await one_edge(cluster, "top", edges_listen=below, join=token_of(tmp_path))
+        proof = {"join": token_of(tmp_path), "join_leader": cluster.address}
+        low = cluster.edge("low", above=port, **proof)
+        await cluster.until(lambda: len(cluster.app.edges) == 2, "no edge below")
+        join(cluster, "a")
+        join(cluster, "b")
+        await cluster.event(RunFinished)
+        assert (top.error, low.error) == (None, None)
+        for edge in (low, top):  # one that changes its connection at that very moment waits for a leader
+            await edge.kill()
+        await cluster.finished()
+
+    short = {"trust.cert_hours": 4 / 3600, "limits.registrations_per_min": 1000, "limits.calls_per_s": 1000}
+    run = play(scenario, {**secure(tmp_path, rounds), **short})
+    assert run.model_sha256 == play(train, rounds).model_sha256
+    lines = map(json.loads, (tmp_path / "trust" / "audit.jsonl").read_text().splitlines())
+    told = Counter((line["what"], line["who"]) for line in lines)
+    assert min(told["renewed", name] for name in ("top", "low")) >= 1
+    assert told["enrolled", "top"] == told["enrolled", "low"] == 1
+    assert {path.parent.name for path in (home.parent / "edges").glob("*/*/cert.pem")} == {"top", "low"}
+
+
+def test_a_token_of_another_role_makes_no_edge_and_is_not_used_up(tmp_path: Path, home: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        learners = token_of(tmp_path, "learner")
+        error = await cluster.failed(cluster.edge("east", join=learners))
+        assert isinstance(error, ForbiddenError)
+        advice = "make a new one: python -m leader.trust token --role ROLE"
+        assert str(error) == f"this token is for role learner alone; {advice}"
+        assert not [*home.parent.glob("edges/*/*/cert.pem")]
+        join(cluster, "a", join=learners, identity=None)
+        await one_edge(cluster, join=token_of(tmp_path))
+        join(cluster, "b")
+        await cluster.finished()
+
+    assert play(scenario, secure(tmp_path)).model_sha256 == play(train).model_sha256
+
+
+def test_an_aggregator_joins_by_a_token_as_an_edge_does(tmp_path: Path, home: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        leader = (cluster.run_dir / "edges").read_text()
+        options = JoinOptions(leader=leader, name="sums", join=SecretStr(token_of(tmp_path)))
+        with pytest.raises(ConfigError, match="keeps no updates in Kafka"):  # what it is told once it is in
+            await Aggregator(options).parent.follow()
+        assert [path.name for path in (home.parent / "edges").glob("*/*")] == ["sums"]
+
+    play(scenario, secure(tmp_path))
+
+
+def test_an_edge_is_known_by_what_it_has_kept_and_joins_again_by_a_new_token_where_it_was_forgotten(
+    tmp_path: Path,
+) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        for proof in (token_of(tmp_path), ""):
+            await (await one_edge(cluster, join=proof)).kill()
+            await cluster.until(lambda: not cluster.app.edges, "the edge is still there")
+        Manager(Fleet(tmp_path / "trust").authority).forget(trust_pb2.ForgetRequest(name="east"))
+        error = await cluster.failed(cluster.edge("east"))
+        assert str(error) == "the certificate of east was replaced or forgotten; join with a new token"
+        await one_edge(cluster, join=token_of(tmp_path))
+
+    play(scenario, secure(tmp_path))
 
 
 @needs_envoy

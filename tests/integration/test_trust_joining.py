@@ -13,6 +13,7 @@ from typing import cast
 from cryptography import x509
 from grpc import aio
 
+from scripts.demo import free_port
 from tests.clusters import TINY
 from tests.integration.harness import (
     LINE,
@@ -42,6 +43,24 @@ def printed(leader: Leader) -> list[list[str]]:
     said = [str(entry["message"]) for entry in leader.seen if entry["event"] == "log"]
     lines = [line[line.index("python -m learner") :] for line in said if "python -m learner" in line]
     return [shlex.split(line)[3:] for line in lines]
+
+
+def test_an_edge_joins_by_a_token_of_its_role_and_by_no_other(
+    cluster: Cluster, undisturbed_noise: Leader
+) -> None:
+    at, file = f"127.0.0.1:{free_port()}", cluster.folder / "token"
+    leader = cluster.leader({**TINY, "edges.listen": at}, secure=True)
+    assert leader.address
+    flags = ["leader.edge", "--leader", at, "--log-format", "json", "--name", "east", "--join", f"@{file}"]
+    file.write_text(cluster.token())
+    refused = cluster.program("edge", flags).fail(7)
+    assert refused == f"this token is for role learner alone; {ADVICE} --role ROLE"
+    file.write_text(cluster.token("--role", "aggregator"))
+    edge = cluster.program("edge", flags)
+    leader.event("EdgeServes", name="east")
+    succeed(*[cluster.join(leader, name, *noise(name)) for name in "ab"], leader, edge)
+    assert_same_bits(leader.run_dir, undisturbed_noise.run_dir)
+    assert edge.event("log")["message"].startswith("admitted as east (aggregator) until")
 
 
 def test_learners_join_by_the_printed_line_and_are_known_from_then_on(

@@ -150,6 +150,8 @@ class Authority:
 
         def applicant(records: Records) -> Applicant:
             token, digest = self._token_of(records, request), digest_of(key)
+            if request.role not in ("", token.role):
+                raise ForbiddenError(f"this token is for role {token.role} alone; {_ADVICE} --role ROLE")
             owner = _name_of(records, digest)
             if not owner or digest not in token.used:  # a key that was renewed away or forgotten comes anew
                 if token.uses and len(token.used) >= token.uses:

@@ -11,7 +11,7 @@ import pytest
 
 from leader.edge import identity
 from leader.edge.app import App
-from leader.edge.identity import EdgeIdentity
+from leader.edge.identity import Files
 from leader.edge.options import EdgeOptions
 from leader.trust.identities.callers import Caller
 from leader.trust.identities.manager import Manager
@@ -40,7 +40,7 @@ def options(folder: Path, own: Credentials, **more: Any) -> EdgeOptions:
 
 
 def test_one_that_the_leader_admitted_knows_others_of_its_ca(fleet: Fleet, tmp_path: Path) -> None:
-    edge = EdgeIdentity(options(tmp_path, fleet.admit("east", "aggregator"), edges_listen="127.0.0.1:0"))
+    edge = Files(options(tmp_path, fleet.admit("east", "aggregator"), edges_listen="127.0.0.1:0"))
     assert edge.parent_name == EDGE_TLS_NAME
     for name, role in (("west", "aggregator"), ("ann", "learner")):
         certificate = pki.from_pem(fleet.admit(name, role).certificate)
@@ -51,7 +51,7 @@ def test_one_that_the_leader_admitted_knows_others_of_its_ca(fleet: Fleet, tmp_p
 
 
 def test_it_checks_who_is_revoked_as_it_was_told_last(fleet: Fleet, tmp_path: Path) -> None:
-    edge = EdgeIdentity(options(tmp_path, fleet.admit("east", "aggregator")))
+    edge = Files(options(tmp_path, fleet.admit("east", "aggregator")))
     manager, callers = Manager(fleet.authority), {}
     for name in ("west", "north", "south"):
         certificate = pki.from_pem(fleet.admit(name, "aggregator").certificate)
@@ -70,15 +70,17 @@ def test_it_checks_who_is_revoked_as_it_was_told_last(fleet: Fleet, tmp_path: Pa
 
 @pytest.mark.parametrize("role", ["learner", "operator", "gateway"])
 def test_a_certificate_of_another_role_makes_no_edge(fleet: Fleet, tmp_path: Path, role: str) -> None:
-    with pytest.raises(ForbiddenError, match=f"is of role {role}; get one .*--role aggregator"):
-        EdgeIdentity(options(tmp_path, fleet.admit("x", role)))
+    with pytest.raises(
+        ForbiddenError, match=f"is of role {role}; get one of role aggregator .*--role aggregator"
+    ):
+        Files(options(tmp_path, fleet.admit("x", role)))
 
 
 def test_with_a_pki_of_ones_own_no_edges_are_taken_below(fleet: Fleet, tmp_path: Path) -> None:
     foreign = fleet.admit("east", "aggregator")
     root = Fleet(tmp_path / "other").roots
     own = Credentials(foreign.key, foreign.certificate, root)
-    assert EdgeIdentity(options(tmp_path, own)).parent_name == ""
+    assert Files(options(tmp_path, own)).parent_name == ""
     with pytest.raises(ConfigError, match=r"--edges-listen: .*or have all edges join the leader"):
         App(options(tmp_path, own, edges_listen="127.0.0.1:0"))
 
@@ -86,11 +88,11 @@ def test_with_a_pki_of_ones_own_no_edges_are_taken_below(fleet: Fleet, tmp_path:
 def test_files_that_cant_be_used_are_named(fleet: Fleet, tmp_path: Path) -> None:
     own, other = fleet.admit("east", "aggregator"), fleet.admit("west", "aggregator")
     with pytest.raises(ConfigError, match="--certificate, --key, --ca: "):
-        EdgeIdentity(options(tmp_path, Credentials(other.key, own.certificate, own.roots)))
+        Files(options(tmp_path, Credentials(other.key, own.certificate, own.roots)))
     given = options(tmp_path, own)
     (tmp_path / "ca").unlink()
     with pytest.raises(ConfigError, match="No such file"):
-        EdgeIdentity(given)
+        Files(given)
 
 
 class Told(logging.Handler):
@@ -109,7 +111,7 @@ def test_files_that_are_replaced_count_once_they_fit_together(
 ) -> None:
     monkeypatch.setattr(identity, "_LOOK_S", 0.001)
     old, new = fleet.admit("east", "aggregator"), fleet.admit("east", "aggregator")
-    edge = EdgeIdentity(options(tmp_path, old))
+    edge = Files(options(tmp_path, old))
 
     async def story() -> None:
         told = Told()

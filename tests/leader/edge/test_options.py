@@ -31,6 +31,8 @@ def test_flags_come_before_the_environment() -> None:
         ("--leader h:1 --redis-url redis://redis.corp", "write rediss://HOST:PORT"),
         ("--leader h:1 --redis-url rediss://ann:pw@redis.corp", "there is a password in it"),
         ("--leader h:1 --ca ca.pem", "certificate, key and ca go together"),
+        ("--leader h:1 --join t --insecure", "choose one of join or identity, certificate, and insecure"),
+        ("--leader h:1 --join-leader h", "HOST:PORT with a port from 1 to 65535"),
         ("--leader h:1 --leder h:2", "--leder"),
     ],
 )
@@ -40,6 +42,8 @@ def test_what_cant_be_is_refused_with_what_can(flags: str, words: str) -> None:
 
 
 def test_a_leader_on_another_machine_is_not_joined_in_the_clear_by_mistake() -> None:
-    with pytest.raises(ForbiddenError, match=r"another machine: .*--role aggregator.*or say --insecure"):
+    with pytest.raises(
+        ForbiddenError, match=r"another machine: .*--join TOKEN .*--role aggregator.*or say --insecure"
+    ):
         App(parse(["--leader", "leader.example:50060"], {}))
     App(parse(["--leader", "leader.example:50060", "--insecure"], {}))

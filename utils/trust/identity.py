@@ -1,6 +1,7 @@
 """An identity of this machine on disk, held by one process at a time: key, certificate, whom it trusts.
 
     ~/.flockstep/identities/FLEET/NAME/    key.pem  cert.pem  ca.pem  about.json  witness.json  lock
+    ~/.flockstep/edges/FLEET/NAME/         of edges and aggregators
 
 FLOCKSTEP_HOME is another place for ~/.flockstep.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -23,8 +25,10 @@ from utils.errors import ConfigError, ForbiddenError, PayloadError
 from utils.files import hold, read_secret, replace_file
 from utils.trust import pki
 from utils.trust.credentials import Credentials
+from utils.trust.token import JoinToken
 
 _log = logging.getLogger(__name__)
+LEARNERS, EDGES = "identities", "edges"  # folders at home
 _NAMELESS = "joining-"  # begins the folder of an identity whose name the leader has not told yet
 
 
@@ -57,6 +61,11 @@ class Identity:
         return pki.ends_at(self.certificate) if self.certificate else 0.0
 
     @property
+    def valid(self) -> bool:
+        """Whether it has a certificate that has not ended."""
+        return self.ends_at > time.time()
+
+    @property
     def renew_at(self) -> float:
         """Unix seconds at which half its certificate's life is over."""
         assert self.certificate
@@ -87,7 +96,7 @@ class Identity:
         self._note(renew_at=credential.renew_at)
         self._write("cert.pem", pki.to_pem(certificate))
         self.certificate = certificate
-        place = home() / identity.fleet / identity.name
+        place = self.folder.parent.parent / identity.fleet / identity.name
         if self.folder.name.startswith(_NAMELESS) and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             self.folder = self.folder.rename(place)
@@ -128,9 +137,31 @@ class Identity:
         self._lock.close()
 
 
-def home() -> Path:
-    """Where identities are."""
-    return Path(os.environ.get("FLOCKSTEP_HOME") or "~/.flockstep").expanduser() / "identities"
+def home(kind: str = LEARNERS) -> Path:
+    """Where identities of this kind are."""
+    return Path(os.environ.get("FLOCKSTEP_HOME") or "~/.flockstep").expanduser() / kind
+
+
+def chosen(
+    address: str,
+    folder: Path | None,
+    token: JoinToken | None,
+    name: str,
+    kind: str = LEARNERS,
+    *,
+    joins: bool = False,
+) -> Identity | None:
+    """The identity in `folder`, else one of the token's fleet, else one that is known at this address, if there is one.
+
+    Raises ConfigError for a folder without one, unless it `joins` in another way than by the token.
+    """
+    if folder:
+        if not (token or joins or (folder / "cert.pem").exists()):
+            raise ConfigError(f"--identity: {folder} holds no certificate; join with --join TOKEN")
+        return in_folder(folder)
+    if token:
+        return of_fleet(pki.fleet_of(token.ca_public_key()), name, kind)
+    return of_address(address, name, kind)
 
 
 def in_folder(folder: Path) -> Identity:
@@ -141,30 +172,30 @@ def in_folder(folder: Path) -> Identity:
             return identity
     except OSError as error:
         raise ConfigError(f"can't use the identity in {folder}: {error.strerror}") from None
-    raise ConfigError(f"another process uses the identity in {folder}; give each learner its own")
+    raise ConfigError(f"another process uses the identity in {folder}; give each its own")
 
 
-def of_fleet(fleet: str, name: str) -> Identity:
+def of_fleet(fleet: str, name: str, kind: str = LEARNERS) -> Identity:
     """A free identity of this fleet, of this name if one is given; a new one where there is none."""
     # One that has no key yet is about to be held by whoever has just made it.
-    found = _free((key.parent for key in (home() / fleet).glob("*/key.pem")), name)
-    return found or in_folder(home() / fleet / (name or _NAMELESS + token_hex(4)))
+    found = _free((key.parent for key in (home(kind) / fleet).glob("*/key.pem")), name)
+    return found or in_folder(home(kind) / fleet / (name or _NAMELESS + token_hex(4)))
 
 
-def of_address(address: str, name: str) -> Identity | None:
+def of_address(address: str, name: str, kind: str = LEARNERS) -> Identity | None:
     """A free identity for the leader at this address, if it was ever joined there.
 
     Raises ForbiddenError where other processes hold all of them.
     """
-    about = home().glob("*/*/about.json")
+    about = home(kind).glob("*/*/about.json")
     known = [path.parent for path in about if address in _json(path).get("addresses", [])]
-    newest = max(known, key=_ends_at, default=home())  # the leader may have got another CA since
+    newest = max(known, key=_ends_at, default=home(kind))  # the leader may have got another CA since
     fleet = [folder for folder in known if folder.parent == newest.parent and name in ("", folder.name)]
     found = _free(fleet, name)
     if fleet and found is None:
         raise ForbiddenError(
             f"other processes use all identities that this machine has for leader {address}: start this "
-            "learner once with --join TOKEN (there: python -m leader.trust token)"
+            "one once with --join TOKEN (there: python -m leader.trust token)"
         )
     return found
 

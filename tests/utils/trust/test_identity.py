@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from learner.trust import identity as identities
-from learner.trust.identity import Identity
 from protos import trust_pb2
 from utils.errors import ConfigError, ForbiddenError, PayloadError
+from utils.trust import identity as identities
 from utils.trust import pki
+from utils.trust.identity import Identity
 from utils.trust.names import Identity as Name
 
 NOW = float(int(time.time()))
@@ -32,8 +32,10 @@ HELD: list[Identity] = []  # by the test that runs
 
 
 @pytest.fixture(autouse=True)
-def let_go() -> Iterator[None]:
-    yield
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where identities are; those of the test are let go."""
+    monkeypatch.setenv("FLOCKSTEP_HOME", str(tmp_path / "home"))
+    yield tmp_path / "home" / "identities"
     while HELD:
         HELD.pop().close()
 
@@ -116,17 +118,17 @@ def test_eight_learners_take_eight_identities_and_come_back_to_them() -> None:
 
 def test_another_process_finds_an_identity_taken() -> None:
     joined("a")
-    script = f"from learner.trust.identity import of_address; of_address({ADDRESS!r}, '')"
+    script = f"from utils.trust.identity import of_address; of_address({ADDRESS!r}, '')"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert ended.stderr.splitlines()[-1].startswith("utils.errors.ForbiddenError: other processes use all")
-    script = f"from learner.trust.identity import of_fleet; print(of_fleet({FLEET!r}, '').folder.name)"
+    script = f"from utils.trust.identity import of_fleet; print(of_fleet({FLEET!r}, '').folder.name)"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ended.stdout.startswith("joining-")
 
 
 def test_eight_processes_that_begin_at_once_take_eight_identities(home: Path) -> None:
     script = (
-        "import sys; from learner.trust.identity import of_fleet; print(flush=True); sys.stdin.readline(); "
+        "import sys; from utils.trust.identity import of_fleet; print(flush=True); sys.stdin.readline(); "
         f"held = of_fleet({FLEET!r}, ''); print(held.folder.name, flush=True); sys.stdin.readline()"
     )
     command = [sys.executable, "-c", script]
