@@ -15,12 +15,13 @@ from grpc import aio
 from leader.edge.options import JoinOptions
 from leader.trust.identities.callers import Caller
 from leader.trust.identities.revocations import Revocations
-from utils.errors import ConfigError, ForbiddenError
+from utils.errors import ConfigError, ForbiddenError, UnreachableError
 from utils.trust import pki
 from utils.trust.credentials import Credentials
 from utils.trust.identity import EDGES, chosen
-from utils.trust.membership import Membership, door_of, enrol, read_token, renew, replaced
+from utils.trust.membership import Membership, door_of, enrol, read_token, renew, replaced, stranger
 from utils.trust.names import EDGE, EDGE_TLS_NAME, TLS_NAME
+from utils.trust.token import JoinToken
 from utils.wire.rpc import channel_options
 
 _log = logging.getLogger(__name__)
@@ -131,13 +132,12 @@ class Enrolled(EdgeIdentity):
         super().__init__(options)
         self._member = member
         self._identity = member.identity
+        self._leader = options.join_leader or options.leader  # which certifies
 
     async def ready(self) -> Credentials:
         """See EdgeIdentity."""
         if token := self._member.due:
-            request = self._member.request(token, name=self._options.name, serves=True, role=EDGE)
-            credential = await enrol(self._dial_leader(door_of(token)), request)
-            self._member.joined(credential, token)
+            await self._join(token)
         if not self._identity.valid:
             raise ForbiddenError(
                 f"the certificate in {self._identity.folder} has ended; join again (there: {HOW})"
@@ -153,6 +153,14 @@ class Enrolled(EdgeIdentity):
         self._identity.remember(self._options.leader)
         return self.credentials
 
+    async def _join(self, token: JoinToken) -> None:
+        request = self._member.request(token, name=self._options.name, serves=True, role=EDGE)
+        try:
+            credential = await enrol(self._dial_leader(door_of(token)), request)
+        except UnreachableError as error:
+            raise stranger(error, self._leader, "token") or error from None
+        self._member.joined(credential, token)
+
     def mends(self, shown: Credentials) -> bool:
         """See EdgeIdentity."""
         return super().mends(shown) or self._member.mends()
@@ -167,8 +175,7 @@ class Enrolled(EdgeIdentity):
         return True
 
     def _dial_leader(self, shown: Credentials) -> aio.Channel:
-        """A channel to whoever certifies."""
-        return channel_to(self._options.join_leader or self._options.leader, shown, TLS_NAME)
+        return channel_to(self._leader, shown, TLS_NAME)
 
     def close(self) -> None:
         """Let other processes have the identity."""

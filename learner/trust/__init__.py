@@ -1,1 +1,1 @@
-"""This learner's identity: how it joins, how it is kept, and the channel that it opens with it."""
+"""This learner's access to the leader: what it proves itself with, and the channels that it opens with that."""

@@ -13,6 +13,7 @@ from grpc import aio
 from learner.options import LearnerOptions
 from utils.errors import FlockstepError, ForbiddenError
 from utils.trust import pki
+from utils.trust.membership import stranger
 from utils.trust.names import TLS_NAME
 from utils.wire.rpc import channel_options
 from utils.wire.status import ON_THE_WAY
@@ -99,10 +100,8 @@ async def explained(error: FlockstepError, address: str, known_by: str) -> Flock
     other_name = "Hostname Verification Check failed" in why
     if other_name and known_by == CA_FILE:
         return ForbiddenError(f"{address} has a certificate of another name; say which with --server-name")
-    if other_name or "CERTIFICATE_VERIFY_FAILED" in why:
-        return ForbiddenError(
-            f"{address} is not the leader of this {known_by}: wrong address, or somebody is in between"
-        )
+    if other := stranger(error, address, known_by):
+        return other
     tls = await speaks_tls(address)
     return error if tls is None or tls == bool(known_by) else mismatch(address, tls=tls)
 

@@ -209,13 +209,19 @@ def test_edges_join_by_a_token_and_are_renewed_and_nothing_is_lost(tmp_path: Pat
     assert {path.parent.name for path in (home.parent / "edges").glob("*/*/cert.pem")} == {"top", "low"}
 
 
-def test_a_token_of_another_role_makes_no_edge_and_is_not_used_up(tmp_path: Path, home: Path) -> None:
+def test_a_token_of_another_role_or_leader_makes_no_edge_and_is_not_used_up(
+    tmp_path: Path, home: Path
+) -> None:
     async def scenario(cluster: Cluster) -> None:
         learners = token_of(tmp_path, "learner")
         error = await cluster.failed(cluster.edge("east", join=learners))
         assert isinstance(error, ForbiddenError)
         advice = "make a new one: python -m leader.trust token --role ROLE"
         assert str(error) == f"this token is for role learner alone; {advice}"
+        error = await cluster.failed(cluster.edge("east", join=token_of(tmp_path / "other")))
+        assert isinstance(error, ForbiddenError)
+        between = "wrong address, or somebody is in between"
+        assert str(error).endswith(f" is not the leader of this token: {between}")
         assert not [*home.parent.glob("edges/*/*/cert.pem")]
         join(cluster, "a", join=learners, identity=None)
         await one_edge(cluster, join=token_of(tmp_path))

@@ -13,7 +13,7 @@ from pathlib import Path
 from grpc import aio
 
 from protos import trust_pb2
-from utils.errors import ConfigError, FlockstepError
+from utils.errors import ConfigError, FlockstepError, ForbiddenError
 from utils.trust import pki
 from utils.trust.contract import ENROL, RENEW
 from utils.trust.credentials import Credentials
@@ -90,6 +90,17 @@ async def enrol(channel: aio.Channel, request: trust_pb2.EnrolRequest) -> trust_
     async with channel:
         with failures_told():
             return await ENROL.ask(channel, request, _CALL_TIMEOUT_S)
+
+
+def stranger(error: FlockstepError, address: str, known_by: str) -> ForbiddenError | None:
+    """What a person is told where somebody else answers than the leader of a token or identity; None = not that."""
+    why = str(error)
+    wrong = "Hostname Verification Check failed" in why or "CERTIFICATE_VERIFY_FAILED" in why
+    if not wrong or "certificate is not yet valid" in why:
+        return None
+    return ForbiddenError(
+        f"{address} is not the leader of this {known_by}: wrong address, or somebody is in between"
+    )
 
 
 async def renew(identity: Identity, channel: aio.Channel, *, serves: bool, jwt: str = "") -> None:
