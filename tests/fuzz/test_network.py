@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,25 @@ def test_a_real_server_takes_mutated_messages_of_every_rpc() -> None:
     asyncio.run(scenario())
 
 
+def assert_costs_nothing(
+    attack: Callable[[Network, Mutator], Awaitable[None]], seed: int, counts: Sequence[int]
+) -> None:
+    """Attack so many times, and again: in the end the leader serves, and has what it had after the first ones."""
+
+    async def scenario() -> None:
+        mutator = Mutator(seed)
+        async with network() as net:
+            for count in counts:
+                await assert_serves(net)
+                before = Footprint()
+                for _ in range(count):
+                    await attack(net, mutator)
+            await assert_serves(net)
+            await assert_back(before)
+
+    asyncio.run(scenario())
+
+
 def test_bytes_that_are_no_http2_and_connections_left_open_cost_nothing() -> None:
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"  # and an empty SETTINGS frame
 
@@ -204,18 +223,10 @@ def test_bytes_that_are_no_http2_and_connections_left_open_cost_nothing() -> Non
             pass
         writer.transport.abort() if mutator.chance(0.3) else writer.close()
 
-    async def scenario() -> None:
-        mutator = Mutator(4)
-        async with network() as net:
-            for count in (5, 20):
-                await assert_serves(net)
-                before = Footprint()
-                for _ in range(count):
-                    await asyncio.gather(*(throw(net, mutator) for _ in range(50)))
-            await assert_serves(net)
-            await assert_back(before)
+    async def fifty(net: Network, mutator: Mutator) -> None:
+        await asyncio.gather(*(throw(net, mutator) for _ in range(50)))
 
-    asyncio.run(scenario())
+    assert_costs_nothing(fifty, 4, (5, 20))
 
 
 def test_thousands_of_opened_and_abandoned_sessions_leave_nothing_behind() -> None:
@@ -235,18 +246,7 @@ def test_thousands_of_opened_and_abandoned_sessions_leave_nothing_behind() -> No
             for call in calls[: STREAMS // 2]:
                 call.cancel()
 
-    async def scenario() -> None:
-        mutator = Mutator(5)
-        async with network() as net:
-            for count in (10, 30):
-                await assert_serves(net)
-                before = Footprint()
-                for _ in range(count):
-                    await abandon(net, mutator)
-            await assert_serves(net)
-            await assert_back(before)
-
-    asyncio.run(scenario())
+    assert_costs_nothing(abandon, 5, (10, 30))
 
 
 def test_learners_that_are_dialled_and_come_back_again_and_again_leave_no_channels() -> None:

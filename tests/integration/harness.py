@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import copytree
@@ -242,6 +242,13 @@ class Cluster:
         again = Leader(name, [*resume, *flags], log, leader.run_dir, faults, **self._more)
         self._programs.append(again)
         return again
+
+    def resumed_each_time(self, leader: Leader, faults: Iterable[str]) -> Iterator[Leader]:
+        """The leaders that go on after `leader` and after each other, as each is killed, with these faults in turn."""
+        for fault in faults:
+            assert leader.wait() == -signal.SIGKILL
+            leader = self.resumed(leader, faults=fault)
+            yield leader
 
     def learner(
         self,

@@ -38,9 +38,8 @@ def test_a_leader_killed_at_every_point_loses_nothing(
     faults = [f"kill@{point}:{round_}" for point, round_ in kills.items()]
     leader = cluster.leader(tiny, faults=faults[0])
     crew = start_crew(cluster, leader)
-    for (point, round_), next_fault in zip(kills.items(), [*faults[1:], ""], strict=True):
-        assert leader.wait() == -signal.SIGKILL
-        leader = cluster.resumed(leader, faults=next_fault)
+    resumed = cluster.resumed_each_time(leader, [*faults[1:], ""])
+    for (point, round_), leader in zip(kills.items(), resumed, strict=True):
         kept = round_ if point == "leader.committed" else round_ - 1
         assert leader.started["resumed_round"] == kept
     succeed(leader, *crew)

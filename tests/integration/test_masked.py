@@ -95,9 +95,8 @@ def test_a_leader_killed_at_every_point_unmasks_the_same_sums(cluster: Cluster, 
     faults = [f"kill@{point}:{round_}" for point, round_ in kills.items()]
     leader = cluster.leader(MASKED, faults=faults[0])
     crew = [learner(cluster, leader, name) for name in "abcd"]
-    for (point, round_), next_fault in zip(kills.items(), [*faults[1:], ""], strict=True):
-        assert leader.wait() == -signal.SIGKILL
-        leader = cluster.resumed(leader, faults=next_fault)
+    resumed = cluster.resumed_each_time(leader, [*faults[1:], ""])
+    for (point, round_), leader in zip(kills.items(), resumed, strict=True):
         kept = round_ if point == "leader.committed" else round_ - 1
         assert leader.started["resumed_round"] == kept
     succeed(leader, *crew)
@@ -128,9 +127,7 @@ def test_a_signed_run_whose_leader_and_learners_are_killed_has_the_bits_of_one_w
 
     crew = [signs(name) for name in "abc"]
     killed = signs("d", "kill@learner.agreeing:6")
-    for next_fault in (*leader_faults[1:], ""):
-        assert leader.wait() == -signal.SIGKILL
-        leader = cluster.resumed(leader, faults=next_fault)
+    *_, leader = cluster.resumed_each_time(leader, (*leader_faults[1:], ""))
     for point in ("learner.revealing:7", ""):
         assert killed.wait() == -signal.SIGKILL
         killed = signs("d", point and f"kill@{point}")
@@ -182,9 +179,7 @@ def test_processes_whose_leader_is_killed_end_in_the_bits_of_a_simulation(cluste
     crew = [
         cluster.learner(leader, "--name", f"learner-{n:05d}", *noise(name)) for n, name in enumerate("abc")
     ]
-    for fault in ("kill@leader.revealed:3", ""):
-        assert leader.wait() == -signal.SIGKILL
-        leader = cluster.resumed(leader, faults=fault)
+    *_, leader = cluster.resumed_each_time(leader, ("kill@leader.revealed:3", ""))
     succeed(leader, *crew)
     assert_same_bits(simulate(cluster, settings, "--parts", str(parts)), leader.run_dir)
 
@@ -209,9 +204,7 @@ def test_groups_whose_leader_is_killed_count_once_each_and_end_in_the_bits_of_a_
         )
         for name, data in zip(names, "abcd", strict=True)
     ]
-    for fault in (*faults[1:], ""):
-        assert leader.wait() == -signal.SIGKILL
-        leader = cluster.resumed(leader, faults=fault)
+    *_, leader = cluster.resumed_each_time(leader, (*faults[1:], ""))
     succeed(leader, *crew)
     assert_same_bits(simulate(cluster, settings, "--parts", str(parts)), leader.run_dir)
     assert_in_one_sum_each(cluster, names, rounds)

@@ -98,9 +98,7 @@ def test_a_leader_that_is_killed_again_and_again_goes_on_where_it_was(
     faults = [f"kill@leader.{kill}" for kill in kills]
     leader = cluster.leader({**steps, "learners": 2}, faults=faults[0])
     crew = [cluster.learner(leader, "--name", name) for name in "ab"]
-    for next_fault in (*faults[1:], ""):
-        assert leader.wait() == -signal.SIGKILL
-        leader = cluster.resumed(leader, faults=next_fault)
+    *_, leader = cluster.resumed_each_time(leader, (*faults[1:], ""))
     succeed(leader, *crew)
     assert_same_bits(leader.run_dir, whole.run_dir)
 

@@ -38,10 +38,9 @@ def test_a_leader_that_is_killed_at_any_point_of_a_round_leaves_a_record_that_be
 ) -> None:
     points = ["committed:1", "collected:2", "checkpointing:3", "selecting:4", "committed:5"]
     with cluster_in(tmp_path) as cluster:
-        leader = cluster.leader(SETTINGS, faults=f"kill@leader.{points[0]}")
+        faults = [f"kill@leader.{point}" for point in points]
+        leader = cluster.leader(SETTINGS, faults=faults[0])
         crew = [cluster.learner(leader, "--name", name, *noise(name)) for name in "ab"]
-        for point in (*points[1:], ""):
-            assert leader.wait() != 0
-            leader = cluster.resumed(leader, faults=f"kill@leader.{point}" if point else "")
+        *_, leader = cluster.resumed_each_time(leader, (*faults[1:], ""))
         succeed(leader, *crew)
     assert_whole(leader.run_dir)

@@ -17,9 +17,8 @@ def test_a_leader_that_is_killed_again_and_again_goes_on_from_its_last_commit(
     faults = [f"kill@{point}:{round_}" for round_, point in kills.items()]
     leader = cluster.leader({**delta, "learners": 2}, faults=faults[0])
     crew = [cluster.learner(leader, "--name", name) for name in "ab"]
-    for round_, next_fault in zip(kills, [*faults[1:], ""], strict=True):
-        assert leader.wait() == -signal.SIGKILL
-        leader = cluster.resumed(leader, faults=next_fault)
+    resumed = cluster.resumed_each_time(leader, [*faults[1:], ""])
+    for round_, leader in zip(kills, resumed, strict=True):
         assert leader.started["resumed_round"] == round_ - 1
     succeed(leader, *crew)
     assert [event["round"] for event in leader.events("RoundCommitted")] == [4, 5]

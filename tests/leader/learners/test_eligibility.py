@@ -116,29 +116,32 @@ def test_why_a_learner_is_left_out_is_told_once(caplog: pytest.LogCaptureFixture
     ]
 
 
-def test_who_can_not_mask_has_no_part_in_a_masked_run() -> None:
-    crew = Crew(learners=3, holder="learner", secagg={"mode": "masked"})
+@pytest.mark.parametrize(
+    ("promises", "field", "ours", "message"),
+    [
+        (
+            {"secagg": {"mode": "masked"}},
+            "secagg",
+            VERSION,
+            r"a can't mask updates \(secagg.mode\): it needs a session",
+        ),
+        (
+            {"dp": {"mode": "examples"}, "model": {"norm": "group"}},
+            "example_privacy",
+            EXAMPLE_PRIVACY,
+            r"a can't hide its examples \(dp.mode=examples\): install",
+        ),
+    ],
+)
+def test_who_can_not_keep_what_the_run_promises_has_no_part_in_it(
+    promises: dict[str, Any], field: str, ours: int, message: str
+) -> None:
+    crew = Crew(learners=3, holder="learner", **promises)
     said = info("a", own=5)
-    for version in (0, VERSION + 1):
-        said.secagg = version
-        with pytest.raises(
-            IncompatibleError, match=r"a can't mask updates \(secagg.mode\): it needs a session"
-        ):
+    for version in (0, ours + 1):
+        setattr(said, field, version)
+        with pytest.raises(IncompatibleError, match=message):
             crew.workforce.register(said, anonymous("peer"))
-    said.secagg = VERSION
-    crew.workforce.register(said, anonymous("peer"))
-    assert len(crew.workforce) == 1
-
-
-def test_who_can_not_hide_its_examples_has_no_part_in_a_run_that_promises_it() -> None:
-    crew = Crew(learners=3, holder="learner", dp={"mode": "examples"}, model={"norm": "group"})
-    said = info("a", own=5)
-    for version in (0, EXAMPLE_PRIVACY + 1):
-        said.example_privacy = version
-        with pytest.raises(
-            IncompatibleError, match=r"a can't hide its examples \(dp.mode=examples\): install"
-        ):
-            crew.workforce.register(said, anonymous("peer"))
-    said.example_privacy = EXAMPLE_PRIVACY
+    setattr(said, field, ours)
     crew.workforce.register(said, anonymous("peer"))
     assert len(crew.workforce) == 1

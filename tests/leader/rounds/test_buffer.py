@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import initialize, rule
 
 from leader.rounds.buffer import Buffer, Desk
 from leader.rounds.protocol import (
@@ -29,10 +29,10 @@ from leader.rounds.protocol import (
     RoundPlan,
     Tick,
 )
+from tests.leader.rounds import any_order
+from tests.leader.rounds.any_order import OVER, PARTS, off_by, some_part
 from utils.errors import DuplicateUpdateError, LateUpdateError
 
-PARTS = ("a", "b", "c", "d")
-OVER = (Phase.COMMITTED, Phase.ABANDONED)
 NOTHING = Desk({}, {})
 
 
@@ -242,13 +242,12 @@ runs = st.integers(1, 6).flatmap(
         max_staleness=st.integers(0, 3),
     )
 )
-learners = st.none() | st.integers(1, 3)
-some_part = st.sampled_from((*PARTS, "unknown"))
-off_by = st.sampled_from([0, 0, 0, 0, -1, 1])
 
 
-class AnyOrder(RuleBasedStateMachine):
+class AnyOrder(any_order.AnyOrder):
     """Every event at any time, also those that make no sense, over several rounds."""
+
+    watched: Watched
 
     @initialize(watched=runs)
     def plan(self, watched: Watched) -> None:
@@ -270,33 +269,6 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(part=some_part, off=off_by)
     def outdated(self, part: str, off: int) -> None:
         self.watched.feed(Outdated(part, self.turn(part, off)))
-
-    @rule(part=some_part, learner=learners)
-    def assigned(self, part: str, learner: int | None) -> None:
-        self.watched.feed(Assigned(part, learner))
-
-    @rule()
-    def applied(self) -> None:
-        self.watched.feed(Applied())
-
-    @rule(seconds=st.sampled_from([0.0, 1.0, 9.9, 10.0]))
-    def tick(self, seconds: float) -> None:
-        self.watched.now += seconds
-        self.watched.feed(Tick())
-
-    @rule(really=st.integers(0, 9))
-    def deserted(self, really: int) -> None:
-        if really == 9:
-            self.watched.feed(Deserted())
-
-    @invariant()
-    def holds(self) -> None:
-        if hasattr(self, "watched"):
-            self.watched.check()
-
-    def teardown(self) -> None:
-        if hasattr(self, "watched"):
-            self.watched.run_out()
 
 
 TestAnyOrder = AnyOrder.TestCase

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import initialize, rule
 
 from leader.rounds.protocol import (
     Abandon,
@@ -27,10 +27,9 @@ from leader.rounds.protocol import (
     Tick,
 )
 from leader.rounds.round import Round
+from tests.leader.rounds import any_order
+from tests.leader.rounds.any_order import OVER, PARTS, off_by, some_part
 from utils.errors import DuplicateUpdateError, LateUpdateError
-
-PARTS = ("a", "b", "c", "d")
-OVER = (Phase.COMMITTED, Phase.ABANDONED)
 
 
 def plan_of(*, parts: int = 2, steps: int = 1, quorum: int = 1, target: int = 0) -> RoundPlan:
@@ -180,12 +179,12 @@ plans = st.integers(1, 4).flatmap(
         )
     )
 )
-learners = st.none() | st.integers(1, 3)
-some_part = st.sampled_from((*PARTS, "unknown"))
 
 
-class AnyOrder(RuleBasedStateMachine):
+class AnyOrder(any_order.AnyOrder):
     """Every event at any time, also those that make no sense."""
+
+    watched: Watched
 
     @initialize(plan=plans)
     def plan(self, plan: RoundPlan) -> None:
@@ -195,42 +194,15 @@ class AnyOrder(RuleBasedStateMachine):
     def begin(self, holders: dict[str, int]) -> None:
         self.watched.feed(Begin(holders))
 
-    @rule(part=some_part, off=st.sampled_from([0, 0, 0, 0, -1, 1]))
+    @rule(part=some_part, off=off_by)
     def accepted(self, part: str, off: int) -> None:
         self.watched.feed(Accepted(part, self.watched.round.step + off))
-
-    @rule(part=some_part, learner=learners)
-    def assigned(self, part: str, learner: int | None) -> None:
-        self.watched.feed(Assigned(part, learner))
 
     @rule(without=st.sets(st.sampled_from(PARTS), max_size=2), kept=st.sets(st.sampled_from(PARTS)))
     def begun_anew(self, without: set[str], kept: set[str]) -> None:
         parts = tuple(part for part in self.watched.plan.parts if part not in without)
         counted = self.watched.counted
         self.watched.feed(Reopen(parts, tuple(sorted(kept & counted))))
-
-    @rule()
-    def applied(self) -> None:
-        self.watched.feed(Applied())
-
-    @rule(seconds=st.sampled_from([0.0, 1.0, 9.9, 10.0]))
-    def tick(self, seconds: float) -> None:
-        self.watched.now += seconds
-        self.watched.feed(Tick())
-
-    @rule(really=st.integers(0, 9))
-    def deserted(self, really: int) -> None:
-        if really == 9:
-            self.watched.feed(Deserted())
-
-    @invariant()
-    def holds(self) -> None:
-        if hasattr(self, "watched"):
-            self.watched.check()
-
-    def teardown(self) -> None:
-        if hasattr(self, "watched"):
-            self.watched.run_out()
 
 
 TestAnyOrder = AnyOrder.TestCase

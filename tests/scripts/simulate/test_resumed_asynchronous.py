@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,23 @@ class Camera:
                 shutil.copytree(self._folder, self.shot)
 
 
+def cameras_in(folder: Path) -> list[Camera]:
+    """One for each place in a round where a process may end."""
+    return [
+        Camera(folder, RoundCommitted, 5),
+        Camera(folder, StepApplied, 6),
+        Camera(folder, UpdateAccepted, 4, 2),
+        Camera(folder, UpdateAccepted, 1),
+    ]
+
+
+def assert_resumed(whole: str, cameras: Iterable[Camera], buffers: bytes, **settings: Any) -> None:
+    """Each picture is gone on with to the bits and the buffers of the whole run."""
+    for camera in cameras:
+        assert resumed(camera.shot, **settings) == whole
+        assert (camera.shot / "buffers.jsonl").read_bytes() == buffers
+
+
 def recorded(folder: Path, *cameras: Camera, **settings: Any) -> str:
     """The digest of a whole run, of which pictures are taken."""
 
@@ -49,18 +66,11 @@ def resumed(folder: Path, **settings: Any) -> str:
 @pytest.mark.parametrize("cohort", [{}, {"size": 4, "policy": "round_robin"}])
 def test_it_ends_in_the_same_bits(tmp_path: Path, cohort: Mapping[str, Any]) -> None:
     folder = tmp_path / "whole"
-    cameras = [
-        Camera(folder, RoundCommitted, 5),
-        Camera(folder, StepApplied, 6),
-        Camera(folder, UpdateAccepted, 4, 2),
-        Camera(folder, UpdateAccepted, 1),
-    ]
+    cameras = cameras_in(folder)
     whole = recorded(folder, *cameras, cohort=cohort)
     buffers = (folder / "buffers.jsonl").read_bytes()
     assert buffers.count(b'"counted"') == 3 * ROUNDS
-    for camera in cameras:
-        assert resumed(camera.shot, cohort=cohort) == whole
-        assert (camera.shot / "buffers.jsonl").read_bytes() == buffers
+    assert_resumed(whole, cameras, buffers, cohort=cohort)
 
 
 def test_the_log_alone_gives_the_same_bits_and_without_it_they_are_others(tmp_path: Path) -> None:
@@ -81,17 +91,10 @@ def test_masked_groups_end_in_the_same_bits(tmp_path: Path, size: int) -> None:
     """Two groups are at work at any time; what of the open buffer is unmasked is in files of its own."""
     masked: Mapping[str, Any] = {"secagg": {"mode": "masked"}, "buffer": {"size": size, "group": 3}}
     folder = tmp_path / "whole"
-    cameras = [
-        Camera(folder, RoundCommitted, 5),
-        Camera(folder, StepApplied, 6),
-        Camera(folder, UpdateAccepted, 4, 2),
-        Camera(folder, UpdateAccepted, 1),
-    ]
+    cameras = cameras_in(folder)
     whole = recorded(folder, *cameras, **masked)
     buffers = (folder / "buffers.jsonl").read_bytes()
     assert buffers.count(b'"counted"') == size * ROUNDS
     assert not list(folder.glob("pending-sum-*"))
     assert list(cameras[2].shot.glob("pending-sum-*"))
-    for camera in cameras:
-        assert resumed(camera.shot, **masked) == whole
-        assert (camera.shot / "buffers.jsonl").read_bytes() == buffers
+    assert_resumed(whole, cameras, buffers, **masked)

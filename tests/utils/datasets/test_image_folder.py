@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -114,23 +115,20 @@ def test_a_truncated_image_is_named(tmp_path: Path) -> None:
         load_image_folder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("owner", "limit", "pixels", "message"),
+    [
+        (image_folder, "MAX_PIXELS", 10_000, r"bomb\.png is 101 x 100, more than 10000 pixels"),
+        (Image, "MAX_IMAGE_PIXELS", 2_000, r"can't read image .*bomb\.png"),  # Pillow's own check
+    ],
+)
 def test_an_image_with_too_many_pixels_is_refused_undecoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: ModuleType, limit: str, pixels: int, message: str
 ) -> None:
     write_class(tmp_path / "a", RED, 1)
     write_image(tmp_path / "b" / "bomb.png", RED, (101, 100))
-    monkeypatch.setattr(image_folder, "MAX_PIXELS", 10_000)
-    with pytest.raises(DataError, match=r"bomb\.png is 101 x 100, more than 10000 pixels"):
-        load_image_folder(tmp_path)
-
-
-def test_pillows_own_bomb_check_is_an_error_with_the_file_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_class(tmp_path / "a", RED, 1)
-    write_image(tmp_path / "b" / "bomb.png", RED, (100, 100))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2_000)
-    with pytest.raises(DataError, match=r"can't read image .*bomb\.png"):
+    monkeypatch.setattr(owner, limit, pixels)
+    with pytest.raises(DataError, match=message):
         load_image_folder(tmp_path)
 
 

@@ -228,9 +228,9 @@ def test_an_issuer_that_comes_up_later_is_found(issuer: OidcIssuer) -> None:
     asyncio.run(find())
 
 
-def test_the_event_loop_is_free_while_keys_are_fetched(
-    issuer: OidcIssuer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Keys are fetched once this is set."""
     held, fetch = threading.Event(), published
 
     def slow(url: str) -> jwks.KeySet:
@@ -238,7 +238,10 @@ def test_the_event_loop_is_free_while_keys_are_fetched(
         return fetch(url)
 
     monkeypatch.setattr(jwks, "published", slow)
+    return held
 
+
+def test_the_event_loop_is_free_while_keys_are_fetched(issuer: OidcIssuer, held: threading.Event) -> None:
     async def find() -> None:
         keys = IssuerKeys(issuer.url)
         asking = asyncio.create_task(keys.find("first", "ES256"))
@@ -251,16 +254,8 @@ def test_the_event_loop_is_free_while_keys_are_fetched(
 
 
 def test_whoever_waits_for_keys_may_stop_waiting_and_the_others_get_them(
-    issuer: OidcIssuer, monkeypatch: pytest.MonkeyPatch
+    issuer: OidcIssuer, held: threading.Event
 ) -> None:
-    held, fetch = threading.Event(), published
-
-    def slow(url: str) -> jwks.KeySet:
-        assert held.wait(60)
-        return fetch(url)
-
-    monkeypatch.setattr(jwks, "published", slow)
-
     async def find() -> None:
         keys = IssuerKeys(issuer.url)
         first, second = (asyncio.create_task(keys.find("first", "ES256")) for _ in range(2))
