@@ -32,7 +32,6 @@ class Measured:
     """What one aggregate took."""
 
     peak_bytes: int  # largest resident set while it worked, less that of before
-    spooling_s: float  # all updates together
     combining_s: float
 
 
@@ -59,16 +58,12 @@ def measure(config: RunConfig, module: nn.Module, updates: int) -> Measured:
     source.next(0)  # its memory is taken before the measurement
     before = _reset_peak()
     with closing(open_robust(config, layout, None)) as aggregate:
-        spooling_s = 0.0
         for number in range(updates):
-            contribution = source.next(number)
-            began = time.perf_counter()
-            aggregate.add(contribution)
-            spooling_s += time.perf_counter() - began
+            aggregate.add(source.next(number))
         began = time.perf_counter()
         aggregate.finish()
         combining_s = time.perf_counter() - began
-    return Measured(_resident("VmHWM") - before, spooling_s, combining_s)
+    return Measured(_resident("VmHWM") - before, combining_s)
 
 
 def _reset_peak() -> int:

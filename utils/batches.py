@@ -24,11 +24,11 @@ _SHIFT = torch.tensor([mean / std for mean, std in zip(MEAN, STD, strict=True)])
 PADDING = 4  # pixels that a crop may be off centre
 
 
-def normalise(images: Tensor, *, channels_last: bool, dtype: torch.dtype = torch.float32) -> Tensor:
+def normalise(images: Tensor, *, channels_last: bool) -> Tensor:
     """(images / 255 - MEAN) / STD of uint8 (B, 3, H, W), same shape, on the same device."""
     memory = torch.channels_last if channels_last else torch.contiguous_format
     scale, shift = _SCALE.to(images.device), _SHIFT.to(images.device)
-    return images.to(torch.float32, memory_format=memory).mul_(scale).sub_(shift).to(dtype)
+    return images.to(torch.float32, memory_format=memory).mul_(scale).sub_(shift)
 
 
 def crop_and_flip(images: Tensor, generator: np.random.Generator) -> Tensor:

@@ -97,11 +97,6 @@ class Models:
             model.over = True
             model.changed.notify()
 
-    def clear(self) -> None:
-        """Forget all of them."""
-        for key in list(self._models):
-            self._drop(key)
-
 
 async def shared_model(
     cache: Cache, run_id: str, most_bytes: int, parent: Fetch, version: int, have: int | None

@@ -76,7 +76,7 @@ class Registration:
         self._info.name, self._info.token = reply.name, reply.token
         PLACE.run, PLACE.learner = reply.run.run_id, reply.name
         _log.info("registered as learner %d (%s) for run %s", reply.learner_id, reply.name, reply.run.run_id)
-        return Connection(stub, reply.token, reply.learner_id, reply.name, reply.run)
+        return Connection(stub, reply.token, reply.name, reply.run)
 
 
 def describe_device(device: torch.device) -> str:

@@ -9,7 +9,7 @@ Bonawitz et al. 2017, figure 4 (https://eprint.iacr.org/2017/281); what is bound
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -84,7 +84,6 @@ class MaskMember:
         order: leader_pb2.WorkOrder,
         floors: Floors = Floors(),
         signing: Signing | None = None,
-        metrics: Sequence[str] = (),
         draw: Draw = secrets.token_bytes,
     ) -> None:
         """Raises PayloadError for a plan that is unsound, or below this learner's floors."""
@@ -110,16 +109,15 @@ class MaskMember:
         self._signing = signing if plan.signed else None
         self._draw = draw
         self._share_key, self._mask_key, self._self_secret = (draw(keys.KEY_BYTES) for _ in range(3))
-        self._advert = self._advertise(sorted(metrics))
+        self._advert = self._advertise()
         self._shares: leader_pb2.Shares | None = None
         self._answers: dict[bytes, leader_pb2.MaskUp] = {}  # by the message that they answer
 
-    def _advertise(self, metrics: Sequence[str]) -> leader_pb2.Advert:
+    def _advertise(self) -> leader_pb2.Advert:
         advert = leader_pb2.Advert(
             share_key=keys.public(self._share_key),
             mask_key=keys.public(self._mask_key),
             self_hash=keys.digest("self hash", self.session, self._self_secret),
-            metrics=metrics,
             identity=self._signing.identity if self._signing else b"",
         )
         if self._signing:

@@ -33,7 +33,6 @@ class Connection:
 
     stub: LeaderStub
     token: bytes
-    learner_id: int
     name: str
     run: leader_pb2.RunDescription
 

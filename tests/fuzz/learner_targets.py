@@ -115,7 +115,7 @@ async def in_process_learner() -> AsyncIterator[tuple[LearnerServer, Worker, Ans
     answers = Answers()
     answers.answer = [b""]  # no orders yet
     run = leader_pb2.RunDescription(run_id="r", model="resnet20", norm="batch", classes=3, heartbeat_s=3600.0)
-    connection = Connection(LeaderStub(as_channel(answers)), b"t" * 16, 1, "a", run)
+    connection = Connection(LeaderStub(as_channel(answers)), b"t" * 16, "a", run)
     worker.connect(connection)
     serving = asyncio.ensure_future(server.run(connection))
     await asyncio.sleep(0)

@@ -78,13 +78,6 @@ def test_normalise_gives_zero_mean_and_unit_deviation_of_cifar10(channels_last: 
     assert out.is_contiguous(memory_format=memory)
 
 
-def test_normalise_rounds_to_the_dtype_asked_for_only_at_the_end() -> None:
-    images = random_images(8)
-    half = normalise(images, channels_last=True, dtype=torch.bfloat16)
-    assert torch.equal(half, normalise(images, channels_last=True).bfloat16())
-    assert half.is_contiguous(memory_format=torch.channels_last)
-
-
 @given(
     examples=st.integers(1, 300),
     batch_size=st.integers(1, 400),

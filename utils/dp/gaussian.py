@@ -64,12 +64,9 @@ def least_noise(epsilon: float, delta: float, releases: int) -> float:
     >>> least_noise(8.0, 1e-5, 100)
     6.0023
     """
-    return _rounded_up(math.sqrt(releases) / mu_of(epsilon, delta))
-
-
-def _rounded_up(value: float, digits: int = 6) -> float:
-    unit = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
-    return float(f"{math.ceil(value / unit * (1 + 1e-12)) * unit:.{digits}g}")
+    value = math.sqrt(releases) / mu_of(epsilon, delta)
+    unit = 10.0 ** (math.floor(math.log10(value)) - 5)
+    return float(f"{math.ceil(value / unit * (1 + 1e-12)) * unit:.6g}")
 
 
 def releases_within(epsilon: float, delta: float, noise_multiplier: float) -> int:

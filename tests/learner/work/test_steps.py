@@ -92,7 +92,7 @@ class Learner:
         self.book = OrderBook()
         self.took: asyncio.Queue[tuple[int, Vector]] = asyncio.Queue()
         self.failed: asyncio.Queue[FlockstepError] = asyncio.Queue()
-        connection = Connection(stub, b"token", 1, "a", run)
+        connection = Connection(stub, b"token", "a", run)
         self.steps = Steps(
             connection,
             LAYOUT,
