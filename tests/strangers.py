@@ -38,6 +38,7 @@ class Stranger:
         self.token = b""
         self._up: asyncio.Queue[leader_pb2.LearnerMessage | None] = asyncio.Queue()
         self._session: Any = None
+        self._unread: list[leader_pb2.LeaderMessage] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -74,12 +75,17 @@ class Stranger:
 
     async def work(self) -> leader_pb2.WorkOrder:
         """The next work order that the leader sends over the session."""
+        return cast(leader_pb2.WorkOrder, await self.told("work"))
+
+    async def told(self, kind: str) -> Any:
+        """What the next message of this kind over the session says; others stay to be asked for."""
         async with asyncio.timeout(TIMEOUT_S):
-            while True:
+            while not (found := [one for one in self._unread if one.WhichOneof("kind") == kind]):
                 message = await self._session.read()
                 assert message is not aio.EOF, "the session has ended"
-                if message.WhichOneof("kind") == "work":
-                    return cast(leader_pb2.WorkOrder, message.work)
+                self._unread.append(message)
+        self._unread.remove(found[0])
+        return getattr(found[0], kind)
 
     async def ended(self) -> None:
         """Wait until the leader ends the session."""

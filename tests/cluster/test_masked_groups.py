@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+from grpc.aio import AioRpcError
 
 from leader.events import RoundCommitted, UpdateAccepted
+from learner.wire.connection import Endpoint
+from learner.wire.whole_update import HeldUpdate
 from learner.work.worker import Worker
 from protos import leader_pb2
 from scripts.cluster import Cluster
 from tests.cluster.test_distributed_noise import SHARED, lines
-from tests.cluster.test_masked import FOUR, Mute
+from tests.cluster.test_masked import FOUR, Mute, masked_file
 from tests.clusters import Settings, join, play, train
+from tests.strangers import Stranger
+from utils.errors import LateUpdateError
+from utils.secagg.roster import VERSION
 
 UNIFORM: Settings = {**FOUR, "aggregate.weighting": "uniform"}
 GROUP: Settings = {"secagg.mode": "masked", "buffer.size": 4}
@@ -70,6 +77,54 @@ def test_those_that_are_left_go_on_in_a_smaller_group() -> None:
         },
     )
     assert [one.learners for one in run.seen(RoundCommitted)][-1] == 3
+
+
+NOT_AGREED = "the masks of this round were agreed on without this update"
+
+
+def test_who_has_no_masks_of_its_group_is_in_no_sum_though_it_knows_the_session() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        async with Stranger(cluster.address) as eve:
+            own = leader_pb2.OwnData(examples=24, classes=2)
+            await eve.register("eve", own_data=own, secagg=VERSION)
+            await eve.open_session()
+            for name in "abc":
+                join(cluster, name)
+            order, opened = await eve.work(), await eve.told("mask")
+            with pytest.raises(AioRpcError, match=NOT_AGREED):
+                await eve.send(masked_file(cluster), order.work_id, session=opened.session)
+        await cluster.finished()
+
+    run = play(scenario, {**UNIFORM, **GROUP, "rounds": 1, "secagg.keys_s": 2, "cohort.lease_s": 2})
+    assert run.seen(RoundCommitted)[0].learners >= 3
+
+
+class Misled(Worker):
+    """Sends its first update as one of another group's session, and then as what it is."""
+
+    refused: ClassVar[list[str]]
+
+    async def _send(self, to: Endpoint, held: HeldUpdate, *, resume: bool) -> None:
+        if not Misled.refused:
+            own, held.said.session = held.said.session, bytes(16)
+            try:
+                await super()._send(to, held, resume=resume)
+            except LateUpdateError as error:
+                Misled.refused.append(str(error))
+            held.said.session = own
+        await super()._send(to, held, resume=resume)
+
+
+def test_an_update_of_another_groups_session_is_in_no_sum() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        for name in "abcd":
+            join(cluster, name, worker=Misled if name == "a" else Worker)
+        await cluster.finished()
+
+    Misled.refused = []
+    run = play(scenario, {**UNIFORM, **GROUP, "rounds": 1})
+    assert [message.startswith(NOT_AGREED) for message in Misled.refused] == [True]
+    assert run.seen(RoundCommitted)[0].learners == 4
 
 
 class MuteOnce(Mute):

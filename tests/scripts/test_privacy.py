@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from leader.config.rules.dp import releases_needed
 from protos import leader_pb2
 from scripts.privacy import main
 from scripts.simulate.parts import Brought
-from scripts.simulate.simulation import Hooks, Options, simulate
+from scripts.simulate.simulation import Hooks, Options, Outcome, simulate
 from utils.dp import sampled_gaussian
 from utils.dp.gaussian import epsilon_of
 
@@ -56,11 +57,19 @@ def test_a_plan_of_shares_counts_the_smallest_sum_and_says_what_a_full_one_spend
     assert two_thirds[1].startswith("smallest sum that a round may have: 67 of 100 updates")
 
 
-def spent_in_groups(folder: Path, rounds: int, colluding: float, options: Options | None = None) -> float:
-    """What the ledger of a simulated run of eight, in groups of four, says in the end."""
+def run_in_groups(
+    folder: Path,
+    rounds: int,
+    *,
+    learners: int = 8,
+    size: int = 8,
+    colluding: float = 0.0,
+    spread: float = 0.0,
+) -> Outcome:
+    """A simulated run with noise in shares, in groups of four."""
     settings = {
         "rounds": rounds,
-        "learners": 8,
+        "learners": learners,
         "run_dir": folder,
         "model": {"task": "benchmarks.mlp_task:Mlp"},
         "data": {"source": "none", "holder": "learner"},
@@ -70,11 +79,11 @@ def spent_in_groups(folder: Path, rounds: int, colluding: float, options: Option
         "buffer": {"size": 8, "group": 4},
         "dp": {"mode": "distributed", "colluding": colluding},
     }
-    said = [leader_pb2.OwnData(examples=32, fingerprint=f"client-{number}") for number in range(8)]
+    said = [leader_pb2.OwnData(examples=32, fingerprint=f"client-{number}") for number in range(learners)]
     own = [Brought(Vectors.of_client(number), each) for number, each in enumerate(said)]
-    outcome = simulate(RunConfig.model_validate(settings), options, Hooks(own=own))
+    outcome = simulate(RunConfig.model_validate(settings), Options(speed_spread=spread), Hooks(own=own))
     assert outcome.reason == ""
-    return float(outcome.summary["privacy"]["spent_max"])
+    return outcome
 
 
 @pytest.mark.parametrize(("rounds", "colluding"), [(3, 0.0), (5, 0.25)])
@@ -86,14 +95,29 @@ def test_a_plan_of_groups_is_what_a_simulation_of_them_charges(
     counted = 4 - 4 * colluding
     assert lines[1].endswith(f": 3 of 4 updates, of which the noise of {counted - 1:.0f} counts")
     assert lines[3].endswith(": 8 of 8 at delta 1e-05, within the budget")
-    spent = spent_in_groups(tmp_path / "alike", rounds, colluding)
+    alike = run_in_groups(tmp_path / "alike", rounds, colluding=colluding)
+    spent = alike.summary["privacy"]["spent_max"]
     assert 0 < spent < 8
     assert lines[4].startswith(
         f"if all are in each sum and nobody is quicker: {rounds} sums of each, with noise "
     )
     assert lines[4].endswith(f": epsilon {spent:.3g}")
-    of_some = spent_in_groups(tmp_path / "spread", rounds, colluding, Options(speed_spread=2.0))
-    assert spent < of_some <= 8
+    spread = run_in_groups(tmp_path / "spread", rounds, colluding=colluding, spread=2.0)
+    assert spent < spread.summary["privacy"]["spent_max"] <= 8
+
+
+def test_quick_learners_sit_out_in_a_round_too_once_they_have_paid_what_the_plan_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of four in a sum the noise of all counts: five such sums come to less than four of three, and six to more."""
+    sizes = "--learners 20 --buffer 8 --group 4 --rounds 6"
+    assert told(capsys, f"plan --mode distributed {sizes}")[0].endswith(" quick: 4 of 18 at most")
+    run_in_groups(tmp_path / "run", 6, learners=20, spread=2.0)
+    entries = list(map(json.loads, (tmp_path / "run" / "privacy.jsonl").read_text().splitlines()))
+    sets = {entry["set"]: entry["parts"] for entry in entries if entry["kind"] == "parts"}
+    paid = Counter(part for entry in entries if entry["kind"] == "release" for part in sets[entry["set"]])
+    assert sum(paid.values()) == 2 * 4 * 6
+    assert max(paid.values()) == 5
 
 
 def test_a_plan_of_examples_is_what_learners_charge(capsys: pytest.CaptureFixture[str]) -> None:

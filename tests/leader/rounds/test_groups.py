@@ -70,6 +70,15 @@ def test_orders_are_given_out_in_whole_groups_and_count_once_the_masks_are_off()
     assert {part: order.key for part, order in buffer.desk.orders.items()} == dict.fromkeys("def", (3, 3))
 
 
+def test_whoever_is_in_an_open_sum_is_in_no_other_group() -> None:
+    buffer = buffer_of(Groups(3, 2))
+    begun(buffer)
+    accept(buffer, "a")
+    accept(buffer, "def")
+    assert given(buffer.handle(Unmasked((3, 2), ("d", "e", "f")), 1.0)) == "def"
+    assert buffer.order("a") == OpenOrder(3, 0, 1)
+
+
 def test_a_group_that_lost_a_learner_closes_without_it_and_one_that_lost_too_many_gets_other_work() -> None:
     buffer = buffer_of(Groups(4, 3))
     begun(buffer)
@@ -114,6 +123,15 @@ def test_a_group_waits_for_no_one_beyond_the_deadline() -> None:
     again = buffer.handle(Unmasked((3, 1), ("a", "b", "c")), 10.0)
     assert given(again) == "abcdefgh"  # of the second group nobody has sent anything
     assert [buffer.order(part) for part in "de"] == [OpenOrder(3, 1)] * 2
+
+
+def test_at_the_deadline_fewer_than_a_sum_needs_are_in_none() -> None:
+    buffer = buffer_of(Groups(4, 3))
+    begun(buffer)
+    accept(buffer, "ab")
+    again = buffer.handle(Tick(), 10.0)
+    assert not any(isinstance(one, CloseGroup) for one in again)
+    assert given(again) == "abcdefgh"
 
 
 def test_who_has_left_stays_in_the_sum_over_the_end_of_a_round() -> None:
