@@ -15,6 +15,7 @@ from benchmarks import (
     leader_memory,
     learners,
     privacy,
+    private_accuracy,
     resnet18_round,
     robust_memory,
     scaling,
@@ -80,5 +81,6 @@ ENTRIES: Mapping[str, Entry] = {
     "simulation": Entry(_alone(simulation.measure), simulation.draw_simulation),
     "trust": Entry(_alone(trust.measure)),
     "privacy": Entry(_alone(privacy.measure)),
+    "private_accuracy": Entry(private_accuracy.measure, page=private_accuracy.page),
     "soak": Entry(_alone(soak.measure)),
 }
