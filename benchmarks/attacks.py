@@ -17,6 +17,7 @@ from rich.table import Table
 
 from benchmarks.attacked_run import ATTACKS
 from benchmarks.machine import describe_machine, in_words
+from benchmarks.result import markdown_table
 from benchmarks.study import Trial, parse_study, read_curve, run_study
 
 LEARNERS = 20
@@ -144,9 +145,7 @@ def markdown(size: Size, accuracies: Accuracies, machine: Mapping[str, object]) 
         "y -> 9 - y (label flip). They change the parameters; statistics of batch norm are sent as they are. "
         "The attacks are in `tests/poison.py`, with their papers.",
         "",
-        "| " + " | ".join(heads(size)) + " |",
-        "|" + " --- |" * len(heads(size)),
-        *("| " + " | ".join(row) + " |" for row in rows(size, accuracies)),
+        *markdown_table(heads(size), rows(size, accuracies), words=len(heads(size))),
         "",
         f"Clipping is to a norm of {RULES['mean, clipped']['aggregate.clip_norm']}. Measured on {in_words(machine)}.",
         "",

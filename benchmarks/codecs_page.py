@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.codecs import NONE, SETTINGS
 from benchmarks.machine import in_words
-from benchmarks.result import Result
+from benchmarks.result import Result, markdown_table
 
 Series = Mapping[str, Sequence[float]]
 _HEADS = ("setting", "what travels", "accuracy, %", "MB up", "MB down", "bytes to none", "up to none", "s")
@@ -70,9 +70,7 @@ def page(result: Result, machine: Mapping[str, object]) -> str:
             "and its learners with one thread each, and the learners hold their data, so that all bytes are those of "
             "models and updates, first download, headers and framing included.",
             "",
-            "| " + " | ".join(_HEADS) + " |",
-            "|" + " --- |" * 2 + " ---: |" * (len(_HEADS) - 2),
-            *("| " + " | ".join(row) + " |" for row in rows(result.series)),
+            *markdown_table(_HEADS, rows(result.series), words=2),
             "",
             *verdicts,
             "",

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from benchmarks.federated_plot import draw_federated
 from benchmarks.machine import describe_machine, in_words
+from benchmarks.result import markdown_table
 from benchmarks.study import Curve, Trial, parse_study, read_curve, run_study
 
 CENTRALISED = "centralised"
@@ -134,9 +135,7 @@ def markdown(curves: Curves, size: Size, machine: Mapping[str, object]) -> str:
         "MB moved is both ways, at alpha "
         f"{size.alphas[0]:g}, the streaming of shards included.",
         "",
-        "| " + " | ".join(heads) + " |",
-        "|" + " --- |" * len(heads),
-        *("| " + " | ".join(row) + " |" for row in rows(curves, size)),
+        *markdown_table(heads, rows(curves, size), words=len(heads)),
         "",
         "What an algorithm changes from FedAvg, in the names of the config:",
         "",

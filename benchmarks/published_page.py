@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.machine import in_words
 from benchmarks.niid import ALGORITHMS, COLUMNS, OLDER, PEERS, SOURCE, Cell, Size
+from benchmarks.result import markdown_table
 
 BEST, LAST, TIME = "best test accuracy over the rounds", "test accuracy of the last round", "time"
 
@@ -28,9 +29,7 @@ def page(size: Size, done: Documents, begun: Mapping[str, int]) -> str:
         f"Published: mean ± deviation, and with a slash that of an [older revision]({OLDER}). "
         f"Here: mean over the seeds that have run; – has not run to its end.{_quick(size)}",
         "",
-        "| " + " | ".join(heads) + " |",
-        "|" + " --- |" * len(heads),
-        *("| " + " | ".join(row) + " |" for row in _rows(done)),
+        *markdown_table(heads, _rows(done), words=len(heads)),
         "",
         "What an algorithm changes from FedAvg, in the names of the config:",
         "",

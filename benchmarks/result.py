@@ -135,5 +135,12 @@ def table(results: Iterable[Result]) -> Table:
     return shown
 
 
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 0) -> list[str]:
+    """The lines of a table whose first columns are `words`, the others numbers."""
+    rule = "|" + " --- |" * words + " ---: |" * (len(heads) - words)
+    head, *lines = ("| " + " | ".join(row) + " |" for row in (heads, *rows))
+    return [head, rule, *lines]
+
+
 def _number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

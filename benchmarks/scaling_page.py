@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.machine import in_words
-from benchmarks.result import Result
+from benchmarks.result import Result, markdown_table
 from benchmarks.scaling_model import BYTES, MEMORY, SECONDS, Law, Term
 from benchmarks.scaling_paper import LINKS, Estimate, estimates
 
@@ -58,7 +58,9 @@ def page(result: Result, machine: Mapping[str, object]) -> str:
         "",
         "Measured / said by the law. Points marked * were fitted, the others predicted.",
         "",
-        *table(("elements", "learners", *(head for _, head, _ in _COSTS)), point_rows(result.series)),
+        *markdown_table(
+            ("elements", "learners", *(head for _, head, _ in _COSTS)), point_rows(result.series)
+        ),
         "",
         *verdicts,
         "",
@@ -66,19 +68,21 @@ def page(result: Result, machine: Mapping[str, object]) -> str:
         "",
         "Real training, each learner one process with one thread, delta rounds:",
         "",
-        *table(("learners", "images/s", "round, s", "leader, % of a core"), _training_rows(result.series)),
+        *markdown_table(
+            ("learners", "images/s", "round, s", "leader, % of a core"), _training_rows(result.series)
+        ),
         "",
         "## The laws",
         "",
         "A cost of a round is the sum of its lines.",
         "",
-        *table(("cost", "for", "constant"), _law_rows(laws)),
+        *markdown_table(("cost", "for", "constant"), _law_rows(laws)),
         "",
         "## On paper",
         "",
         "Nothing below is measured. Network seconds are all bytes down and then all bytes up over the leader's card.",
         "",
-        *table(_PAPER_HEADS, (_paper_row(estimate) for estimate in estimates(laws))),
+        *markdown_table(_PAPER_HEADS, (_paper_row(estimate) for estimate in estimates(laws))),
         "",
         "    make bench ARGS=scaling",
         "",
@@ -96,15 +100,6 @@ _PAPER_HEADS = (
     "leader CPU, s",
     "leader memory, GB",
 )
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a table whose columns are numbers."""
-    return [
-        "| " + " | ".join(heads) + " |",
-        "|" + " ---: |" * len(heads),
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
 
 
 def point_rows(series: Series) -> list[list[str]]:

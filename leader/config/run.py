@@ -13,12 +13,6 @@ class RunConfig(RunFields):
     """One run of the leader: settings that make sense together."""
 
     @model_validator(mode="after")
-    def _somebody_holds_data(self) -> RunConfig:
-        if self.data.source == "none" and self.data.holder == "leader":
-            raise ValueError("data.source is none, so learners must bring their own: set data.holder=learner")
-        return self
-
-    @model_validator(mode="after")
     def _address(self) -> RunConfig:
         if not is_address(self.listen):
             raise ValueError(f"listen is {self.listen!r}; it must be HOST:PORT with a port from 0 to 65535")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from learner.memory import Memory
 from learner.training.update import Score
 from learner.wire.encoding import Encoder
+from learner.wire.whole_update import metrics_of
 from protos import leader_pb2
 from utils.codecs.pieces import Piece
 from utils.vector import Vector
@@ -110,10 +111,7 @@ class PieceMaker:
                 work_id=self._update.order.work_id,
                 examples=examples,
                 loss=loss,
-                metrics=[
-                    leader_pb2.Metric(name=name, value=score.value, examples=score.examples)
-                    for name, score in scores.items()
-                ],
+                metrics=metrics_of(scores),
             )
         )
         self._post(None)

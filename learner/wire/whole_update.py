@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from learner.secagg.sessions import MaskSessions
-from learner.training.update import Update
+from learner.training.update import Score, Update
 from protos import leader_pb2
 from utils import faults
 from utils.codecs.files import File
 from utils.wire.framing import frames
+
+
+def metrics_of(scores: Mapping[str, Score]) -> list[leader_pb2.Metric]:
+    """What held-out examples showed, as an update's header has it."""
+    return [leader_pb2.Metric(name=n, value=one.value, examples=one.examples) for n, one in scores.items()]
 
 
 class WholeUpdate:
@@ -39,10 +44,7 @@ class HeldUpdate(WholeUpdate):
             crc32=file.crc32,
             loss=update.loss,
             seconds=update.seconds,
-            metrics=[
-                leader_pb2.Metric(name=name, value=score.value, examples=score.examples)
-                for name, score in update.scores.items()
-            ],
+            metrics=metrics_of(update.scores),
             start_loss=update.start_loss,
         )
         return cls(order.round, file, said)

@@ -45,6 +45,8 @@ def cohort(config: RunFields) -> Iterator[str]:
 
 def data(config: RunFields) -> Iterator[str]:
     data = config.data
+    if data.source == "none" and data.holder == "leader":
+        yield "data.source is none, so learners must bring their own: set data.holder=learner"
     if data.partition == "groups" and data.source in ("cifar10", "synthetic", "none"):
         yield (
             f"data.partition is groups, which are folders of images, but data.source is {data.source}: "

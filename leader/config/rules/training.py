@@ -15,17 +15,20 @@ def gradient(config: RunFields) -> Iterator[str]:
             f"server.optimizer is {config.server.optimizer}, which steps along a mean delta, but exchange is "
             "gradient: set exchange=delta"
         )
-    for name in ("proximal_mu", "control_variates", "personal_lambda"):
-        if value := getattr(config.train, name):
-            shown = "true" if value is True else f"{value:g}"
-            yield (
-                f"train.{name} is {shown}, which changes local steps, but exchange is gradient: set exchange=delta"
-            )
+    for changed in _changed_steps(config):
+        yield f"{changed}, which changes local steps, but exchange is gradient: set exchange=delta"
     if config.model.local:
         yield (
             f"model.local is {config.model.local!r}, but exchange is gradient, where learners make no steps of "
             "their own and tensors kept there would never be trained: set exchange=delta"
         )
+
+
+def _changed_steps(config: RunFields) -> Iterator[str]:
+    """The settings that make local steps other than plain ones."""
+    for name in ("proximal_mu", "control_variates", "personal_lambda"):
+        if value := getattr(config.train, name):
+            yield f"train.{name} is {'true' if value is True else f'{value:g}'}"
 
 
 def scaffold(config: RunFields) -> Iterator[str]:
@@ -91,10 +94,8 @@ def streaming(config: RunFields) -> Iterator[str]:
         yield f"{begins}exchange is gradient, where all make one step together: set exchange=delta"
     if config.buffer.size:
         yield f"{begins}buffer.size is {config.buffer.size}, so that rounds have no order: set buffer.size=0"
-    for name in ("proximal_mu", "control_variates", "personal_lambda"):
-        if value := getattr(train, name):
-            shown = "true" if value is True else f"{value:g}"
-            yield f"{begins}train.{name} is {shown}, which is about those of the round's model: set it to 0 or false"
+    for changed in _changed_steps(config):
+        yield f"{begins}{changed}, which is about those of the round's model: set it to 0 or false"
     if config.model.local:
         yield f"{begins}model.local is {config.model.local!r}, which does the same for other tensors: leave it out"
     if config.aggregate.weighting == "qfedavg":
