@@ -13,13 +13,9 @@ class RunConfig(RunFields):
     """One run of the leader: settings that make sense together."""
 
     @model_validator(mode="after")
-    def _address(self) -> RunConfig:
+    def _together(self) -> RunConfig:
         if not is_address(self.listen):
             raise ValueError(f"listen is {self.listen!r}; it must be HOST:PORT with a port from 0 to 65535")
-        return self
-
-    @model_validator(mode="after")
-    def _combinations(self) -> RunConfig:
         if found := problems(self):
             raise ValueError("; ".join(found))
         return self

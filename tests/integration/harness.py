@@ -341,6 +341,17 @@ def succeed(*programs: Program) -> None:
         assert "Traceback" not in program.output
 
 
+def lose_the_receipt(leader: Leader, cut: Program, proxy: Proxy) -> None:
+    """Cut the line of a learner that stopped at learner.trained:2, once the leader stopped at leader.collected:2."""
+    cut.frozen()
+    leader.event("UpdateAccepted", round=2)  # of the other: when the leader has both, it stops at once
+    cut.signal(signal.SIGCONT)
+    leader.frozen()
+    proxy.cut()
+    cut.event("log", logger="learner.work.worker", level="warning")
+    leader.signal(signal.SIGCONT)
+
+
 def weights(run_dir: Path) -> dict[str, NDArray[np.generic]]:
     """The run's final model: parameters and buffers by name."""
     loaded: dict[str, NDArray[np.generic]] = load_file(run_dir / "model.safetensors")

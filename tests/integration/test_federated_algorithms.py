@@ -21,6 +21,7 @@ from tests.integration.harness import (
     ProxyTo,
     Settings,
     assert_same_bits,
+    lose_the_receipt,
     succeed,
     weights,
 )
@@ -157,13 +158,7 @@ def test_a_learner_whose_answer_was_lost_on_the_way_goes_on_as_if_it_had_come(
     stays = learner(cluster, leader, "a", photos)
     late = ("--log-level", "debug")
     cut = learner(cluster, proxy.address, "b", photos, *late, faults="stop@learner.trained:2")
-    cut.frozen()
-    leader.event("UpdateAccepted", round=2)  # that of a; the one that closes the round is b's
-    cut.signal(signal.SIGCONT)
-    leader.frozen()
-    proxy.cut()
-    cut.event("log", logger="learner.work.worker", level="warning")
-    leader.signal(signal.SIGCONT)
+    lose_the_receipt(leader, cut, proxy)
     succeed(leader, stays, cut)
     assert_same_bits(leader.run_dir, undisturbed_scaffold.run_dir)
 

@@ -7,7 +7,15 @@ from collections import Counter
 
 import pytest
 
-from tests.integration.harness import Cluster, Leader, ProxyTo, Settings, assert_same_bits, succeed
+from tests.integration.harness import (
+    Cluster,
+    Leader,
+    ProxyTo,
+    Settings,
+    assert_same_bits,
+    lose_the_receipt,
+    succeed,
+)
 from utils.faults import LEARNER_POINTS
 
 DEBUG = ("--log-level", "debug")
@@ -140,13 +148,7 @@ def test_an_update_whose_receipt_is_lost_counts_once(
     proxy = proxy_to(leader)
     stays = cluster.learner(leader, "--name", "a")
     cut = cluster.learner(proxy.address, "--name", "b", *DEBUG, faults="stop@learner.trained:2")
-    cut.frozen()
-    leader.event("UpdateAccepted", round=2)  # that of a: when the leader has the other, it stops at once
-    cut.signal(signal.SIGCONT)
-    leader.frozen()
-    proxy.cut()
-    cut.event("log", logger="learner.work.worker", level="warning")
-    leader.signal(signal.SIGCONT)
+    lose_the_receipt(leader, cut, proxy)
     succeed(leader, stays, cut)
     made = Counter(event["work_id"] for event in cut.events("UpdateMade"))
     assert list(made.values()) == [1] * len(ROUNDS)

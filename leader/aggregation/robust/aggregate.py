@@ -14,11 +14,10 @@ from leader.aggregation.base import Contribution, Result, Term
 from leader.aggregation.exact_sum import check_range
 from leader.aggregation.norms import check_norm, clip_factor, squared_norm
 from leader.aggregation.robust.bulyan import bulyan
+from leader.aggregation.robust.coordinatewise import median, trimmed_mean
 from leader.aggregation.robust.geometric_median import geometric_median
 from leader.aggregation.robust.krum import krum, multi_krum
-from leader.aggregation.robust.median import median
 from leader.aggregation.robust.rows import Rows, Rule
-from leader.aggregation.robust.trimmed_mean import trimmed_mean
 from leader.aggregation.spool import Spool
 from leader.config import AggregateConfig, RunConfig
 from leader.config.rules.aggregate import least_updates

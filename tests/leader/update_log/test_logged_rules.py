@@ -12,8 +12,8 @@ import pytest
 
 from leader.aggregation.base import Contribution, Elsewhere
 from leader.aggregation.robust.aggregate import RobustAggregate
+from leader.aggregation.robust.coordinatewise import trimmed_mean
 from leader.aggregation.robust.rows import WholeRows
-from leader.aggregation.robust.trimmed_mean import trimmed_mean
 from leader.aggregation.spool import Spool
 from leader.aggregation.weighting import Bounded, ByExamples, Clipped
 from leader.config import AggregateConfig
