@@ -37,10 +37,11 @@ def _width(words: NDArray[np.int64]) -> int:
 def packed(data: Bytes, crc32: int) -> edge_pb2.SumChunk:
     """The message of a slice, which holds at least a byte; `crc32` is that of all slices before."""
     width = _WORD if data.size % _WORD else _width(data.view(np.int64))
-    chunk = data.tobytes()
-    if width < _WORD:
+    if width == _WORD:
+        chunk = data.tobytes()
+    else:
         planes = (data.view(f"<u{size}")[at // size :: _WORD // size] for at, size in _planes(width))
-        chunk = b"".join(plane.tobytes() for plane in planes)
+        chunk = b"".join(np.ascontiguousarray(plane).data for plane in planes)
     return edge_pb2.SumChunk(chunk=chunk, width=width, crc32=zlib.crc32(chunk, crc32))
 
 
