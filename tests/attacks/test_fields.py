@@ -82,9 +82,10 @@ HELD = {
     "Metric.name": f"{METRICS}::test_metrics_that_cannot_be_meant_are_refused",
     "Metric.value": f"{METRICS}::test_metrics_that_cannot_be_meant_are_refused",
     "Metric.examples": f"{METRICS}::test_scores_weigh_no_more_than_what_their_part_holds_out",
-    "LearnerInfo.secagg": "leader/learners/test_eligibility.py::test_who_can_not_mask_has_no_part_in_a_masked_run",
+    "LearnerInfo.secagg": "leader/learners/test_eligibility.py::"
+    "test_who_can_not_keep_what_the_run_promises_has_no_part_in_it",
     "LearnerInfo.example_privacy": "leader/learners/test_eligibility.py::"
-    "test_who_can_not_hide_its_examples_has_no_part_in_a_run_that_promises_it",
+    "test_who_can_not_keep_what_the_run_promises_has_no_part_in_it",
     "LearnerInfo.frozen": "cluster/test_frozen.py::"
     "test_a_learner_with_another_base_is_refused_before_it_is_given_work",
     "UpdateHeader.session": "cluster/test_masked.py::test_an_update_counts_only_under_the_masks_of_its_round",
