@@ -47,6 +47,7 @@ class Entry:
     measure: Measure
     draw: Callable[[Mapping[str, Sequence[float]], Path], None] | None = None
     page: Callable[[Result, Machine], str] | None = None
+    named: bool = False  # it is long, and measured only where it is asked for by name
 
     def write(self, result: Result, machine: Machine, folder: Path, *, quick: bool) -> None:
         """Leave the result in `folder`, in files of the entry's name."""
@@ -81,6 +82,6 @@ ENTRIES: Mapping[str, Entry] = {
     "simulation": Entry(_alone(simulation.measure), simulation.draw_simulation),
     "trust": Entry(_alone(trust.measure)),
     "privacy": Entry(_alone(privacy.measure)),
-    "private_accuracy": Entry(private_accuracy.measure, page=private_accuracy.page),
+    "private_accuracy": Entry(private_accuracy.measure, page=private_accuracy.page, named=True),
     "soak": Entry(_alone(soak.measure)),
 }

@@ -22,9 +22,13 @@ def measured(quick: bool, data: Path) -> Result:
     return Result("tiny", "nothing", Target("time", "s", 1.0, 2.0), (), {})
 
 
+def unasked(quick: bool, data: Path) -> Result:
+    raise AssertionError("this takes long, and nobody has named it")
+
+
 @pytest.fixture
 def committed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    monkeypatch.setattr(bench, "ENTRIES", {"tiny": Entry(measured)})
+    monkeypatch.setattr(bench, "ENTRIES", {"tiny": Entry(measured), "long": Entry(unasked, named=True)})
     return contents()
 
 
