@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# A deadline would measure how busy the machine is.
-settings.register_profile("flockstep", deadline=None)
+# A deadline would measure how busy the machine is, and so does what hypothesis takes for slow drawing.
+settings.register_profile("flockstep", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("flockstep")
 
 ROOT = Path(__file__).parents[1]
