@@ -274,7 +274,9 @@ class MaskSession:
             return
         if self.phase is not Phase.SHARES or seat in self._shares:
             raise PayloadError("shares came too late, or others than before; wait for the next session")
-        complete = len(shares.shares) == len(sealed) and sealed.keys() == set(self._seated.neighbours[seat])
+        complete = len(shares.shares) == len(sealed) and sealed.keys() == set(
+            self._seated.graph.neighbours(seat)
+        )
         if not complete or any(len(one) != _SEALED for one in sealed.values()):
             raise PayloadError(f"shares are sent to each neighbour once, {_SEALED} bytes each")
         self._shares[seat] = sealed
@@ -283,7 +285,7 @@ class MaskSession:
         self.phase, self.deadline = Phase.COLLECTING, None
         actions: list[Action] = []
         for seat in sorted(self._shares):
-            senders = sorted(set(self._seated.neighbours[seat]) & self._shares.keys())
+            senders = sorted(set(self._seated.graph.neighbours(seat)) & self._shares.keys())
             shares = [leader_pb2.Share(seat=other, sealed=self._shares[other][seat]) for other in senders]
             actions.append(self._send(self._name(seat), shares=leader_pb2.Shares(shares=shares)))
         return [*actions, self._ready()]
@@ -321,7 +323,7 @@ class MaskSession:
         return self._in_sum if self._check is None else self._signatures
 
     def _held_by(self, seat: int) -> list[int]:
-        return sorted({seat, *self._seated.neighbours[seat]} & self._shares.keys())
+        return sorted({seat, *self._seated.graph.neighbours(seat)} & self._shares.keys())
 
     def _on_revealed(self, seat: int, revealed: leader_pb2.Revealed) -> None:
         if self.phase is not Phase.REVEALING:

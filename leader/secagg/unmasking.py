@@ -45,7 +45,7 @@ def seeds(seated: Seated, survivors: leader_pb2.Survivors, answers: Answers, mod
             minus.append(keys.derive(own, session, "self", binding, SEED_BYTES))
             continue
         mask_key = secrets.of(seat, _mask_key(seated, seat))
-        for other in in_sum.intersection(seated.neighbours[seat]):
+        for other in in_sum.intersection(seated.graph.neighbours(seat)):
             secret = keys.agreed(mask_key, seated.seats[other].advert.mask_key)
             seed = keys.derive(secret, session, "pair", binding, SEED_BYTES)
             (minus if other < seat else plus).append(seed)  # the lower seat has added it

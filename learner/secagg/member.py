@@ -160,26 +160,26 @@ class MaskMember:
         self._expect(Phase.ADVERTISED)
         seated = Seated(self.session, self._order, self._plan, tuple(roster.seats))
         self._check_roster(seated, roster.you)
-        me, count = roster.you, len(seated.seats)
+        me = roster.you
+        neighbours = seated.graph.neighbours(me)
         sharing: dict[int, keys.SharingKeys] = {}
-        for seat in seated.neighbours[me]:
-            other = seated.seats[seat].advert.share_key
-            sharing[seat] = keys.SharingKeys(self._share_key, other, self.session, seated.digest)
-            keys.agreed(
-                self._mask_key, seated.seats[seat].advert.mask_key
-            )  # a key of low order is refused now
+        pairs: dict[int, bytes] = {}
+        for seat in neighbours:  # a key of low order is refused now
+            other = seated.seats[seat].advert
+            sharing[seat] = keys.SharingKeys(self._share_key, other.share_key, self.session, seated.digest)
+            pairs[seat] = keys.agreed(self._mask_key, other.mask_key)
+        holders = (me, *neighbours)
         mask, own = (
-            shamir.split(secret, count, seated.shares_needed, self._below)
+            shamir.split(secret, (seat + 1 for seat in holders), seated.shares_needed, self._below)
             for secret in (self._mask_key, self._self_secret)
         )
-        self._seated, self._me, self._sharing = seated, me, sharing
-        self._held = {
-            me: (mask[me], own[me])
-        }  # shares by the seat whose they are: of its mask key, its self seed
+        shares = dict(zip(holders, zip(mask, own, strict=True), strict=True))
+        self._seated, self._me, self._sharing, self._pairs = seated, me, sharing, pairs
+        self._held = {me: shares[me]}  # by the seat whose they are: of its mask key, its self seed
         self.phase = Phase.SHARED
         sealed = [
-            leader_pb2.Share(seat=seat, sealed=sharing[seat].seal(me, seat, mask[seat] + own[seat]))
-            for seat in seated.neighbours[me]
+            leader_pb2.Share(seat=seat, sealed=sharing[seat].seal(me, seat, b"".join(shares[seat])))
+            for seat in neighbours
         ]
         return self._up(shares=leader_pb2.Shares(shares=sealed))
 
@@ -241,7 +241,7 @@ class MaskMember:
 
         `model` is SHA-256 of what was trained from. Raises LateUpdateError where the session is over.
         """
-        mask_key, own, held = self._mask_key, self._self_secret, self._held
+        pairs, own, held = self._pairs, self._self_secret, self._held
         self._check_open()  # after they are at hand: another thread may forget them now
         self._expect(Phase.READY)
         self.phase = Phase.MASKED
@@ -249,8 +249,7 @@ class MaskMember:
         plus = [keys.derive(own, self.session, "self", binding, SEED_BYTES)]
         minus: list[bytes] = []
         for seat in sorted(held.keys() - {self._me}):
-            secret = keys.agreed(mask_key, self._seated.seats[seat].advert.mask_key)
-            seed = keys.derive(secret, self.session, "pair", binding, SEED_BYTES)
+            seed = keys.derive(pairs[seat], self.session, "pair", binding, SEED_BYTES)
             (plus if self._me < seat else minus).append(seed)
         add_streams(values, [s[:32] for s in plus], [s[:32] for s in minus], threads=threads)
         add_streams(wide, [s[32:] for s in plus], [s[32:] for s in minus])
@@ -289,7 +288,7 @@ class MaskMember:
         size = len(self._seated.seats)
         in_sum = frozenset(seats_of(survivors.in_sum, size))
         masked_with = frozenset(seats_of(survivors.masked_with, size))
-        mine = masked_with & {self._me, *self._seated.neighbours[self._me]}
+        mine = masked_with & {self._me, *self._seated.graph.neighbours(self._me)}
         if not in_sum <= masked_with or mine != self._held.keys():
             raise PayloadError("survivors that have not sent this learner their shares")
         if len(in_sum) < need(self._plan):
@@ -323,6 +322,7 @@ class MaskMember:
     def _drop_secrets(self) -> None:
         self._share_key = self._mask_key = self._self_secret = b""
         self._sharing = {}
+        self._pairs = {}
         self._held = {}
 
     def _expect(self, phase: Phase) -> None:

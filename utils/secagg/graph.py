@@ -6,7 +6,6 @@ https://eprint.iacr.org/2020/704; the probabilities are exact tails, not bounds 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from math import comb, inf, log2
 
@@ -58,18 +57,24 @@ def _cut_off(parties: int, bad: int, neighbours: int) -> float:
     return neighbours / 2 * log2(bad / parties) + log2(parties) if bad else -inf
 
 
-def neighbours(roster: bytes, parties: int, count: int) -> list[tuple[int, ...]]:
+class Graph:
     """For each seat the seats that it shares with, sorted; `count` = 0 or at least all others: everybody.
 
     The order on the ring follows from the roster's digest: the leader can't choose anybody's neighbours.
     """
-    if not 0 < count < parties - 1:
-        return [tuple(o for o in range(parties) if o != seat) for seat in range(parties)]
-    order = sorted(range(parties), key=lambda seat: digest("graph", roster, seat.to_bytes(4, "big")))
-    places = {seat: place for place, seat in enumerate(order)}
-    return [_beside(order, places[seat], count // 2) for seat in range(parties)]
 
+    def __init__(self, roster: bytes, parties: int, count: int) -> None:
+        self._parties = parties
+        self._each_side = count // 2 if 0 < count < parties - 1 else 0
+        if self._each_side:
+            self._order = sorted(
+                range(parties), key=lambda seat: digest("graph", roster, seat.to_bytes(4, "big"))
+            )
+            self._places = {seat: place for place, seat in enumerate(self._order)}
 
-def _beside(order: Sequence[int], place: int, each_side: int) -> tuple[int, ...]:
-    steps = (*range(-each_side, 0), *range(1, each_side + 1))
-    return tuple(sorted(order[(place + step) % len(order)] for step in steps))
+    def neighbours(self, seat: int) -> tuple[int, ...]:
+        """Whom this seat shares with."""
+        if not self._each_side:
+            return tuple(other for other in range(self._parties) if other != seat)
+        steps = (*range(-self._each_side, 0), *range(1, self._each_side + 1))
+        return tuple(sorted(self._order[(self._places[seat] + step) % self._parties] for step in steps))

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from protos import leader_pb2
 from utils.errors import PayloadError
-from utils.secagg.graph import ALL_TO_ALL, COLLUDING, LOST, SECURITY, SIGNED_SECURITY, least, neighbours
+from utils.secagg.graph import ALL_TO_ALL, COLLUDING, LOST, SECURITY, SIGNED_SECURITY, Graph, least
 from utils.secagg.keys import KEY_BYTES, SESSION_BYTES, digest
 
 #: Of the protocol, as LearnerInfo.secagg says it; 2: adds its share of noise; 3: masks of 16 bits; 4: groups;
@@ -45,9 +45,9 @@ class Seated:
         return self.digest + model
 
     @cached_property
-    def neighbours(self) -> list[tuple[int, ...]]:
-        """By seat, the others that it shares its secrets with."""
-        return neighbours(self.digest, len(self.seats), self.plan.neighbours)
+    def graph(self) -> Graph:
+        """Who shares secrets with whom."""
+        return Graph(self.digest, len(self.seats), self.plan.neighbours)
 
     @property
     def shares_needed(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from utils.errors import PayloadError
 
@@ -13,14 +13,14 @@ SHARE_BYTES = 33
 
 
 def split(
-    secret: bytes, count: int, threshold: int, draw: Callable[[int], int] = secrets.randbelow
+    secret: bytes, points: Iterable[int], threshold: int, draw: Callable[[int], int] = secrets.randbelow
 ) -> list[bytes]:
-    """Shares at x = 1 to `count`, 33 bytes each; any `threshold` of them give the secret, fewer tell nothing.
+    """Shares at these x from 1 on, 33 bytes each; any `threshold` of them give the secret, fewer tell nothing.
 
     `draw` gives a secret integer in [0, n); it draws the coefficients from that of x on.
     """
     polynomial = [int.from_bytes(secret, "big"), *(draw(PRIME) for _ in range(threshold - 1))]
-    return [_value(polynomial, x).to_bytes(SHARE_BYTES, "big") for x in range(1, count + 1)]
+    return [_value(polynomial, x).to_bytes(SHARE_BYTES, "big") for x in points]
 
 
 def _value(polynomial: Sequence[int], x: int) -> int:

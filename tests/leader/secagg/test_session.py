@@ -57,7 +57,7 @@ def test_a_large_cohort_shares_with_neighbours_alone() -> None:
     cohort.do(cohort.session.unmask(0.0))
     assert same(cohort.unmask(total), cohort.expected(there))
     event = cohort.revealed
-    assert {len(of) for of in event.seated.neighbours} == {count}
+    assert {len(event.seated.graph.neighbours(seat)) for seat in range(len(event.seated.seats))} == {count}
     assert count < 80
     found = seeds(event.seated, event.survivors, event.answers, MODEL)
     assert len(found.plus) + len(found.minus) <= 147 + 3 * count
