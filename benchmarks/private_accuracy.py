@@ -191,7 +191,7 @@ def page(result: Result, machine: Mapping[str, object]) -> str:
             *rows(result.series),
             "",
             "Noise is in shares, under masks (`dp.mode=distributed`), but where all 2,000 are in each round: there "
-            "the leader adds it (`central`), as a round of 2,000 masked learners takes a simulation more than six "
+            "the leader adds it (`central`), as a round of 2,000 masked learners takes a simulation "
             "minutes. While nobody is missing that is as much noise.",
             "",
             f"The runs took {sum(result.series['seconds']) / 60:.0f} minutes, one after the other. "
