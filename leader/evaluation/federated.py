@@ -50,7 +50,7 @@ class FederatedScores:
 
     def __init__(self) -> None:
         self._by_part: dict[str, tuple[leader_pb2.Metric, ...]] = {}
-        self._sums: Mapping[str, Score] = {}
+        self._sums: dict[str, Score] = {}
 
     def add(self, part: str, metrics: tuple[leader_pb2.Metric, ...]) -> None:
         """Take in what the holder of `part` scored on it; checked by `check_metrics`."""
@@ -58,7 +58,7 @@ class FederatedScores:
 
     def summed(self, scores: Mapping[str, Score]) -> None:
         """Take in scores of which no learner's own is known."""
-        self._sums = scores
+        self._sums |= scores  # of a later step there are none
 
     def spreads(self) -> dict[str, Spread]:
         """Each metric over the learners that sent it; the same bits in whatever order they came."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from abc import ABC, abstractmethod
 from functools import partial
 
 from grpc import aio
@@ -94,7 +95,7 @@ class Access:
         """Let go of what is held."""
 
 
-class Certified(Access):
+class Certified(Access, ABC):
     """By a certificate, which may be replaced from half its life on."""
 
     async def _keep(self, channel: aio.Channel, half: float, end: float) -> None:
@@ -107,9 +108,9 @@ class Certified(Access):
         await replaced(half, end, partial(self._renew, channel), self._ordered)
         self.renewed = True
 
+    @abstractmethod
     async def _renew(self, channel: aio.Channel) -> bool:
         """Get a newer certificate; False if there is none yet, and what it raises may pass."""
-        raise NotImplementedError
 
 
 class Files(Certified):
