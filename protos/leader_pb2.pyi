@@ -561,20 +561,18 @@ class MaskOpen(_message.Message):
     def __init__(self, work_id: _Optional[str] = ...) -> None: ...
 
 class Advert(_message.Message):
-    __slots__ = ("share_key", "mask_key", "self_hash", "metrics", "identity", "signature")
+    __slots__ = ("share_key", "mask_key", "self_hash", "identity", "signature")
     SHARE_KEY_FIELD_NUMBER: _ClassVar[int]
     MASK_KEY_FIELD_NUMBER: _ClassVar[int]
     SELF_HASH_FIELD_NUMBER: _ClassVar[int]
-    METRICS_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     share_key: bytes
     mask_key: bytes
     self_hash: bytes
-    metrics: _containers.RepeatedScalarFieldContainer[str]
     identity: bytes
     signature: bytes
-    def __init__(self, share_key: _Optional[bytes] = ..., mask_key: _Optional[bytes] = ..., self_hash: _Optional[bytes] = ..., metrics: _Optional[_Iterable[str]] = ..., identity: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, share_key: _Optional[bytes] = ..., mask_key: _Optional[bytes] = ..., self_hash: _Optional[bytes] = ..., identity: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Seat(_message.Message):
     __slots__ = ("name", "advert")

@@ -93,7 +93,6 @@ HELD = {
     "Advert.share_key": ADVERT,
     "Advert.mask_key": ADVERT,
     "Advert.self_hash": ADVERT,
-    "Advert.metrics": ADVERT,
     "Advert.identity": ADVERT,
     "Advert.signature": ADVERT,
     "Share.seat": f"{MASKS}::test_shares_that_are_not_for_each_neighbour_once_are_refused",
