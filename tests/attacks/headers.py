@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -73,22 +74,20 @@ class HeaderAttacker:
         async with aio.insecure_channel(self._address, ALONE) as channel:
             return await _sent(channel, [of_metrics(size, self._stranger.token, self.work_id)])
 
-    async def uploads(self, file: bytes, at_once: int, seconds: float) -> int:
-        """Send this file over and over, so many at once over four connections, for so long; how often that was."""
-        until = asyncio.get_running_loop().time() + seconds
+    async def uploads(self, file: bytes, at_once: int, seconds: float) -> Counter[grpc.StatusCode]:
+        """Send this file over and over, so many at once over four connections, for so long; what each ended with."""
+        until, ends = asyncio.get_running_loop().time() + seconds, Counter[grpc.StatusCode]()
 
-        async def again(channel: aio.Channel) -> int:
-            count = 0
+        async def again(channel: aio.Channel) -> None:
             while asyncio.get_running_loop().time() < until:
-                await self._upload(channel, file)
-                count += 1
-            return count
+                ends[await self._upload(channel, file)] += 1
 
         async with AsyncExitStack() as held:
             channels = [
                 await held.enter_async_context(aio.insecure_channel(self._address, ALONE)) for _ in range(4)
             ]
-            return sum(await asyncio.gather(*(again(channels[i % 4]) for i in range(at_once))))
+            await asyncio.gather(*(again(channels[i % 4]) for i in range(at_once)))
+        return ends
 
 
 async def _sent(channel: aio.Channel, messages: Sequence[bytes]) -> grpc.StatusCode:

@@ -15,7 +15,6 @@ from tests.attacks.siege import MIB, Attack, Borne
 
 RESULTS = "siege.json"
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
-_BEGIN, _END = "<!-- siege -->", "<!-- /siege -->"
 _HEADS = ("attack", "bound", "unary call", "download", "upload", "leader", "run", "bits")
 _WORST = ("unary_s", "download_s", "upload_s", "grown_bytes")
 Found = Mapping[str, Mapping[str, Mapping[str, Any]]]  # by attack, then mode: the figures, see `figures`
@@ -82,11 +81,12 @@ def _undisturbed(found: Found) -> list[str]:
     return [" / ".join(column) for column in zip(*(_figures(one) for one in worst), strict=True)]
 
 
-def publish(table: str, page: Path = PAGE) -> None:
-    """Put the table into the page, in the place of the one before."""
-    before, _, rest = page.read_text("utf-8").partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    page.write_text(f"{before}{_BEGIN}\n\n{table}\n\n{_END}{after}", encoding="utf-8")
+def publish(table: str, page: Path = PAGE, mark: str = "siege") -> None:
+    """Put the table into the page, in the place of the one before, between two marks."""
+    begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    before, _, rest = page.read_text("utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}\n\n{table}\n\n{end}{after}", encoding="utf-8")
 
 
 def _line(cells: list[str] | tuple[str, ...]) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from protos import leader_pb2
 from tests.attacks.raw_http2 import RawConnection, framed, half
@@ -14,7 +15,7 @@ from utils.version import PROTOCOL
 
 STREAMS = 16  # of each connection: as many as a leader lets a caller have
 _MESSAGE_BYTES = 4 << 20
-_FIRST_BYTES = 8 << 20  # what the leader of before took
+_CHUNK_BYTES = 1 << 20
 
 
 async def _each(
@@ -125,16 +126,23 @@ def trickled(file: bytes, piece: int, every_s: float) -> Upload:
     return go_on
 
 
-def broken_off(file: bytes, chunk_bytes: int = 1 << 20) -> Upload:
-    """An upload that is broken off near its end."""
+def begun(file: bytes, *, breaks: bool = False) -> Upload:
+    """An upload that lacks its last byte, and is silent then until it is ended, or breaks off."""
 
     async def go_on(connection: RawConnection, stream: int) -> None:
-        for start in range(0, len(file) - 1, chunk_bytes):
-            chunk = leader_pb2.GradientData(chunk=file[start : min(len(file) - 1, start + chunk_bytes)])
+        for start in range(0, len(file) - 1, _CHUNK_BYTES):
+            chunk = leader_pb2.GradientData(chunk=file[start : min(len(file) - 1, start + _CHUNK_BYTES)])
             await connection.send(stream, framed(chunk))
-        connection.reset(stream)
+        if breaks:
+            connection.reset(stream)
+        else:
+            await connection.replies[stream].ended.wait()
 
     return go_on
+
+
+#: An upload that is broken off near its end.
+broken_off = partial(begun, breaks=True)
 
 
 def over_and_over(attack: Callable[[Victim], Awaitable[None]], each_s: float = 15.0) -> Attacker:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import logging
 import zlib
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -21,8 +23,8 @@ from tests.clusters import IMAGES, SHARDS, TINY, join, play, train
 from tests.strangers import Stranger, at_work, update_of
 
 
-def guessed(mine: leader_pb2.WorkOrder, run_id: str, shard: int) -> str:
-    """The id of another shard's work as an attacker computed it: from its own order and tries for the seed."""
+def guesses(mine: leader_pb2.WorkOrder, run_id: str, shard: int) -> Iterator[str]:
+    """The id of another shard's work as an attacker computes it: from its own order and tries for seed and secret."""
     examples = len(IMAGES.train.labels) // 2 if IMAGES.train else 0
     [seed] = [s for s in range(8) if Part.of_shard(mine.shard, examples, s).seed == mine.seed]
     other = leader_pb2.WorkOrder()
@@ -30,9 +32,12 @@ def guessed(mine: leader_pb2.WorkOrder, run_id: str, shard: int) -> str:
     other.ClearField("work_id")
     other.shard, part = shard, Part.of_shard(shard, examples, seed)
     other.seed = part.seed
-    digest = hashlib.sha256(f"{run_id}:{part.id}:".encode())
-    digest.update(other.SerializeToString(deterministic=True))
-    return f"{other.round}-{other.step}-{digest.hexdigest()[:32]}"
+    said = f"{part.id}:".encode() + other.SerializeToString(deterministic=True)
+    for digest in (
+        hashlib.sha256(f"{run_id}:".encode() + said).hexdigest(),
+        *(hmac.new(secret.encode(), said, hashlib.sha256).hexdigest() for secret in ("", run_id)),
+    ):
+        yield f"{other.round}-{other.step}-{digest[:32]}"
 
 
 def test_the_id_of_anothers_work_can_not_be_computed_from_what_a_learner_is_told() -> None:
@@ -42,10 +47,11 @@ def test_the_id_of_anothers_work_can_not_be_computed_from_what_a_learner_is_told
             await attacker.open_session()
             owned, mine = await victim.work(), await attacker.work()
             file = update_of(cluster.app.layout, 9.0)
-            with pytest.raises(aio.AioRpcError) as refusal:
-                await attacker.send(file, guessed(mine, run.run_id, owned.shard))
-            assert refusal.value.code() is grpc.StatusCode.ABORTED
-            assert "work of round 1, step 0 is no longer open" in str(refusal.value.details())
+            for work_id in guesses(mine, run.run_id, owned.shard):
+                with pytest.raises(aio.AioRpcError) as refusal:
+                    await attacker.send(file, work_id)
+                assert refusal.value.code() is grpc.StatusCode.ABORTED
+                assert "work of round 1, step 0 is no longer open" in str(refusal.value.details())
             for learner, order in ((victim, owned), (attacker, mine)):
                 await learner.send(update_of(cluster.app.layout, 0.0), order.work_id)
             await cluster.committed(1)

@@ -96,7 +96,7 @@ class RegisterTarget(RpcTarget):
         self._fed = 0
 
     async def step(self) -> str:
-        """Register somebody; now and then finish a round with all who are here, then send them away."""
+        """Register somebody."""
         info = LearnerInfo()
         info.CopyFrom(self.mutator.pick(self._infos))
         if info.name == "newcomer" and self.mutator.chance(0.5):
@@ -105,13 +105,13 @@ class RegisterTarget(RpcTarget):
             info.own_data.examples = (1 << self.mutator.below(41)) - 1
         reply = await self.feed(self.mutator.message(info))
         assert len(self.leader.workforce) <= self.leader.config.limits.max_learners
-        self._fed += 1
-        if self._fed % 250 == 0:
-            await self._turn()
         return reply.outcome
 
-    async def _turn(self) -> None:
-        """A round with everybody who came."""
+    async def rest(self) -> None:
+        """Finish a round with everybody who came, then send them away."""
+        self._fed += 1
+        if self._fed % 250:
+            return
         for _ in range(2):  # they take part from the second on
             await self.leader.return_all()
             await self.leader.finish_round(ExpectedSum(16), self.file)

@@ -73,6 +73,9 @@ class AsyncTarget(Target, ABC):
     async def step(self) -> str:
         """Feed one input."""
 
+    async def rest(self) -> None:
+        """Do now and then what is no input's part, nor of its time: called after each."""
+
 
 class _Meter:
     def __init__(self, tally: Tally, count: int) -> None:
@@ -80,7 +83,11 @@ class _Meter:
         self._warm = count // _WARM_UP
         self._rss = 0
         self._began = time.perf_counter()
-        self._last = self._began
+        self.begin()
+
+    def begin(self) -> None:
+        """The next input is made and fed from now on."""
+        self._last = time.perf_counter()
 
     def note(self, outcome: str) -> None:
         now = time.perf_counter()
@@ -92,7 +99,7 @@ class _Meter:
             self._rss = _resident_bytes()
         elif tally.inputs % _COLLECT_EVERY == 0:
             gc.collect(1)
-        self._last = time.perf_counter()
+        self.begin()
 
     def finish(self) -> Tally:
         self._tally.seconds = time.perf_counter() - self._began
@@ -139,6 +146,8 @@ async def run_async(target: AsyncTarget, count: int, seed: int) -> Tally:
                 with _collected_between_inputs():
                     for _ in range(min(_BATCH, count - tally.inputs)):
                         meter.note(await target.step())
+                        await target.rest()
+                        meter.begin()
                         await asyncio.sleep(0)  # what a broken call left behind is cleared away by the loop
     except BaseException as error:
         error.add_note(_note(target, tally))
