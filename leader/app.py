@@ -223,8 +223,8 @@ class App:
         from leader.http.server import serving_http
 
         app = Api(Calls(service.handler(), ports.guard))
-        own = admission.credentials() if admission else None
-        async with serving_http(config.http, config.limits, app, own) as address:
+        own = admission.credentials if admission else None
+        async with serving_http(config.http, config.limits, app, own, ports.renewed) as address:
             ports.connections.ports.add(int(address.rpartition(":")[2]))
             url = f"{'https' if own else 'http'}://{address}"
             write_atomically(self._folder.path / "http", [url.encode()])

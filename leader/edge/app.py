@@ -133,9 +133,9 @@ class App:
         guard = self._guard(TicketHolders(desk), limits, desk)
         guard.connections = ports.connections  # together no more than there may be
         options, own = self._options, self.parent.own
-        shown = own.server_credentials() if own else None
+        shown = own.server_credentials if own else None
         app, config = Api(Calls(desk.handler(), guard)), HttpConfig(listen=options.http_listen)
-        async with serving_http(config, limits, app, shown, "--http-listen") as address:
+        async with serving_http(config, limits, app, shown, ports.renewed, "--http-listen") as address:
             ports.connections.ports.add(int(address.rpartition(":")[2]))
             url = f"{'https' if own else 'http'}://{options.http_advertise or reachable(address)}"
             _log.info("learners without gRPC reach this edge at %s", url)

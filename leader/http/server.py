@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -19,11 +18,13 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from leader.condition import never
 from leader.config import HttpConfig, LimitsConfig
 from utils.errors import ConfigError
 from utils.trust.credentials import Credentials
 from utils.wire.rpc import is_loopback
 
+_log = logging.getLogger(__name__)
 _GRACE_S = 2.0
 #: Of uvicorn, which has words for whatever a caller does.
 _QUIET = logging.getLogger(f"{__name__}.connections")
@@ -43,13 +44,15 @@ async def serving_http(
     config: HttpConfig,
     limits: LimitsConfig,
     app: ASGIApp,
-    own: Credentials | None,
+    own: Callable[[], Credentials] | None,
+    renewed: Callable[[], Awaitable[None]] = never,
     key: str = "http.listen",
 ) -> AsyncIterator[str]:
     """Answer requests at config.listen by `app`; gives HOST:PORT. Those under way get a moment to end.
 
     Args:
-        own: what the server shows where the run is secure.
+        own: what the server shows from now on, where the run is secure.
+        renewed: returns when that is another; connections that are there stay.
         key: says where config.listen is set.
 
     Raises ConfigError if the port is taken, the address is not this machine's, or its certificate can't be used.
@@ -66,15 +69,20 @@ async def serving_http(
     )
     settings.load()
     state = ServerState()
-    tls: dict[str, Any] = (
-        {"ssl": _tls(config, own), "ssl_handshake_timeout": limits.handshake_s} if own else {}
-    )
+    tls = _tls() if own else None
+    if tls and own:
+        _show(tls, config, own())
     try:
         server = await asyncio.get_running_loop().create_server(
-            lambda: _Connection(settings, state), host.strip("[]"), int(port), **tls
+            lambda: _Connection(settings, state),
+            host.strip("[]"),
+            int(port),
+            ssl=tls,
+            ssl_handshake_timeout=limits.handshake_s if tls else None,
         )
     except OSError as error:
         raise ConfigError(f"{key} is {config.listen}: {error.strerror}; set another") from error
+    renewing = asyncio.ensure_future(_renew(tls, config, own, renewed)) if tls and own else None
     grace_s = _GRACE_S
     try:
         yield f"{host}:{server.sockets[0].getsockname()[1]}"
@@ -82,6 +90,8 @@ async def serving_http(
         grace_s = 0.0
         raise
     finally:
+        if renewing:
+            renewing.cancel()
         # A connection that asyncio has accepted and not begun with when its server closes is never heard of again.
         asyncio.get_running_loop().remove_reader(server.sockets[0].fileno())
         await asyncio.sleep(0)
@@ -102,10 +112,15 @@ async def _end(state: ServerState, grace_s: float) -> None:
         connection.transport.abort()
 
 
-def _tls(config: HttpConfig, own: Credentials) -> ssl.SSLContext:
-    """TLS 1.3 without client certificates, by the configured files or `own`; raises ConfigError."""
+def _tls() -> ssl.SSLContext:
+    """TLS 1.3 without client certificates."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+def _show(context: ssl.SSLContext, config: HttpConfig, own: Credentials) -> None:
+    """Show the configured files or `own` to whoever connects from now on; raises ConfigError."""
     with TemporaryDirectory() as folder:  # for this user alone; OpenSSL takes keys from files only
         path = Path(folder, "own.pem")
         path.write_bytes(own.key + own.certificate)
@@ -113,7 +128,22 @@ def _tls(config: HttpConfig, own: Credentials) -> ssl.SSLContext:
             context.load_cert_chain(config.certificate or path, config.key or path, password="")
         except OSError as error:  # of which ssl.SSLError is one
             raise ConfigError(f"http.certificate and http.key can't be used: {error}") from error
-    return context
+
+
+async def _renew(
+    context: ssl.SSLContext,
+    config: HttpConfig,
+    own: Callable[[], Credentials],
+    renewed: Callable[[], Awaitable[None]],
+) -> None:
+    """Show what took the place of what was shown, for ever."""
+    while True:
+        await renewed()
+        try:
+            _show(context, config, own())
+            _log.info("HTTPS shows another certificate")
+        except ConfigError as error:
+            _log.warning("HTTPS shows the old certificate: %s", error)
 
 
 class OwnPages:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import ssl
 from base64 import b64decode, b64encode
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +17,10 @@ from leader.events import CallRefused, RoundCommitted, UpdateAccepted
 from scripts.cluster import Cluster
 from tests.cluster.test_http import HTTP, requests_to
 from tests.cluster.test_identities import secure
-from tests.cluster.test_secure_edges import files
+from tests.cluster.test_secure_edges import files, token_of
 from tests.clusters import TINY, Settings, join, one_edge, play, train
 from tests.http_learner import JSON, Answer, Requests, as_json, learn
+from tests.leader.trust.identities.test_own_pki import said
 from tests.strangers import update_of
 from utils.trust.names import EDGE_TLS_NAME
 
@@ -118,3 +123,28 @@ def test_in_a_secure_run_an_edge_shows_its_certificate_and_asks_for_the_ticket_a
     through = play(scenario, secure(tmp_path, edges__listen="127.0.0.1:0", **settings))
     assert through.model_sha256 == play(train).model_sha256
     assert through.seen(CallRefused) == []
+
+
+def test_https_of_an_edge_shows_its_new_certificate_once_that_is_renewed(
+    tmp_path: Path, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    def shown(requests: Requests) -> str:
+        with closing(requests.connect()) as connection:
+            connection.connect()
+            assert isinstance(connection.sock, ssl.SSLSocket)
+            der = connection.sock.getpeercert(binary_form=True)
+            assert der is not None
+            return ssl.DER_cert_to_PEM_cert(der)
+
+    async def scenario(cluster: Cluster) -> None:
+        await one_edge(cluster, http_listen="127.0.0.1:0", join=token_of(tmp_path))
+        hub = cluster.app._wiring.hub
+        assert hub is not None
+        edge = Requests(hub.urls[0], tmp_path / "trust" / "ca.pem", tls_name=EDGE_TLS_NAME)
+        before = await asyncio.to_thread(shown, edge)
+        await said("HTTPS shows another certificate")
+        assert await asyncio.to_thread(shown, edge) != before
+
+    play(scenario, secure(tmp_path, edges__listen="127.0.0.1:0", trust__cert_hours=6 / 3600))

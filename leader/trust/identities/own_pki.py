@@ -67,13 +67,12 @@ class OwnPki:
 
     async def renewed(self) -> None:
         """See Issuer: when the files have changed; the old ones count until the new ones fit together."""
-        told = ""
-        while True:
+        told, shown = "", self._files
+        while self._files == shown:  # each listener waits for itself
             await asyncio.sleep(_LOOK_S)
             try:
                 if (files := self._contents()) != self._files:
                     self._take(files)
-                    return
             except ConfigError as error:
                 if str(error) != told:
                     told = str(error)

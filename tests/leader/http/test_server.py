@@ -223,10 +223,10 @@ def test_requests_that_are_none_are_refused_and_no_line_is_logged(caplog: pytest
 
 
 def test_a_taken_port_and_a_certificate_that_is_none_are_told(tmp_path: Path) -> None:
-    own = Fleet(tmp_path / "trust").authority.server_credentials()
+    own = Fleet(tmp_path / "trust").authority.server_credentials
     (tmp_path / "none.pem").write_text("none")
 
-    async def fails(config: HttpConfig, own: Credentials | None) -> str:
+    async def fails(config: HttpConfig, own: Callable[[], Credentials] | None) -> str:
         with pytest.raises(ConfigError) as caught:
             async with serving_http(config, LIMITS, House().api(), own):
                 pass
@@ -255,7 +255,7 @@ def test_a_certificate_of_a_pki_of_ones_own_is_shown(tmp_path: Path) -> None:
 
     async def whole() -> None:
         config = HttpConfig(listen="127.0.0.1:0", certificate=tmp_path / "cert.pem", key=tmp_path / "key.pem")
-        own = fleet.authority.server_credentials()
+        own = fleet.authority.server_credentials
         async with serving_http(config, LIMITS, House().api(), own) as address:
             assert await asyncio.to_thread(ask, address) == ("TLSv1.3", 200)
 
