@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.attacked_run import ATTACKS
 from benchmarks.machine import describe_machine, in_words
+from benchmarks.outcome.attacked_run import ATTACKS
+from benchmarks.outcome.study import Trial, parse_study, read_curve, run_study
 from benchmarks.result import markdown_table
-from benchmarks.study import Trial, parse_study, read_curve, run_study
 
 LEARNERS = 20
 SHARES = (0.0, 0.2, 0.4)
@@ -90,7 +90,7 @@ class Cell:
         if "aggregate.rule" in settings:
             settings["aggregate.byzantine"] = attackers
         flags = ("--attack", self.attack, "--attackers", str(attackers))
-        return Trial(self.name, settings, flags, "benchmarks.attacked_run")
+        return Trial(self.name, settings, flags, "benchmarks.outcome.attacked_run")
 
 
 def cells(size: Size) -> list[Cell]:

@@ -6,35 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import (
-    codecs,
-    codecs_page,
-    edges,
-    idle_round,
-    kafka_sums,
-    leader_memory,
-    learners,
-    privacy,
-    private_accuracy,
-    resnet18_round,
-    robust_memory,
-    scaling,
-    scaling_edges,
-    scaling_page,
-    sessions,
-    simulation,
-    soak,
-    step_time,
-    transport,
-    trust,
-    watched_round,
-)
-from benchmarks.learners_plot import draw_learners
+from benchmarks import privacy
+from benchmarks.endurance import leader_memory, robust_memory, sessions, soak, trust
+from benchmarks.endurance.robust_memory_plot import draw_robust_memory
+from benchmarks.endurance.sessions_plot import draw_sessions
+from benchmarks.outcome import codecs, codecs_page, private_accuracy
 from benchmarks.result import Result, document
-from benchmarks.robust_memory_plot import draw_robust_memory
-from benchmarks.sessions_plot import draw_sessions
-from benchmarks.step_time_plot import draw_step_time
-from benchmarks.transport_plot import draw_transport
+from benchmarks.rounds import edges, idle_round, kafka_sums, resnet18_round, watched_round
+from benchmarks.scaling import learners, scaling, scaling_edges
+from benchmarks.scaling import page as scaling_page
+from benchmarks.scaling.learners_plot import draw_learners
+from benchmarks.simulations import simulation
+from benchmarks.step_time import step_time
+from benchmarks.step_time.plot import draw_step_time
+from benchmarks.transport import transport
+from benchmarks.transport.plot import draw_transport
 
 Machine = Mapping[str, object]
 Measure = Callable[[bool, Path], Result]  # quick or not, the folder of CIFAR-10

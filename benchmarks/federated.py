@@ -17,10 +17,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.federated_plot import draw_federated
 from benchmarks.machine import describe_machine, in_words
+from benchmarks.outcome.federated_plot import draw_federated
+from benchmarks.outcome.study import Curve, Trial, parse_study, read_curve, run_study
 from benchmarks.result import markdown_table
-from benchmarks.study import Curve, Trial, parse_study, read_curve, run_study
 
 CENTRALISED = "centralised"
 LEARNERS = 10

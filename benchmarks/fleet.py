@@ -97,7 +97,7 @@ def edge_programs(folder: Path, above: str, count: int) -> Sequence[Program]:
 
 def _viewers(folder: Path, count: int) -> Sequence[Program]:
     page = str(folder / "run" / "page")
-    command = (sys.executable, "-m", "benchmarks.viewers", "--page", page, "--viewers", str(count))
+    command = (sys.executable, "-m", "benchmarks.rounds.viewers", "--page", page, "--viewers", str(count))
     return [Program("viewers", command, folder / "viewers.log")] if count else []
 
 

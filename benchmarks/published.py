@@ -16,12 +16,12 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.machine import describe_machine
-from benchmarks.niid import COLUMNS, FULL, PEERS, QUICK, Cell, Size, cells
-from benchmarks.niid_parts import niid_split
-from benchmarks.published_page import BEST, LAST, TIME, Document, page
+from benchmarks.outcome.niid import COLUMNS, FULL, PEERS, QUICK, Cell, Size, cells
+from benchmarks.outcome.niid_parts import niid_split
+from benchmarks.outcome.published_page import BEST, LAST, TIME, Document, page
+from benchmarks.outcome.study import Curve, has_ended, parse_study, read_curve, run_study
 from benchmarks.result import Figure, Result, Target, document
 from benchmarks.spread import Spread
-from benchmarks.study import Curve, has_ended, parse_study, read_curve, run_study
 from scripts.partition import write
 from utils.datasets import open_dataset
 from utils.errors import ConfigError, program

@@ -25,7 +25,7 @@ class InTheClear:
 
     name = "plain"
     settings: Mapping[str, object] = {}  # of the leader
-    crowd_flags: tuple[str, ...] = ()  # of benchmarks.crowd and benchmarks.handshakes
+    crowd_flags: tuple[str, ...] = ()  # of benchmarks.endurance.crowd and benchmarks.endurance.handshakes
 
     def learner_flags(self, name: str) -> tuple[str, ...]:
         """Of the learner of this name."""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.robust_memory import COUNTS, MODELS, QUICK_COUNTS, RULES, column
-from benchmarks.robust_memory_plot import draw_robust_memory
-from benchmarks.sessions_plot import draw_sessions
+from benchmarks.endurance.robust_memory import COUNTS, MODELS, QUICK_COUNTS, RULES, column
+from benchmarks.endurance.robust_memory_plot import draw_robust_memory
+from benchmarks.endurance.sessions_plot import draw_sessions
 
 PNG = b"\x89PNG"
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.niid import COLUMNS, Cell
-from benchmarks.niid_parts import PARTS, niid_split
-from benchmarks.niid_task import Niid
+from benchmarks.outcome.niid import COLUMNS, Cell
+from benchmarks.outcome.niid_parts import PARTS, niid_split
+from benchmarks.outcome.niid_task import Niid
+from benchmarks.outcome.study import Curve
 from benchmarks.published import main, result, rounds_done
-from benchmarks.study import Curve
 from utils.datasets import Dataset
 from utils.datasets.cifar10 import BINARY_FOLDER
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.mlp_task import PARAMETERS, Vectors
+from benchmarks.simulations.mlp_task import PARAMETERS, Vectors
 from leader.config import RunConfig
 from leader.config.rules.dp import releases_needed
 from protos import leader_pb2
@@ -71,7 +71,7 @@ def run_in_groups(
         "rounds": rounds,
         "learners": learners,
         "run_dir": folder,
-        "model": {"task": "benchmarks.mlp_task:Mlp"},
+        "model": {"task": "benchmarks.simulations.mlp_task:Mlp"},
         "data": {"source": "none", "holder": "learner"},
         "train": {"local_steps": 1, "batch_size": 16, "dtype": "float32"},
         "aggregate": {"weighting": "uniform"},

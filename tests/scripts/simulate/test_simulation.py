@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.mlp_task import Mlp, Vectors
+from benchmarks.simulations.mlp_task import Mlp, Vectors
 from leader.config import RunConfig
 from leader.events import Event, RoundAbandoned, RoundCommitted
 from learner.training.update import Assignment, Update
@@ -39,7 +39,7 @@ def config(folder: Path, **settings: Any) -> RunConfig:
         "rounds": 4,
         "learners": LEARNERS,
         "run_dir": folder,
-        "model": {"task": "benchmarks.mlp_task:Mlp"},
+        "model": {"task": "benchmarks.simulations.mlp_task:Mlp"},
         "data": {"source": "none", "holder": "learner"},
         "train": {"local_steps": 2, "batch_size": 16, "dtype": "float32"},
     }
@@ -122,7 +122,7 @@ def test_threads_give_the_same_bits_as_one_worker(tmp_path: Path) -> None:
 
 
 def test_dropout_on_threads_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.mlp_task.Mlp", Forgetful)
+    monkeypatch.setattr("benchmarks.simulations.mlp_task.Mlp", Forgetful)
     assert digest(run(config(tmp_path / "one")))
     with pytest.raises(ConfigError, match="draws random numbers"):
         run(config(tmp_path / "three"), Options(workers=3))

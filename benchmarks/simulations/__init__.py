@@ -1,0 +1,1 @@
+"""Simulations: `simulation`, and Flower's beside it."""

@@ -1,0 +1,1 @@
+"""What a step costs, beside DDP and a naive design: `step_time`."""
