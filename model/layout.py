@@ -141,14 +141,16 @@ class Layout:
             sizes[smallest] += entry.size
         return replace(self, local=self.local.union(*groups[:number], *groups[number + 1 :]))
 
-    def pieces(self, least_bytes: int = sys.maxsize) -> tuple[Piece, ...]:
+    def pieces(self, least_bytes: int = sys.maxsize, *, cut_tensors: bool = False) -> tuple[Piece, ...]:
         """What `gathered` gives, cut: parameters as `utils.codecs.pieces.cut` says; buffers are one piece more."""
-        pieces = cut([entry.shape for entry in self.parameters if entry.name not in self.local], least_bytes)
-        buffers = [entry for entry in self.buffers if entry.name not in self.local]
+        shapes = [entry.shape for entry in self.parameters if entry.name not in self.local]
+        pieces = cut(shapes, least_bytes, cut_tensors=cut_tensors)
+        buffers = self.shared[len(shapes) :]
         if not buffers:
             return pieces
-        start, shapes = self.shared_parameter_count, tuple(entry.shape for entry in buffers)
-        return (*pieces, Piece(len(pieces), start, start + _end(buffers), shapes))
+        start, tensors = self.shared_parameter_count, tuple(range(len(shapes), len(self.shared)))
+        own = tuple(entry.shape for entry in buffers)
+        return (*pieces, Piece(len(pieces), start, start + _end(buffers), own, tensors))
 
     def digest(self) -> str:
         """SHA-256 in hex over names, shapes and kinds: equal if and only if the layouts are."""

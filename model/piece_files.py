@@ -8,9 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
-from model.layout import Entry, Layout
+from model.layout import Layout
 from utils.codecs import Codec, Moment
-from utils.codecs.base import State
+from utils.codecs.base import Shape, State, count
 from utils.codecs.compression import compressed, inflated, is_compressed
 from utils.codecs.files import CODEC, File, check_file, decode_file, encode_file
 from utils.codecs.pieces import Piece
@@ -29,22 +29,27 @@ _MORE_HEADER = 16 << 10  # that a header may have beside its tensors: metadata
 class _Extent:
     """What a file holds: pieces that go through the codec, and buffers, which come as they are beside them."""
 
-    entries: Sequence[Entry]
+    tensors: Sequence[tuple[str, Shape]]  # by name, or parts of these
     coded: Sequence[Piece]
     buffers: int
 
     @property
     def size(self) -> int:
         """Values, with the buffers."""
-        return sum(entry.size for entry in self.entries)
+        return count(tuple(shape for _, shape in self.tensors))
+
+    @property
+    def plain(self) -> list[tuple[str, str, Shape]]:
+        """The tensors of the file in float32."""
+        return [(name, "F32", shape) for name, shape in self.tensors]
 
 
 class PieceFiles:
     """Reads and writes what `layout` shares of a vector: a piece alone, or WHOLE, which is all pieces at once.
 
     Values lie as `Layout.gathered` has them, cut as `Layout.pieces` says. In float32 a file has its tensors by
-    name; a piece has them in the layout's order. The buffers always come so, and a file of changes of a model has
-    them as they are.
+    name; a piece has them in the layout's order, and of one that is cut its part, (n,). The buffers always come so,
+    and a file of changes of a model has them as they are.
     """
 
     def __init__(
@@ -53,24 +58,26 @@ class PieceFiles:
         piece_bytes: int,
         codec: Codec | None = None,
         *,
+        cut_tensors: bool = False,
         zstd: bool = False,
         header_bytes: int = _HEADER_BYTES,
     ) -> None:
         self.layout = layout
         self.codec = codec
-        self.pieces: tuple[Piece, ...] = layout.pieces(piece_bytes)
+        self.pieces: tuple[Piece, ...] = layout.pieces(piece_bytes, cut_tensors=cut_tensors)
         self._zstd = zstd
         self._header_bytes = header_bytes
 
     @cached_property
     def _extents(self) -> Mapping[int | None, _Extent]:
-        split, entries = self.layout.shared_parameter_count, iter(self.layout.shared)
+        split, shared = self.layout.shared_parameter_count, self.layout.shared
         extents: dict[int | None, _Extent] = {}
         for piece in self.pieces:
-            own, is_coded = [next(entries) for _ in piece.shapes], piece.start < split
-            extents[piece.number] = _Extent(own, [piece] if is_coded else [], 0)
+            own = [(shared[i].name, shape) for i, shape in zip(piece.tensors, piece.shapes, strict=True)]
+            extents[piece.number] = _Extent(own, [piece] if piece.start < split else [], 0)
         coded = [piece for extent in extents.values() for piece in extent.coded]
-        return {**extents, WHOLE: _Extent(self.layout.shared, coded, self.pieces[-1].stop - split)}
+        tensors = [(entry.name, entry.shape) for entry in shared]
+        return {**extents, WHOLE: _Extent(tensors, coded, self.pieces[-1].stop - split)}
 
     def encoded(self, number: int | None) -> bool:
         """Whether piece `number` goes through the codec."""
@@ -79,7 +86,7 @@ class PieceFiles:
     def max_bytes(self, number: int | None) -> int:
         """Largest file of piece `number` that is taken."""
         extent = self._extents[number]
-        return 8 * extent.size + _MORE_BYTES + 256 * len(extent.entries)
+        return 8 * extent.size + _MORE_BYTES + 256 * len(extent.tensors)
 
     @cached_property
     def header_bytes(self) -> int:
@@ -87,7 +94,7 @@ class PieceFiles:
 
         What JSON costs to read grows with its length, so it may have no more than the layout needs.
         """
-        plain = encode_header((entry.name, "F32", entry.shape) for entry in self.layout.shared)
+        plain = encode_header(self._extents[WHOLE].plain)
         return min(self._header_bytes, 4 * len(plain) + _MORE_HEADER)
 
     def memory(self, number: int, total_bytes: int) -> int:
@@ -115,7 +122,7 @@ class PieceFiles:
 
     def _check_names(self, manifest: Manifest) -> None:
         received = {tensor.name: (tensor.dtype, tensor.shape) for tensor in manifest.tensors}
-        expected = {entry.name: ("F32", entry.shape) for entry in self.layout.shared}
+        expected = {name: ("F32", shape) for name, shape in self._extents[WHOLE].tensors}
         for name in [*expected, *received]:
             if received.get(name) != expected.get(name):
                 raise PayloadError(
@@ -124,7 +131,7 @@ class PieceFiles:
                 )
 
     def _check_order(self, number: int, manifest: Manifest) -> None:
-        expected = [(entry.name, "F32", entry.shape) for entry in self._extents[number].entries]
+        expected = self._extents[number].plain
         found = [(tensor.name, tensor.dtype, tensor.shape) for tensor in manifest.tensors]
         if found != expected:
             what = next((f for f, e in zip(found, expected, strict=False) if f != e), None)
@@ -151,10 +158,11 @@ class PieceFiles:
         if not is_plain(payload):
             assert self.codec is not None
             return decode_file(self.codec, extent.coded, extent.buffers, payload)
-        if [tensor.name for tensor in payload.manifest.tensors] == [entry.name for entry in extent.entries]:
+        names = [name for name, _ in extent.tensors]
+        if [tensor.name for tensor in payload.manifest.tensors] == names:
             return payload.data.view(np.float32)
         arrays = payload.arrays()
-        return np.concatenate([arrays[entry.name].reshape(-1) for entry in extent.entries]).view(np.float32)
+        return np.concatenate([arrays[name].reshape(-1) for name in names]).view(np.float32)
 
     def apply(self, base: Vector, payload: Payload) -> Vector:
         """The model, (total,), that a WHOLE file that `check` has passed makes of `base`.
@@ -171,8 +179,7 @@ class PieceFiles:
 
     def plain(self, number: int | None, values: Vector, metadata: Mapping[str, str]) -> File:
         """The file of piece `number` in float32."""
-        named = ((entry.name, "F32", entry.shape) for entry in self._extents[number].entries)
-        header = encode_header(named, {CODEC: PLAIN, **metadata})
+        header = encode_header(self._extents[number].plain, {CODEC: PLAIN, **metadata})
         return File(header, np.ascontiguousarray(values).view(np.uint8))
 
     def encode(

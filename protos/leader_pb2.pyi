@@ -89,7 +89,7 @@ class AckWithMetadata(_message.Message):
     def __init__(self, success: _Optional[bool] = ..., message: _Optional[str] = ..., learner_id: _Optional[int] = ..., max_learners: _Optional[int] = ..., token: _Optional[bytes] = ..., run: _Optional[_Union[RunDescription, _Mapping]] = ..., name: _Optional[str] = ...) -> None: ...
 
 class RunDescription(_message.Message):
-    __slots__ = ("run_id", "model", "norm", "classes", "heartbeat_s", "chunk_bytes", "local", "holdout", "own_task", "codec_up", "codec_down", "piece_bytes", "pipelined", "zstd", "dp")
+    __slots__ = ("run_id", "model", "norm", "classes", "heartbeat_s", "chunk_bytes", "local", "holdout", "own_task", "codec_up", "codec_down", "piece_bytes", "pipelined", "zstd", "dp", "cut_tensors")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     NORM_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +105,7 @@ class RunDescription(_message.Message):
     PIPELINED_FIELD_NUMBER: _ClassVar[int]
     ZSTD_FIELD_NUMBER: _ClassVar[int]
     DP_FIELD_NUMBER: _ClassVar[int]
+    CUT_TENSORS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     model: str
     norm: str
@@ -120,7 +121,8 @@ class RunDescription(_message.Message):
     pipelined: bool
     zstd: bool
     dp: DpPromise
-    def __init__(self, run_id: _Optional[str] = ..., model: _Optional[str] = ..., norm: _Optional[str] = ..., classes: _Optional[int] = ..., heartbeat_s: _Optional[float] = ..., chunk_bytes: _Optional[int] = ..., local: _Optional[_Iterable[str]] = ..., holdout: _Optional[float] = ..., own_task: _Optional[bool] = ..., codec_up: _Optional[str] = ..., codec_down: _Optional[str] = ..., piece_bytes: _Optional[int] = ..., pipelined: _Optional[bool] = ..., zstd: _Optional[bool] = ..., dp: _Optional[_Union[DpPromise, _Mapping]] = ...) -> None: ...
+    cut_tensors: bool
+    def __init__(self, run_id: _Optional[str] = ..., model: _Optional[str] = ..., norm: _Optional[str] = ..., classes: _Optional[int] = ..., heartbeat_s: _Optional[float] = ..., chunk_bytes: _Optional[int] = ..., local: _Optional[_Iterable[str]] = ..., holdout: _Optional[float] = ..., own_task: _Optional[bool] = ..., codec_up: _Optional[str] = ..., codec_down: _Optional[str] = ..., piece_bytes: _Optional[int] = ..., pipelined: _Optional[bool] = ..., zstd: _Optional[bool] = ..., dp: _Optional[_Union[DpPromise, _Mapping]] = ..., cut_tensors: _Optional[bool] = ...) -> None: ...
 
 class DpPromise(_message.Message):
     __slots__ = ("mode", "epsilon", "delta")

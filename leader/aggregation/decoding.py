@@ -54,7 +54,11 @@ class Decoder:
         self._codec = make_codec(spec) if spec else None
         self._files = {
             str(number) if fragments else "": PieceFiles(
-                one, config.piece_bytes, self._codec, header_bytes=header_bytes
+                one,
+                config.piece_bytes,
+                self._codec,
+                cut_tensors=config.cut_tensors,
+                header_bytes=header_bytes,
             )
             for number, one in enumerate(Fragments(layout, fragments).layouts)
         }

@@ -33,7 +33,13 @@ class DownLink:
         codec = make_codec(spec) if spec else None
         #: Of each fragment in its turn, where the model is streamed; else one.
         self._files = [
-            PieceFiles(one, config.codec.piece_bytes, codec, zstd=config.codec.zstd)
+            PieceFiles(
+                one,
+                config.codec.piece_bytes,
+                codec,
+                cut_tensors=config.codec.cut_tensors,
+                zstd=config.codec.zstd,
+            )
             for one in Fragments(layout, count).layouts
         ]
         self._streams = count > 0

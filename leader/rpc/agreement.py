@@ -6,7 +6,7 @@ from leader.config import RunConfig
 from leader.global_model.initial import Origin
 from leader.training.exchanges.pipelined import is_pipelined
 from protos import leader_pb2
-from utils.codecs import kind_of
+from utils.codecs import CUT, kind_of
 
 
 def describe(config: RunConfig, origin: Origin, *, run_id: str, classes: int) -> leader_pb2.RunDescription:
@@ -27,6 +27,7 @@ def describe(config: RunConfig, origin: Origin, *, run_id: str, classes: int) ->
         codec_up=config.codec.up_spec,
         codec_down=config.codec.down_spec,
         piece_bytes=config.codec.piece_bytes,
+        cut_tensors=config.codec.cut_tensors,
         zstd=config.codec.zstd,
         pipelined=is_pipelined(config),
     )
@@ -37,14 +38,16 @@ def agreed(description: leader_pb2.RunDescription, info: leader_pb2.LearnerInfo)
     mine = leader_pb2.RunDescription()
     mine.CopyFrom(description)
     known = set(info.codecs)
-    if mine.codec_up and kind_of(mine.codec_up) not in known:
+    cuts = CUT in known or not mine.cut_tensors
+    if mine.codec_up and not (cuts and kind_of(mine.codec_up) in known):
         mine.codec_up = ""
-    if mine.codec_down and kind_of(mine.codec_down) not in known:
+    if mine.codec_down and not (cuts and kind_of(mine.codec_down) in known):
         mine.codec_down = ""
     mine.zstd = mine.zstd and "zstd" in known
     # New weights are encoded once for all who get them piece by piece.
     mine.pipelined = (
         mine.pipelined
+        and cuts
         and info.control == leader_pb2.CONTROL_SESSION
         and (mine.codec_down, mine.zstd) == (description.codec_down, description.zstd)
     )

@@ -10,7 +10,7 @@ import torch
 from learner.options import LearnerOptions
 from learner.wire.connection import Connection
 from protos import leader_pb2
-from utils.codecs import KINDS
+from utils.codecs import CUT, KINDS
 from utils.ecs import PLACE
 from utils.errors import (
     BusyError,
@@ -55,7 +55,7 @@ class Registration:
             tags=options.tags.split(",") if options.tags else (),
             device_kind=device.type,
             memory_bytes=memory_bytes(device),
-            codecs=(*KINDS, "zstd"),
+            codecs=(*KINDS, CUT, "zstd"),
             example_privacy=EXAMPLE_PRIVACY,
             frozen=frozen,
             secagg=VERSION if control == leader_pb2.CONTROL_SESSION else 0,

@@ -74,10 +74,8 @@ class _Accumulated:
 
 
 def _parameters(model: FlatModel, pieces: Sequence[Piece]) -> Iterator[tuple[int, int, nn.Parameter]]:
-    """Each trained parameter with the position of its piece, and its own."""
+    """Each trained parameter with the position of its piece, of each that has a part of it, and its own."""
     named = dict(model.module.named_parameters())
-    entries = iter(enumerate(model.layout.parameters))
     for position, piece in enumerate(pieces):
-        for _ in piece.shapes:
-            index, entry = next(entries)
-            yield position, index, named[entry.name]
+        for index in piece.tensors:
+            yield position, index, named[model.layout.parameters[index].name]

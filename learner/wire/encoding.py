@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from learner.training.algorithms.streaming_diloco import exchanged
 from model.layout import Layout
@@ -24,7 +25,7 @@ class Coding:
         self._down = make_codec(run.codec_down) if run.codec_down else None
         self._layout = layout
         self._up = make_codec(run.codec_up).spec if run.codec_up else ""
-        self._piece_bytes = run.piece_bytes
+        self._files = partial(PieceFiles, piece_bytes=run.piece_bytes, cut_tensors=run.cut_tensors)
         self._zstd = run.zstd
 
     def changes(self, order: leader_pb2.WorkOrder) -> PieceFiles | None:
@@ -33,7 +34,7 @@ class Coding:
             return None
         if self._down is None and not order.fragments:
             return None
-        return PieceFiles(exchanged(order, self._layout, order.fresh), self._piece_bytes, self._down)
+        return self._files(exchanged(order, self._layout, order.fresh), codec=self._down)
 
     def encoder(self, order: leader_pb2.WorkOrder) -> Encoder:
         """What encodes the update of an order, whole or piece by piece."""
@@ -41,7 +42,7 @@ class Coding:
         momentum = order.momentum if order.exchange == "gradient" else 0.0
         codec = make_codec(self._up, momentum=momentum) if self._up else None
         layout = exchanged(order, self._layout, order.fragment)
-        return Encoder(order, PieceFiles(layout, self._piece_bytes, codec, zstd=self._zstd))
+        return Encoder(order, self._files(layout, codec=codec, zstd=self._zstd))
 
     def encode(
         self, order: leader_pb2.WorkOrder, values: Vector, memory: Mapping[str, Vector]

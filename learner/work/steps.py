@@ -41,7 +41,7 @@ class Steps:
         run = connection.run
         self._connection = connection
         codec = make_codec(run.codec_down) if run.codec_down else None
-        self._files = PieceFiles(layout, run.piece_bytes, codec)
+        self._files = PieceFiles(layout, run.piece_bytes, codec, cut_tensors=run.cut_tensors)
         self._memory = memory
         self._book = book
         self._took = took

@@ -22,7 +22,7 @@ from scripts.simulate.clock import VirtualClock
 from scripts.simulate.parts import Brought, PartOf
 from scripts.simulate.pool import Pool
 from scripts.simulate.wire import Downloads, message_bytes, shard_bytes
-from utils.codecs import KINDS
+from utils.codecs import CUT, KINDS
 from utils.datasets import Dataset
 from utils.errors import LateUpdateError
 from utils.secagg.roster import VERSION
@@ -83,7 +83,7 @@ class Crew(LearnerLink):
                 device="virtual",
                 control=leader_pb2.CONTROL_SESSION,
                 own_data=own.said if own else None,
-                codecs=(*KINDS, "zstd"),
+                codecs=(*KINDS, CUT, "zstd"),
                 secagg=VERSION,
                 frozen=frozen,
             )

@@ -16,6 +16,9 @@ from utils.wire.payload import Payload, encode_header, parse_header
 LAYOUT = Layout.of(nn.Sequential(nn.Linear(40, 30), nn.BatchNorm1d(30), nn.Linear(30, 20)))
 VECTOR = np.random.Generator(np.random.PCG64(0)).normal(size=LAYOUT.total).astype(np.float32)
 PLAIN = PieceFiles(LAYOUT, 1, None)
+CUT = PieceFiles(
+    LAYOUT, 1000, None, cut_tensors=True
+)  # a piece has the end of a tensor, others, the start of one
 
 
 def received(file: File) -> Payload:
@@ -51,10 +54,29 @@ def test_a_plain_piece_has_its_tensors_by_name(number: int) -> None:
     assert payload.manifest.total_bytes <= PLAIN.max_bytes(number)
 
 
+def test_a_plain_piece_has_its_parts_of_tensors_that_are_cut() -> None:
+    named: dict[str, list[float]] = {}
+    for piece in CUT.pieces:
+        payload = received(CUT.plain(piece.number, piece_of(CUT, piece.number), {}))
+        CUT.check(piece.number, payload.manifest)
+        assert CUT.decode(piece.number, payload).tobytes() == piece_of(CUT, piece.number).tobytes()
+        for name, array in payload.arrays().items():
+            named.setdefault(name, []).extend(array.ravel())
+    assert named == {entry.name: [*VECTOR[entry.start :][: entry.size]] for entry in LAYOUT.entries}
+
+
+def test_a_part_of_a_tensor_is_not_taken_for_another_one_of_it() -> None:
+    first, second = CUT.pieces[:2]
+    payload = received(CUT.plain(first.number, piece_of(CUT, first.number), {}))
+    with pytest.raises(PayloadError, match=r"piece 1 has '0\.weight' as F32"):
+        CUT.check(second.number, payload.manifest)
+
+
+@pytest.mark.parametrize("cut_tensors", [False, True])
 @pytest.mark.parametrize("zstd", [False, True])
-def test_an_encoded_piece_has_the_bytes_that_it_has_in_the_whole_file(zstd: bool) -> None:
+def test_an_encoded_piece_has_the_bytes_that_it_has_in_the_whole_file(zstd: bool, cut_tensors: bool) -> None:
     codec = make_codec("int8")
-    files = PieceFiles(LAYOUT, 1, codec, zstd=zstd)
+    files = PieceFiles(LAYOUT, 1000 if cut_tensors else 1, codec, cut_tensors=cut_tensors, zstd=zstd)
     split, pieces = LAYOUT.parameter_count, files.pieces[:-1]
     whole, _ = encode_file(codec, pieces, VECTOR[:split], VECTOR[split:], {}, Moment(5), {})
     expected = decode_file(codec, pieces, LAYOUT.total - split, received(whole))

@@ -14,6 +14,8 @@ from utils.errors import IncompatibleError
 
 #: Kinds of codecs that this release can read and write.
 KINDS = ("bf16", "fp16", "int8", "int4", "topk", "powersgd")
+#: What a learner says beside them (LearnerInfo.codecs) if it knows pieces that have parts of tensors.
+CUT = "cut"
 MAX_RANK = 256
 _PLAIN: dict[str, type[Codec]] = {"bf16": Bf16, "fp16": Fp16, "int8": Int8, "int4": Int4}
 _MAX_CHARACTERS = 64

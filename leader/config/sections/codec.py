@@ -35,6 +35,11 @@ class CodecConfig(Section):
     )
 
     @property
+    def cut_tensors(self) -> bool:
+        """Whether tensors of more than `piece_bytes` lie in several pieces: powersgd takes each as one matrix."""
+        return self.up != "powersgd"
+
+    @property
     def up_spec(self) -> str:
         """Spec of the codec of updates, such as "topk:0.01"; empty for none."""
         if self.up == "topk":

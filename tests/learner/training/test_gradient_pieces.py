@@ -26,8 +26,10 @@ BATCH = torch.arange(24.0).reshape(4, 6) / 24
 class Recorder:
     """Keeps what it is told; `seen` is called at each piece."""
 
-    def __init__(self, layout: Layout, seen: Callable[[], None] = lambda: None) -> None:
-        self.pieces: Sequence[Piece] = PieceFiles(layout, 1, None).pieces
+    def __init__(
+        self, layout: Layout, seen: Callable[[], None] = lambda: None, piece_bytes: int = 1, cut: bool = False
+    ) -> None:
+        self.pieces: Sequence[Piece] = PieceFiles(layout, piece_bytes, None, cut_tensors=cut).pieces
         self.begins: list[tuple[int, float, Mapping[str, Score]]] = []
         self.order: list[int] = []
         self.vector = np.full(layout.total, np.nan, np.float32)
@@ -71,6 +73,17 @@ def test_pieces_come_last_layer_first_and_buffers_at_the_end() -> None:
     assert recorder.order[-1] == 6  # running mean and variance
     assert {*recorder.order[:2]} == {4, 5}  # of the last layer
     assert {*recorder.order[4:6]} == {0, 1}  # of the first one
+
+
+def test_parts_of_a_tensor_are_told_one_after_the_other_as_soon_as_it_is_there() -> None:
+    model = flat_model(nn.Linear(6, 50), nn.ReLU(), nn.Linear(50, 3))
+    recorder = Recorder(model.layout, piece_bytes=256, cut=True)
+    model.zero_gradient()
+    backward(model.module(BATCH).square().sum(), model, model.snapshot().numpy(), recorder)
+    assert [piece.tensors for piece in recorder.pieces] == [(0,)] * 5 + [(1, 2), (2,), (2, 3)]
+    assert sorted(recorder.order) == list(range(8))
+    assert {*recorder.order[:2]} == {6, 7}
+    assert recorder.vector.tobytes() == model.gradient.numpy().tobytes()
 
 
 def test_a_piece_is_told_while_backward_still_runs() -> None:
