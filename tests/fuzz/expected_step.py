@@ -86,10 +86,12 @@ class ExpectedStep:
             total.add(file, weight)
         for work_id, pieces in self._pieces.items():
             assert len(pieces) == self._count
-            arrays: dict[str, NDArray[np.float32]] = {}
-            for number, file in pieces.items():
-                arrays |= safetensors.numpy.load(self._plain(number, file))
-            assert arrays.keys() == {entry.name for entry in LAYOUT.entries}
+            parts: dict[str, list[NDArray[np.float32]]] = {}  # of tensors, which may lie in several pieces
+            for number, file in sorted(pieces.items()):
+                for name, part in safetensors.numpy.load(self._plain(number, file)).items():
+                    parts.setdefault(name, []).append(part.ravel())
+            assert parts.keys() == {entry.name for entry in LAYOUT.entries}
+            arrays = {name: np.concatenate(own) for name, own in parts.items()}
             total.add(safetensors.numpy.save(arrays), self._weights[work_id])
         return total.mean()
 

@@ -28,7 +28,7 @@ from tests.fuzz.mutator import Mutator
 from tests.fuzz.piece_pool import VARIANTS, PiecePool
 from utils.wire.framing import frame
 
-_PIECE_BYTES = 4  # smaller than any run's, so that the tiny model has several pieces
+_PIECE_BYTES = 20  # smaller than any run's: the tiny model has several pieces, and a tensor that is cut
 _LONGEST_STEP_S = 20.0
 _SPLIT = LAYOUT.parameter_count
 

@@ -22,7 +22,7 @@ class PiecePool:
     def __init__(self, config: CodecConfig) -> None:
         spec = config.up_spec
         assert spec is not None
-        self.files = PieceFiles(LAYOUT, config.piece_bytes, make_codec(spec))
+        self.files = PieceFiles(LAYOUT, config.piece_bytes, make_codec(spec), cut_tensors=config.cut_tensors)
         self._pool = [self._variants(number) for number in range(len(self.files.pieces))]
 
     def __len__(self) -> int:
