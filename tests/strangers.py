@@ -114,9 +114,11 @@ class Stranger:
 
 
 @asynccontextmanager
-async def at_work(address: str, name: str, **said: Any) -> AsyncIterator[Stranger]:
+async def at_work(
+    address: str, name: str, held: Credentials | None = None, **said: Any
+) -> AsyncIterator[Stranger]:
     """A client that has registered and opened its session."""
-    async with Stranger(address) as stranger:
+    async with Stranger(address, held) as stranger:
         await stranger.register(name, **said)
         await stranger.open_session()
         yield stranger

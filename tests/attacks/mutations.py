@@ -69,7 +69,7 @@ MUTATIONS = (
         PLACES,
         "return self._watchdog is not None and now > self._until",
         "return False",
-        f"{TRANSFERS}::test_uploads_that_hardly_move_hold_nobody_back[a byte a second]",
+        f"{TRANSFERS}::test_uploads_that_hardly_move_hold_nobody_back[a byte a second-plain]",
     ),
     Mutation(
         "slow-uploads",
@@ -77,7 +77,7 @@ MUTATIONS = (
         PLACES,
         "self._until = min(max(self._until, now) + count / self.places.slow_bytes_per_s, now + ahead_s)",
         "self._until = now + ahead_s",
-        f"{TRANSFERS}::test_uploads_that_hardly_move_hold_nobody_back[just above what stall_s asks]",
+        f"{TRANSFERS}::test_uploads_that_hardly_move_hold_nobody_back[just above what stall_s asks-plain]",
     ),
     Mutation(
         "unread-downloads",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from tests.attacks import callers, floods, held, transfers
-from tests.attacks.siege import PLAIN, Attack, again
+from tests.attacks.siege import Attack, again
 
 HELD = (
     Attack(
@@ -234,7 +234,6 @@ CALLERS = (
         "refused",
         "attacks/test_claims.py",
         again(callers.own_address),
-        modes=(PLAIN,),
     ),
     Attack(
         "dialled",
@@ -242,7 +241,6 @@ CALLERS = (
         "`limits.dialled`; the caller's own host, or an identity that serves",
         "cluster/test_dialling.py",
         callers.dialled,
-        modes=(PLAIN,),
     ),
     Attack(
         "plain-registrations",
@@ -250,7 +248,6 @@ CALLERS = (
         "a lease",
         "attacks/test_silence.py",
         again(callers.plain_registrations, at_once=4),
-        modes=(PLAIN,),
     ),
     Attack(
         "silent-learners",

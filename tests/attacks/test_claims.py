@@ -13,34 +13,36 @@ from leader.events import FederatedEvaluated, RoundStarted, UpdateAccepted
 from protos import leader_pb2
 from scripts.cluster import Cluster
 from tests.attacks.claims import accuracy, answer_at_once, claim, name_addresses, own, refusal_of
+from tests.attacks.kinds import each_kind, held_by, play_kind, with_and_without_trust
+from tests.attacks.siege import SECURE
 from tests.clusters import IMAGES, SHARDS, TINY, Settings, join, play, train
-from tests.leader.trust.fleet import Fleet
 from tests.strangers import at_work, update_of
 
 STEPPED = {**TINY, "exchange": "gradient", "train.local_steps": 0}
 
 
-@pytest.mark.parametrize("kind", [{}, {"buffer.size": 2}, STEPPED], ids=["delta", "buffered", "gradient"])
-def test_a_claim_beyond_what_one_learner_may_bring_leaves_the_run_as_it_is(kind: Settings) -> None:
+@each_kind
+@pytest.mark.parametrize("changed", [{}, {"buffer.size": 2}, STEPPED], ids=["delta", "buffered", "gradient"])
+def test_a_claim_beyond_what_one_learner_may_bring_leaves_the_run_as_it_is(
+    tmp_path: Path, kind: str, changed: Settings
+) -> None:
     async def attacked(cluster: Cluster) -> None:
         for examples in (1 << 34, 1_000_001):
-            refusal = await claim(cluster.address, examples)
+            refusal = await claim(cluster.address, examples, held_by("thief", kind, tmp_path))
             assert f"you bring {examples} examples, at most 1000000 of one learner" in refusal
         await train(cluster)
 
-    settings = {**TINY, **kind}
-    cluster = play(attacked, settings)
-    if "buffer.size" not in kind:  # where the order of arrival counts
+    settings = {**TINY, **changed}
+    cluster = play_kind(kind, tmp_path, attacked, settings)
+    if "buffer.size" not in changed:  # where the order of arrival counts
         assert cluster.model_sha256 == play(train, settings).model_sha256
 
 
-def test_an_identity_may_claim_no_more_than_anybody(tmp_path: Path) -> None:
+def test_an_identity_may_claim_as_much_as_anybody(tmp_path: Path) -> None:
     async def scenario(cluster: Cluster) -> None:
-        held = Fleet(tmp_path / "trust").admit("thief")
-        assert "at most 1000000 of one learner" in await claim(cluster.address, 1_000_001, held)
-        assert await claim(cluster.address, 1_000_000, held) == ""
+        assert await claim(cluster.address, 1_000_000, held_by("thief", SECURE, tmp_path)) == ""
 
-    play(scenario, {**TINY, "trust.mode": "on", "trust.dir": tmp_path / "trust"})
+    play_kind(SECURE, tmp_path, scenario)
 
 
 def test_a_round_of_gradients_is_no_longer_for_a_claim_that_is_taken() -> None:
@@ -55,9 +57,13 @@ def test_a_round_of_gradients_is_no_longer_for_a_claim_that_is_taken() -> None:
     play(scenario, {**STEPPED, "learners": 3})
 
 
-def test_scores_on_more_than_a_learner_holds_out_are_refused() -> None:
+@with_and_without_trust
+def test_scores_on_more_than_a_learner_holds_out_are_refused(tmp_path: Path, kind: str) -> None:
     async def scenario(cluster: Cluster) -> None:
-        async with at_work(cluster.address, "honest") as honest, at_work(cluster.address, "thief") as thief:
+        async with (
+            at_work(cluster.address, "honest", held_by("honest", kind, tmp_path)) as honest,
+            at_work(cluster.address, "thief", held_by("thief", kind, tmp_path)) as thief,
+        ):
             file = update_of(cluster.app.layout, 0.0)
             orders = await honest.work(), await thief.work()
             for examples in (1 << 40, 9):
@@ -71,18 +77,24 @@ def test_scores_on_more_than_a_learner_holds_out_are_refused() -> None:
         [told] = cluster.seen(FederatedEvaluated)
         assert (told.scores["accuracy"]["mean"], told.scores["accuracy"]["examples"]) == (0.625, 16)
 
-    play(
+    play_kind(
+        kind,
+        tmp_path,
         scenario,
         {**SHARDS, "rounds": 2, "evaluation.holdout": 0.25, "evaluation.federated_every": 1},
         data=IMAGES,
     )
 
 
+@with_and_without_trust
 @pytest.mark.parametrize("size", [2, 4])
-def test_a_learner_that_answers_at_once_has_no_buffer_to_itself(size: int) -> None:
+def test_a_learner_that_answers_at_once_has_no_buffer_to_itself(tmp_path: Path, kind: str, size: int) -> None:
     async def scenario(cluster: Cluster) -> None:
         file = update_of(cluster.app.layout, 0.0)
-        async with at_work(cluster.address, "honest") as honest, at_work(cluster.address, "thief") as thief:
+        async with (
+            at_work(cluster.address, "honest", held_by("honest", kind, tmp_path)) as honest,
+            at_work(cluster.address, "thief", held_by("thief", kind, tmp_path)) as thief,
+        ):
             attack = asyncio.ensure_future(answer_at_once(thief, file))
             for round_ in range(1, 5):
                 order = await honest.work()
@@ -98,7 +110,7 @@ def test_a_learner_that_answers_at_once_has_no_buffer_to_itself(size: int) -> No
         assert [of_round[round_, 2] for round_ in range(1, 5)] == [size - 1] * 4
         assert [of_round[round_, 1] for round_ in range(1, 5)] == [1] * 4
 
-    play(scenario, {**SHARDS, "rounds": 30, "buffer.size": size}, data=IMAGES)
+    play_kind(kind, tmp_path, scenario, {**SHARDS, "rounds": 30, "buffer.size": size}, data=IMAGES)
 
 
 @pytest.mark.parametrize(("share", "moved"), [(0.5, 0.5), (0.0, 1_000_000 / 1_000_048)])

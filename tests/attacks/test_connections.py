@@ -10,24 +10,20 @@ import pytest
 
 from scripts.cluster import Cluster
 from tests.attacks import floods
-from tests.attacks.siege import Victim, again
-from tests.clusters import TIMEOUT_S, TINY, Settings, join, play
+from tests.attacks.kinds import each_kind, play_kind, settings_of, victim_of, with_and_without_trust
+from tests.attacks.siege import SECURE, again
+from tests.clusters import TIMEOUT_S, TINY, join
 from tests.integration.harness import CAN_FORK, cluster_in, noise, succeed
-from tests.leader.trust.fleet import Fleet
 
 _FILES = 256
 
 
-def _settings(folder: Path, mode: str) -> Settings:
-    return {**TINY, **({"trust.mode": "on", "trust.dir": folder / "trust"} if mode == "secure" else {})}
-
-
 @pytest.mark.skipif(not CAN_FORK, reason="needs a process of its own")
-@pytest.mark.parametrize("mode", ["plain", "secure"])
-def test_connections_that_say_nothing_leave_the_run_its_descriptors(tmp_path: Path, mode: str) -> None:
+@with_and_without_trust
+def test_connections_that_say_nothing_leave_the_run_its_descriptors(tmp_path: Path, kind: str) -> None:
     with cluster_in(tmp_path) as cluster:
         run_dir = tmp_path / "run"
-        settings = {**_settings(tmp_path, mode), "rounds": 60}
+        settings = {**TINY, **settings_of(kind, tmp_path), "rounds": 60}
         sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         given = ["--listen", "127.0.0.1:0", "--run-dir", str(run_dir), "--log-format", "json", *sets]
         few_files = ["tests.attacks.few_files", str(_FILES), *given]
@@ -35,7 +31,7 @@ def test_connections_that_say_nothing_leave_the_run_its_descriptors(tmp_path: Pa
         address = str(leader.event("RunStarted")["address"])
         crew = [
             cluster.join(address, name, *noise(name))
-            if mode == "secure"
+            if kind == SECURE
             else cluster.learner(address, "--name", name, *noise(name))
             for name in "ab"
         ]
@@ -49,11 +45,10 @@ def test_connections_that_say_nothing_leave_the_run_its_descriptors(tmp_path: Pa
         assert "128 connections at once and not 2064" in leader.output
 
 
-@pytest.mark.parametrize("mode", ["plain", "secure"])
-def test_connections_without_a_call_go_when_others_come(tmp_path: Path, mode: str) -> None:
+@each_kind
+def test_connections_without_a_call_go_when_others_come(tmp_path: Path, kind: str) -> None:
     async def scenario(cluster: Cluster) -> None:
-        held = Fleet(tmp_path / "trust").admit("eve") if mode == "secure" else None
-        victim = Victim(cluster.address, held)
+        victim = victim_of(cluster, kind, tmp_path)
         storm = asyncio.create_task(again(floods.idle_connection, at_once=60, pause_s=1.0)(victim))
         await asyncio.sleep(0.5)  # all places are taken
         async with asyncio.timeout(TIMEOUT_S):
@@ -63,4 +58,4 @@ def test_connections_without_a_call_go_when_others_come(tmp_path: Path, mode: st
         storm.cancel()
         await asyncio.wait([storm])
 
-    play(scenario, {**_settings(tmp_path, mode), "limits.connections": 40})
+    play_kind(kind, tmp_path, scenario, {**TINY, "limits.connections": 40})

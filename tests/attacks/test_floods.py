@@ -11,28 +11,19 @@ from leader.events import CallRefused, LearnerJoined, LearnerLeft, LearnerProgre
 from protos import leader_pb2
 from scripts.cluster import Cluster
 from tests.attacks import floods
+from tests.attacks.kinds import each_kind, play_kind, victim_of
 from tests.attacks.raw_http2 import RawConnection
 from tests.attacks.siege import Victim
-from tests.clusters import TINY, Settings, play, train
+from tests.clusters import TINY, train
 from tests.integration.harness import CAN_FORK, cluster_in, noise, succeed
-from tests.leader.trust.fleet import Fleet
 
 _DEADLINE = 4  # gRPC status code
-both = pytest.mark.parametrize("mode", ["plain", "secure"])
 
 
-def _settings(folder: Path, mode: str) -> Settings:
-    return {**TINY, **({"trust.mode": "on", "trust.dir": folder / "trust"} if mode == "secure" else {})}
-
-
-def _victim(cluster: Cluster, folder: Path, mode: str) -> Victim:
-    return Victim(cluster.address, Fleet(folder / "trust").admit("eve") if mode == "secure" else None)
-
-
-@both
-def test_calls_that_stay_mute_shut_nobody_out(tmp_path: Path, mode: str) -> None:
+@each_kind
+def test_calls_that_stay_mute_shut_nobody_out(tmp_path: Path, kind: str) -> None:
     async def scenario(cluster: Cluster) -> None:
-        victim, over = _victim(cluster, tmp_path, mode), asyncio.Event()
+        victim, over = victim_of(cluster, kind, tmp_path), asyncio.Event()
         # So few calls that their connection is not ended for those which are refused.
         storm = [asyncio.create_task(floods.mute_calls(victim, 30, over)) for _ in range(8)]
         await asyncio.sleep(0.5)  # all their calls are there
@@ -42,13 +33,13 @@ def test_calls_that_stay_mute_shut_nobody_out(tmp_path: Path, mode: str) -> None
         over.set()
         await asyncio.gather(*storm)
 
-    play(scenario, {**_settings(tmp_path, mode), "limits.hello_s": 60, "limits.max_learners": 10})
+    play_kind(kind, tmp_path, scenario, {**TINY, "limits.hello_s": 60, "limits.max_learners": 10})
 
 
-@both
-def test_a_call_that_sends_headers_alone_is_ended(tmp_path: Path, mode: str) -> None:
+@each_kind
+def test_a_call_that_sends_headers_alone_is_ended(tmp_path: Path, kind: str) -> None:
     async def scenario(cluster: Cluster) -> None:
-        victim = _victim(cluster, tmp_path, mode)
+        victim = victim_of(cluster, kind, tmp_path)
         async with RawConnection(victim.address, victim.held) as connection, asyncio.timeout(10):
             for method in ("RegisterLearner", "GetModel", "GetWork", "AccumulateGradients", "Session"):
                 reply = connection.replies[connection.open(method)]
@@ -56,14 +47,14 @@ def test_a_call_that_sends_headers_alone_is_ended(tmp_path: Path, mode: str) -> 
                 assert (method, reply.status) == (method, _DEADLINE)
         await train(cluster)
 
-    play(scenario, {**_settings(tmp_path, mode), "limits.hello_s": 0.2})
+    play_kind(kind, tmp_path, scenario, {**TINY, "limits.hello_s": 0.2})
 
 
-@both
+@each_kind
 @pytest.mark.parametrize("method", ["Session", "GetModel", "Nothing"])
-def test_a_connection_whose_calls_are_all_broken_off_is_ended(tmp_path: Path, mode: str, method: str) -> None:
+def test_a_connection_whose_calls_are_all_broken_off_is_ended(tmp_path: Path, kind: str, method: str) -> None:
     async def scenario(cluster: Cluster) -> None:
-        victim = _victim(cluster, tmp_path, mode)
+        victim = victim_of(cluster, kind, tmp_path)
         async with asyncio.timeout(20):
             for _ in range(2):
                 await floods.resets(victim, method)
@@ -71,13 +62,13 @@ def test_a_connection_whose_calls_are_all_broken_off_is_ended(tmp_path: Path, mo
         told = [event for event in cluster.seen(CallRefused) if event.reason.endswith("it is ended")]
         assert len(told) == 2
 
-    play(scenario, _settings(tmp_path, mode))
+    play_kind(kind, tmp_path, scenario)
 
 
-@both
-def test_streams_that_are_reset_at_once_are_gone_before_they_cost_anything(tmp_path: Path, mode: str) -> None:
+@each_kind
+def test_streams_that_are_reset_at_once_are_gone_before_they_cost_anything(tmp_path: Path, kind: str) -> None:
     async def scenario(cluster: Cluster) -> None:
-        victim = _victim(cluster, tmp_path, mode)
+        victim = victim_of(cluster, kind, tmp_path)
         storm = asyncio.create_task(floods.rapid_resets(victim))
         await asyncio.sleep(0.3)  # it is at it
         async with asyncio.timeout(30):
@@ -85,15 +76,15 @@ def test_streams_that_are_reset_at_once_are_gone_before_they_cost_anything(tmp_p
         storm.cancel()
         await asyncio.wait([storm])
 
-    play(scenario, _settings(tmp_path, mode))
+    play_kind(kind, tmp_path, scenario)
 
 
-@both
-def test_a_session_is_read_no_faster_than_a_learner_speaks(tmp_path: Path, mode: str) -> None:
+@each_kind
+def test_a_session_is_read_no_faster_than_a_learner_speaks(tmp_path: Path, kind: str) -> None:
     progress = leader_pb2.LearnerMessage(progress=leader_pb2.Progress(done=1, total=2, images_per_s=1))
 
     async def scenario(cluster: Cluster) -> None:
-        victim = _victim(cluster, tmp_path, mode)
+        victim = victim_of(cluster, kind, tmp_path)
         storm = asyncio.create_task(floods.chatter(victim, 20_000, progress))
         await cluster.until(lambda: len(cluster.seen(LearnerProgress)) >= 200, "no progress")
         await asyncio.wait([storm], timeout=1.0)
@@ -101,7 +92,7 @@ def test_a_session_is_read_no_faster_than_a_learner_speaks(tmp_path: Path, mode:
         storm.cancel()
         await asyncio.wait([storm])
 
-    play(scenario, _settings(tmp_path, mode))
+    play_kind(kind, tmp_path, scenario)
 
 
 @pytest.mark.skipif(not CAN_FORK, reason="needs a process of its own")

@@ -14,6 +14,7 @@ import pytest
 
 from scripts.cluster import Cluster
 from tests.attacks import held
+from tests.attacks.kinds import each_kind, play_kind, victim_of
 from tests.attacks.siege import Victim, again
 from tests.clusters import TINY, play, train
 from tests.integration.harness import CAN_FORK, cluster_in, noise
@@ -22,11 +23,12 @@ _FEW_BYTES = 64 << 20
 _INVALID, _DEADLINE, _EXHAUSTED, _UNAUTHENTICATED = 3, 4, 8, 16  # gRPC status codes
 
 
-def test_every_attack_that_held_before_leaves_the_runs_bits_alone() -> None:
+@each_kind
+def test_every_attack_that_held_before_leaves_the_runs_bits_alone(tmp_path: Path, kind: str) -> None:
     attacks = (held.malformed, held.guessed, held.garbage, held.silent_sessions, held.replays)
 
     async def scenario(cluster: Cluster) -> None:
-        victim = Victim(cluster.address)
+        victim = victim_of(cluster, kind, tmp_path)
         storm = [asyncio.create_task(again(attack)(victim)) for attack in attacks]
         await asyncio.sleep(0.3)  # they are at it when the learners come
         await train(cluster)
@@ -34,7 +36,7 @@ def test_every_attack_that_held_before_leaves_the_runs_bits_alone() -> None:
             task.cancel()
         await asyncio.wait(storm)
 
-    assert play(scenario).model_sha256 == play(train).model_sha256
+    assert play_kind(kind, tmp_path, scenario).model_sha256 == play(train).model_sha256
 
 
 def test_noise_and_guesses_are_answered_with_what_is_wrong() -> None:

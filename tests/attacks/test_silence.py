@@ -21,14 +21,14 @@ from leader.events import (
 from protos import leader_pb2
 from scripts.cluster import Cluster
 from tests.attacks.claims import answer_at_once
+from tests.attacks.kinds import held_by, play_kind, with_and_without_trust
 from tests.attacks.silence import beating, give_up, register_and_be_silent, take_and_give_up
 from tests.clusters import IMAGES, SHARDS, TINY, Settings, join, play
-from tests.leader.trust.fleet import Fleet
 from tests.strangers import Stranger, at_work, update_of
 from utils.trust.credentials import Credentials
 
 RUN: Settings = {**SHARDS, "rounds": 4}
-NOBODY: Mapping[str, Credentials] = {}
+NOBODY: Mapping[str, Credentials | None] = {}
 
 
 async def work(cluster: Cluster, name: str, held: Credentials | None = None) -> None:
@@ -42,7 +42,7 @@ async def work(cluster: Cluster, name: str, held: Credentials | None = None) -> 
                 await learner.send(update_of(cluster.app.layout, 1e-3 * (order.shard + 1)), order.work_id)
 
 
-async def honest(cluster: Cluster, held: Mapping[str, Credentials] = NOBODY) -> None:
+async def honest(cluster: Cluster, held: Mapping[str, Credentials | None] = NOBODY) -> None:
     """The whole run by two learners that do their work."""
     await asyncio.gather(*(work(cluster, name, held.get(name)) for name in "ab"))
     await cluster.finished()
@@ -98,19 +98,17 @@ def test_forty_silent_registrations_before_the_first_round_cost_one_deadline(con
     assert cluster.model_sha256 == undisturbed()
 
 
-@pytest.mark.parametrize("secure", [False, True])
+@with_and_without_trust
 def test_the_shard_of_a_learner_that_never_sends_moves_after_the_first_deadline(
-    tmp_path: Path, secure: bool
+    tmp_path: Path, kind: str
 ) -> None:
     async def attacked(cluster: Cluster) -> None:
-        fleet = Fleet(tmp_path / "trust") if secure else None
-        held = {name: fleet.admit(name) for name in ("eve", "a", "b")} if fleet else {}
-        async with beating(cluster.address, "eve", held.get("eve")):
+        held = {name: held_by(name, kind, tmp_path) for name in ("eve", "a", "b")}
+        async with beating(cluster.address, "eve", held["eve"]):
             await honest(cluster, held)
 
-    trust = {"trust.mode": "on", "trust.dir": tmp_path / "trust"} if secure else {}
-    settings = {**RUN, "learners": 3, "data.shards": 2, "cohort.deadline_s": 1, **trust}
-    cluster = play(attacked, settings, data=IMAGES)
+    settings = {**RUN, "learners": 3, "data.shards": 2, "cohort.deadline_s": 1}
+    cluster = play_kind(kind, tmp_path, attacked, settings, data=IMAGES)
     assert len(cluster.seen(RoundAbandoned)) == 1
     [overdue] = cluster.seen(LearnerOverdue)
     assert overdue.name == "eve"
@@ -140,11 +138,14 @@ def test_own_data_of_a_learner_that_never_sends_is_passed_over(kind: Settings) -
     assert [event.round for event in cluster.seen(RoundCommitted)] == [1, 2, 3]
 
 
-def test_two_learners_of_five_that_can_not_do_it_end_no_run_though_their_work_has_counted() -> None:
+@with_and_without_trust
+def test_two_learners_of_five_that_can_not_do_it_end_no_run_though_their_work_has_counted(
+    tmp_path: Path, kind: str
+) -> None:
     async def scenario(cluster: Cluster) -> None:
         async with AsyncExitStack() as stack:
             x, y, *others = [
-                await stack.enter_async_context(at_work(cluster.address, name))
+                await stack.enter_async_context(at_work(cluster.address, name, held_by(name, kind, tmp_path)))
                 for name in ("x", "y", "a", "b", "c")
             ]
             file = update_of(cluster.app.layout, 0.0)
@@ -161,7 +162,7 @@ def test_two_learners_of_five_that_can_not_do_it_end_no_run_though_their_work_ha
             for heir in heirs:
                 heir.cancel()
 
-    play(scenario, {**RUN, "learners": 5}, data=IMAGES)
+    play_kind(kind, tmp_path, scenario, {**RUN, "learners": 5}, data=IMAGES)
 
 
 def test_made_up_learners_that_all_give_up_end_no_run_that_others_come_to() -> None:

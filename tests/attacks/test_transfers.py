@@ -19,6 +19,7 @@ from model.layout import Layout
 from model.registry import build_model
 from protos import leader_pb2
 from scripts.cluster import Cluster
+from tests.attacks.kinds import held_by, play_kind, victim_of, with_and_without_trust
 from tests.attacks.raw_http2 import RawConnection, framed
 from tests.attacks.siege import Victim
 from tests.attacks.transfers import (
@@ -48,15 +49,17 @@ MIB = 1 << 20
 class Uploading:
     """Two learners with a shard each, the second of which is an attacker."""
 
-    def __init__(self, cluster: Cluster, honest: Stranger, order: Any, attacker: Stranger, its: Any) -> None:
+    def __init__(
+        self, cluster: Cluster, honest: Stranger, order: Any, attacker: Stranger, its: Any, victim: Victim
+    ) -> None:
         self.cluster, self.honest, self.order = cluster, honest, order
         self.file = update_of(cluster.app.layout, 1e-3)
-        self._attacker, self._its = attacker, its
+        self._attacker, self._its, self._victim = attacker, its, victim
 
     def attack(self, count: int, go_on: Any) -> AbstractAsyncContextManager[None]:
         """So many uploads of the attacker's work."""
-        victim = Victim(self.cluster.address)
-        return uploading(victim, self._attacker.token, self._its.work_id, len(self.file), count, go_on)
+        token, work_id = self._attacker.token, self._its.work_id
+        return uploading(self._victim, token, work_id, len(self.file), count, go_on)
 
     async def send(self) -> None:
         """The honest learner's upload, which is to be quick."""
@@ -64,37 +67,47 @@ class Uploading:
             await self.honest.send(self.file, self.order.work_id)
 
 
-def uploads(scenario: Callable[[Uploading], Awaitable[None]], **settings: object) -> None:
+def uploads(
+    kind: str, folder: Path, scenario: Callable[[Uploading], Awaitable[None]], **settings: object
+) -> None:
     """Play with two learners that owe an update."""
 
     async def whole(cluster: Cluster) -> None:
-        async with at_work(cluster.address, "a") as a, at_work(cluster.address, "b") as b:
-            await scenario(Uploading(cluster, a, await a.work(), b, await b.work()))
+        victim, held = victim_of(cluster, kind, folder), held_by("a", kind, folder)
+        async with (
+            at_work(cluster.address, "a", held) as a,
+            at_work(cluster.address, "eve", victim.held) as eve,
+        ):
+            await scenario(Uploading(cluster, a, await a.work(), eve, await eve.work(), victim))
 
-    play(whole, {**RUN, **settings}, data=IMAGES)
+    play_kind(kind, folder, whole, {**RUN, **settings}, data=IMAGES)
 
 
+@with_and_without_trust
 @pytest.mark.parametrize(
     ("piece", "every_s"),
     [pytest.param(1, 1.0, id="a byte a second"), pytest.param(1000, 0.1, id="just above what stall_s asks")],
 )
-def test_uploads_that_hardly_move_hold_nobody_back(piece: int, every_s: float) -> None:
+def test_uploads_that_hardly_move_hold_nobody_back(
+    tmp_path: Path, kind: str, piece: int, every_s: float
+) -> None:
     async def scenario(run: Uploading) -> None:
         async with run.attack(64, trickled(run.file, piece, every_s)):
             await asyncio.sleep(1.0)  # they are at it
             await run.send()
 
     # Room for two updates at once, and for the messages that they come in.
-    uploads(scenario, **{"limits.upload_bytes": 8 * MIB})
+    uploads(kind, tmp_path, scenario, **{"limits.upload_bytes": 8 * MIB})
 
 
-def test_uploads_that_hardly_move_hold_nobody_back_from_a_budget_for_one() -> None:
+@with_and_without_trust
+def test_uploads_that_hardly_move_hold_nobody_back_from_a_budget_for_one(tmp_path: Path, kind: str) -> None:
     async def scenario(run: Uploading) -> None:
         async with run.attack(64, trickled(run.file, 1000, 0.1)):
             await asyncio.sleep(1.0)
             await run.send()
 
-    uploads(scenario, **{"limits.upload_bytes": 1 * MIB})
+    uploads(kind, tmp_path, scenario, **{"limits.upload_bytes": 1 * MIB})
 
 
 async def send_slowly(learner: Stranger, file: bytes, work_id: str, rate: int) -> int:
@@ -178,17 +191,17 @@ def test_a_plain_learner_that_comes_early_may_wait_for_longer_than_a_first_messa
     play(scenario, {**RUN, "limits.hello_s": 0.3}, data=IMAGES)
 
 
-def downloads(attack: Callable[[Victim], Awaitable[None]]) -> None:
+def downloads(kind: str, folder: Path, attack: Callable[[Victim], Awaitable[None]]) -> None:
     """Honest downloads, quick ones, of a learner with work and of somebody else in turns, under an attack."""
 
     async def scenario(cluster: Cluster) -> None:
         async with (
-            at_work(cluster.address, "a") as a,
-            at_work(cluster.address, "b"),
-            Stranger(cluster.address) as other,
+            at_work(cluster.address, "a", held_by("a", kind, folder)) as a,
+            at_work(cluster.address, "b", held_by("b", kind, folder)),
+            Stranger(cluster.address, held_by("c", kind, folder)) as other,
         ):
             order = await a.work()
-            storm = asyncio.ensure_future(attack(Victim(cluster.address)))
+            storm = asyncio.ensure_future(attack(victim_of(cluster, kind, folder)))
             await asyncio.sleep(2.0)
             for who in (a, other) * 3:
                 async with asyncio.timeout(PROMPT_S):
@@ -196,7 +209,7 @@ def downloads(attack: Callable[[Victim], Awaitable[None]]) -> None:
             storm.cancel()
             await asyncio.wait([storm])
 
-    play(scenario, {**RUN, "limits.transfers": 16}, data=IMAGES)
+    play_kind(kind, folder, scenario, {**RUN, "limits.transfers": 16}, data=IMAGES)
 
 
 async def fetched(who: Stranger, version: int | None) -> int:
@@ -209,12 +222,14 @@ async def fetched(who: Stranger, version: int | None) -> int:
             await asyncio.sleep(error.retry_after_s)
 
 
-def test_downloads_that_nobody_reads_hold_nobody_back() -> None:
-    downloads(lambda victim: unread_downloads(victim, 150))
+@with_and_without_trust
+def test_downloads_that_nobody_reads_hold_nobody_back(tmp_path: Path, kind: str) -> None:
+    downloads(kind, tmp_path, lambda victim: unread_downloads(victim, 150))
 
 
-def test_downloads_at_a_trickle_hold_nobody_back() -> None:
-    downloads(trickled_downloads)
+@with_and_without_trust
+def test_downloads_at_a_trickle_hold_nobody_back(tmp_path: Path, kind: str) -> None:
+    downloads(kind, tmp_path, trickled_downloads)
 
 
 def test_callers_that_read_neither_the_model_nor_their_refusal_are_cut_off(

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import grpc
 import pytest
@@ -19,6 +20,7 @@ from leader.events import LearnerJoined, UpdateAccepted
 from leader.storage.checkpoint import load_newest, save_checkpoint
 from protos import leader_pb2
 from scripts.cluster import Cluster
+from tests.attacks.kinds import held_by, play_kind, with_and_without_trust
 from tests.clusters import IMAGES, SHARDS, TINY, join, play, train
 from tests.strangers import Stranger, at_work, update_of
 
@@ -40,9 +42,16 @@ def guesses(mine: leader_pb2.WorkOrder, run_id: str, shard: int) -> Iterator[str
         yield f"{other.round}-{other.step}-{digest[:32]}"
 
 
-def test_the_id_of_anothers_work_can_not_be_computed_from_what_a_learner_is_told() -> None:
+@with_and_without_trust
+def test_the_id_of_anothers_work_can_not_be_computed_from_what_a_learner_is_told(
+    tmp_path: Path, kind: str
+) -> None:
     async def scenario(cluster: Cluster) -> None:
-        async with at_work(cluster.address, "victim") as victim, Stranger(cluster.address) as attacker:
+        held, its = held_by("victim", kind, tmp_path), held_by("attacker", kind, tmp_path)
+        async with (
+            at_work(cluster.address, "victim", held) as victim,
+            Stranger(cluster.address, its) as attacker,
+        ):
             run = (await attacker.register("attacker")).run
             await attacker.open_session()
             owned, mine = await victim.work(), await attacker.work()
@@ -58,14 +67,17 @@ def test_the_id_of_anothers_work_can_not_be_computed_from_what_a_learner_is_told
         by = {event.name: event.learner_id for event in cluster.seen(LearnerJoined)}
         assert [event.learner_id for event in cluster.seen(UpdateAccepted)] == [by["victim"], by["attacker"]]
 
-    play(scenario, SHARDS, data=IMAGES)
+    play_kind(kind, tmp_path, scenario, SHARDS, data=IMAGES)
 
 
-def test_an_update_counts_only_from_the_learner_that_was_given_the_work_even_by_its_true_id() -> None:
+@with_and_without_trust
+def test_an_update_counts_only_from_the_learner_that_was_given_the_work_even_by_its_true_id(
+    tmp_path: Path, kind: str
+) -> None:
     async def scenario(cluster: Cluster) -> None:
         async with (
-            at_work(cluster.address, "victim") as victim,
-            at_work(cluster.address, "attacker") as attacker,
+            at_work(cluster.address, "victim", held_by("victim", kind, tmp_path)) as victim,
+            at_work(cluster.address, "attacker", held_by("attacker", kind, tmp_path)) as attacker,
         ):
             owned, _ = await victim.work(), await attacker.work()
             file = update_of(cluster.app.layout, 9.0)
@@ -81,7 +93,7 @@ def test_an_update_counts_only_from_the_learner_that_was_given_the_work_even_by_
                 )
             assert (await victim.send(file, owned.work_id)).success
 
-    play(scenario, SHARDS, data=IMAGES)
+    play_kind(kind, tmp_path, scenario, SHARDS, data=IMAGES)
 
 
 def test_the_shard_of_a_learner_that_left_is_counted_from_it_and_from_its_heir() -> None:
