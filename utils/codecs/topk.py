@@ -18,6 +18,8 @@ from utils.vector import Vector
 
 _FIRST_SHARE = 1 / 4  # sent at the start of a warm-up
 _REACH = 1 << 16  # how far on the largest gap leads
+_STRIDE = 61  # one of so many magnitudes is looked at first; a prime, so that not all are of one channel
+_MARGIN = 8  # more of these, as few of them say little
 
 
 @dataclass(frozen=True)
@@ -117,12 +119,23 @@ def _largest(values: Vector, number: int) -> NDArray[np.intp]:
     if not number:
         return np.empty(0, np.intp)
     magnitudes = np.abs(values)
+    likely = np.flatnonzero(magnitudes >= _low_guess(magnitudes, number))
+    if len(likely) < number:
+        likely = np.arange(len(values))
+    magnitudes = magnitudes[likely]
     least = np.partition(magnitudes, -number)[-number]
     above = np.flatnonzero(magnitudes > least)
     if least == 0:
-        return above
+        return likely[above]
     ties = np.flatnonzero(magnitudes == least)[: number - len(above)]
-    return np.sort(np.concatenate((above, ties)))
+    return likely[np.sort(np.concatenate((above, ties)))]
+
+
+def _low_guess(magnitudes: Vector, number: int) -> np.float32:
+    """What about twice `number` of the magnitudes are no less than; to order all of them takes five times as long."""
+    sample = magnitudes[::_STRIDE]
+    place = min(len(sample), 2 * number // _STRIDE + _MARGIN)
+    return np.float32(np.partition(sample, -place)[-place])
 
 
 def _bridged(

@@ -129,6 +129,27 @@ def test_no_value_that_stays_is_larger_than_one_that_goes(values: Vector, fracti
     ).all()
 
 
+NOISE = np.random.default_rng(1).standard_normal(20_000).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(NOISE, id="all differ"),
+        pytest.param(np.round(NOISE * 2), id="many are equal"),
+        pytest.param(np.where(np.arange(20_000) % 61, NOISE, 9), id="all that is looked at first is large"),
+        pytest.param(np.where(np.arange(20_000) % 61, NOISE, 0), id="all that is looked at first is zero"),
+        pytest.param(np.where(np.arange(20_000) < 300, NOISE, 0), id="most are zero"),
+        pytest.param(np.arange(100, dtype=np.float32), id="few"),
+    ],
+)
+def test_exactly_the_largest_are_sent_however_they_lie(values: Vector) -> None:
+    number = -(-len(values) // 50)
+    largest = np.argsort(-np.abs(values), kind="stable")[:number]
+    decoded = round_trip(TopK(0.02), values)
+    assert np.flatnonzero(decoded).tolist() == sorted(largest[values[largest] != 0])
+
+
 @given(
     hnp.arrays(np.int16, st.tuples(st.integers(1, 8), st.integers(1, 40))),
     fractions,
