@@ -41,7 +41,7 @@ from utils.wire.status import failures_told
 
 PROMPT_S = 3.0  # for what takes some milliseconds undisturbed; a place changes hands in little more than one
 STALL_S = 30.0
-STEADY_S = 2.5  # for which a leader must not have grown
+START_S, STEADY_S = 10.0, 2.5  # for which a leader must not have grown: at first, and after it has
 RUN = {**SHARDS, "limits.stall_s": STALL_S}
 MIB = 1 << 20
 
@@ -269,11 +269,11 @@ def peak(folder: Path, attack: Callable[[Victim], Awaitable[None]], **settings: 
         async def scenario() -> int:
             before = most = process.memory_info().rss
             storm = asyncio.ensure_future(attack(victim))
-            last = time.monotonic()  # when it grew
-            while time.monotonic() < last + STEADY_S and most < before + 512 * MIB:
+            until = time.monotonic() + START_S
+            while time.monotonic() < until and most < before + 512 * MIB:
                 await asyncio.sleep(0.05)
                 if (now := process.memory_info().rss) > most + 8 * MIB:
-                    most, last = now, time.monotonic()
+                    most, until = now, time.monotonic() + STEADY_S
             storm.cancel()
             await asyncio.wait([storm])
             return most - before
