@@ -60,6 +60,8 @@ setup(
         "mongodb": ["pymongo>=4.9"],
         "kafka": ["confluent-kafka>=2.11,<3"],
         "redis": ["redis>=6"],
+        # Large updates are added in one pass over memory.
+        "fast": ["numba>=0.68"],
         "dev": [
             f"grpcio-tools=={GENERATOR}",
             "pytest>=9.0",
@@ -73,6 +75,7 @@ setup(
             "pymongo>=4.9",
             "confluent-kafka>=2.11,<3",
             "redis>=6",
+            "numba>=0.68",
             # The live page, asked for and looked at in Debian's or the machine's own Chromium.
             "httpx>=0.27",
             "playwright>=1.50",

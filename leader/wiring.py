@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from leader.aggregation.compiled_add import compile_add
 from leader.config import RunConfig, ServicesConfig
 from leader.config.yaml_file import dump_config
 from leader.data.dataset import Data
@@ -85,6 +86,7 @@ class Wiring:
         key = key_of(state.secret)
         recall = Recall(state.run_id, key) if state.seats is not None else None  # a leader was before
         host = host or Host()
+        host.arithmetic.submit(compile_add, self.layout.total)  # before there is anything to add
         branches = self._open_branches(state, host, key, recall) if config.edges.listen else None
         self._engine = Engine(
             config,

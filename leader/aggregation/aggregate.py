@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leader.aggregation.base import Contribution, Elsewhere, Result, Term
-from leader.aggregation.exact_sum import ExactSum, Scale
+from leader.aggregation.exact_sum import ExactSum, Scale, check_range
 from leader.aggregation.norms import squared_norm
 from leader.aggregation.weighting import Facts, Weighting
 from model.layout import Layout
 from utils.codecs.pieces import Piece
-from utils.errors import PayloadError
+from utils.errors import PayloadError, ValueRangeError
 from utils.vector import Vector
 from utils.wire.payload import Manifest, Payload
 
@@ -113,6 +113,8 @@ class Aggregate:
     def terms(self, contribution: Contribution) -> list[Term]:
         """What a whole update would add, for whoever does; raises as `add` does."""
         update, runs = self._checked(contribution)
+        for number, _, values in runs:
+            check_range(values, self._scale.max_abs, self._factor(update, number))
         return [
             Term(self._pieces[number].start + start, values, update.weight, self._factor(update, number))
             for number, start, values in runs
@@ -124,7 +126,7 @@ class Aggregate:
         runs = self._runs(contribution.payload)
         if contribution.staleness:
             runs = self._renewed(runs, contribution.buffers_shift)
-        self._check(self._whole_sums, update, runs)
+        self._check_weight(self._whole_sums, update, runs)
         return update, runs
 
     @property
@@ -202,7 +204,7 @@ class Aggregate:
         if number in update.crcs:
             return Folded.KNOWN
         runs = [(number, 0, values)]
-        self._check(self._cut_sums, update, runs)
+        self._check_weight(self._cut_sums, update, runs)
         self._sum_up(self._cut_sums, update, runs, update.weight)
         update.crcs[number] = crc32
         self._cut[update.part] = update
@@ -226,13 +228,19 @@ class Aggregate:
         weight = min(self._weighting.weight(facts), self._scale.heaviest)
         return _Update(contribution.part, facts, weight, self._weighting.factor(facts), elsewhere)
 
-    def _check(self, sums: Sequence[ExactSum], update: _Update, runs: Sequence[_Run]) -> None:
-        for number, _, values in runs:
-            sums[number].check(values, update.weight, self._factor(update, number))
+    def _check_weight(self, sums: Sequence[ExactSum], update: _Update, runs: Sequence[_Run]) -> None:
+        for number in {number for number, _, _ in runs}:
+            sums[number].check_weight(update.weight)
 
     def _sum_up(self, sums: Sequence[ExactSum], update: _Update, runs: Sequence[_Run], weight: int) -> None:
-        for number, start, values in runs:
-            sums[number].add(values, weight, start, self._factor(update, number))
+        """Add all of the runs, or none; raises ValueRangeError."""
+        for done, (number, start, values) in enumerate(runs):
+            try:
+                sums[number].add(values, weight, start, self._factor(update, number))
+            except ValueRangeError:
+                for number, start, values in runs[:done]:
+                    sums[number].add(values, -weight, start, self._factor(update, number))
+                raise
         for number in {number for number, _, _ in runs}:
             sums[number].count(weight)
 

@@ -14,14 +14,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from leader.aggregation.compiled_add import ROUND, ROUND_BITS, compiled
 from utils.errors import LimitError, ValueRangeError
 
 _BLOCK = 1 << 16  # elements; 512 KiB of float64 stays in the L2 cache through all passes
 _MAX_FRACTION_BITS = 40
-#: 1.5 * 2**52: adding it rounds a float64 to an integer (half to even) and leaves that integer,
-#: in two's complement, in the low 51 bits of the mantissa.
-_ROUND = 1.5 * 2.0**52
-_ROUND_BITS = int(np.float64(_ROUND).view(np.int64))
 
 
 @dataclass(frozen=True)
@@ -76,11 +73,6 @@ class ExactSum:
     def _sums(self) -> NDArray[np.int64]:
         return np.empty(self.size, np.int64)  # not before something is added: there may be nothing
 
-    def check(self, values: NDArray[np.float32], weight: int, factor: float = 1.0) -> None:
-        """Raise ValueRangeError or LimitError if `factor` * `values` (size,) or `weight` can't be added."""
-        self.check_weight(weight)
-        check_range(values, self.scale.max_abs, factor)
-
     def check_weight(self, weight: int) -> None:
         """Raise LimitError if `weight` can't be added."""
         if not 0 < weight <= self.scale.max_weight - self.weight:
@@ -89,19 +81,35 @@ class ExactSum:
             )
 
     def add(self, values: NDArray[np.float32], weight: int, start: int = 0, factor: float = 1.0) -> None:
-        """Add weight * factor * values to the elements from `start` on; `check` must have passed.
+        """Add weight * factor * values to the elements from `start` on, or nothing; `check_weight` must have passed.
 
-        A negative weight takes out again what the positive one has added.
+        A negative weight takes out again what the positive one has added. Raises ValueRangeError.
         """
+        is_first = start >= self._filled
+        self._fill(start if is_first else start + values.size)
+        if (loop := compiled()) is None or not values.flags.aligned:
+            check_range(values, self.scale.max_abs, factor)
+            self._add_blocks(values, weight, start, factor, is_first)
+            self._filled = max(self._filled, start + values.size)
+            return
+        one, target = 2.0**self.scale.fraction_bits, self._sums[start : start + values.size]
+        most = _bound(self.scale.max_abs) * one
+        added = loop(values, target, factor * one, most, weight, is_first)
+        self._filled = max(self._filled, start + added)
+        if added < values.size:
+            self.add(values[:added], -weight, start, factor)
+            raise _out_of_range(values, self.scale.max_abs, factor)
+
+    def _add_blocks(
+        self, values: NDArray[np.float32], weight: int, start: int, factor: float, is_first: bool
+    ) -> None:
         # A power of two: the products below are those of `factor` alone, rounded once, and shifted.
         factor *= 2.0**self.scale.fraction_bits
         scratch = np.empty(min(_BLOCK, max(1, values.size)), np.float64)
         products = np.empty(scratch.size, np.float32)
         # float32 multiplies by a power of two as exactly as float64 does, and faster.
         narrow = math.frexp(factor)[0] == 0.5 and 1.0 <= factor < 2.0**64
-        correction = np.int64(_wrap(-weight * _ROUND_BITS))
-        is_first = start >= self._filled
-        self._fill(start if is_first else start + values.size)
+        correction = np.int64(_wrap(-weight * ROUND_BITS))
         sums = self._sums
         with np.errstate(over="ignore"):
             for first in range(0, values.size, _BLOCK):
@@ -111,8 +119,8 @@ class ExactSum:
                     np.copyto(scaled, np.multiply(block, np.float32(factor), out=products[: block.size]))
                 else:
                     np.multiply(block, factor, out=scaled, dtype=np.float64)
-                scaled += _ROUND
-                # The bits of (integer + _ROUND) are integer + _ROUND_BITS; times weight, that
+                scaled += ROUND
+                # The bits of (integer + ROUND) are integer + ROUND_BITS; times weight, that
                 # constant leaves again modulo 2**64, and the true sum fits by the plan.
                 whole = scaled.view(np.int64)
                 whole *= weight
@@ -122,7 +130,6 @@ class ExactSum:
                 else:
                     whole += correction
                     target += whole
-        self._filled = max(self._filled, start + values.size)
 
     def _fill(self, stop: int) -> None:
         """Have at least the elements before `stop` stand in `_sums`."""
@@ -171,13 +178,21 @@ def check_range(values: NDArray[np.float32], max_abs: float, factor: float = 1.0
     """Raise ValueRangeError unless `factor` times all values is finite and within +-`max_abs`."""
     if values.size == 0:
         return
-    low, high = values.min(), values.max()
-    if factor != 1.0:
-        low, high = float(low) * factor, float(high) * factor
+    low, high, most = float(values.min()) * factor, float(values.max()) * factor, _bound(max_abs)
     # NaN makes both comparisons false.
-    if not (low >= -max_abs and high <= max_abs):
-        scaled = "" if factor == 1.0 else f", times its factor of {factor:g}"
-        raise ValueRangeError(
-            f"values from {low:g} to {high:g} in the update{scaled}; finite values within +-{max_abs:g} "
-            "are taken (aggregate.max_abs)"
-        )
+    if not (low >= -most and high <= most):
+        raise _out_of_range(values, max_abs, factor)
+
+
+def _bound(max_abs: float) -> float:
+    """The float32 nearest to `max_abs`, which values may reach."""
+    return float(np.float32(max_abs))
+
+
+def _out_of_range(values: NDArray[np.float32], max_abs: float, factor: float) -> ValueRangeError:
+    low, high = float(values.min()) * factor, float(values.max()) * factor
+    scaled = "" if factor == 1.0 else f", times its factor of {factor:g}"
+    return ValueRangeError(
+        f"values from {low:g} to {high:g} in the update{scaled}; finite values within +-{max_abs:g} "
+        "are taken (aggregate.max_abs)"
+    )

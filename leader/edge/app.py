@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
+from leader.aggregation.compiled_add import compile_add
 from leader.config import HttpConfig, LimitsConfig, RunConfig
 from leader.distributed import contract as edge_contract
 from leader.distributed.hub import Hub
@@ -69,6 +70,7 @@ class App:
     async def _begin(self, welcome: edge_pb2.Welcome, say: Say, lose: Callable[[], None]) -> Link:
         joined, channel = Joined(welcome, self._options.kafka_properties), self.parent.channel
         assert channel is not None
+        self._host.arithmetic.submit(compile_add, joined.layout.total)
         link = Link(joined, channel, say, self._host, lose, self._tell_addresses, self._revoked)
         if welcome.run_id != self._run_id:
             await self._stack.aclose()

@@ -21,6 +21,7 @@ from model.layout import Entry, Layout
 from utils.errors import LimitError, PayloadError, ValueRangeError
 from utils.wire.payload import Payload, PayloadReader, encode_header
 
+pytestmark = pytest.mark.usefixtures("addition")
 LAYOUT = Layout.of(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))
 PARAMETERS, TOTAL = LAYOUT.parameter_count, LAYOUT.total
 SCALE = Scale.of(1024.0, 1000)

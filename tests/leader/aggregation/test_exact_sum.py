@@ -14,6 +14,8 @@ from leader.aggregation.exact_sum import ExactSum, Scale
 from utils.errors import LimitError, ValueRangeError
 from utils.vector import Vector
 
+pytestmark = pytest.mark.usefixtures("addition")
+
 Update = tuple[int, Vector]
 SIZE = 3
 
@@ -47,7 +49,7 @@ def updates(draw: st.DrawFn, most_bits: int = 40) -> tuple[Scale, list[Update]]:
 def summed(scale: Scale, some: list[Update]) -> ExactSum:
     total = ExactSum(SIZE, scale)
     for weight, values in some:
-        total.check(values, weight)
+        total.check_weight(weight)
         total.add(values, weight)
         total.count(weight)
     return total
@@ -146,7 +148,7 @@ def test_the_largest_sum_that_the_plan_allows_fits(max_abs: float, max_weight: i
     largest = np.full(SIZE, sign * np.float32(max_abs), np.float32)
     total = ExactSum(SIZE, scale)
     for weight in (scale.max_weight - scale.max_weight // 2, scale.max_weight // 2):
-        total.check(largest, weight)
+        total.check_weight(weight)
         total.add(largest, weight)
         total.count(weight)
     assert integers(total) == [rational(scale, [(scale.max_weight, largest)], 0)] * SIZE
@@ -173,24 +175,22 @@ def test_a_value_out_of_range_is_refused_wherever_it_stands(bad: float, place: i
     total = summed(Scale.of(1.0, 100), [(3, values)])
     values[place] = bad
     with pytest.raises(ValueRangeError, match=r"finite values within \+-1 are taken"):
-        total.check(values, 3)
+        total.add(values, 3)
     assert integers(total) == [-3 << 40, 0, 3 << 40]
 
 
 @pytest.mark.parametrize("weight", [0, -1, 62, 1 << 70])
 def test_a_weight_outside_the_plan_is_refused(weight: int) -> None:
-    values = np.ones(SIZE, np.float32)
-    total = summed(Scale.of(1.0, 64), [(3, values)])
+    total = summed(Scale.of(1.0, 64), [(3, np.ones(SIZE, np.float32))])
     with pytest.raises(LimitError, match=f"weight {weight} is outside 1..61 of the round plan"):
-        total.check(values, weight)
-    total.check(values, 61)
+        total.check_weight(weight)
+    total.check_weight(61)
 
 
 @given(scales(most_bits=20), st.data())
 def test_a_factor_multiplies_the_values_before_they_are_rounded(scale: Scale, data: st.DataObject) -> None:
     values, factor = data.draw(vectors(scale)), data.draw(st.floats(0, 1))
     total = ExactSum(SIZE, scale)
-    total.check(values, 1, factor)
     total.add(values, 1, factor=factor)
     unit = 1 << scale.fraction_bits
     exact = [round(Fraction(float(value) * factor) * unit) for value in values]
@@ -200,12 +200,14 @@ def test_a_factor_multiplies_the_values_before_they_are_rounded(scale: Scale, da
 @pytest.mark.parametrize("factor", [2.0, 1e300, math.nan, math.inf])
 def test_values_are_in_range_after_their_factor(factor: float) -> None:
     values, total = np.array([-0.6, 0.0, 0.6], np.float32), ExactSum(SIZE, Scale.of(1.0, 64))
-    total.check(values, 1)
+    total.add(values, 1)
     with pytest.raises(ValueRangeError, match="in the update, times its factor of"):
-        total.check(values, 1, factor)
-    total.check(np.float32(1e30) * values, 1, 1e-30)
+        total.add(values, 1, factor=factor)
+    total.add(np.float32(1e30) * values, 1, factor=1e-30)
+    before = integers(total)
     with pytest.raises(ValueRangeError):
-        total.check(np.array([1.0, math.inf, 1.0], np.float32), 1, 1e-30)
+        total.add(np.array([1.0, math.inf, 1.0], np.float32), 1, factor=1e-30)
+    assert integers(total) == before
 
 
 def test_the_mean_may_be_taken_with_a_scalar() -> None:
