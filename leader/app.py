@@ -192,6 +192,7 @@ class App:
             async with self._models_shared():
                 yield
             hub.end("the run is over")
+            await hub.dismissed()
 
     @asynccontextmanager
     async def _models_shared(self) -> AsyncIterator[None]:

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 
+from leader.condition import Signal
 from leader.distributed.contract import VERSION
 from leader.distributed.messages import UID_BYTES, members_digest
 from leader.distributed.sum_slices import Bytes, SumReader
@@ -36,6 +37,7 @@ _TOKEN_BYTES = 16
 _MOST_ADDRESSES = 4096  # of one edge and those below it
 _MOST_WAITING = 10_000  # receipts of one edge that nobody has judged yet
 _LONGEST_NAME = 64
+_AGAIN_S = 3.0  # in which one that has lost its stream comes again
 Send = Callable[[edge_pb2.EdgeDown], Awaitable[None]]
 
 
@@ -81,6 +83,7 @@ class _Edge:
     given: asyncio.Future[frozenset[bytes]] | None = None  # the uids of that sum that are lost
     take: Take | None = None  # what becomes of it
     taking: bool = False  # whether that is under way, edge or no edge
+    told: bool = False  # that the run is over
 
     def lose(self, why: str) -> None:
         """Its stream is to end."""
@@ -120,6 +123,8 @@ class Hub:
         self._sum = 0
         self._attempt = 0
         self._over = ""  # why no more edges are served
+        self._away: list[tuple[str, float]] = []  # names of those that are to come again, and until when
+        self._moved = Signal()  # one has gone, or has come again
         self._one = asyncio.Lock()  # one sum is in memory at a time
 
     # --- what the parent side asks -----------------------------------------------------------
@@ -196,11 +201,33 @@ class Hub:
 
     def end(self, reason: str = "") -> None:
         """End all streams; with a `reason` the run is over, else the edges are to come again."""
-        self._over = reason
+        self._over = self._over or reason
         for edge in self._edges.values():
             if reason:
                 edge.down.put_nowait(edge_pb2.EdgeDown(stop=leader_pb2.Stop(reason=reason)))
             edge.down.put_nowait(None)
+
+    @property
+    def over(self) -> bool:
+        """Whether the run is."""
+        return bool(self._over)
+
+    async def dismissed(self) -> None:
+        """Where the run is over: returns when nobody is left to hear it, of those here or lost a moment ago."""
+        if self._over:
+            await self._moved.wait_until(lambda: not self._edges, _AGAIN_S)
+            last = max((until for _, until in self._missing()), default=0.0)
+            left_s = last - asyncio.get_running_loop().time()
+            await self._moved.wait_until(lambda: not self._missing(), left_s)
+
+    def _missing(self) -> list[tuple[str, float]]:
+        now = asyncio.get_running_loop().time()
+        return [one for one in self._away if one[1] > now]
+
+    def _came_again(self, name: str) -> None:
+        if missed := next((one for one in self._away if one[0] == name), None):
+            self._away.remove(missed)
+            self._moved.notify()
 
     # --- the streams -------------------------------------------------------------------------
 
@@ -209,7 +236,9 @@ class Hub:
         edge = await self._greet(messages)
         if self._over:  # it comes while the last calls end
             await send(edge_pb2.EdgeDown(stop=leader_pb2.Stop(reason=self._over)))
+            self._came_again(edge.name)
             return
+        self._came_again(edge.name)
         self._edges[edge.token] = edge
         welcome = self._welcome()
         welcome.token = edge.token
@@ -222,6 +251,7 @@ class Hub:
         try:
             while (message := await edge.down.get()) is not None:
                 await send(message)
+                edge.told = message.HasField("stop")
         finally:
             listener.cancel()
             self._forget(edge)
@@ -308,6 +338,10 @@ class Hub:
         """The edge is gone, with all that it has added."""
         if self._edges.pop(edge.token, None) is None:
             return
+        if not edge.told:
+            again = asyncio.get_running_loop().time() + _AGAIN_S
+            self._away = [*self._missing(), (edge.name, again)]
+        self._moved.notify()
         for task in edge.waiting.values():
             task.cancel()
         lost = frozenset(edge.uids)

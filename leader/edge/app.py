@@ -62,7 +62,10 @@ class App:
     async def run(self) -> None:
         """Serve as long as there is work; see Parent.follow."""
         try:
-            await self.parent.follow()
+            reason = await self.parent.follow()
+            if reason and self._link is not None:
+                self._link.hub.end(reason)
+                await self._link.hub.dismissed()
         finally:
             await self._stack.aclose()
             self._host.arithmetic.shutdown(wait=False)
@@ -162,7 +165,7 @@ class App:
         return SecurePorts(config, guard, own.server_credentials, {}, own.renewed, key, alone=True)
 
     def _hub(self) -> Hub:
-        if self._link is None or self._link.over:
+        if self._link is None or (self._link.over and not self._link.hub.over):
             raise NotReadyError("this edge has no leader at the moment; come again")
         return self._link.hub
 

@@ -87,28 +87,27 @@ class Parent:
         """Have `follow` return."""
         self._leaving.set()
 
-    async def follow(self) -> None:
-        """Work until the parent says stop, or `leave` is called.
+    async def follow(self) -> str:
+        """Work until the parent says stop, and why, or until `leave` is called; then it is "".
 
         Raises UnreachableError when the parent stays away for too long, and what a new stream can't mend.
         """
         with closing(self.own) if self.own is not None else nullcontext():
-            await self._follow_until_left()
+            return await self._follow_until_left()
 
-    async def _follow_until_left(self) -> None:
+    async def _follow_until_left(self) -> str:
         patience = Patience(self._options.connect_timeout_s, self._kind)
         following = asyncio.ensure_future(self._follow(patience))
         leaving = asyncio.ensure_future(self._leaving.wait())
         try:
             await asyncio.wait((following, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if following.done():
-                following.result()
+            return following.result() if following.done() else ""
         finally:
             for task in (following, leaving):
                 task.cancel()
             await asyncio.gather(following, leaving, return_exceptions=True)
 
-    async def _follow(self, patience: Patience) -> None:
+    async def _follow(self, patience: Patience) -> str:
         while True:
             try:
                 shown = await self.own.ready() if self.own is not None else None
@@ -126,7 +125,7 @@ class Parent:
                         self._work = None
                 if stop is not None:
                     _log.info("the leader says stop: %s", stop.reason)
-                    return
+                    return stop.reason or "the run is over"
                 if self._outdated:
                     continue
                 problem, least_s = "it closed the stream", 0.0
@@ -200,7 +199,7 @@ class Parent:
             yield message
 
 
-async def until_signalled(work: Awaitable[None], leave: Callable[[], None]) -> int:
+async def until_signalled(work: Awaitable[object], leave: Callable[[], None]) -> int:
     """Await `work`, which ends soon once `leave` is called, as a signal does; the program's exit code."""
     received: list[int] = []
 

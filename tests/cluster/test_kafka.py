@@ -34,7 +34,7 @@ _LAST = b"last"
 Broker = Callable[[str, Path], AbstractContextManager[object]]
 
 
-def aggregators(cluster: Cluster) -> list[asyncio.Future[None]]:
+def aggregators(cluster: Cluster) -> list[asyncio.Future[str]]:
     """Two of them, which follow the leader."""
     address = (cluster.run_dir / "edges").read_text()
     parents = [AggregatorApp(JoinOptions(leader=address, name=name)).parent for name in ("one", "two")]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from leader.distributed import hub
 from leader.distributed.contract import VERSION
 from protos import edge_pb2
 from tests.leader.distributed.hub_peers import SUM, Edge, Leader, opened, play, uid
@@ -135,5 +137,44 @@ def test_the_end_of_the_run_is_told() -> None:
         late = Edge(leader.hub)
         assert (await late.hear("stop")).reason == "the run is over"
         await late.stream
+
+    play(story)
+
+
+def test_one_that_lost_its_stream_just_before_the_end_is_waited_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hub, "_AGAIN_S", 3600.0)
+
+    async def story(leader: Leader) -> None:
+        one, other = await opened(leader, 2)
+        other.hang_up()
+        await other.stream
+        leader.hub.end("the run is over")
+        await one.hear("stop")
+        await one.stream
+        dismissed = asyncio.ensure_future(leader.hub.dismissed())
+        late = Edge(leader.hub, "new")  # nobody waits for this one
+        await late.hear("stop")
+        await late.stream
+        assert not dismissed.done()
+        again = Edge(leader.hub, "e1")
+        assert (await again.hear("stop")).reason == "the run is over"
+        async with asyncio.timeout(20):
+            await dismissed
+
+    play(story)
+
+
+def test_one_that_does_not_come_again_is_waited_for_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_AGAIN_S", 0.05)
+
+    async def story(leader: Leader) -> None:
+        (edge,) = await opened(leader)
+        edge.hang_up()
+        await edge.stream
+        leader.hub.end("the run is over")
+        async with asyncio.timeout(20):
+            await leader.hub.dismissed()
 
     play(story)

@@ -99,6 +99,7 @@ class Parent:
         async with serving(self.config.limits, at, handlers, ports) as self.address:
             yield self
             self.hub.end("over")
+            await self.hub.dismissed()
 
     def _welcome(self) -> edge_pb2.Welcome:
         return edge_pb2.Welcome(

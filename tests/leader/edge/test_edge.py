@@ -21,6 +21,7 @@ from tests.leader.edge.parents import (
     VERSION,
     Learner,
     Parent,
+    config_of,
     edge_of,
     mean_of,
     play,
@@ -344,6 +345,24 @@ def test_the_parents_stop_ends_it() -> None:
         assert parent.hub.addresses == ()
 
     play(story)
+
+
+@pytest.mark.parametrize("broken", ["the leader's", "the upper edge's"])
+def test_edges_whose_streams_break_as_the_run_ends_come_again_and_hear_of_it(broken: str) -> None:
+    async def whole() -> None:
+        async with asyncio.timeout(50), Parent(config_of({})).listening() as parent:
+            top = App(EdgeOptions(leader=parent.address, name="top", edges_listen="127.0.0.1:0"))
+            running = [asyncio.ensure_future(top.run())]
+            await parent.until(lambda: len(parent.hub.addresses) == 1)
+            running.append(
+                asyncio.ensure_future(App(EdgeOptions(leader=top.edges_address, name="low")).run())
+            )
+            await parent.until(lambda: len(parent.hub.addresses) == 2)
+            assert top._link is not None
+            (parent if broken == "the leader's" else top._link).hub.end()
+        await asyncio.wait_for(asyncio.gather(*running), 30)  # half of what they would look for a leader
+
+    asyncio.run(whole())
 
 
 def test_an_edge_under_an_edge_that_goes_takes_its_own_updates_with_it_alone() -> None:
