@@ -72,7 +72,7 @@ def disturb(options: Options, undisturbed: TrainingRun, undisturbed_s: float, co
     """Train under faults; returns how it ended."""
     metrics = read_metrics(undisturbed.run_dir)
     ledger = Ledger(truth_of(metrics), options.learners, on_struck=lambda injury: console.print(injury.text))
-    plan = plan_faults(options.seed, options.rounds, options.learners, options.edges)
+    plan = plan_faults(options.seed, options.rounds, options.learners, options.edges, options.below)
     run = TrainingRun(options, "disturbed", ledger, plan)
     injector = Injector(
         run,

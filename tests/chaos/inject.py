@@ -43,11 +43,30 @@ class Injector:
         for fault in plan:
             if fault.kind is Kind.KILL_AT:  # it strikes by itself
                 await self._run.expect(partial(self._is_past, fault), None)
+            elif fault.kind is Kind.STOP_AT:
+                await self._wake(fault)
             else:
                 await self._run.expect(partial(self._is_due, fault), None)
                 await asyncio.sleep(fault.moment * self._round_s)
                 self._ledger.struck(fault)
                 await self._strike(fault)
+
+    async def _wake(self, fault: Fault) -> None:
+        """Have an edge that stops by itself go on once it is given up; then it is started with its next fault."""
+        given_up: list[Entry] = []
+
+        def is_over(target: int, entry: Entry) -> bool:
+            if _is_let_go(fault.target, entry):
+                given_up.append(entry)
+            return bool(given_up) or self._is_past(fault, target, entry)
+
+        await self._run.expect(is_over, None)
+        self._run.disarm(fault)
+        if given_up:
+            self._ledger.struck(fault)
+            self._run.signal(fault.target, signal.SIGCONT)
+            await self._run.expect(partial(_has_joined, fault.target), 4 * self._options.lease_s)
+        self._run.signal(fault.target, signal.SIGKILL)
 
     def _is_past(self, fault: Fault, target: int, entry: Entry) -> bool:
         return not self._run.is_armed(fault) or self._run.round > fault.round + _MISSED_ROUNDS
@@ -85,11 +104,8 @@ class Injector:
             return
         await self._run.expect(
             lambda who, entry: (
-                who == LEADER
-                and (
-                    (entry["event"] == "LearnerLeft" and self._run.target_of(entry) == target)
-                    or (entry["event"] == "EdgeLeft" and entry["name"] == f"edge-{-target}")
-                )
+                (entry["event"] == "LearnerLeft" and self._run.target_of(entry) == target)
+                or _is_let_go(target, entry)
             ),
             4 * lease_s,
         )
@@ -138,3 +154,12 @@ class Injector:
         await asyncio.sleep(_REDIAL_S)
         for proxy in proxies:
             proxy.hold_new(0)
+
+
+def _is_let_go(target: int, entry: Entry) -> bool:
+    """Whether whoever is above an edge says that it gives it up."""
+    return str(entry.get("message", "")).startswith(f"edge edge-{-target} is let go")
+
+
+def _has_joined(edge: int, target: int, entry: Entry) -> bool:
+    return target == edge and str(entry.get("message", "")).startswith("joined run")

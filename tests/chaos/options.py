@@ -22,6 +22,7 @@ class Options:
     data: str
     lease_s: float
     edges: int
+    below: int
     folder: Path
     json: Path | None
 
@@ -31,7 +32,7 @@ class Options:
         return (
             f"python -m tests.chaos --seed {self.seed} --rounds {self.rounds} --learners {self.learners} "
             f"--exchange {self.exchange} --data {self.data} --lease-s {self.lease_s:g}"
-            f"{f' --edges {self.edges}' if self.edges else ''}"
+            f"{f' --edges {self.edges}' if self.edges else ''}{f' --below {self.below}' if self.below else ''}"
         )
 
     @property
@@ -73,9 +74,12 @@ def parse(argv: Sequence[str] | None) -> Options:
     parser.add_argument("--data", default="synthetic", help="synthetic, or a folder with CIFAR-10")
     parser.add_argument("--lease-s", type=float, default=3.0, help="lease of the learners in seconds")
     parser.add_argument("--edges", type=int, default=0, help="edges that take the updates")
+    parser.add_argument("--below", type=int, default=0, help="how many of them are under the first")
     parser.add_argument("--dir", type=Path, help="new folder for runs and logs; default runs/chaos-DATE-TIME")
     parser.add_argument("--json", type=Path, help="file for the result as JSON")
     given = parser.parse_args(argv)
+    if given.below and given.below >= given.edges:
+        parser.error("--below: give fewer than --edges, as one is above them")
     return Options(
         seed=given.seed,
         rounds=given.rounds or max(2, round(given.minutes * ROUNDS_A_MINUTE)),
@@ -84,6 +88,7 @@ def parse(argv: Sequence[str] | None) -> Options:
         data=given.data,
         lease_s=given.lease_s,
         edges=given.edges,
+        below=given.below,
         folder=given.dir or Path("runs") / f"chaos-{datetime.now():%Y%m%d-%H%M%S}",
         json=given.json,
     )

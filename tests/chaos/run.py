@@ -55,14 +55,14 @@ class TrainingRun:
         self._options = options
         self._logs = options.folder / f"{name}-logs"
         self._witness = witness
-        self._port, self._edges_port = free_port(), free_port()
+        self._port, self._edges_port, self._below_port = free_port(), free_port(), free_port()
         self._programs: dict[int, Program] = {}
         self._numbers = itertools.count(1)
         self._targets: dict[int, int] = {}  # by learner id
         self._waiting: list[tuple[Match, asyncio.Event]] = []
         self._armed: dict[int, list[Fault]] = {}
         for fault in plan:
-            if fault.kind is Kind.KILL_AT:
+            if fault.kind in (Kind.KILL_AT, Kind.STOP_AT):
                 self._armed.setdefault(fault.target, []).append(fault)
 
     # --- for whoever injects faults --------------------------------------------------------
@@ -74,6 +74,10 @@ class TrainingRun:
     def is_armed(self, fault: Fault) -> bool:
         """Whether this fault of a process's own is still to strike."""
         return fault in self._armed.get(fault.target, ())
+
+    def disarm(self, fault: Fault) -> None:
+        """A process carries it no more from its next start on."""
+        self._armed[fault.target].remove(fault)
 
     async def expect(self, match: Match, timeout_s: float | None) -> None:
         """Wait for an entry, or until the time is up."""
@@ -138,7 +142,10 @@ class TrainingRun:
                 pass
 
     async def _keep_edge(self, edge: int) -> None:
-        arguments = ["--leader", f"127.0.0.1:{self._edges_port}", "--name", f"edge-{edge}"]
+        above = self._edges_port if edge <= self._options.edges - self._options.below else self._below_port
+        arguments = ["--leader", f"127.0.0.1:{above}", "--name", f"edge-{edge}"]
+        if edge == 1 and self._options.below:
+            arguments += ["--edges-listen", f"127.0.0.1:{self._below_port}"]
         arguments += ["--connect-timeout-s", _PATIENCE_S, "--reconnect-timeout-s", _PATIENCE_S]
         arguments += ["--log-format", "json", "--log-level", "debug"]
         while not await self._run(-edge, f"edge-{edge}", ["-m", "leader.edge", *arguments]):
@@ -164,7 +171,8 @@ class TrainingRun:
         """With the fault that this process carries: in its round, or as soon as it can if that has passed."""
         faults = ""
         if armed := self._armed.get(target):
-            faults = f"kill@{armed[0].detail}" + (
+            action = "stop" if armed[0].kind is Kind.STOP_AT else "kill"
+            faults = f"{action}@{armed[0].detail}" + (
                 f":{armed[0].round}" if armed[0].round >= self.round else ""
             )
         return {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "FLOCKSTEP_FAULTS": faults}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.chaos.plan import LEADER, ROUNDS_A_FAULT, Kind, plan_faults
-from utils.faults import EDGE_POINTS, LEADER_POINTS, LEARNER_POINTS, parse_faults
+from utils.faults import EDGE_POINTS, LEADER_POINTS, LEARNER_POINTS, TREE_POINTS, parse_faults
 
 
 def test_seed_and_rounds_alone_decide_the_plan() -> None:
@@ -31,7 +31,7 @@ def test_faults_come_one_after_the_other_within_the_run(seed: int, rounds: int, 
 def test_a_long_plan_holds_every_kind_and_every_fault_point() -> None:
     plan = plan_faults(1, 80, 3)
 
-    assert {fault.kind for fault in plan} == set(Kind)
+    assert {fault.kind for fault in plan} == set(Kind) - {Kind.STOP_AT}
     points = Counter(fault.detail for fault in plan if fault.kind is Kind.KILL_AT)
     assert set(points) == {*LEADER_POINTS, *LEARNER_POINTS}
 
@@ -43,6 +43,19 @@ def test_edges_are_struck_too_where_there_are_some() -> None:
     assert {fault.detail for fault in plan if fault.kind is Kind.KILL_AT} == set(EDGE_POINTS)
     assert {"edge killed", "edge frozen past its lease", "edge told to leave"} <= {
         fault.name for fault in plan
+    }
+
+
+def test_edges_under_edges_are_killed_and_stopped_at_every_point_and_their_leader_is_at_its_own() -> None:
+    plan = plan_faults(1, 140, 3, edges=4, below=2)
+
+    own = [fault for fault in plan if fault.below]
+    assert {fault.target for fault in own} == {-3, -4}
+    for kind in (Kind.KILL_AT, Kind.STOP_AT):
+        assert {fault.detail for fault in own if fault.kind is kind} == set(EDGE_POINTS)
+    assert {fault.detail for fault in plan if fault.target == LEADER} >= set(TREE_POINTS)
+    assert {"edge under another killed at sending", "edge under another frozen at given"} <= {
+        fault.name for fault in own
     }
 
 
