@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from leader.events import EdgeServes, FederatedEvaluated, RoundCommitted, UpdateAccepted, UpdatesLost
+from leader.cli import parse
+from leader.events import (
+    EdgeServes,
+    FederatedEvaluated,
+    RoundCommitted,
+    RunFinished,
+    UpdateAccepted,
+    UpdatesLost,
+)
 from learner.work.worker import Worker
 from scripts.cluster import Cluster, Node
 from scripts.demo import free_port
 from tests.clusters import TINY, Settings, join, one_edge, play, train
-from utils.errors import IncompatibleError
+from utils.errors import ConfigError, IncompatibleError
 
 FOUR: Settings = {**TINY, "learners": 4}
 EDGED: Settings = {**FOUR, "edges.listen": "127.0.0.1:0"}
@@ -28,23 +37,94 @@ async def edged(cluster: Cluster) -> None:
     await cluster.finished()
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"codec.up": "int8"},
-        {"aggregate.weighting": "fednova", "train.momentum": 0.9},
-        {"train.control_variates": True, "train.momentum": 0, "train.nesterov": False},
-    ],
-    ids=str,
-)
-def test_the_bits_are_those_of_the_run_without_edges(settings: Settings) -> None:
+#: What edges go with one by one, by its name in docs/scaling.md.
+TOGETHER: dict[str, Settings] = {
+    "`delta`, float32": {},
+    "`codec.up=int8`": {"codec.up": "int8"},
+    "`codec.up=topk`": {"codec.up": "topk", "codec.fraction": 0.1},
+    "`aggregate.weighting=fednova`": {"aggregate.weighting": "fednova", "train.momentum": 0.9},
+    "`train.control_variates` (SCAFFOLD)": {
+        "train.control_variates": True,
+        "train.momentum": 0,
+        "train.nesterov": False,
+    },
+    "`streaming.fragments` (DiLoCo)": {"streaming.fragments": 3, "streaming.overlap_steps": 1},
+    "`model.local` (FedBN)": {"model.local": "norm.*"},
+    "`evaluation.holdout`, scores": {"evaluation.holdout": 0.25, "evaluation.federated_every": 1},
+}
+#: What they can't go with, and the reason that is told at the start.
+REFUSED: dict[str, tuple[Settings, str]] = {
+    "`exchange=gradient`": (
+        {"exchange": "gradient"},
+        "exchange is gradient, whose pieces the leader steps with at once",
+    ),
+    "`buffer.size` (asynchronous)": (
+        {"buffer.size": 2},
+        "buffer.size is 2, so that the leader alone knows how old each is",
+    ),
+    "`aggregate.rule=median`, `trimmed_mean`": (
+        {"aggregate.rule": "median"},
+        "aggregate.rule is median, and edges merge sums alone, of which there is no median",
+    ),
+    "`aggregate.rule=krum` and others": (
+        {"aggregate.rule": "krum"},
+        "aggregate.rule is krum, which must see all of them",
+    ),
+    "`dp.mode=central`": ({"dp.mode": "central"}, "dp.mode is central, which clips each at the leader"),
+}
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_the_bits_are_those_of_the_run_without_edges(name: str) -> None:
+    settings = TOGETHER[name]
     plain = play(train, {**FOUR, **settings})
     through = play(edged, {**EDGED, **settings})
     assert through.model_sha256 == plain.model_sha256
     assert [e.loss for e in through.seen(RoundCommitted)] == [e.loss for e in plain.seen(RoundCommitted)]
-    assert len(through.seen(UpdateAccepted)) == 12
+    assert repr(through.seen(FederatedEvaluated)) == repr(plain.seen(FederatedEvaluated))
+    assert bool(through.seen(FederatedEvaluated)) == ("evaluation.holdout" in settings)
+    last = 4 if "evaluation.holdout" in settings else 0  # which bring scores alone
+    assert len(through.seen(UpdateAccepted)) == 12 + last
     assert {e.name for e in through.seen(EdgeServes)} == {"east", "west"}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_edges_cant_go_with_is_refused_at_the_start_with_the_reason(name: str) -> None:
+    settings, why = REFUSED[name]
+    flags = [flag for key, value in {**EDGED, **settings}.items() for flag in ("--set", f"{key}={value}")]
+    with pytest.raises(ConfigError) as caught:
+        parse(flags, {})
+    (line,) = (line for line in str(caught.value).splitlines() if "edges.listen is" in line)
+    assert f"updates are added in several places, but {why}: set " in line
+
+
+def test_the_table_of_what_edges_go_with_is_what_is_tested() -> None:
+    page = Path("docs/scaling.md").read_text(encoding="utf-8").partition("<!-- with edges -->")[2]
+    table = page.partition("<!-- /with edges -->")[0].splitlines()[3:]
+    rows = {
+        name: (result, why) for name, result, why in (map(str.strip, row.split("|")[1:4]) for row in table)
+    }
+    tested = dict.fromkeys(TOGETHER, ("same bits", ""))
+    tested |= {name: ("refused", why) for name, (_, why) in REFUSED.items()}
+    assert {name: said for name, said in rows.items() if name in tested} == tested
+
+
+def test_over_selection_counts_the_same_updates_through_edges() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        if cluster.config.edges.listen:
+            await one_edge(cluster)
+        for name in "abc":
+            join(cluster, name)
+        Slow.may = asyncio.Event()  # so that d is the one that is too many, in each round
+        late = join(cluster, "d", worker=Slow)
+        await cluster.event(RunFinished)
+        await late.kill()
+        await cluster.finished()
+
+    drawn: Settings = {"cohort.size": 3, "cohort.over_selection": 1.3}
+    through = play(scenario, {**EDGED, **drawn})
+    assert through.model_sha256 == play(scenario, {**FOUR, **drawn}).model_sha256
+    assert [e.learners for e in through.seen(RoundCommitted)] == [3, 3, 3]
 
 
 class Slow(Worker):
