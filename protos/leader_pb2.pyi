@@ -17,7 +17,7 @@ CONTROL_SESSION: Control
 CONTROL_DIALLED: Control
 
 class LearnerInfo(_message.Message):
-    __slots__ = ("network_addr", "protocol", "release", "name", "token", "device", "control", "own_data", "tags", "device_kind", "memory_bytes", "codecs", "secagg", "example_privacy", "frozen")
+    __slots__ = ("network_addr", "protocol", "release", "name", "token", "device", "control", "own_data", "tags", "device_kind", "memory_bytes", "codecs", "secagg", "example_privacy", "frozen", "inline_bytes")
     NETWORK_ADDR_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,7 @@ class LearnerInfo(_message.Message):
     SECAGG_FIELD_NUMBER: _ClassVar[int]
     EXAMPLE_PRIVACY_FIELD_NUMBER: _ClassVar[int]
     FROZEN_FIELD_NUMBER: _ClassVar[int]
+    INLINE_BYTES_FIELD_NUMBER: _ClassVar[int]
     network_addr: str
     protocol: int
     release: str
@@ -48,7 +49,8 @@ class LearnerInfo(_message.Message):
     secagg: int
     example_privacy: int
     frozen: str
-    def __init__(self, network_addr: _Optional[str] = ..., protocol: _Optional[int] = ..., release: _Optional[str] = ..., name: _Optional[str] = ..., token: _Optional[bytes] = ..., device: _Optional[str] = ..., control: _Optional[_Union[Control, str]] = ..., own_data: _Optional[_Union[OwnData, _Mapping]] = ..., tags: _Optional[_Iterable[str]] = ..., device_kind: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ..., secagg: _Optional[int] = ..., example_privacy: _Optional[int] = ..., frozen: _Optional[str] = ...) -> None: ...
+    inline_bytes: int
+    def __init__(self, network_addr: _Optional[str] = ..., protocol: _Optional[int] = ..., release: _Optional[str] = ..., name: _Optional[str] = ..., token: _Optional[bytes] = ..., device: _Optional[str] = ..., control: _Optional[_Union[Control, str]] = ..., own_data: _Optional[_Union[OwnData, _Mapping]] = ..., tags: _Optional[_Iterable[str]] = ..., device_kind: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ..., secagg: _Optional[int] = ..., example_privacy: _Optional[int] = ..., frozen: _Optional[str] = ..., inline_bytes: _Optional[int] = ...) -> None: ...
 
 class OwnData(_message.Message):
     __slots__ = ("examples", "classes", "fingerprint")
@@ -437,16 +439,18 @@ class Goodbye(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class LeaderMessage(_message.Message):
-    __slots__ = ("work", "committed", "stop", "mask")
+    __slots__ = ("work", "committed", "stop", "mask", "model")
     WORK_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
     MASK_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     work: WorkOrder
     committed: Committed
     stop: Stop
     mask: MaskDown
-    def __init__(self, work: _Optional[_Union[WorkOrder, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., mask: _Optional[_Union[MaskDown, _Mapping]] = ...) -> None: ...
+    model: bytes
+    def __init__(self, work: _Optional[_Union[WorkOrder, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., mask: _Optional[_Union[MaskDown, _Mapping]] = ..., model: _Optional[bytes] = ...) -> None: ...
 
 class Committed(_message.Message):
     __slots__ = ("round", "audit_number", "audit_head")

@@ -17,6 +17,7 @@ from model.weights_file import model_header
 from utils.codecs.files import File
 from utils.errors import LateUpdateError, NotReadyError
 from utils.wire.framing import frames
+from utils.wire.rpc import INLINE_BYTES
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,12 @@ class ModelVersion:
     def messages(self) -> tuple[bytes, ...]:
         """Framed ModelChunk messages of the whole model."""
         return tuple(frames(self.file.header, self.file.body.data, self.chunk_bytes))
+
+    @cached_property
+    def inline(self) -> bytes:
+        """The file of the whole model if it is small enough to go with work orders, and no change goes in its place."""
+        small = self.change is None and self.file.total_bytes <= INLINE_BYTES
+        return self.file.header + self.file.body.tobytes() if small else b""
 
     def prepared(self) -> ModelVersion:
         """This version, encoded now and not on the event loop of who asks first."""

@@ -50,6 +50,7 @@ class Member:
     tags: frozenset[str] = frozenset()  # words of its owner
     device_kind: str = ""  # such as "cuda"; "" = not said
     memory_bytes: int = 0  # of the device; 0 = not said
+    inline_bytes: int = 0  # of the largest model that it takes with a work order
     connected: bool = False  # its session is open, or it was reached by dialling
     parted: float = 0.0  # when it registered, or its session broke
     called: bool = False  # since it registered
@@ -238,6 +239,7 @@ class Membership:
             tags=frozenset(info.tags) if info.tags else _NO_TAGS,
             device_kind=info.device_kind,
             memory_bytes=info.memory_bytes,
+            inline_bytes=info.inline_bytes,
             said=info if info.control == leader_pb2.CONTROL_PLAIN else _NOTHING,
         )
 

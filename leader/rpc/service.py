@@ -19,6 +19,7 @@ from leader.places import Places
 from leader.rpc.agreement import agreed
 from leader.rpc.downloads import Downloads, begin_answer, each
 from leader.rpc.gradient_streams import GradientStreams
+from leader.rpc.inline_models import InlineModels
 from leader.rpc.refusal_counts import Refusals
 from leader.rpc.session import Sessions
 from leader.rpc.uploads import Uploads, header_of
@@ -70,11 +71,11 @@ class LeaderService:
         )
         self._data = data
         limits = config.limits
-        self._downloads = Downloads(
-            limits,
-            coordinator.traffic,
-            lambda: faults.reach("leader.downloading", coordinator.state.round + 1),
-        )
+
+        def at_chunk() -> None:
+            faults.reach("leader.downloading", coordinator.state.round + 1)
+
+        self._downloads = Downloads(limits, coordinator.traffic, at_chunk)
         # Each is a window of bytes in gRPC's hands: some may wait for their work, those beyond come again.
         self._early = Places(
             limits.upload_bytes // limits.window_bytes, limits.slow_bytes_per_s, most_waiting=0
@@ -83,7 +84,10 @@ class LeaderService:
             Context, Caller
         ] = {}  # refused calls of those that have not read yet that they are
         self._refusals = refusals
-        self._sessions = Sessions(coordinator, config.limits.hello_s, events, refusals)
+        # Weights of a pipelined run come over streams of their own.
+        most = 0 if coordinator.streams else limits.transfers
+        models = InlineModels(coordinator.versions, coordinator.traffic, most, at_chunk)
+        self._sessions = Sessions(coordinator, limits.hello_s, events, refusals, models)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The service as a handler to add to a server."""

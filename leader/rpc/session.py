@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 from grpc import aio
 
 from leader.events import EventStream, LearnerProgress
 from leader.learners.links import SessionLink
 from leader.learners.membership import Member
+from leader.rpc.inline_models import InlineModels, Send
 from leader.rpc.refusal_counts import Refusals
 from leader.training.coordinator import Coordinator
 from leader.trust.access.limiter import Limiter
@@ -24,20 +25,25 @@ _LONGEST_REASON = 500
 _PER_S, _AT_ONCE = 20.0, 200.0  # messages of one session that are read; a learner sends two or three a second
 _FASTEST = 1e12  # images a second that can be meant
 Messages = AsyncIterator[leader_pb2.LearnerMessage]
-Send = Callable[[leader_pb2.LeaderMessage], Awaitable[None]]
 
 
 class Sessions:
     """Reads and writes the Session streams of a run."""
 
     def __init__(
-        self, coordinator: Coordinator, hello_s: float, events: EventStream, refusals: Refusals
+        self,
+        coordinator: Coordinator,
+        hello_s: float,
+        events: EventStream,
+        refusals: Refusals,
+        models: InlineModels,
     ) -> None:
         self._coordinator = coordinator
         self._workforce = coordinator.workforce
         self._hello_s = hello_s
         self._events = events
         self._refusals = refusals
+        self._models = models
 
     async def serve(self, caller: Caller, messages: Messages, send: Send) -> None:
         """Serve one stream until either side ends it; raises the WireError that it is refused with."""
@@ -47,9 +53,10 @@ class Sessions:
         _log.debug("session of %s is open", member.name)
         self._coordinator.returned(member)
         listener = asyncio.ensure_future(self._listen(member, link, messages))
+        tell = self._models.beside(member, send)
         try:
             while (message := await link.next()) is not None:
-                await send(message)
+                await tell(message)
         finally:
             listener.cancel()
             link.closed()

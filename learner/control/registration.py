@@ -24,6 +24,7 @@ from utils.errors import (
 from utils.secagg.roster import VERSION
 from utils.version import EXAMPLE_PRIVACY, PROTOCOL, RELEASE
 from utils.wire.contract import LeaderStub
+from utils.wire.rpc import INLINE_BYTES
 from utils.wire.status import failures_told
 
 _log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Registration:
             example_privacy=EXAMPLE_PRIVACY,
             frozen=frozen,
             secagg=VERSION if control == leader_pb2.CONTROL_SESSION else 0,
+            inline_bytes=INLINE_BYTES,
         )
 
     def _elsewhere(self) -> IncompatibleError:

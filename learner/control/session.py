@@ -38,7 +38,7 @@ class Session:
             async for message in self._connection.stub.session(self._messages()):
                 match message.WhichOneof("kind"):
                     case "work":
-                        self._mask(self._worker.order(message.work))
+                        self._mask(self._worker.order(message.work, message.model))
                         self._access.ordered()
                     case "committed":
                         self._worker.committed(message.committed.round)

@@ -84,6 +84,27 @@ async def pull_model(
     request = leader_pb2.Empty(token=at.token, ticket=at.ticket, version=order.version)
     if base is not None and changes is not None:
         request.have = base[0]
+    reader = _model_reader(order, layout, base, changes)
+    with failures_told():
+        payload = await _collect(at.stub.get_model(request), reader)
+    if base is not None and changes is not None and is_change(payload.manifest, base):
+        return Download(changes.apply(base[1].vector, payload))
+    return unpack_model(layout, payload)
+
+
+def read_model(file: bytes, order: leader_pb2.WorkOrder, layout: Layout) -> Download:
+    """The order's model version from the file that came with it; raises as `pull_model` does."""
+    reader = _model_reader(order, layout)
+    reader.feed(file)
+    return unpack_model(layout, reader.finish())
+
+
+def _model_reader(
+    order: leader_pb2.WorkOrder,
+    layout: Layout,
+    base: tuple[int, Download] | None = None,
+    changes: PieceFiles | None = None,
+) -> PayloadReader:
     control = layout.parameter_count if order.control_variates else None
 
     def accept(manifest: Manifest) -> None:
@@ -93,13 +114,7 @@ async def pull_model(
             check_model(layout, manifest, control)
         faults.reach("learner.downloading", order.round)
 
-    with failures_told():
-        payload = await _collect(
-            at.stub.get_model(request), 8 * layout.total + _HEADER_BYTES, accept, _MODELS.empty
-        )
-    if base is not None and changes is not None and is_change(payload.manifest, base):
-        return Download(changes.apply(base[1].vector, payload))
-    return unpack_model(layout, payload)
+    return _reader(8 * layout.total + _HEADER_BYTES, accept, _MODELS.empty)
 
 
 def is_change(manifest: Manifest, base: tuple[int, Download] | None) -> bool:
@@ -160,7 +175,7 @@ async def pull_shard(stub: LeaderStub, token: bytes, shard: int, network_addr: s
     """One shard of the leader's data; raises PayloadError if it is not images and labels."""
     request = leader_pb2.LearnerDataRequest(network_addr=network_addr, token=token, shard=shard)
     with failures_told():
-        payload = await _collect(stub.get_data(request), _MAX_DATA_BYTES, _check_data)
+        payload = await _collect(stub.get_data(request), _reader(_MAX_DATA_BYTES, _check_data))
     arrays = payload.arrays()
     images, labels = (
         arrays["images"].astype(np.uint8, copy=False),
@@ -184,15 +199,17 @@ def _check_data(manifest: Manifest) -> None:
         )
 
 
-async def _collect(
-    chunks: AsyncIterator[memoryview],
+def _reader(
     max_bytes: int,
     accept: Callable[[Manifest], None],
     memory: Callable[[int], NDArray[np.uint8]] = fresh,
-) -> Payload:
-    reader = PayloadReader(
+) -> PayloadReader:
+    return PayloadReader(
         max_bytes=max_bytes, header_bytes=_HEADER_BYTES, accept=accept, memory=memory, checksum=False
     )
+
+
+async def _collect(chunks: AsyncIterator[memoryview], reader: PayloadReader) -> Payload:
     async with Watchdog(_STALL_S, f"the leader sent nothing for {_STALL_S:g} s") as watchdog:
         async for chunk in chunks:
             watchdog.progress()

@@ -16,7 +16,7 @@ from learner.training.algorithms.streaming_diloco import check_streaming
 from learner.training.update import CancelledError, Update
 from learner.wire.connection import MENDABLE, Connection, Endpoint
 from learner.wire.edges import UNREADABLE, Edges, check_via
-from learner.wire.transfer import Download, pull_model, pull_shard, push
+from learner.wire.transfer import Download, pull_model, pull_shard, push, read_model
 from learner.wire.whole_update import HeldUpdate, WholeUpdate
 from learner.work.order_book import Fate, OrderBook, part_of
 from learner.work.prefetch import Ahead
@@ -81,6 +81,7 @@ class Worker:
         self._run: leader_pb2.RunDescription | None = None
         self._bench: Workbench | None = None
         self._base: tuple[int, Download] | None = None  # version and what came for it
+        self._inline: tuple[int, bytes] | None = None  # the same for an order that has not needed it yet
         self._connection: Connection | None = None
         self._broken: asyncio.Future[FlockstepError] | None = None  # of this connection
         self.failed_work = ""  # work id of the order that `run` raised for
@@ -102,7 +103,7 @@ class Worker:
         if self._run is None or self._run.run_id != connection.run.run_id:
             self._book.cleared()
             self._shards.clear()
-            self._base = None
+            self._base = self._inline = None
             self._ahead.clear()
             self._bench = self._make_bench(connection.run)
         self._run = connection.run
@@ -142,8 +143,10 @@ class Worker:
             self._steps = None
         self._book.disconnected()
 
-    def order(self, order: leader_pb2.WorkOrder) -> leader_pb2.MaskUp | None:
+    def order(self, order: leader_pb2.WorkOrder, model: bytes = b"") -> leader_pb2.MaskUp | None:
         """Take a work order; one that is in hand already is not taken twice. What it says where masks are agreed on.
+
+        `model` is the file of its model version, where that came with it.
 
         Raises PayloadError for an order that says nothing that could be done.
         """
@@ -160,6 +163,8 @@ class Worker:
             self._tools.privacy.check(order)
         self._tools.floor.check(order)
         answer = self.masks.ordered(order)
+        if model:
+            self._inline = (order.version, model)
         if self._book.ordered(order):
             self._cancel()
         self._memory.committed(order.round - 1)
@@ -316,17 +321,23 @@ class Worker:
         assert bench is not None
         examples = await self._examples(connection, order)
         if self._base is None or self._base[0] != order.version:
-            base, changes = self._base, bench.changes(order)
-            pulled = await self._edges.ask(
-                order.via,
-                self._leader,
-                lambda at: pull_model(at, order, bench.layout, base, changes),
-                UNREADABLE,
-            )
-            self._base = (order.version, pulled)
+            self._base = (order.version, await self._model(bench, order))
         if self._book.unwanted:
             raise CancelledError(f"round {order.round} is over")
         return examples, self._base[1]
+
+    async def _model(self, bench: Workbench, order: leader_pb2.WorkOrder) -> Download:
+        """The order's model version, from where it can be had."""
+        inline, self._inline = self._inline, None
+        if inline is not None and inline[0] == order.version:
+            return read_model(inline[1], order, bench.layout)
+        base, changes = self._base, bench.changes(order)
+        return await self._edges.ask(
+            order.via,
+            self._leader,
+            lambda at: pull_model(at, order, bench.layout, base, changes),
+            UNREADABLE,
+        )
 
     async def _examples(self, connection: Connection, order: leader_pb2.WorkOrder) -> Examples:
         if not order.HasField("shard"):

@@ -66,10 +66,10 @@ class TimedWorker(Worker):
             self._asking = asyncio.create_task(self._ask())
         return super().connect(connection, report)
 
-    def order(self, order: leader_pb2.WorkOrder) -> None:
+    def order(self, order: leader_pb2.WorkOrder, model: bytes = b"") -> leader_pb2.MaskUp | None:
         """See Worker."""
         self._newest = order
-        super().order(order)
+        return super().order(order, model)
 
     async def _inputs(self, order: leader_pb2.WorkOrder) -> tuple[Examples, Download]:
         self._begin(DOWN, order.work_id)

@@ -30,9 +30,9 @@ class Inside(TimedWorker):
     _attacking: asyncio.Task[None] | None = None
     _telling: asyncio.Task[None] | None = None
 
-    def order(self, order: leader_pb2.WorkOrder) -> None:
+    def order(self, order: leader_pb2.WorkOrder, model: bytes = b"") -> leader_pb2.MaskUp | None:
         """See Worker."""
-        super().order(order)
+        answer = super().order(order, model)
         self._stop()
         attack = type(self).attack
         if attack is not None and order.round > WARM_ROUNDS and self._connection is not None:
@@ -40,6 +40,7 @@ class Inside(TimedWorker):
             self._attacking = asyncio.create_task(again(once)(self.victim))
             if self._telling is None:
                 self._telling = asyncio.create_task(tell_deeds())
+        return answer
 
     async def _send(self, to: Endpoint, held: HeldUpdate, *, resume: bool) -> None:
         self._stop()

@@ -51,6 +51,8 @@ HELD = {
     "LearnerInfo.device_kind": REGISTRATION,
     "LearnerInfo.memory_bytes": f"{MEMBERS}::test_tags_device_and_memory_are_kept_and_plain_learners_have_none",
     "LearnerInfo.codecs": REGISTRATION,
+    "LearnerInfo.inline_bytes": "leader/rpc/test_inline_models.py::"
+    "test_a_learner_gets_no_model_that_it_has_not_said_it_takes",
     "OwnData.examples": "leader/learners/test_eligibility.py::"
     "test_a_learner_brings_no_more_examples_than_the_config_lets_it",
     "OwnData.classes": "leader/learners/test_eligibility.py::"

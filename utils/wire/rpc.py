@@ -18,6 +18,8 @@ SERVICE = "leader.LeaderService"
 MAX_MESSAGE_BYTES = 8 << 20  # one message; streams are cut far below this
 #: Of a message that becomes objects, which take up to thirty times its bytes; what is more is refused unread.
 MAX_SAID_BYTES = 64 << 10
+#: Of a model that goes with a work order, and of an update that goes with its header.
+INLINE_BYTES = 48 << 10
 _TARGET = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}")
 WINDOW_BYTES = 2 << 20  # of a stream that its receiver has not read
 

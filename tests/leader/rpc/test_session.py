@@ -10,11 +10,15 @@ import pytest
 
 from leader.config import RunConfig
 from leader.events import Event, EventStream, LearnerLeft, LearnerProgress
+from leader.global_model.versions import VersionStore
 from leader.learners.workforce import Workforce
+from leader.rpc.inline_models import InlineModels
 from leader.rpc.refusal_counts import Refusals
 from leader.rpc.session import Sessions
 from leader.training.coordinator import Coordinator
+from leader.training.round_metrics import Traffic
 from leader.trust.identities.callers import anonymous
+from model.layout import Layout
 from protos import leader_pb2
 from protos.leader_pb2 import LearnerMessage
 from utils.errors import PayloadError, StalledError, UnknownLearnerError, WireError
@@ -48,7 +52,8 @@ class Leader:
             desk=desk,
             returned=lambda member: member.link.work(ORDER),
         )
-        self.sessions = Sessions(cast(Coordinator, coordinator), 0.05, stream, self.refusals)
+        models = InlineModels(VersionStore(Layout((), ()), 1 << 20), Traffic(), 1)
+        self.sessions = Sessions(cast(Coordinator, coordinator), 0.05, stream, self.refusals, models)
 
     async def _send(self, message: leader_pb2.LeaderMessage) -> None:
         self.sent.append(message)
