@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import privacy
+from benchmarks import beside_flower, privacy
 from benchmarks.endurance import leader_memory, robust_memory, sessions, soak, trust
 from benchmarks.endurance.robust_memory_plot import draw_robust_memory
 from benchmarks.endurance.sessions_plot import draw_sessions
-from benchmarks.outcome import codecs, codecs_page, private_accuracy
+from benchmarks.outcome import codecs, codecs_page, masked_accuracy, private_accuracy
 from benchmarks.result import Result, document
 from benchmarks.rounds import edges, idle_round, kafka_sums, resnet18_round, watched_round
 from benchmarks.scaling import learners, scaling, scaling_edges
@@ -33,7 +33,7 @@ class Entry:
     measure: Measure
     draw: Callable[[Mapping[str, Sequence[float]], Path], None] | None = None
     page: Callable[[Result, Machine], str] | None = None
-    named: bool = False  # it is long, and measured only where it is asked for by name
+    named: bool = False  # it is long, or needs another package: measured only where it is asked for by name
 
     def write(self, result: Result, machine: Machine, folder: Path, *, quick: bool) -> None:
         """Leave the result in `folder`, in files of the entry's name."""
@@ -68,6 +68,8 @@ ENTRIES: Mapping[str, Entry] = {
     "simulation": Entry(_alone(simulation.measure), simulation.draw_simulation),
     "trust": Entry(_alone(trust.measure)),
     "privacy": Entry(_alone(privacy.measure)),
+    "beside_flower": Entry(_alone(beside_flower.measure), named=True),
+    "masked_accuracy": Entry(masked_accuracy.measure, page=masked_accuracy.page, named=True),
     "private_accuracy": Entry(private_accuracy.measure, page=private_accuracy.page, named=True),
     "soak": Entry(_alone(soak.measure)),
 }

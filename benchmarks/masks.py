@@ -26,10 +26,14 @@ from utils.secagg.ring import Ring
 from utils.secagg.roster import order_bytes
 
 RESNET18, SMALL = 11_173_962, 413_000  # parameters
-_MODEL = bytes(32)  # stands for the SHA-256 of the model that was trained from
-_LEARNERS = 16
+MODEL = bytes(32)  # stands for the SHA-256 of the model that was trained from
+LEARNERS = 16
 _MANY = 64  # learners whose control messages are counted
 _MOST_CONTROL_BYTES = 25_000.0
+
+
+def _send_one(member: MaskMember) -> None:
+    member.mask(np.zeros(1, np.uint32), np.zeros(1, np.uint64), MODEL)
 
 
 @dataclass
@@ -38,13 +42,14 @@ class Cohort:
 
     count: int
     lost: int = 0
-    sent: int = 0  # bytes of control, all learners' together
-    leader_s: float = 0.0  # in the leader's session
+    up: int = 0  # bytes of control, all learners' together
+    down: int = 0
+    leader_s: float = 0.0  # of CPU in the leader's session
     learner_s: float = 0.0  # in all learners' members
     events: list[Action] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        plan = leader_pb2.MaskPlan(
+        self.plan = plan = leader_pb2.MaskPlan(
             bits=32, parties=self.count, threshold=2 * self.count // 3 + 1, least=3, range=8.0
         )
         names = [f"learner-{number:04d}" for number in range(self.count)]
@@ -63,19 +68,19 @@ class Cohort:
             if not isinstance(action, Send):
                 self.events.append(action)
                 continue
-            began = time.perf_counter()
+            began = time.process_time()
             answer = self._answer(action)
-            self.learner_s += time.perf_counter() - began
-            self.sent += action.message.ByteSize()
+            self.learner_s += time.process_time() - began
+            self.down += action.message.ByteSize()
             if answer is not None:
-                self.sent += answer.ByteSize()
+                self.up += answer.ByteSize()
                 name, said = action.name, answer
                 queue += self._timed(partial(self.session.heard, name, said, 0.0))
 
     def _timed(self, step: Callable[[], list[Action]]) -> list[Action]:
-        began = time.perf_counter()
+        began = time.process_time()
         actions = step()
-        self.leader_s += time.perf_counter() - began
+        self.leader_s += time.process_time() - began
         return actions
 
     def _answer(self, send: Send) -> leader_pb2.MaskUp | None:
@@ -84,11 +89,11 @@ class Cohort:
             return member.advert
         return member.heard(send.message, lambda work_id, survivors: True)
 
-    def close(self) -> Unmask:
+    def close(self, send: Callable[[MaskMember], None] = _send_one) -> Unmask:
         """Everybody that sends has sent: what unmasks their sum."""
         self._do(lambda: self.session.close(self.senders, 0.0))
         for name in self.senders:
-            self.members[name].mask(np.zeros(1, np.uint32), np.zeros(1, np.uint64), _MODEL)
+            send(self.members[name])
         self._do(lambda: self.session.unmask(0.0))
         return next(event for event in self.events if isinstance(event, Unmask))
 
@@ -102,9 +107,9 @@ def targets(quick: bool) -> tuple[tuple[Target, ...], tuple[Figure, ...]]:
         stream = seconds["one stream"]
         name = f"{size / 1e6:.2f} M values"
         ratios = {
-            f"mask, {name}: to its {_LEARNERS} streams": (seconds["mask"] / (_LEARNERS * stream), most),
-            f"unmask, {name}, one lost: to its {2 * _LEARNERS - 2} streams": (
-                seconds["unmask"] / ((2 * _LEARNERS - 2) * stream),
+            f"mask, {name}: to its {LEARNERS} streams": (seconds["mask"] / (LEARNERS * stream), most),
+            f"unmask, {name}, one lost: to its {2 * LEARNERS - 2} streams": (
+                seconds["unmask"] / ((2 * LEARNERS - 2) * stream),
                 most,
             ),
             f"mask on 2 threads, {name}: to 1": (seconds["mask on 2 threads"] / seconds["mask"], 0.6),
@@ -115,7 +120,9 @@ def targets(quick: bool) -> tuple[tuple[Target, ...], tuple[Figure, ...]]:
     many = Cohort(_MANY)
     many.close()
     promised.append(
-        Target(f"control of a learner, {_MANY} learners", "B", many.sent / _MANY, _MOST_CONTROL_BYTES)
+        Target(
+            f"control of a learner, {_MANY} learners", "B", (many.up + many.down) / _MANY, _MOST_CONTROL_BYTES
+        )
     )
     figures += [
         Figure(f"leader's control, {_MANY} learners", "ms", Spread.of([many.leader_s * 1e3])),
@@ -126,16 +133,16 @@ def targets(quick: bool) -> tuple[tuple[Target, ...], tuple[Figure, ...]]:
 
 def _of_size(size: int, turns: int) -> Mapping[str, float]:
     """Median seconds of each part, all measured in turns."""
-    cohort = Cohort(_LEARNERS, lost=1)
+    cohort = Cohort(LEARNERS, lost=1)
     unmask = cohort.close()
-    found = seeds(unmask.seated, unmask.survivors, unmask.answers, _MODEL)
+    found = seeds(unmask.seated, unmask.survivors, unmask.answers, MODEL)
     words = np.random.default_rng(1).integers(0, 1 << 32, size).astype(np.uint32)
     total = words.copy()
     values = np.random.default_rng(2).standard_normal(size).astype(np.float32)
     exact, room = ExactSum(size, Scale.of(1024.0, 1 << 16)), np.empty(words.nbytes + 15, np.uint8)
-    keys = [bytes([number]) * 32 for number in range(_LEARNERS)]
+    keys = [bytes([number]) * 32 for number in range(LEARNERS)]
     minus, plus = [s[:32] for s in found.minus], [s[:32] for s in found.plus]
-    ring = Ring(32, _LEARNERS, 8.0)
+    ring = Ring(32, LEARNERS, 8.0)
     parts: dict[str, Callable[[], Any]] = {
         "one stream": lambda: _encryptor().update_into(words.data.cast("B"), room.data),
         "encode": lambda: ring.levels(values),

@@ -1,1 +1,1 @@
-"""What is learned: `codecs`, `private_accuracy`; parts of the published, federated and attacked runs."""
+"""What is learned: `codecs`, `masked_accuracy`, `private_accuracy`; parts of published, federated and attacked runs."""
