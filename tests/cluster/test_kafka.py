@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import signal
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen
 
 import pytest
 
@@ -34,16 +38,16 @@ _LAST = b"last"
 Broker = Callable[[str, Path], AbstractContextManager[object]]
 
 
-def aggregators(cluster: Cluster) -> list[asyncio.Future[str]]:
-    """Two of them, which follow the leader."""
+def aggregators(cluster: Cluster, *names: str) -> list[asyncio.Future[str]]:
+    """Some of them, which follow the leader."""
     address = (cluster.run_dir / "edges").read_text()
-    parents = [AggregatorApp(JoinOptions(leader=address, name=name)).parent for name in ("one", "two")]
+    parents = [AggregatorApp(JoinOptions(leader=address, name=name)).parent for name in names]
     return [asyncio.ensure_future(parent.follow()) for parent in parents]
 
 
 async def with_aggregators(cluster: Cluster) -> None:
     """Two aggregators, two edges and four learners."""
-    following = aggregators(cluster)
+    following = aggregators(cluster, "one", "two")
     await edged(cluster)
     await asyncio.gather(*following)
 
@@ -124,7 +128,7 @@ def test_a_median_survives_an_aggregator_and_takes_what_came_to_the_leader(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(cluster: Cluster) -> None:
-        one, two = aggregators(cluster)
+        one, two = aggregators(cluster, "one", "two")
         edge = await all_but_d(cluster)
         Slow.may.set()
         await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 4, "no round")
@@ -141,6 +145,48 @@ def test_a_median_survives_an_aggregator_and_takes_what_came_to_the_leader(
         through = logged(address, RULES[0], caplog, scenario)
         records = in_topic(address, f"model-updates.{through.app.description.run_id}", 1)
     assert len(records) >= 2 * (4 + 1)  # of all four, and where the rule was asked for
+    assert through.seen(UpdatesLost) == []
+
+
+@contextmanager
+def aggregator_process(cluster: Cluster) -> Iterator[Popen[str]]:
+    """An aggregator of its own, which can be killed."""
+    address = (cluster.run_dir / "edges").read_text()
+    command = [sys.executable, "-m", "leader.aggregator", "--leader", address, "--name", "own"]
+    with Popen(command, stdout=PIPE, stderr=STDOUT, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def sums_some(process: Popen[str]) -> bool:
+    """Returns once the group has given it partitions."""
+    assert process.stdout is not None
+    return any(re.search(r"summing partitions \d", line) for line in process.stdout)
+
+
+def test_a_median_survives_an_aggregator_that_is_killed_in_mid_round(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        with aggregator_process(cluster) as own:
+            (other,) = aggregators(cluster, "other")
+            await all_but_d(cluster)
+            assert await asyncio.to_thread(sums_some, own)
+            Slow.may.set()
+            await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 4, "no round")
+            Slow.may.clear()
+            await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 7, "no second round")
+            own.kill()
+            assert await asyncio.to_thread(own.wait) == -signal.SIGKILL
+            Slow.may.set()
+            await cluster.finished()
+            await other
+
+    address = closed_address()
+    with tansu(address, tmp_path):
+        through = logged(address, RULES[0], caplog, scenario)
     assert through.seen(UpdatesLost) == []
 
 
