@@ -27,6 +27,8 @@ class Coding:
         self._up = make_codec(run.codec_up).spec if run.codec_up else ""
         self._files = partial(PieceFiles, piece_bytes=run.piece_bytes, cut_tensors=run.cut_tensors)
         self._zstd = run.zstd
+        # What an older release kept of tensors that it didn't cut has other sizes; it stays where it is.
+        self._prefix = f"{_PREFIX}cut." if run.cut_tensors else _PREFIX
 
     def changes(self, order: leader_pb2.WorkOrder) -> PieceFiles | None:
         """How what comes in place of the order's model is read; None where models come whole."""
@@ -42,7 +44,7 @@ class Coding:
         momentum = order.momentum if order.exchange == "gradient" else 0.0
         codec = make_codec(self._up, momentum=momentum) if self._up else None
         layout = exchanged(order, self._layout, order.fragment)
-        return Encoder(order, self._files(layout, codec=codec, zstd=self._zstd))
+        return Encoder(order, self._files(layout, codec=codec, zstd=self._zstd), self._prefix)
 
     def encode(
         self, order: leader_pb2.WorkOrder, values: Vector, memory: Mapping[str, Vector]
@@ -58,14 +60,14 @@ class Coding:
 class Encoder:
     """Encodes one order's update; a piece alone has the bytes that it has in the update's one file."""
 
-    def __init__(self, order: leader_pb2.WorkOrder, files: PieceFiles) -> None:
+    def __init__(self, order: leader_pb2.WorkOrder, files: PieceFiles, prefix: str) -> None:
         self.files = files
         self._moment = Moment(derive_seed(order.seed, "codec", order.first_batch), order.progress_start)
         self._trains = order.local_steps > 0
-        self._metadata, self._prefix = {"exchange": order.exchange}, _PREFIX
+        self._metadata, self._prefix = {"exchange": order.exchange}, prefix
         if order.fragments:
             self._metadata["fragment"] = str(order.fragment)
-            self._prefix = f"{_PREFIX}{order.fragment}-of-{order.fragments}."
+            self._prefix += f"{order.fragment}-of-{order.fragments}."
 
     def encode(self, number: int | None, values: Vector, memory: Mapping[str, Vector]) -> tuple[File, State]:
         """The file of piece `number`, or of WHOLE, and what the part is to remember of the encoding.
