@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from leader.cli import parse
@@ -203,6 +204,17 @@ def test_masked_sums_merge_as_well(bits: int) -> None:
     plain, through = play(train, {**FOUR, **masked}), play(edged, {**EDGED, **masked})
     assert through.model_sha256 == plain.model_sha256
     assert repr(through.seen(FederatedEvaluated)) == repr(plain.seen(FederatedEvaluated)) != "[]"
+
+
+def test_noise_in_shares_goes_through_edges_at_the_same_price() -> None:
+    shared = {"aggregate.weighting": "uniform", "model.local": "norm.*", "cohort.quorum": 0.75}
+    noised: Settings = {**shared, "secagg.mode": "masked", "dp.mode": "distributed"}
+    plain, through = play(train, {**FOUR, **noised}), play(edged, {**EDGED, **noised})
+    spent = [[event.epsilon for event in run.seen(RoundCommitted)] for run in (plain, through)]
+    assert spent[0] == spent[1]
+    assert None not in spent[1]
+    assert {e.name for e in through.seen(EdgeServes)} == {"east", "west"}
+    assert np.isfinite(through.vector).all()
 
 
 def test_an_edge_that_comes_late_is_used_from_then_on() -> None:
