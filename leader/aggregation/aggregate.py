@@ -329,7 +329,8 @@ class Aggregate:
         return [update.facts for update in self._updates]
 
     def close(self) -> None:
-        """Nothing is held outside memory."""
+        """Let go of the sums' memory."""
+        self._whole_sums, self._cut_sums = self._empty_sums(), self._empty_sums()
 
 
 def mean_loss(told: Iterable[tuple[int, float]]) -> float:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,15 +67,16 @@ def next_version(number: int, digest: str) -> int:
 class VersionStore:
     """The version that is served now, and `older` ones: in asynchronous runs work goes on from them.
 
-    Without any the one before the newest is kept, for downloads under way.
+    Without any the one before the newest goes on to those that are downloading it, and its memory with them.
     """
 
     def __init__(self, layout: Layout, chunk_bytes: int, older: int = 0) -> None:
         self._layout = layout
         self._chunk_bytes = chunk_bytes
         self._serves_old = older > 0
-        self._most = max(1, older) + 1
+        self._most = older + 1
         self._kept: deque[ModelVersion] = deque()  # newest last
+        self._going: Callable[[], ModelVersion | None] = lambda: None
         self.changed = Signal()
 
     def encode(
@@ -104,7 +106,8 @@ class VersionStore:
         """Serve `version` from now on."""
         self._kept.append(version)
         while len(self._kept) > self._most:
-            self._kept.popleft()
+            gone = self._kept.popleft()
+            self._going = self._going if self._serves_old else ref(gone)
         self.changed.notify()
 
     def recall(self, version: ModelVersion, most_bytes: int) -> None:
@@ -139,6 +142,6 @@ class VersionStore:
         would not be there anyway.
         """
         for message in version.messages_for(have):
-            if version not in self._kept:
+            if version not in self._kept and version is not self._going():
                 raise LateUpdateError("this model version was replaced during the download; fetch new work")
             yield message

@@ -126,5 +126,4 @@ class Engine:
         after, result = await self.host.compute(
             step_at_once, before, shared, self.optimizer, aggregate, told, everybody
         )
-        aggregate.close()
         return await self.publisher.publish(after, before), result

@@ -115,6 +115,7 @@ def step_at_once(
 ) -> tuple[RunState, Result]:
     """The step with all that is in `aggregate`; `everybody` is the number of examples of all parts that there are."""
     result = aggregate.finish()
+    aggregate.close()  # before the step and the version it makes take memory
     # Parts whose updates are in may have gone since.
     step = replace(step, participation=result.examples / max(result.examples, everybody))
     faults.reach("leader.stepping", before.round + 1)
@@ -122,4 +123,4 @@ def step_at_once(
     server_step = ServerStep(before, layout, optimizer, step, pieces)
     for piece in pieces:
         server_step.apply(piece.number, result.mean[piece.start : piece.stop])
-    return server_step.finish(result), result
+    return server_step.finish(result), replace(result, mean=result.mean[:0].copy())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -63,6 +64,18 @@ def test_a_download_goes_on_over_one_new_version_but_not_over_two() -> None:
     these.publish(third)
     with pytest.raises(LateUpdateError, match="was replaced during the download"):
         next(download)
+
+
+def test_a_version_that_was_replaced_takes_no_memory_once_nobody_downloads_it() -> None:
+    these, (first, second) = versions(2)
+    these.publish(first)
+    download, gone = these.stream(first), weakref.ref(first)
+    next(download)
+    these.publish(second)
+    del first
+    assert gone() is not None
+    assert len(list(download)) == len(second.messages) - 1
+    assert gone() is None
 
 
 @pytest.mark.parametrize("older", [1, 2, 4])
