@@ -88,6 +88,10 @@ def test_shares_of_noise_that_spend_the_budget_at_once_are_refused() -> None:
     ):
         _asked("distributed").check(less)
     PrivacyFloor().check(less)
+    looser = PrivacyFloor(8.0)  # of which the run promised half
+    looser.registered(run(mode="distributed"))
+    with pytest.raises(PayloadError, match=r"alone spends epsilon 4.0\d of 4 "):
+        looser.check(less)
 
 
 def _asked(mode: str) -> PrivacyFloor:
