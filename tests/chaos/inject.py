@@ -43,6 +43,8 @@ class Injector:
         for fault in plan:
             if fault.kind is Kind.KILL_AT:  # it strikes by itself
                 await self._run.expect(partial(self._is_past, fault), None)
+                if self._run.is_armed(fault):  # its process never comes there
+                    self._run.pass_over(fault)
             elif fault.kind is Kind.STOP_AT:
                 await self._wake(fault)
             else:
@@ -53,20 +55,13 @@ class Injector:
 
     async def _wake(self, fault: Fault) -> None:
         """Have an edge that stops by itself go on once it is given up; then it is started with its next fault."""
-        given_up: list[Entry] = []
-
-        def is_over(target: int, entry: Entry) -> bool:
-            if _is_let_go(fault.target, entry):
-                given_up.append(entry)
-            return bool(given_up) or self._is_past(fault, target, entry)
-
-        await self._run.expect(is_over, None)
-        self._run.disarm(fault)
-        if given_up:
+        edge, given_up = fault.target, self._run.given_up
+        await self._run.expect(lambda *said: edge in given_up or self._is_past(fault, *said), None)
+        if edge in given_up:
             self._ledger.struck(fault)
-            self._run.signal(fault.target, signal.SIGCONT)
-            await self._run.expect(partial(_has_joined, fault.target), 4 * self._options.lease_s)
-        self._run.signal(fault.target, signal.SIGKILL)
+            self._run.signal(edge, signal.SIGCONT)
+            await self._run.expect(partial(_has_joined, edge), 4 * self._options.lease_s)
+        self._run.pass_over(fault)
 
     def _is_past(self, fault: Fault, target: int, entry: Entry) -> bool:
         return not self._run.is_armed(fault) or self._run.round > fault.round + _MISSED_ROUNDS
@@ -102,13 +97,15 @@ class Injector:
         if target == LEADER:
             await asyncio.sleep(1.5 * lease_s)
             return
+        self._run.given_up.discard(target)
         await self._run.expect(
             lambda who, entry: (
                 (entry["event"] == "LearnerLeft" and self._run.target_of(entry) == target)
-                or _is_let_go(target, entry)
+                or target in self._run.given_up
             ),
             4 * lease_s,
         )
+        self._run.given_up.discard(target)
 
     async def _spoil_network(self, fault: Fault) -> None:
         proxy = self._run.proxies[fault.target]
@@ -154,11 +151,6 @@ class Injector:
         await asyncio.sleep(_REDIAL_S)
         for proxy in proxies:
             proxy.hold_new(0)
-
-
-def _is_let_go(target: int, entry: Entry) -> bool:
-    """Whether whoever is above an edge says that it gives it up."""
-    return str(entry.get("message", "")).startswith(f"edge edge-{-target} is let go")
 
 
 def _has_joined(edge: int, target: int, entry: Entry) -> bool:

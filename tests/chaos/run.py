@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import re
 import signal
 import socket
 import sys
@@ -22,6 +23,7 @@ _LEAVE_S = 20.0  # for the learners to hear of the end
 _PORTS = range(20_000, 32_000)  # below those that the system gives to outgoing connections
 _TERMINATED = (128 + signal.SIGTERM, -signal.SIGTERM)  # the second before its handler was there
 _PATIENCE_S = "3600"  # of a learner without a leader
+_LET_GO = re.compile(r"edge edge-(\d+) is let go")
 Match = Callable[[int, Entry], bool]  # LEADER or a learner, and what it said
 
 
@@ -51,6 +53,7 @@ class TrainingRun:
         self.run_dir = options.folder / name
         self.proxies: dict[int, Proxy] = {}  # by learner
         self.working: set[int] = set()  # learners with an update in a sum since they were started
+        self.given_up: set[int] = set()  # edges that whoever is above has let go since they were started
         self.round = 0  # that began last
         self._options = options
         self._logs = options.folder / f"{name}-logs"
@@ -75,9 +78,10 @@ class TrainingRun:
         """Whether this fault of a process's own is still to strike."""
         return fault in self._armed.get(fault.target, ())
 
-    def disarm(self, fault: Fault) -> None:
-        """A process carries it no more from its next start on."""
+    def pass_over(self, fault: Fault) -> None:
+        """Have a process that carries this fault start anew, with its next one."""
         self._armed[fault.target].remove(fault)
+        self.signal(fault.target, signal.SIGKILL)
 
     async def expect(self, match: Match, timeout_s: float | None) -> None:
         """Wait for an entry, or until the time is up."""
@@ -157,6 +161,7 @@ class TrainingRun:
         program = Program(process, self._logs / f"{process}.log", lambda *said: self._hear(target, *said))
         self._programs[target] = program
         self.working.discard(target)
+        self.given_up.discard(target)
         code = await program.run([sys.executable, *arguments], self._environment(target))
         self.working.discard(target)
         if code == 0:
@@ -187,6 +192,8 @@ class TrainingRun:
                 self.round = entry["round"]
             case "UpdateAccepted":
                 self.working.add(self._targets[entry["learner_id"]])
+        if let_go := _LET_GO.match(str(entry.get("message", ""))):
+            self.given_up.add(-int(let_go[1]))
         self._witness.hear(target, program.name, entry)
         for match_, came in self._waiting:
             if match_(target, entry):
