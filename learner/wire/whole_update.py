@@ -11,6 +11,7 @@ from protos import leader_pb2
 from utils import faults
 from utils.codecs.files import File
 from utils.wire.framing import frames
+from utils.wire.rpc import INLINE_BYTES
 
 
 def metrics_of(scores: Mapping[str, Score]) -> list[leader_pb2.Metric]:
@@ -59,9 +60,14 @@ class HeldUpdate(WholeUpdate):
         """The AccumulateGradients stream, framed, from byte `offset` of the file on."""
         said = leader_pb2.UpdateHeader(token=token, ticket=ticket, offset=offset)
         said.MergeFrom(self.said)
-        yield leader_pb2.GradientData(header=said).SerializeToString()
+        begun = leader_pb2.GradientData(header=said).SerializeToString()
+        if self.file.total_bytes > INLINE_BYTES:
+            yield begun
+            begun = b""
         header = self.file.header
         body = self.file.body.data[max(0, offset - len(header)) :]
         for message in frames(header[offset:], body, chunk_bytes):
-            yield message
+            # To protobuf, messages one after the other are one: of a small update each costs more than its bytes.
+            yield begun + message
+            begun = b""
             faults.reach("learner.uploading", self.round)

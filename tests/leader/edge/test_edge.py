@@ -290,7 +290,7 @@ def test_a_broken_upload_goes_on_where_it_broke() -> None:
             parent.open(1)
             learner = Learner(1, parent)
             with pytest.raises(PayloadError), failures_told():
-                await stub.accumulate(iter([*learner.messages(512)][:4]))
+                await stub.accumulate(iter([*learner.messages(512)][:3]))
             received = (await upload_status(stub, learner)).received
             assert 0 < received <= 3 * 512
             await stub.accumulate(learner.held.messages(b"", 512, received, learner.sealed))

@@ -138,14 +138,13 @@ class Place:
 
     async def accumulate(self, messages: AsyncIterator[Any], context: Context) -> leader_pb2.Ack:
         """AccumulateGradients."""
-        header = (await anext(messages)).header
+        first = await anext(messages)  # of a small update, with its first chunk
         self._called(context)
-        first = bytes(await anext(messages))
         if self._dies:
             self.dying.set()
             await asyncio.Event().wait()
         rest = [bytes(message) async for message in messages]
-        self.taken.append((header, b"".join((first, *rest))))
+        self.taken.append((first.header, b"".join((first.chunk, *rest))))
         return leader_pb2.Ack(success=True)
 
     async def get_upload(

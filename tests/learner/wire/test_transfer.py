@@ -5,6 +5,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import grpc
@@ -44,7 +45,7 @@ from utils.errors import (
 from utils.wire.contract import LeaderStub
 from utils.wire.framing import frame
 from utils.wire.payload import DTYPES, encode_header, parse_header
-from utils.wire.rpc import SERVICE, raw
+from utils.wire.rpc import INLINE_BYTES, SERVICE, raw
 
 T = TypeVar("T")
 LAYOUT = Layout.of(nn.Sequential(nn.Linear(30, 10), nn.BatchNorm1d(10)))
@@ -64,8 +65,7 @@ def held(update: Update = UPDATE, layout: Layout = LAYOUT) -> HeldUpdate:
 def parsed(messages: Iterable[bytes]) -> tuple[leader_pb2.UpdateHeader, list[bytes]]:
     first, *rest = [leader_pb2.GradientData.FromString(message) for message in messages]
     assert not any(message.HasField("header") for message in rest)
-    assert first.chunk == b""
-    return first.header, [message.chunk for message in rest]
+    return first.header, [message.chunk for message in (first, *rest) if message.chunk]
 
 
 # --- what is sent --------------------------------------------------------------------------
@@ -130,6 +130,19 @@ def test_an_update_goes_on_from_any_byte(offset: int, chunk_bytes: int) -> None:
     assert header.offset == offset
     assert b"".join(chunks) == whole[offset:]
     assert (header.crc32, header.total_bytes) == (zlib.crc32(whole), len(whole))
+
+
+@pytest.mark.parametrize(("more", "first"), [(0, 1360), (1, 0)])
+def test_a_small_update_goes_with_its_header(more: int, first: int) -> None:
+    small = held()
+    padding = np.zeros(INLINE_BYTES - small.file.total_bytes + more, np.uint8)
+    file = replace(small.file, body=np.concatenate([small.file.body, padding]))
+    messages = [
+        leader_pb2.GradientData.FromString(one) for one in replace(small, file=file).messages(TOKEN, 1360)
+    ]
+    assert messages[0].HasField("header")
+    assert len(messages[0].chunk) == first
+    assert b"".join(one.chunk for one in messages) == file.header + file.body.tobytes()
 
 
 # --- a leader that says what it is told to ---------------------------------------------------
