@@ -74,6 +74,13 @@ def test_a_budget_is_of_all_runs_and_once_it_is_spent_that_is_for_good(tmp_path:
         with pytest.raises(PrivacyError, match=r"is spent .* it takes part no more"):
             opened(tmp_path, less)
     opened(tmp_path, 6.0).charge("four", asked, EXAMPLES)
+    with pytest.raises(PrivacyError, match=r"is spent .* it takes part no more"):
+        opened(tmp_path, budget)  # what was charged under a larger one undoes nothing
+
+
+def test_fewer_examples_than_a_batch_has_are_all_in_each(tmp_path: Path) -> None:
+    opened(tmp_path).charge("run", order(), 20)
+    assert entries(tmp_path)[0]["rate"] == 1.0
 
 
 def test_a_budget_lets_no_work_be_done_without_noise(tmp_path: Path) -> None:
