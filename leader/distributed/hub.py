@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from leader.condition import Signal
 from leader.distributed.contract import VERSION
+from leader.distributed.lost_edges import AGAIN_S, LostEdges
 from leader.distributed.messages import UID_BYTES, members_digest
 from leader.distributed.sum_slices import Bytes, SumReader
 from protos import edge_pb2, leader_pb2
@@ -37,7 +38,6 @@ _TOKEN_BYTES = 16
 _MOST_ADDRESSES = 4096  # of one edge and those below it
 _MOST_WAITING = 10_000  # receipts of one edge that nobody has judged yet
 _LONGEST_NAME = 64
-_AGAIN_S = 3.0  # in which one that has lost its stream comes again
 Send = Callable[[edge_pb2.EdgeDown], Awaitable[None]]
 
 
@@ -123,8 +123,8 @@ class Hub:
         self._sum = 0
         self._attempt = 0
         self._over = ""  # why no more edges are served
-        self._away: list[tuple[str, float]] = []  # names of those that are to come again, and until when
-        self._moved = Signal()  # one has gone, or has come again
+        self._away = LostEdges()
+        self._ended = Signal()  # a stream has
         self._one = asyncio.Lock()  # one sum is in memory at a time
 
     # --- what the parent side asks -----------------------------------------------------------
@@ -215,19 +215,8 @@ class Hub:
     async def dismissed(self) -> None:
         """Where the run is over: returns when nobody is left to hear it, of those here or lost a moment ago."""
         if self._over:
-            await self._moved.wait_until(lambda: not self._edges, _AGAIN_S)
-            last = max((until for _, until in self._missing()), default=0.0)
-            left_s = last - asyncio.get_running_loop().time()
-            await self._moved.wait_until(lambda: not self._missing(), left_s)
-
-    def _missing(self) -> list[tuple[str, float]]:
-        now = asyncio.get_running_loop().time()
-        return [one for one in self._away if one[1] > now]
-
-    def _came_again(self, name: str) -> None:
-        if missed := next((one for one in self._away if one[0] == name), None):
-            self._away.remove(missed)
-            self._moved.notify()
+            await self._ended.wait_until(lambda: not self._edges, AGAIN_S)
+            await self._away.none_left()
 
     # --- the streams -------------------------------------------------------------------------
 
@@ -236,9 +225,9 @@ class Hub:
         edge = await self._greet(messages)
         if self._over:  # it comes while the last calls end
             await send(edge_pb2.EdgeDown(stop=leader_pb2.Stop(reason=self._over)))
-            self._came_again(edge.name)
+            self._away.came_again(edge.name)
             return
-        self._came_again(edge.name)
+        self._away.came_again(edge.name)
         self._edges[edge.token] = edge
         welcome = self._welcome()
         welcome.token = edge.token
@@ -339,9 +328,8 @@ class Hub:
         if self._edges.pop(edge.token, None) is None:
             return
         if not edge.told:
-            again = asyncio.get_running_loop().time() + _AGAIN_S
-            self._away = [*self._missing(), (edge.name, again)]
-        self._moved.notify()
+            self._away.lost(edge.name)
+        self._ended.notify()
         for task in edge.waiting.values():
             task.cancel()
         lost = frozenset(edge.uids)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from leader.distributed import hub
+from leader.distributed import lost_edges
 from leader.distributed.contract import VERSION
 from protos import edge_pb2
 from tests.leader.distributed.hub_peers import SUM, Edge, Leader, opened, play, uid
@@ -144,7 +144,7 @@ def test_the_end_of_the_run_is_told() -> None:
 def test_one_that_lost_its_stream_just_before_the_end_is_waited_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(hub, "_AGAIN_S", 3600.0)
+    monkeypatch.setattr(lost_edges, "AGAIN_S", 3600.0)
 
     async def story(leader: Leader) -> None:
         one, other = await opened(leader, 2)
@@ -167,7 +167,7 @@ def test_one_that_lost_its_stream_just_before_the_end_is_waited_for_a_while(
 
 
 def test_one_that_does_not_come_again_is_waited_for_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_AGAIN_S", 0.05)
+    monkeypatch.setattr(lost_edges, "AGAIN_S", 0.05)
 
     async def story(leader: Leader) -> None:
         (edge,) = await opened(leader)
