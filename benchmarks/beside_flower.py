@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from leader.secagg.unmasking import seeds
 from learner.secagg.member import MaskMember
 from utils.codecs.files import File
 from utils.secagg.masks import add_streams
+from utils.secagg.ring import COARSE, WORDS
 from utils.secagg.update import VALUES, WIDE, ring_of, words_of
 
 PYTHON = "FLOWER_PYTHON"  # the environment variable that names a Python with flwr
@@ -47,15 +49,19 @@ def measure(quick: bool) -> Result:
     size, turns = (SMALL, 1) if quick else (RESNET18, 3)
     theirs = flower(size, 2 * LEARNERS // 3 + 1)
     base = np.random.default_rng(0).standard_normal(size).astype(np.float32)
-    rounds = [ours(base) for _ in range(turns)]
-    merged = Side(
+    rounds = [(ours(base), ours(base, COARSE)) for _ in range(turns)]
+    fine, coarse = (_merged(of_ring) for of_ring in zip(*rounds, strict=True))
+    return compare(theirs, fine, coarse, size)
+
+
+def _merged(rounds: Sequence[Side]) -> Side:
+    return Side(
         [seconds for each in rounds for seconds in each.client_s],
         [seconds for each in rounds for seconds in each.server_s],
         rounds[0].up,
         rounds[0].down,
         max(each.error for each in rounds),
     )
-    return compare(theirs, merged, size)
 
 
 def flower(size: int, threshold: int) -> Side:
@@ -75,10 +81,10 @@ def flower(size: int, threshold: int) -> Side:
     return Side(told["client_s"], [told["server_s"]], told["up"], told["down"], told["error"])
 
 
-def ours(base: np.ndarray) -> Side:
-    """The same round here, with masks of 32 bits: what it takes, and that its mean is right."""
-    cohort = Cohort(LEARNERS, lost=1)
-    ring, total = ring_of(cohort.plan), np.zeros(base.size, np.uint32)
+def ours(base: np.ndarray, bits: int = 32) -> Side:
+    """The same round here, with masks of so many bits: what it takes, and that its mean is right."""
+    cohort = Cohort(LEARNERS, lost=1, bits=bits)
+    ring, total = ring_of(cohort.plan), np.zeros(base.size, WORDS[bits])
     factors = iter(np.linspace(0.1, 1.0, LEARNERS, dtype=np.float32)[1:])
     client_s: list[float] = []
     server_s, sent = 0.0, 0
@@ -89,7 +95,7 @@ def ours(base: np.ndarray) -> Side:
         began = time.process_time()
         words, wide, _ = words_of(cohort.plan, update, update.size, _EXAMPLES, 0.0)
         member.mask(words, wide, MODEL)
-        file = File.of({VALUES: words.view(np.int32), WIDE: wide.view(np.int64)}, {})
+        file = File.of({VALUES: words.view(f"i{words.itemsize}"), WIDE: wide.view(np.int64)}, {})
         masked = time.process_time()
         np.add(total, words, out=total)
         client_s.append(masked - began)
@@ -111,25 +117,30 @@ def ours(base: np.ndarray) -> Side:
     )
 
 
-def compare(theirs: Side, ours: Side, size: int) -> Result:
-    """Figures of both, and what is promised: ratios of ours to theirs."""
-    sides = {"Flower": theirs, "Flockstep": ours}
-    client = Spread.of(ours.client_s).median / Spread.of(theirs.client_s).median
-    server = Spread.of(ours.server_s).median / Spread.of(theirs.server_s).median
+def compare(theirs: Side, fine: Side, coarse: Side, size: int) -> Result:
+    """Figures of all three, and what is promised: ratios of ours, with masks of 32 and of 16 bits, to theirs."""
+    sides = {"Flower": theirs, "32 bits": fine, "16 bits": coarse}
+    promised = [target for name in list(sides)[1:] for target in _promised(name, sides[name], theirs)]
     return Result(
         entry="beside_flower",
-        about=f"{size:,} values, {LEARNERS} clients of whom one is lost once it has shared its keys, masks of 32 bits; "
-        f"Flower {_VERSION}'s SecAgg+ in process: its workflow, its mod, without wire and strategy",
-        target=Target("CPU of a client, to Flower's", "", client, _FASTER),
-        further=(
-            Target("CPU of the server, to Flower's", "", server, _FASTER),
-            Target("bytes up of a client, to Flower's", "", ours.up / theirs.up, 0.5),
-        ),
+        about=f"{size:,} values, {LEARNERS} clients of whom one is lost once it has shared its keys, masks of 32 bits "
+        f"and of 16; Flower {_VERSION}'s SecAgg+ in process: its workflow, its mod, without wire and strategy",
+        target=promised[0],
+        further=tuple(promised[1:]),
         figures=tuple(figure for name, side in sides.items() for figure in _figures(name, side)),
         ratios={
-            "CPU of a client, Flower's to ours": 1 / client,
-            "CPU of the server, Flower's to ours": 1 / server,
+            target.name.replace("to Flower's", "Flower's to it"): 1 / target.value for target in promised
         },
+    )
+
+
+def _promised(name: str, side: Side, theirs: Side) -> tuple[Target, ...]:
+    client = Spread.of(side.client_s).median / Spread.of(theirs.client_s).median
+    server = Spread.of(side.server_s).median / Spread.of(theirs.server_s).median
+    return (
+        Target(f"{name}: CPU of a client, to Flower's", "", client, _FASTER),
+        Target(f"{name}: CPU of the server, to Flower's", "", server, _FASTER),
+        Target(f"{name}: bytes up of a client, to Flower's", "", side.up / theirs.up, 0.5),
     )
 
 

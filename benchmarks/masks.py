@@ -42,6 +42,7 @@ class Cohort:
 
     count: int
     lost: int = 0
+    bits: int = 32
     up: int = 0  # bytes of control, all learners' together
     down: int = 0
     leader_s: float = 0.0  # of CPU in the leader's session
@@ -50,7 +51,7 @@ class Cohort:
 
     def __post_init__(self) -> None:
         self.plan = plan = leader_pb2.MaskPlan(
-            bits=32, parties=self.count, threshold=2 * self.count // 3 + 1, least=3, range=8.0
+            bits=self.bits, parties=self.count, threshold=2 * self.count // 3 + 1, least=3, range=8.0
         )
         names = [f"learner-{number:04d}" for number in range(self.count)]
         session = bytes(SESSION_BYTES)

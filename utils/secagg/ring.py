@@ -22,6 +22,7 @@ COARSE = 16  # bits of the ring whose rounding is worth being fed back
 FEWEST_LEVELS = 127  # to each side that a value must have there, as many as one of codec int8
 RANGES = 16  # powers of two below its range that values are counted by there
 _BEYOND = 1e-5  # share of the values that may be beyond half of the range of the next round
+_HALF = 126  # exponent of float32 from 1/2 on
 BLOCK = 1 << 16  # values; 512 KiB of float64 stays in the cache
 Words = NDArray[np.unsignedinteger[Any]]
 
@@ -51,12 +52,15 @@ class Ring:
         """
         words, beyond = np.empty(values.size, WORDS[self.bits]), 0
         signed, factor = words.view(f"i{self.bits // 8}"), share * self.scale
+        room = np.empty(min(values.size, BLOCK), np.float64)
         for start in range(0, values.size, BLOCK):
-            exact = np.multiply(values[start : start + BLOCK], factor, dtype=np.float64)
+            block = values[start : start + BLOCK]
+            exact = np.multiply(block, factor, out=room[: block.size], dtype=np.float64)
             if uniform is None:
                 np.rint(exact, out=exact)
-            beyond += int(np.count_nonzero(~(np.abs(exact) <= self.limit)))  # NaN is beyond too
-            np.clip(exact, -self.limit, self.limit, out=exact)
+            if not (exact.min() >= -self.limit and exact.max() <= self.limit):  # NaN is beyond too
+                beyond += int(np.count_nonzero(~(np.abs(exact) <= self.limit)))
+                np.clip(exact, -self.limit, self.limit, out=exact)
             if uniform is not None:
                 np.floor(np.add(exact, uniform.draw(exact.size), out=exact), out=exact)
             with np.errstate(invalid="ignore"):
@@ -69,19 +73,24 @@ class Ring:
         """What `levels` left out of (n,) values, (n,): at most a level, and of those that saturated the reach."""
         lost, factor = np.empty(values.size, np.float32), share * self.scale
         signed, most = words.view(f"i{self.bits // 8}"), self.reach / share
+        room = np.empty(min(values.size, BLOCK), np.float64)
         for start in range(0, values.size, BLOCK):
             block = slice(start, start + BLOCK)
-            lost[block] = np.clip(values[block] - signed[block] / factor, -most, most)
+            sent = np.divide(signed[block], factor, out=room[: values[block].size], dtype=np.float64)
+            np.subtract(values[block], sent, out=sent)
+            lost[block] = np.clip(sent, -most, most, out=sent)
         return lost
 
     def counts(self, values: Vector, share: float) -> NDArray[np.int64]:
         """How many of (n,) values, times `share`, are at least reach / 2, reach / 4 and so on, (RANGES,)."""
-        counts, factor = np.zeros(RANGES + 2, np.int64), share / self.reach
+        exponents, factor = np.zeros(1 << 8, np.int64), np.float32(share / self.reach)
+        room = np.empty(min(values.size, BLOCK), np.float32)
         for start in range(0, values.size, BLOCK):
-            ratio = np.multiply(values[start : start + BLOCK], factor, dtype=np.float64)
-            below = np.where(ratio == 0, RANGES, -np.frexp(ratio)[1])
-            counts += np.bincount(np.clip(below, -1, RANGES) + 1, minlength=RANGES + 2)
-        return np.cumsum(counts)[1:-1]
+            block = values[start : start + BLOCK]
+            ratio = np.multiply(block, factor, out=room[: block.size])
+            bits = np.abs(ratio, out=ratio).view(np.int32)
+            exponents += np.bincount(np.right_shift(bits, 23, out=bits), minlength=exponents.size)
+        return np.cumsum(exponents[::-1])[::-1][_HALF : _HALF - RANGES : -1]
 
     def next_reach(self, beyond: int, counts: NDArray[np.int64], values: int) -> float:
         """The reach for the next sum, by what `levels` and `counts` said of all `values` of this one.
@@ -95,8 +104,9 @@ class Ring:
 
     def means(self, total: Words, divisor: float) -> Vector:
         """(n,) summed words as (n,) means: over `divisor`, the sum of the shares."""
-        signed = total.view(f"i{self.bits // 8}")
-        means: Vector = (signed / (self.scale * divisor)).astype(np.float32)
+        signed, means = total.view(f"i{self.bits // 8}"), np.empty(total.size, np.float32)
+        for start in range(0, total.size, BLOCK):
+            means[start : start + BLOCK] = signed[start : start + BLOCK] / (self.scale * divisor)
         return means
 
 
