@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -106,8 +106,8 @@ class Record:
             case events.UpdateAccepted():
                 self._participation.add(self._name(event.learner_id), event)
             case events.StepApplied() if event.step == event.steps - 1:
-                rows = self._participation
-                self._jobs.put(lambda file: _participate(file, event.round, rows))
+                rows = tuple(self._participation.rows(event.round))  # which goes on while they are written
+                self._jobs.put(lambda file: _participate(file, rows))
             case RoundCommitted():
                 self._committed(event)
             case events.RoundAbandoned():
@@ -226,9 +226,9 @@ class _Writer:
         self._on_written()
 
 
-def _participate(file: RecordFile, round_: int, rows: Participation) -> None:
+def _participate(file: RecordFile, rows: Iterable[tuple[Value, ...]]) -> None:
     file.drop_open_round()
-    file.put("participation", rows.rows(round_), final=False)
+    file.put("participation", rows, final=False)
 
 
 def _commit(file: RecordFile, event: RoundCommitted, abandoned: int, now: float) -> None:

@@ -6,6 +6,7 @@ import logging
 import math
 import resource
 import sqlite3
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -118,6 +119,31 @@ def test_those_without_an_update_are_there_with_the_reason(tmp_path: Path) -> No
     assert rows(path, "SELECT learner, reason FROM sessions WHERE until IS NOT NULL") == [
         ("c", "lease ran out")
     ]
+
+
+class Busy(Followers):
+    """Keeps the record's thread from its next job until `go` is set."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, [])
+        self.there, self.go = threading.Event(), threading.Event()
+
+    def tell(self) -> None:
+        self.there.set()
+        assert self.go.wait(60)
+
+
+def test_what_happens_while_a_round_waits_to_be_written_is_no_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.sqlite"
+    busy = Busy(path)
+    record = Record(path, busy, clock=lambda: 1000.0)
+    record.on_event(STARTED)
+    assert busy.there.wait(60)
+    for event in (A, B, update(1), applied(), events.LearnerLeft(2, "b", "lease ran out"), committed()):
+        record.on_event(event)
+    busy.go.set()
+    record.close()
+    assert rows(path, "SELECT learner, outcome FROM participation") == [("a", "counted")]
 
 
 def test_scores_of_the_test_split_and_of_learners_are_there_and_what_is_not_finite_is_null(
