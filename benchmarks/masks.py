@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from benchmarks.result import Figure, Target
 from benchmarks.spread import Spread
 from leader.aggregation.exact_sum import ExactSum, Scale
-from leader.secagg.session import Action, MaskSession, Send, Unmask
+from leader.secagg.actions import Action, Send, Unmask
+from leader.secagg.session import MaskSession
 from leader.secagg.unmasking import seeds
 from learner.secagg.member import MaskMember
 from protos import leader_pb2

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leader.secagg.session import Action, Failed, MaskSession, Send, Times, Unmask
+from leader.secagg.actions import Action, Failed, Send, Unmask
+from leader.secagg.session import MaskSession, Times
 from leader.secagg.unmasking import seeds
 from learner.secagg.member import Floors, MaskMember, Phase, Signing
 from protos import leader_pb2

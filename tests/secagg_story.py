@@ -21,8 +21,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from leader.secagg.actions import Action, Failed, Ready, Send, Unmask
 from leader.secagg.pending import PendingFile, PendingSum
-from leader.secagg.session import Action, Check, Failed, MaskSession, Phase, Ready, Send, Unmask
+from leader.secagg.session import Check, MaskSession, Phase
 from leader.secagg.unmasking import seeds
 from learner.secagg.member import Phase as MemberPhase
 from protos import leader_pb2

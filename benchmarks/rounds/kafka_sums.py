@@ -28,7 +28,8 @@ from leader.aggregation.base import Contribution, Elsewhere
 from leader.aggregation.exact_sum import Scale
 from leader.aggregation.weighting import ByExamples
 from leader.config.yaml_file import SCHEMA
-from leader.distributed.hub import Hub, Partial
+from leader.distributed.edge_below import Partial
+from leader.distributed.hub import Hub
 from leader.distributed.messages import layout_message, scale_message
 from leader.distributed.service import edge_handler
 from leader.edge.service import refuse_call

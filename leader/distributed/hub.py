@@ -8,49 +8,29 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import os
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from leader.condition import Signal
-from leader.distributed.contract import VERSION
+from leader.distributed.edge_below import EdgeBelow, Partial, Take, greeted
 from leader.distributed.lost_edges import AGAIN_S, LostEdges
 from leader.distributed.messages import UID_BYTES, members_digest
-from leader.distributed.sum_slices import Bytes, SumReader
+from leader.distributed.sum_slices import SumReader
 from protos import edge_pb2, leader_pb2
-from utils.console import printable
 from utils.errors import (
     BusyError,
-    IncompatibleError,
     LimitError,
     NotReadyError,
     PayloadError,
-    StalledError,
     UnknownLearnerError,
     WireError,
 )
-from utils.wire.rpc import is_target
 from utils.wire.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
-_TOKEN_BYTES = 16
-_MOST_ADDRESSES = 4096  # of one edge and those below it
 _MOST_WAITING = 10_000  # receipts of one edge that nobody has judged yet
-_LONGEST_NAME = 64
 Send = Callable[[edge_pb2.EdgeDown], Awaitable[None]]
-
-
-@dataclass(frozen=True)
-class Partial:
-    """A sum that was made below."""
-
-    uids: frozenset[bytes]  # of the updates in it
-    weights: tuple[int, ...]
-    data: Bytes
-
-
-Take = Callable[[Partial], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -66,29 +46,6 @@ class Hooks:
     lost: Callable[[frozenset[bytes]], None] = lambda uids: None
     #: So many bytes of a sum are here.
     came: Callable[[int], None] = lambda size: None
-
-
-@dataclass(eq=False)
-class _Edge:
-    """One edge, as long as its stream lasts."""
-
-    name: str
-    token: bytes
-    addresses: tuple[str, ...] = ()
-    urls: tuple[str, ...] = ()
-    down: asyncio.Queue[edge_pb2.EdgeDown | None] = field(default_factory=asyncio.Queue)
-    waiting: dict[bytes, asyncio.Task[None]] = field(default_factory=dict)  # receipts that are being judged
-    uids: set[bytes] = field(default_factory=set)  # of the open sum that are its own, counted or not yet
-    asked: tuple[int, frozenset[bytes]] | None = None  # attempt, and whose sum is awaited
-    given: asyncio.Future[frozenset[bytes]] | None = None  # the uids of that sum that are lost
-    take: Take | None = None  # what becomes of it
-    taking: bool = False  # whether that is under way, edge or no edge
-    told: bool = False  # that the run is over
-
-    def lose(self, why: str) -> None:
-        """Its stream is to end."""
-        _log.warning("edge %s is let go: %s", self.name, why)
-        self.down.put_nowait(None)
 
 
 class Hub:
@@ -115,8 +72,8 @@ class Hub:
         self._silent_s = silent_s
         self._sum_s = sum_s
         self._hooks = hooks
-        self._edges: dict[bytes, _Edge] = {}
-        self._owner: dict[bytes, _Edge] = {}  # by uid, in the open sum
+        self._edges: dict[bytes, EdgeBelow] = {}
+        self._owner: dict[bytes, EdgeBelow] = {}  # by uid, in the open sum
         self._opened: edge_pb2.Open | None = None
         self._revoked: edge_pb2.Revoked | None = None  # None = nobody has an identity
         self._sum_bytes = 0
@@ -169,7 +126,7 @@ class Hub:
         left = frozenset(uids) - lost
         while left:
             self._attempt += 1
-            groups: dict[_Edge, set[bytes]] = defaultdict(set)
+            groups: dict[EdgeBelow, set[bytes]] = defaultdict(set)
             for uid in left:
                 groups[self._owner[uid]].add(uid)
             asked = (self._ask(edge, frozenset(own), take) for edge, own in groups.items())
@@ -179,7 +136,7 @@ class Hub:
             lost |= missing - left
         return lost
 
-    async def _ask(self, edge: _Edge, uids: frozenset[bytes], take: Take) -> frozenset[bytes]:
+    async def _ask(self, edge: EdgeBelow, uids: frozenset[bytes], take: Take) -> frozenset[bytes]:
         """The edge's sum over `uids`, given to `take`; those of them that are lost."""
         if not uids <= edge.uids:  # it has gone, or said that some are gone, since it was chosen
             return uids
@@ -222,7 +179,7 @@ class Hub:
 
     async def join(self, messages: AsyncIterator[edge_pb2.EdgeUp], send: Send) -> None:
         """Serve one edge's stream until either side ends it; raises the WireError that it is refused with."""
-        edge = await self._greet(messages)
+        edge = await greeted(messages, self._silent_s)
         if self._over:  # it comes while the last calls end
             await send(edge_pb2.EdgeDown(stop=leader_pb2.Stop(reason=self._over)))
             self._away.came_again(edge.name)
@@ -245,22 +202,7 @@ class Hub:
             listener.cancel()
             self._forget(edge)
 
-    async def _greet(self, messages: AsyncIterator[edge_pb2.EdgeUp]) -> _Edge:
-        try:
-            async with asyncio.timeout(self._silent_s):
-                first = await anext(messages, None)
-        except TimeoutError:
-            raise StalledError("an edge opened a stream and did not say hello") from None
-        if first is None or first.WhichOneof("kind") != "hello":
-            raise PayloadError("an edge begins with hello")
-        if first.hello.protocol != VERSION:
-            raise IncompatibleError(
-                f"this edge ({first.hello.release[:20]}) speaks version {first.hello.protocol} of the contract of "
-                f"edges, this side {VERSION}; install the same release on both"
-            )
-        return _Edge(printable(first.hello.name[:_LONGEST_NAME]) or "?", os.urandom(_TOKEN_BYTES))
-
-    async def _listen(self, edge: _Edge, messages: AsyncIterator[edge_pb2.EdgeUp]) -> None:
+    async def _listen(self, edge: EdgeBelow, messages: AsyncIterator[edge_pb2.EdgeUp]) -> None:
         """Take what the edge says until its stream ends; then end ours."""
         try:
             async with Watchdog(self._silent_s, f"it said nothing for {self._silent_s:g} s") as watchdog:
@@ -272,25 +214,20 @@ class Hub:
         finally:
             edge.down.put_nowait(None)
 
-    def _heed(self, edge: _Edge, message: edge_pb2.EdgeUp) -> None:
+    def _heed(self, edge: EdgeBelow, message: edge_pb2.EdgeUp) -> None:
         match message.WhichOneof("kind"):
             case "receipt":
                 self._receive(edge, message.receipt)
             case "gone":
                 self._gone(edge, frozenset(message.gone.uids))
             case "serving":
-                told, urls = tuple(message.serving.addresses), tuple(message.serving.urls)
-                if len(told) > _MOST_ADDRESSES or not all(is_target(address) for address in told):
-                    raise PayloadError("it names addresses that are no HOST:PORT, or too many")
-                if len(urls) > _MOST_ADDRESSES or not all(_is_url(url) for url in urls):
-                    raise PayloadError("it names URLs that are no http(s)://HOST:PORT, or too many")
-                edge.addresses, edge.urls = told, urls
-                self._hooks.serves(edge.name, told)
+                edge.serves_at(message.serving)
+                self._hooks.serves(edge.name, edge.addresses)
                 self._hooks.changed()
             case _:
                 pass  # a beat says only that the edge lives
 
-    def _receive(self, edge: _Edge, receipt: edge_pb2.Receipt) -> None:
+    def _receive(self, edge: EdgeBelow, receipt: edge_pb2.Receipt) -> None:
         if len(receipt.uid) != UID_BYTES or receipt.uid in self._owner:
             raise PayloadError("it sent a receipt whose uid is not 16 bytes of its own")
         if len(edge.waiting) >= _MOST_WAITING:
@@ -299,7 +236,7 @@ class Hub:
         edge.uids.add(receipt.uid)
         edge.waiting[receipt.uid] = asyncio.ensure_future(self._judge(edge, receipt))
 
-    async def _judge(self, edge: _Edge, receipt: edge_pb2.Receipt) -> None:
+    async def _judge(self, edge: EdgeBelow, receipt: edge_pb2.Receipt) -> None:
         verdict = edge_pb2.Verdict(uid=receipt.uid)
         try:
             await self._submit(receipt)
@@ -313,7 +250,7 @@ class Hub:
             edge.waiting.pop(receipt.uid, None)
         edge.down.put_nowait(edge_pb2.EdgeDown(verdict=verdict))
 
-    def _gone(self, edge: _Edge, uids: frozenset[bytes]) -> None:
+    def _gone(self, edge: EdgeBelow, uids: frozenset[bytes]) -> None:
         """The edge says that it has these no more."""
         lost = frozenset(edge.uids & uids)
         edge.uids -= lost
@@ -323,7 +260,7 @@ class Hub:
             self._no_sum(edge)  # it is asked for the rest again
         self._hooks.lost(lost)
 
-    def _forget(self, edge: _Edge) -> None:
+    def _forget(self, edge: EdgeBelow) -> None:
         """The edge is gone, with all that it has added."""
         if self._edges.pop(edge.token, None) is None:
             return
@@ -342,7 +279,7 @@ class Hub:
             self._hooks.left(edge.name)
         self._hooks.changed()
 
-    def _no_sum(self, edge: _Edge) -> None:
+    def _no_sum(self, edge: EdgeBelow) -> None:
         """What the edge was asked for does not come, unless it is here already."""
         if edge.asked is not None and edge.given is not None and not (edge.taking or edge.given.done()):
             edge.given.set_result(edge.asked[1])
@@ -363,7 +300,7 @@ class Hub:
             edge.lose(str(error))
             raise
 
-    async def _hand_over(self, edge: _Edge, partial: Partial) -> None:
+    async def _hand_over(self, edge: EdgeBelow, partial: Partial) -> None:
         """From here on the updates in the sum are no more the edge's, whatever becomes of it."""
         take, given = edge.take, edge.given
         assert take is not None
@@ -380,14 +317,14 @@ class Hub:
             if not given.done():
                 given.set_result(lost)
 
-    def _by_token(self, token: bytes) -> _Edge:
+    def _by_token(self, token: bytes) -> EdgeBelow:
         for edge in self._edges.values():
             if hmac.compare_digest(edge.token, token):
                 return edge
         raise UnknownLearnerError("a sum of an edge that is not here; join first")
 
     async def _read(
-        self, edge: _Edge, header: edge_pb2.SumHeader, chunks: AsyncIterator[edge_pb2.SumChunk]
+        self, edge: EdgeBelow, header: edge_pb2.SumHeader, chunks: AsyncIterator[edge_pb2.SumChunk]
     ) -> Partial:
         uids = self._asked(edge, header)
         if header.members != members_digest(uids):
@@ -401,13 +338,8 @@ class Hub:
                 self._hooks.came(reader.take(message))
         return Partial(self._asked(edge, header), tuple(header.weights), reader.whole())
 
-    def _asked(self, edge: _Edge, header: edge_pb2.SumHeader) -> frozenset[bytes]:
+    def _asked(self, edge: EdgeBelow, header: edge_pb2.SumHeader) -> frozenset[bytes]:
         """Whose sum the edge is to bring; raises NotReadyError where nobody waits for it."""
         if edge.asked is None or (header.sum, header.attempt) != (self._sum, edge.asked[0]):
             raise NotReadyError("nobody waits for this sum, or no more")
         return edge.asked[1]
-
-
-def _is_url(text: str) -> bool:
-    scheme, _, address = text.partition("://")
-    return scheme in ("http", "https") and is_target(address)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from leader.aggregation.base import Contribution, Elsewhere
 from leader.condition import Signal
 from leader.distributed import contract
-from leader.distributed.hub import Hooks, Hub, Partial
+from leader.distributed.edge_below import Partial
+from leader.distributed.hub import Hooks, Hub
 from leader.distributed.messages import UID_BYTES, members_digest, revocations_of
 from leader.distributed.sum_slices import SLICE_BYTES, packed
 from leader.edge.joined import Joined, contribution_of

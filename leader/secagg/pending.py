@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from leader.secagg.session import Closed
+from leader.secagg.actions import Closed
 from protos import leader_pb2
 from utils.errors import CheckpointError, FlockstepError
 from utils.files import write_atomically

@@ -12,7 +12,8 @@ from leader.aggregation.aggregate import Aggregate
 from leader.aggregation.base import Aggregator, Contribution, Countable
 from leader.aggregation.exact_sum import Scale
 from leader.aggregation.robust.aggregate import RobustAggregate
-from leader.distributed.hub import Hub, Partial
+from leader.distributed.edge_below import Partial
+from leader.distributed.hub import Hub
 from leader.distributed.messages import UID_BYTES, scale_message
 from leader.distributed.ticket import LIFE_S, seal
 from leader.runtime import Host

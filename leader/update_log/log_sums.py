@@ -16,7 +16,7 @@ import numpy as np
 
 from leader.aggregation.base import Term
 from leader.config import AggregateConfig
-from leader.distributed.hub import Partial, Take
+from leader.distributed.edge_below import Partial, Take
 from leader.update_log.logged_updates import records_of
 from leader.update_log.partition_sum import HALF, grid_of
 from leader.update_log.recall import Recall

@@ -12,8 +12,8 @@ import pytest
 
 from leader.events import RoundCommitted, UpdateAccepted
 from leader.learners.membership import Member
+from leader.secagg.actions import Action, Send
 from leader.secagg.masked_sum import MaskedSum
-from leader.secagg.session import Action, Send
 from leader.training.exchanges import kinds
 from leader.training.exchanges.masked import MaskedExchange
 from learner.secagg.signing import Signer

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 Word = TypeVar("Word", np.uint16, np.uint32, np.uint64)
 _COUNTER_BYTES = 16  # of one block of AES
-_TILE_BYTES = 512 << 10  # that all streams are added to at a time: it stays in the cache, and threads seldom meet
+_TILE_BYTES = 512 << 10  # that all streams are added to at a time: in the cache, yet threads seldom meet
 
 
 def add_streams(

@@ -19,9 +19,10 @@ from leader.aggregation.base import Contribution
 from leader.data.part import Part
 from leader.dp.masked_release import MaskedRelease
 from leader.learners.membership import Member
+from leader.secagg.actions import Action, Failed, Ready, Send, Unmask
 from leader.secagg.masked_sum import MaskedSum
 from leader.secagg.pending import PendingFile, PendingSum, Place
-from leader.secagg.session import Action, Failed, MaskSession, Ready, Send, Times, Unmask
+from leader.secagg.session import MaskSession, Times
 from leader.secagg.unmasking import seeds
 from leader.training.engine import Engine
 from leader.training.exchanges.base import Recalled

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from leader.distributed.contract import VERSION
-from leader.distributed.hub import Hooks, Hub, Partial
+from leader.distributed.edge_below import Partial
+from leader.distributed.hub import Hooks, Hub
 from leader.distributed.messages import members_digest
 from leader.distributed.sum_slices import packed
 from protos import edge_pb2

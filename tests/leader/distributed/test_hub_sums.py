@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from leader.distributed.hub import Partial
+from leader.distributed.edge_below import Partial
 from protos import edge_pb2
 from tests.leader.distributed.hub_peers import SUM, Leader, opened, play, uid
 from utils.errors import (

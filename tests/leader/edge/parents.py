@@ -21,7 +21,8 @@ from leader.aggregation.weighting import make_weighting
 from leader.config import RunConfig
 from leader.config.yaml_file import SCHEMA
 from leader.distributed import contract
-from leader.distributed.hub import Hooks, Hub, Partial
+from leader.distributed.edge_below import Partial
+from leader.distributed.hub import Hooks, Hub
 from leader.distributed.messages import layout_message, scale_message
 from leader.distributed.service import edge_handler
 from leader.distributed.ticket import seal

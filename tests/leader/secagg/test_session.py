@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leader.secagg.session import Phase, Ready, Send, Unmask
+from leader.secagg.actions import Ready, Send, Unmask
+from leader.secagg.session import Phase
 from leader.secagg.unmasking import seeds
 from learner.secagg.member import Phase as MemberPhase
 from protos import leader_pb2

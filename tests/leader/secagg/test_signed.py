@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from leader.secagg.session import MaskSession, Phase, Send, Unmask
+from leader.secagg.actions import Send, Unmask
+from leader.secagg.session import MaskSession, Phase
 from learner.secagg.signing import Peers, Signer
 from protos import leader_pb2
 from tests.leader.trust.fleet import Fleet

@@ -17,7 +17,7 @@ from leader.aggregation.base import Contribution, Elsewhere, Result
 from leader.aggregation.exact_sum import Scale
 from leader.aggregation.norms import squared_norm
 from leader.aggregation.weighting import FedNova
-from leader.distributed.hub import Partial
+from leader.distributed.edge_below import Partial
 from leader.distributed.messages import scale_message
 from leader.update_log.log_sums import Gathering, LogSums
 from leader.update_log.logged_updates import LoggedUpdates

@@ -17,7 +17,7 @@ from leader.aggregation.robust.rows import WholeRows
 from leader.aggregation.spool import Spool
 from leader.aggregation.weighting import Bounded, ByExamples, Clipped
 from leader.config import AggregateConfig
-from leader.distributed.hub import Partial
+from leader.distributed.edge_below import Partial
 from leader.distributed.messages import scale_message
 from leader.update_log.log_sums import LogSums
 from leader.update_log.logged_updates import LoggedUpdates

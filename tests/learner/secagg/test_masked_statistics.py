@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from leader.secagg.session import MaskSession, Send
+from leader.secagg.actions import Send
+from leader.secagg.session import MaskSession
 from learner.secagg.member import Draw, Floors, MaskMember
 from tests.secagg import MODEL, TIMES, order, plan
 from tests.statistics import assert_frequencies, assert_unrelated

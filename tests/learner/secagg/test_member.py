@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from leader.secagg.session import Send
+from leader.secagg.actions import Send
 from learner.secagg.member import Floors, MaskMember, Phase
 from protos import leader_pb2
 from tests.secagg import MODEL, SESSION, Cohort, order, plan
