@@ -223,6 +223,7 @@ def test_whose_ticket_is_a_revoked_identitys_is_cut_off_also_while_the_leader_is
             parent.open(1)
             eve, ann = Learner(1, parent), Learner(2, parent)
             eve.ticket.identity, ann.ticket.identity = "eve", "ann"
+            await upload_status(stub, ann)  # answered once the round is open there: before, no round is over
             parent.may_send.clear()
             downloads = [
                 asyncio.ensure_future(model(stub, eve)),
