@@ -265,6 +265,7 @@ def test_an_update_of_the_next_exchange_waits_until_that_is_open_here() -> None:
     async def story(parent: Parent) -> None:
         async with edge_of(parent), stub_of(parent.hub.addresses[0]) as stub:
             parent.open(1)
+            await upload_status(stub, Learner(2, parent))  # answered once the round is open there
             parent.round = 2
             learner = Learner(1, parent)
             sending = asyncio.ensure_future(learner.send(stub))
