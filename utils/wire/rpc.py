@@ -35,7 +35,10 @@ def channel_options(
         ("grpc.max_send_message_length", message_bytes),
         ("grpc.max_receive_message_length", message_bytes),
         ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
+        # An answer waits behind what is under way, which may be a window of a slow link. Which of the two counts
+        # depends on gRPC's release.
+        ("grpc.keepalive_timeout_ms", 60_000),
+        ("grpc.http2.ping_timeout_ms", 60_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.max_reconnect_backoff_ms", 5_000),

@@ -67,11 +67,18 @@ ON_THE_WAY = "refused on the way to the leader: "
 
 
 async def refuse(context: aio.ServicerContext[Any, Any], error: WireError, who: str = REFUSED) -> NoReturn:
-    """End a call with the status that tells `error` to the peer; raises aio.AbortError."""
+    """End a call with the status that tells `error` to the peer.
+
+    Raises aio.AbortError, or CancelledError where the call's time ran out while another status was under way: that
+    one is told.
+    """
     trailing = [(ERROR_KEY, type(error).__name__)]
     if isinstance(error, BusyError):
         trailing.append((RETRY_KEY, str(math.ceil(1000 * error.retry_after_s))))
-    await context.abort(STATUS[type(error)], f"{who}{error}", tuple(trailing))
+    try:
+        await context.abort(STATUS[type(error)], f"{who}{error}", tuple(trailing))
+    except aio.UsageError:  # that it is called twice; gRPC would log a traceback
+        raise asyncio.CancelledError from None
 
 
 def told(error: aio.AioRpcError) -> FlockstepError:

@@ -9,17 +9,30 @@ from grpc import aio
 
 from protos import leader_pb2
 from tests.tools.grpc_server import started
-from utils.errors import BusyError, FlockstepError, ForbiddenError, LimitError, NameTakenError, WireError
+from utils.errors import (
+    BusyError,
+    FlockstepError,
+    ForbiddenError,
+    LimitError,
+    NameTakenError,
+    StalledError,
+    WireError,
+)
 from utils.wire import contract
 from utils.wire.contract import Context
 from utils.wire.status import failures_told, refuse
 
 
-async def heard(error: WireError) -> FlockstepError:
-    """What a client is told that a server refuses with `error`."""
+async def heard(error: WireError, later: WireError | None = None) -> FlockstepError:
+    """What a client is told that a server refuses with `error`, and, while it is at that, with a `later` one."""
 
     async def answer(request: object, context: Context) -> None:
-        raise error
+        if later is None:
+            raise error
+        first = asyncio.ensure_future(refuse(context, error))
+        await asyncio.sleep(0)  # it waits for gRPC now
+        first.cancel()
+        raise later
 
     server = aio.server()
     server.add_generic_rpc_handlers(
@@ -47,3 +60,9 @@ def test_nobody_is_told_to_wait_for_ever() -> None:
     told = asyncio.run(heard(BusyError("slower", retry_after_s=1e12)))
     assert isinstance(told, BusyError)
     assert told.retry_after_s == 3600.0
+
+
+def test_a_call_whose_time_is_up_while_it_is_refused_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    told = asyncio.run(heard(ForbiddenError("no"), StalledError("too late")))
+    assert (type(told), str(told)) == (ForbiddenError, "no")
+    assert caplog.records == []
