@@ -12,7 +12,7 @@ from benchmarks.endurance.robust_memory_plot import draw_robust_memory
 from benchmarks.endurance.sessions_plot import draw_sessions
 from benchmarks.outcome import codecs, codecs_page, masked_accuracy, private_accuracy
 from benchmarks.result import Result, document
-from benchmarks.rounds import edges, idle_round, kafka_sums, resnet18_round, watched_round
+from benchmarks.rounds import edges, idle_round, kafka_sums, masked_round, resnet18_round, watched_round
 from benchmarks.scaling import learners, scaling, scaling_edges
 from benchmarks.scaling import page as scaling_page
 from benchmarks.scaling.learners_plot import draw_learners
@@ -67,6 +67,7 @@ ENTRIES: Mapping[str, Entry] = {
     "sessions": Entry(_alone(sessions.measure), draw_sessions),
     "simulation": Entry(_alone(simulation.measure), simulation.draw_simulation),
     "trust": Entry(_alone(trust.measure)),
+    "masked_round": Entry(_alone(masked_round.measure)),
     "privacy": Entry(_alone(privacy.measure)),
     "beside_flower": Entry(_alone(beside_flower.measure), named=True),
     "masked_accuracy": Entry(masked_accuracy.measure, page=masked_accuracy.page, named=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,9 @@ from benchmarks.spread import Spread
 from benchmarks.trust_folder import choose_way
 from scripts.children import Program, run_together
 from scripts.demo import free_port
+from tests.tools.proxy import Proxy
+from utils.datasets.data_file import save_dataset
+from utils.datasets.synthetic import synthetic_shapes
 
 #: Data that costs nothing: a few drawn images, tested on once at the end of the run.
 TOY_DATA: Mapping[str, object] = {
@@ -51,29 +55,38 @@ def run_fleet(
     settings: Mapping[str, object] = MappingProxyType({}),
     viewers: int = 0,
     edges: int = 0,
+    own_data: bool = False,
+    line_bytes_per_s: float | None = None,
 ) -> FleetRun:
     """Train `rounds` + `warmup` rounds with no-op learners, which join if the leader is to be `secure`.
 
     `leader` is the module that leads, with `settings` of its own; `viewers` look at its page, and updates go
-    through `edges`.
+    through `edges`. With `own_data` learners have some; each has a line of `line_bytes_per_s` each way.
 
     Raises ProgramFailedError with the end of the log of a process that failed.
     """
-    with tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="flockstep-benchmark-") as scratch, ExitStack() as stack:
         folder = Path(scratch)
         way = choose_way(folder / "trust" if secure else None)
         sizes: dict[str, object] = {"model.name": model, "rounds": rounds + warmup, "learners": learners}
         above = f"127.0.0.1:{free_port()}"
         if edges:
             sizes["edges.listen"] = above
+        if own_data:
+            sizes["data.holder"] = "learner"
+            save_dataset(synthetic_shapes(64, 1).train, folder / "own.safetensors")
         program, address = probed_leader(
             folder, {**TOY_DATA, **way.settings, **sizes, **settings}, module=leader
         )
+        lines = [_line(stack, address, line_bytes_per_s) for _ in range(learners)]
         crew = [
             probed_program(
-                name, folder, "benchmarks.noop_learner", "--leader", address, *way.learner_flags(name)
+                name, folder, "benchmarks.noop_learner", "--leader", line, *way.learner_flags(name), *own
             )
-            for name in (f"learner-{number}" for number in range(1, learners + 1))
+            for name, line, own in (
+                (f"learner-{number}", line, _own(folder, number) if own_data else ())
+                for number, line in enumerate(lines, 1)
+            )
         ]
         run_together(program, [*crew, *edge_programs(folder, above, edges), *_viewers(folder, viewers)])
         first, *commits = read_probe(folder / "leader.probe")
@@ -87,6 +100,20 @@ def run_fleet(
             leader_peak_bytes=commits[-1].peak_bytes,
             checkpoint_bytes=newest.stat().st_size,
         )
+
+
+def _line(stack: ExitStack, address: str, bytes_per_s: float | None) -> str:
+    """Where a learner reaches the leader, over a line of its own where that has a rate."""
+    if bytes_per_s is None:
+        return address
+    host, _, port = address.rpartition(":")
+    proxy = stack.enter_context(Proxy(host, int(port)))
+    proxy.set_bandwidth(bytes_per_s)
+    return proxy.address
+
+
+def _own(folder: Path, number: int) -> tuple[str, ...]:
+    return ("--data", str(folder / "own.safetensors"), "--state-dir", str(folder / f"state-{number}"))
 
 
 def edge_programs(folder: Path, above: str, count: int) -> Sequence[Program]:

@@ -11,7 +11,8 @@ import torch
 
 from benchmarks import small_model
 from benchmarks.probe import Probe
-from learner.app import learn, open_tools
+from learner.app import learn, open_own, open_tools
+from learner.memory import alone_in
 from learner.options import parse
 from learner.training.trainer import Trainer
 from learner.training.update import Assignment, Progress, Update
@@ -58,7 +59,9 @@ def run() -> int:
     setup_logging(options.log_format, options.log_level)
     torch.set_num_threads(1)
     try:
-        code = asyncio.run(learn(options, open_tools(options), None, NoOpWorker))
+        tools = open_tools(options)
+        with alone_in(options.state_dir):
+            code = asyncio.run(learn(options, tools, open_own(options, tools.task), NoOpWorker))
     except FlockstepError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
