@@ -10,7 +10,8 @@ from benchmarks.spread import Spread
 
 
 def runs(*round_s: float) -> Sequence[FleetRun]:
-    return [FleetRun(*[Spread.of([seconds])] * 3, 0, 0, 0) for seconds in round_s]
+    spreads = [Spread.of([seconds]) for seconds in round_s]
+    return [FleetRun(spread, spread, spread, 0, 0, 0) for spread in spreads]
 
 
 @pytest.mark.parametrize(
