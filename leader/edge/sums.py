@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leader.aggregation.base import Contribution, Mergeable
-from utils.errors import PayloadError, WireError
+from utils.errors import LimitError, NotReadyError, PayloadError, WireError
 
 #: The update as it is added, the same each time; what it is made of takes less room.
 Make = Callable[[], Contribution]
@@ -41,11 +41,23 @@ class EdgeSum:
         return self._sum.sum_bytes
 
     def add(self, make: Make) -> Contribution:
-        """Take an update in; raises the WireError that it is refused with, and nothing has changed."""
+        """Take an update in; raises the WireError that it is refused with, and nothing has changed.
+
+        Updates that were sent again are in the sum as often, until the parent refuses all but one: where that leaves
+        no room, NotReadyError sends the update elsewhere.
+        """
         contribution = make()
         # What is being given may not change; an empty sum refuses the same.
         into, kept = (self._begin(), self._aside) if self._closing else (self._sum, self._waiting)
-        into.add(contribution)
+        try:
+            into.add(contribution)
+        except LimitError as error:
+            if not kept:
+                raise
+            self._begin().add(contribution)  # an empty sum refuses what is too much by itself
+            raise NotReadyError(
+                f"no room beside updates that wait to be judged ({error}); go elsewhere"
+            ) from None
         kept[uid_of(contribution)] = make
         return contribution
 

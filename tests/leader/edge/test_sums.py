@@ -17,7 +17,7 @@ from leader.aggregation.exact_sum import Scale
 from leader.aggregation.weighting import FedNova
 from leader.edge.sums import EdgeSum
 from model.layout import Entry, Layout
-from utils.errors import LimitError, PayloadError, ValueRangeError
+from utils.errors import LimitError, NotReadyError, PayloadError, ValueRangeError
 from utils.wire.payload import Manifest, Payload, encode_header, parse_header
 
 LAYOUT = Layout((Entry("w", (3,), 0, 3),), (Entry("b", (2,), 3, 2),), frozenset())
@@ -294,3 +294,19 @@ def test_a_sum_from_below_that_cant_be_over_these_is_refused_and_changes_nothing
     assert edge.lacks(asked(1, 2, 3)) == asked(2, 3)
     edge.merge([receipt(2), receipt(3)], *sum_of({2, 3}))
     assert_sum_of(edge, {1, 2, 3})
+
+
+def test_copies_that_wait_for_their_verdict_send_others_elsewhere_until_they_are_out_again() -> None:
+    total, most = EdgeSum(empty), SCALE.max_weight
+    for copy in (1, 2):
+        total.add(lambda copy=copy: update(copy, weight=most // 2))  # type: ignore[misc]
+    with pytest.raises(NotReadyError, match="no room beside updates that wait to be judged"):
+        total.add(lambda: update(3))
+    total.refused(uid(2))
+    total.add(lambda: update(3))
+    for number in (1, 3):
+        total.counts(uid(number))
+    with pytest.raises(LimitError):  # nothing waits that could make room
+        total.add(lambda: update(4, weight=most))
+    total.close(1, frozenset({uid(1), uid(3)}))
+    assert told(total)[0][0] == most // 2 + update(3).weight
