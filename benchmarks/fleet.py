@@ -78,15 +78,17 @@ def run_fleet(
         program, address = probed_leader(
             folder, {**TOY_DATA, **way.settings, **sizes, **settings}, module=leader
         )
-        lines = [_line(stack, address, line_bytes_per_s) for _ in range(learners)]
         crew = [
             probed_program(
-                name, folder, "benchmarks.noop_learner", "--leader", line, *way.learner_flags(name), *own
+                name,
+                folder,
+                "benchmarks.noop_learner",
+                "--leader",
+                _line(stack, address, line_bytes_per_s),
+                *way.learner_flags(name),
+                *(_own(folder, name) if own_data else ()),
             )
-            for name, line, own in (
-                (f"learner-{number}", line, _own(folder, number) if own_data else ())
-                for number, line in enumerate(lines, 1)
-            )
+            for name in (f"learner-{number}" for number in range(1, learners + 1))
         ]
         run_together(program, [*crew, *edge_programs(folder, above, edges), *_viewers(folder, viewers)])
         first, *commits = read_probe(folder / "leader.probe")
@@ -112,8 +114,8 @@ def _line(stack: ExitStack, address: str, bytes_per_s: float | None) -> str:
     return proxy.address
 
 
-def _own(folder: Path, number: int) -> tuple[str, ...]:
-    return ("--data", str(folder / "own.safetensors"), "--state-dir", str(folder / f"state-{number}"))
+def _own(folder: Path, name: str) -> tuple[str, ...]:
+    return ("--data", str(folder / "own.safetensors"), "--state-dir", str(folder / f"state-{name}"))
 
 
 def edge_programs(folder: Path, above: str, count: int) -> Sequence[Program]:
