@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +30,11 @@ class Allocation:
         groups: NDArray[np.int64] | None,
         resumed: Seats | None,
         rank: Callable[[Member], int] = lambda member: 0,
-        calm: Callable[[], bool] = lambda: False,
+        noted: Callable[[], Set[int] | None] = lambda: None,
     ) -> None:
         self._config = config
-        self._calm = calm  # whether all ranks are 0 for certain
         self._rank = rank  # whose turn it is: those of the lowest
+        self._noted = noted  # the only learners whose rank may be other than 0; None = all
         self._behind: frozenset[int] = frozenset()  # eligible, and given no work as others come first
         self._labels = labels  # None where the leader holds no data to deal out
         self._groups = groups  # None where the data has none
@@ -124,13 +124,14 @@ class Allocation:
 
     def _find_behind(self) -> frozenset[int]:
         """Eligible members that get no work now: others can do it, or a round can be made without theirs."""
-        if self._calm():
+        noted, eligible = self._noted(), self._eligible
+        looked_at = eligible.keys() if noted is None else eligible.keys() & noted
+        ranks = {learner: rank for learner in looked_at if (rank := self._rank(eligible[learner]))}
+        if not ranks:
             return frozenset()
-        ranks = {learner: self._rank(member) for learner, member in self._eligible.items()}
-        if not any(ranks.values()):
-            return frozenset()
-        own = {learner: ranks.pop(learner) for learner in self._own_parts}
-        first, first_own = min(ranks.values(), default=0), min(own.values(), default=0)
+        own = {learner: ranks.pop(learner) for learner in ranks.keys() & self._own_parts}
+        first = _least_of(ranks, len(eligible) - len(self._own_parts))
+        first_own = _least_of(own, len(self._own_parts))
         behind = {learner for learner, rank in ranks.items() if rank > first}
         # Nobody else has the data of those that were here before: strangers did nothing wrong by that.
         without = {learner for learner, rank in own.items() if rank > max(1, first_own)}
@@ -259,3 +260,8 @@ class Allocation:
         if self._shards and own == len(self._eligible):
             return False
         return len(self.holders()) > 0 and own >= math.ceil(self._config.cohort.quorum * self._own_at_start)
+
+
+def _least_of(ranks: Mapping[int, int], learners: int) -> int:
+    """The lowest rank of so many learners, of whom those that are not among `ranks` have 0."""
+    return min(ranks.values(), default=0) if len(ranks) == learners else 0

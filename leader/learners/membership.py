@@ -7,7 +7,7 @@ import hmac
 import itertools
 import math
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from leader.learners.links import LearnerLink
@@ -204,9 +204,9 @@ class Membership:
         return {**self._kept(now), **{m.name: m.claim for m in self._unproven.values()}}
 
     @property
-    def silent(self) -> bool:
-        """Whether somebody has registered and not called since."""
-        return bool(self._silent)
+    def silent(self) -> Set[int]:
+        """Those that have registered and not called since; it follows them."""
+        return self._silent
 
     def _is(self, member: Member, caller: Caller, now: float) -> bool:
         """Whether a caller without a token is this plain learner: by its connection, or where that is gone."""

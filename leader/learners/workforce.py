@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,7 +66,7 @@ class Workforce:
         self.clock: Clock = WallClock()  # of the rounds
         self._standings = Standings(REMEMBERED * config.limits.max_learners)
         self._allocation = Allocation(
-            config, labels=labels, groups=groups, resumed=seats, rank=self._rank, calm=self._calm
+            config, labels=labels, groups=groups, resumed=seats, rank=self._rank, noted=self._noted
         )
         self._links: dict[int, LearnerLink] = {}  # by learner, those that are addressed
         self._away: dict[str, leader_pb2.LearnerInfo] = {}  # plain ones whose lease ran out, by connection
@@ -261,9 +261,9 @@ class Workforce:
 
     # --- how they stand; see Standings -----------------------------------------------------
 
-    def _calm(self) -> bool:
-        """Whether everybody's rank is 0, as far as that can be told without a look at each."""
-        return self._standings.calm(self.clock.now()) and not self._members.silent
+    def _noted(self) -> Set[int] | None:
+        """The only ones whose rank may be other than 0, as far as that can be told without a look at each."""
+        return self._members.silent if self._standings.calm(self.clock.now()) else None
 
     def _rank(self, member: Member) -> int:
         return self._standings.rank(member, self.clock.now())

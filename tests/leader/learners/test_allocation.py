@@ -7,10 +7,14 @@ from hypothesis import strategies as st
 
 from leader.config import RunConfig
 from leader.events import EventStream, LearnerLeft, LearnerOverdue
+from leader.learners.allocation import Allocation
+from leader.learners.membership import Member, OwnData
+from leader.learners.standing import Standings
 from leader.learners.workforce import Workforce
 from leader.runtime import WallClock
 from leader.state import Seats
 from leader.trust.identities.callers import anonymous
+from protos import leader_pb2
 from tests.leader.learners.crew import LABELS, Crew, info
 from utils.errors import NotReadyError
 
@@ -301,3 +305,63 @@ def test_a_plain_learner_that_names_no_shard_gets_its_first() -> None:
     crew = Crew(learners=1)
     (a,) = crew.dealt("a")
     assert crew.workforce.shard_of(a, None).tolist() == list(range(60))
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["shared", "own"]), st.integers(0, 4)), min_size=1, max_size=8),
+)
+def test_a_look_at_those_alone_that_may_stand_behind_finds_what_a_look_at_all_does(
+    crew: list[tuple[str, int]],
+) -> None:
+    ranks = {at: rank for at, (_, rank) in enumerate(crew, 1)}
+
+    def spread(noted: set[int] | None) -> tuple[dict[str, int], dict[str, int]]:
+        config = RunConfig.model_validate({"learners": len(crew), "data": {"shards": 3}})
+        allocation = Allocation(
+            config,
+            labels=LABELS,
+            groups=None,
+            resumed=None,
+            rank=lambda member: ranks[member.learner_id],
+            noted=lambda: noted,
+        )
+        members = [seated(at, kind) for at, (kind, _) in enumerate(crew, 1)]
+        for member in members:
+            allocation.place(member, eligible=True)
+        allocation.deal()
+        dealt = dict(allocation.holders())
+        allocation.remove(members[0])
+        return dealt, dict(allocation.holders())
+
+    assert spread({learner for learner, rank in ranks.items() if rank} | {1}) == spread(None)
+
+
+def seated(learner_id: int, kind: str) -> Member:
+    return Member(
+        learner_id=learner_id,
+        name=f"{kind}-{learner_id}",
+        token=b"",
+        control=leader_pb2.CONTROL_SESSION,
+        network_addr="",
+        caller=anonymous(f"ipv4:1.1.1.1:{learner_id}"),
+        device="cpu",
+        own_data=OwnData(9, 10, "f") if kind == "own" else None,
+        last_seen=0.0,
+    )
+
+
+def test_who_comes_and_goes_costs_no_look_at_all_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    crew = Crew()
+    for member in crew.dealt(*(f"here-{number}" for number in range(50))):
+        crew.workforce.heard(member)
+    looked_at: list[str] = []
+
+    def rank(self: Standings, member: Member, now: float) -> int:
+        looked_at.append(member.name)
+        return 0
+
+    monkeypatch.setattr(Standings, "rank", rank)
+    (passer,) = crew.join("passer")
+    crew.workforce.heard(passer)
+    crew.workforce.leave(passer, "gone")
+    assert {*looked_at} == {"passer"}
