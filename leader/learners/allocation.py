@@ -80,9 +80,7 @@ class Allocation:
 
     def review(self) -> bool:
         """Who comes first may have changed: whether shards found another holder for that."""
-        if not self._shards or not (
-            self._map.orphans or self._only_behind() or self._find_behind() & {*self._map.holders().values()}
-        ):
+        if not self._shards or not (self._map.orphans or self._only_behind() or self._held_behind()):
             return False
         self.spread()
         return True
@@ -94,10 +92,14 @@ class Allocation:
         self._own_parts.pop(member.learner_id, None)
         if self._eligible.pop(member.learner_id, None) is None:
             return
-        if member.own_data is None:
-            self._map.remove(member.learner_id)
-        if member.own_data is None or self._only_behind():
+        self._map.remove(member.learner_id)
+        if self._map.orphans or self._only_behind():
             self.spread()
+
+    def _held_behind(self) -> bool:
+        """Whether somebody holds a shard that is behind others; a look at the holders is enough where none is."""
+        holders = {*self._map.holders().values()}
+        return bool(self._ranks(holders)) and not holders.isdisjoint(self._find_behind())
 
     def _only_behind(self) -> bool:
         """Whether of those with data of their own only such are left that stand behind: it is their turn."""
@@ -124,19 +126,22 @@ class Allocation:
 
     def _find_behind(self) -> frozenset[int]:
         """Eligible members that get no work now: others can do it, or a round can be made without theirs."""
-        noted, eligible = self._noted(), self._eligible
-        looked_at = eligible.keys() if noted is None else eligible.keys() & noted
-        ranks = {learner: rank for learner in looked_at if (rank := self._rank(eligible[learner]))}
-        if not ranks:
+        if not (ranks := self._ranks(self._eligible.keys())):
             return frozenset()
         own = {learner: ranks.pop(learner) for learner in ranks.keys() & self._own_parts}
-        first = _least_of(ranks, len(eligible) - len(self._own_parts))
+        first = _least_of(ranks, len(self._eligible) - len(self._own_parts))
         first_own = _least_of(own, len(self._own_parts))
         behind = {learner for learner, rank in ranks.items() if rank > first}
         # Nobody else has the data of those that were here before: strangers did nothing wrong by that.
         without = {learner for learner, rank in own.items() if rank > max(1, first_own)}
         left = len(self._shard_parts) + len(own) - len(without)
         return frozenset(behind | without if left >= self._least() else behind)
+
+    def _ranks(self, learners: Set[int]) -> dict[int, int]:
+        """Of those of these eligible ones that have another rank than 0."""
+        noted = self._noted()
+        looked_at = learners if noted is None else learners & noted
+        return {learner: rank for learner in looked_at if (rank := self._rank(self._eligible[learner]))}
 
     def _least(self) -> int:
         """Fewest parts that a round can be made of."""

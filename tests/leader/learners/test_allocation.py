@@ -350,7 +350,7 @@ def seated(learner_id: int, kind: str) -> Member:
     )
 
 
-def test_who_comes_and_goes_costs_no_look_at_all_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_comes_and_goes_while_all_is_calm_costs_no_look_at_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
     crew = Crew()
     for member in crew.dealt(*(f"here-{number}" for number in range(50))):
         crew.workforce.heard(member)
@@ -364,4 +364,4 @@ def test_who_comes_and_goes_costs_no_look_at_all_the_others(monkeypatch: pytest.
     (passer,) = crew.join("passer")
     crew.workforce.heard(passer)
     crew.workforce.leave(passer, "gone")
-    assert {*looked_at} == {"passer"}
+    assert looked_at == []
