@@ -25,6 +25,9 @@ from utils.datasets import Dataset, load_cifar10
 LEARNERS = 8
 _ALPHA = 0.5  # of the Dirichlet distribution that images are dealt by
 PLAIN = "no masks"
+_LR, _OTHER_LR = 0.05, 0.0500001
+#: What training makes of a difference that means nothing: the run without masks, its rate changed in the sixth digit.
+CONTROL = f"no masks, lr {_OTHER_LR:g}"
 #: Bits of a value, and the points of accuracy that the mean of the runs may lie below that without masks.
 MASKS: Mapping[str, tuple[int, float]] = {"32 bits": (32, 0.1), "16 bits": (16, 0.5)}
 
@@ -49,7 +52,7 @@ def measure(quick: bool, data: Path) -> Result:
     """Each run once, seed by seed in this process; raises SkippedError where there is no CIFAR-10."""
     size, source, console = QUICK if quick else FULL, find_data(data), Console()
     train = load_cifar10(source).train.take(size.examples)
-    accuracies: dict[str, list[float]] = {name: [] for name in (PLAIN, *MASKS)}
+    accuracies: dict[str, list[float]] = {name: [] for name in (PLAIN, CONTROL, *MASKS)}
     began = time.perf_counter()
     for seed in size.seeds:
         for name, these in accuracies.items():
@@ -76,7 +79,8 @@ def _brought(number: int, examples: Dataset) -> Brought:
 
 
 def settings(name: str, seed: int, size: Size, source: Path, folder: Path) -> dict[str, object]:
-    """The leader's config; runs of one seed differ in their masks alone."""
+    """The leader's config; runs of one seed differ in their masks alone, or in what means nothing."""
+    lr = _OTHER_LR if name == CONTROL else _LR
     masks = {"secagg": {"mode": "masked", "bits": MASKS[name][0]}} if name in MASKS else {}
     return {
         "learners": LEARNERS,
@@ -85,7 +89,7 @@ def settings(name: str, seed: int, size: Size, source: Path, folder: Path) -> di
         "seed": seed,
         "model": {"name": "resnet9-w8", "norm": "group"},
         "data": {"source": str(source), "holder": "learner", "test_examples": size.tested},
-        "train": {"local_steps": size.local_steps, "batch_size": 32, "lr": 0.05, "dtype": "float32"},
+        "train": {"local_steps": size.local_steps, "batch_size": 32, "lr": lr, "dtype": "float32"},
         "evaluation": {"every": 0},
         "keep_checkpoints": 1,
         **masks,
@@ -120,9 +124,9 @@ def summarise(accuracies: Accuracies, size: Size, seconds: float) -> Result:
 
 
 def rows(series: Mapping[str, Sequence[float]]) -> Iterator[list[str]]:
-    """A row of the table for each kind of masks: each seed's accuracy, their mean, its distance to that without."""
+    """A row of the table for each kind of run: each seed's accuracy, their mean, its distance to that without."""
     plain = series[PLAIN]
-    for name in (PLAIN, *MASKS):
+    for name in (PLAIN, CONTROL, *MASKS):
         apart = [one - other for one, other in zip(series[name], plain, strict=True)]
         mean = statistics.fmean(series[name])
         to_plain = "" if name == PLAIN else f"{statistics.fmean(apart):+.2f}"
@@ -139,7 +143,8 @@ def page(result: Result, machine: Mapping[str, object]) -> str:
             "# Accuracy under masks",
             "",
             f"Test accuracy in percent. {result.about}. Runs of one seed differ in their masks alone; those of 64 bits "
-            "have the bits of the run without, and are not made again here.",
+            f"have the bits of the run without, and are not made again here. `{CONTROL}` is what chance does: training "
+            "takes any difference apart, and what is no further from the first row than this one is no loss.",
             "",
             *markdown_table(heads, rows(result.series), words=1),
             "",

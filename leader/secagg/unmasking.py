@@ -45,8 +45,9 @@ def seeds(seated: Seated, survivors: leader_pb2.Survivors, answers: Answers, mod
             minus.append(keys.derive(own, session, "self", binding, SEED_BYTES))
             continue
         mask_key = secrets.of(seat, _mask_key(seated, seat))
-        for other in in_sum.intersection(seated.graph.neighbours(seat)):
-            secret = keys.agreed(mask_key, seated.seats[other].advert.mask_key)
+        others = sorted(in_sum.intersection(seated.graph.neighbours(seat)))
+        agreed = keys.agreed(mask_key, (seated.seats[other].advert.mask_key for other in others))
+        for other, secret in zip(others, agreed, strict=True):
             seed = keys.derive(secret, session, "pair", binding, SEED_BYTES)
             (minus if other < seat else plus).append(seed)  # the lower seat has added it
     return Seeds(tuple(plus), tuple(minus))

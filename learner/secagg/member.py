@@ -162,12 +162,14 @@ class MaskMember:
         self._check_roster(seated, roster.you)
         me = roster.you
         neighbours = seated.graph.neighbours(me)
-        sharing: dict[int, keys.SharingKeys] = {}
-        pairs: dict[int, bytes] = {}
-        for seat in neighbours:  # a key of low order is refused now
-            other = seated.seats[seat].advert
-            sharing[seat] = keys.SharingKeys(self._share_key, other.share_key, self.session, seated.digest)
-            pairs[seat] = keys.agreed(self._mask_key, other.mask_key)
+        others = [seated.seats[seat].advert for seat in neighbours]
+        shared = keys.agreed(self._share_key, (other.share_key for other in others))
+        agreed = keys.agreed(self._mask_key, (other.mask_key for other in others))
+        pairs = dict(zip(neighbours, agreed, strict=True))
+        sharing = {
+            seat: keys.SharingKeys(secret, self.session, seated.digest)
+            for seat, secret in zip(neighbours, shared, strict=True)
+        }
         holders = (me, *neighbours)
         mask, own = (
             shamir.split(secret, (seat + 1 for seat in holders), seated.shares_needed, self._below)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -38,10 +39,11 @@ def public(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
-def agreed(private: bytes, other: bytes) -> bytes:
-    """The secret that two key pairs share, 32 bytes; raises PayloadError for a public key of low order."""
+def agreed(private: bytes, others: Iterable[bytes]) -> list[bytes]:
+    """The secret of 32 bytes that a key pair shares with each of these; raises PayloadError for a key of low order."""
+    own = X25519PrivateKey.from_private_bytes(private)  # as dear as an agreement
     try:
-        return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(other))
+        return [own.exchange(X25519PublicKey.from_public_bytes(other)) for other in others]
     except ValueError:
         raise PayloadError("a public key that is none: it has low order or not 32 bytes") from None
 
@@ -49,9 +51,9 @@ def agreed(private: bytes, other: bytes) -> bytes:
 class SharingKeys:
     """Seals shares of one learner for another, each way with a key of its own."""
 
-    def __init__(self, private: bytes, other: bytes, session: bytes, roster: bytes) -> None:
-        """`private` is one's own share key, `other` the other's; both ends know the digest `roster`."""
-        self._secret = agreed(private, other)
+    def __init__(self, secret: bytes, session: bytes, roster: bytes) -> None:
+        """`secret` is what their share keys agreed on; both ends know the digest `roster`."""
+        self._secret = secret
         self._session = session
         self._roster = roster
 

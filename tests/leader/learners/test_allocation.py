@@ -350,7 +350,9 @@ def seated(learner_id: int, kind: str) -> Member:
     )
 
 
-def test_who_comes_and_goes_while_all_is_calm_costs_no_look_at_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_comes_and_goes_while_all_is_calm_costs_no_look_at_anybody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     crew = Crew()
     for member in crew.dealt(*(f"here-{number}" for number in range(50))):
         crew.workforce.heard(member)

@@ -153,7 +153,7 @@ class TestSession:
         binding = seated.binding(of_hex(SESSION["model_sha256"]))
         for pair, seed in SESSION["pair_seeds"].items():
             low, high = map(int, pair.split("-"))
-            secret = keys.agreed(self.secret(low, "mask"), seated.seats[high].advert.mask_key)
+            [secret] = keys.agreed(self.secret(low, "mask"), [seated.seats[high].advert.mask_key])
             assert keys.derive(secret, self.session, "pair", binding, 64).hex() == seed
         for seat, name in enumerate(self.names):
             own = keys.derive(self.secret(seat, "self"), self.session, "self", binding, 64)
@@ -162,13 +162,9 @@ class TestSession:
     def test_sealed_shares_open_for_the_receiver_alone(self) -> None:
         seated = self.seated()
         ends = [
-            keys.SharingKeys(
-                self.secret(seat, "share"),
-                seated.seats[1 - seat].advert.share_key,
-                self.session,
-                seated.digest,
-            )
+            keys.SharingKeys(secret, self.session, seated.digest)
             for seat in (0, 1)
+            for secret in keys.agreed(self.secret(seat, "share"), [seated.seats[1 - seat].advert.share_key])
         ]
         sealed = ends[0].seal(0, 1, bytes(66))
         assert sealed.hex() == SESSION["sealed_zero_share_alpha_to_beta"]
@@ -213,4 +209,4 @@ class TestSession:
 
 def test_a_key_of_low_order_is_no_key() -> None:
     with pytest.raises(PayloadError, match="low order"):
-        keys.agreed(bytes(range(32)), bytes(32))
+        keys.agreed(bytes(range(32)), [bytes(32)])
