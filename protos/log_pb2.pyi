@@ -21,7 +21,7 @@ class LogRecord(_message.Message):
     def __init__(self, block: _Optional[_Union[Block, _Mapping]] = ..., close: _Optional[_Union[LogClose, _Mapping]] = ..., commit: _Optional[_Union[LogCommit, _Mapping]] = ..., sum: _Optional[_Union[BlockSum, _Mapping]] = ..., receipt: _Optional[_Union[LogReceipt, _Mapping]] = ...) -> None: ...
 
 class LogPlan(_message.Message):
-    __slots__ = ("sum", "scale", "parameters", "values", "partitions", "rule", "byzantine")
+    __slots__ = ("sum", "scale", "parameters", "values", "partitions", "rule", "byzantine", "bits")
     SUM_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class LogPlan(_message.Message):
     PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     RULE_FIELD_NUMBER: _ClassVar[int]
     BYZANTINE_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
     sum: int
     scale: _edge_pb2.SumScale
     parameters: int
@@ -36,7 +37,8 @@ class LogPlan(_message.Message):
     partitions: int
     rule: str
     byzantine: int
-    def __init__(self, sum: _Optional[int] = ..., scale: _Optional[_Union[_edge_pb2.SumScale, _Mapping]] = ..., parameters: _Optional[int] = ..., values: _Optional[int] = ..., partitions: _Optional[int] = ..., rule: _Optional[str] = ..., byzantine: _Optional[int] = ...) -> None: ...
+    bits: int
+    def __init__(self, sum: _Optional[int] = ..., scale: _Optional[_Union[_edge_pb2.SumScale, _Mapping]] = ..., parameters: _Optional[int] = ..., values: _Optional[int] = ..., partitions: _Optional[int] = ..., rule: _Optional[str] = ..., byzantine: _Optional[int] = ..., bits: _Optional[int] = ...) -> None: ...
 
 class Block(_message.Message):
     __slots__ = ("plan", "uid", "number", "weight", "factor", "values")

@@ -15,9 +15,9 @@ from leader.aggregation.weighting import make_weighting
 from leader.config import RunConfig
 from leader.distributed.messages import layout_of, scale_of
 from leader.distributed.ticket import unseal
-from leader.secagg.masked_sum import MaskedSum, MaskedUpdates
+from leader.secagg.masked_sum import MaskedSum, MaskedUpdates, words_of
 from leader.update_log.kafka import KafkaLog, settings_of
-from leader.update_log.logged_updates import LoggedUpdates
+from leader.update_log.logged_updates import LoggedUpdates, LoggedWords
 from leader.update_log.run_log import RunLog, plan_of
 from model.fragments import Fragments
 from protos import edge_pb2, leader_pb2, log_pb2
@@ -93,6 +93,9 @@ class Joined:
             if opened.masking.bits not in WORDS:
                 raise PayloadError(f"a sum under masks of {opened.masking.bits} bits")
             noise = opened.noise if opened.HasField("noise") else None
+            if self._log is not None and opened.log:
+                words = LoggedWords(shared, opened.masking, scale, noise)
+                return words.to(self._log, self._plan(opened))
             return MaskedSum(shared, opened.masking, scale, noise)
         if self._log is not None and opened.log:
             return LoggedUpdates(shared, scale, self._weighting).to(self._log, self._plan(opened))
@@ -100,9 +103,12 @@ class Joined:
 
     def _plan(self, opened: edge_pb2.Open) -> log_pb2.LogPlan:
         shared, partitions = self._fragments.of(opened.round), self.config.services.kafka.partitions
-        size = shared.pieces()[-1].stop
-        parameters, aggregate = shared.shared_parameter_count, self.config.aggregate
-        return plan_of(opened.log, opened.scale, parameters, size, partitions, aggregate)
+        parameters, size = shared.shared_parameter_count, shared.pieces()[-1].stop
+        if self.masked:
+            parameters, wide = words_of(shared, opened.masking, opened.noise)
+            size = parameters + wide
+        sizes, aggregate = (parameters, size, partitions), self.config.aggregate
+        return plan_of(opened.log, opened.scale, *sizes, aggregate, opened.masking.bits)
 
     def note(self, opened: edge_pb2.Open, receipt: edge_pb2.Receipt) -> None:
         """Have a receipt in the log, where updates are; raises NotReadyError where that can't be reached."""

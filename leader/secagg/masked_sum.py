@@ -61,6 +61,14 @@ def sizes_of(layout: Layout, bits: int, metrics: int = 0) -> tuple[int, int]:
     return parameters, facts_size(bits, metrics) + sum(entry.size for entry in layout.shared) - parameters
 
 
+def words_of(
+    layout: Layout, plan: leader_pb2.MaskPlan, noise: leader_pb2.NoisePlan | None
+) -> tuple[int, int]:
+    """As `sizes_of`, of the updates of a plan; those that bring noise have a word more where they tell of clipping."""
+    values, wide = sizes_of(layout, plan.bits, len(plan.metrics))
+    return values + (noise is not None and noise.bit_levels > 0), wide
+
+
 class MaskedSum:
     """An aggregator of masked updates, all under one plan; 2, 4 or 8 bytes a value, however many come.
 
@@ -75,8 +83,7 @@ class MaskedSum:
         noise: leader_pb2.NoisePlan | None = None,
         after: After = lambda within: None,
     ) -> None:
-        values, wide = sizes_of(layout, plan.bits, len(plan.metrics))
-        values += noise is not None and noise.bit_levels > 0
+        values, wide = words_of(layout, plan, noise)
         self.noise = noise
         self._after = after
         self._plan = plan

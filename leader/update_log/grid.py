@@ -7,6 +7,7 @@ from functools import cached_property
 from itertools import pairwise
 
 BLOCK = 1 << 17  # float32 values of a record: 512 KiB, so that no setting of a broker stands in the way
+_RECORD_BYTES = 4 * BLOCK
 SMALL = 1 << 18  # values of a model that is not cut into slices
 MOST_PARTITIONS = 1024
 
@@ -24,14 +25,21 @@ class Grid:
     """
 
     parameters: int  # values
-    values: int  # parameters, then buffers
+    values: int  # parameters, then buffers; of masked updates their words, then the wide ones
     partitions: int
     together: bool = False  # whether all updates of a slice are in one partition, whatever the model's size
+    bits: int = 0  # of a masked update's words; 0 = it has float32 values
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Bytes of a parameter, and of each of the other values, in an update."""
+        return (self.bits // 8, 8) if self.bits else (4, 4)
 
     @cached_property
     def blocks(self) -> tuple[tuple[int, int], ...]:
         """First value of each, and the one after its last; none has parameters and buffers."""
-        cuts = {*range(0, self.parameters, BLOCK), *range(self.parameters, self.values, BLOCK), self.values}
+        first, other = (_RECORD_BYTES // width for width in self.widths)
+        cuts = {*range(0, self.parameters, first), *range(self.parameters, self.values, other), self.values}
         return tuple(pairwise(sorted(cuts)))
 
     @property

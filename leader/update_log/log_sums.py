@@ -11,14 +11,16 @@ import zlib
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leader.aggregation.base import Term
 from leader.config import AggregateConfig
 from leader.distributed.edge_below import Partial, Take
-from leader.update_log.logged_updates import records_of
-from leader.update_log.partition_sum import HALF, grid_of
+from leader.update_log.arithmetic import Arithmetic, grid_of
+from leader.update_log.logged_updates import kinds_of, records_of
 from leader.update_log.recall import Recall
 from leader.update_log.records import uids_of
 from leader.update_log.run_log import MEAN, RunLog, plan_of
@@ -34,27 +36,32 @@ class Gathering:
     def __init__(self, plan: log_pb2.LogPlan, attempt: int, partitions: Collection[int]) -> None:
         self._plan = plan
         self._attempt = attempt
-        self._grid = grid_of(plan)
-        # The bits of what a rule comes to, which one partition has: to add them to 0 leaves them as they are.
-        self._words = np.zeros(plan.values, "<i4" if plan.rule else "<i8")
+        self._arithmetic = Arithmetic(plan)
+        self._grid = self._arithmetic.grid
+        one, other = self._arithmetic.answers
+        split = plan.parameters * one.itemsize
+        self._data = np.zeros(split + (plan.values - plan.parameters) * other.itemsize, np.uint8)
+        self._words = self._data[:split].view(one), self._data[split:].view(other)
         self._weights: dict[tuple[int, int], int] = {}  # by partition and block
-        self._crcs: dict[tuple[int, int, int], int] = {}  # by partition, block and half
-        self._awaited = {partition: self._halves(partition) for partition in partitions}
+        self._crcs: dict[tuple[int, int, int], int] = {}  # by partition, block and piece
+        self._awaited = {partition: self._pieces(partition) for partition in partitions}
         self.missing: set[bytes] = set()  # updates that are not whole
 
-    def _halves(self, partition: int) -> dict[tuple[int, int], slice]:
-        """Where the words of each block's halves go."""
+    def _pieces(self, partition: int) -> dict[tuple[int, int], NDArray[Any]]:
+        """Where each block's words go, piece by piece."""
         places = {}
         for number in self._grid.numbers(partition):
-            start, stop = self._grid.blocks[number]
-            for half, first in enumerate(range(start, stop, HALF)):
-                places[number, half] = slice(first, min(first + HALF, stop))
+            kind, (start, stop) = self._arithmetic.kind(number), self._grid.blocks[number]
+            first = self._grid.parameters if kind else 0
+            block = self._words[kind][start - first : stop - first]
+            for at, piece in enumerate(self._arithmetic.pieces(number)):
+                places[number, at] = block[piece]
         return places
 
     @property
     def silent(self) -> list[int]:
         """Partitions of which something has not come yet."""
-        return [partition for partition, halves in self._awaited.items() if halves]
+        return [partition for partition, pieces in self._awaited.items() if pieces]
 
     def take(self, answer: log_pb2.BlockSum) -> bool:
         """Add what is new; whether it was. Raises PayloadError for an answer that can't be."""
@@ -70,7 +77,7 @@ class Gathering:
             if self._crcs.get((partition, *place), crc32) != crc32:
                 raise PayloadError(f"two sums of block {answer.number} differ")
             return False
-        target, block = self._words[self._awaited[partition][place]], (partition, answer.number)
+        target, block = self._awaited[partition][place], (partition, answer.number)
         is_whole = len(answer.words) == target.nbytes
         if not is_whole or self._weights.setdefault(block, answer.weight) != answer.weight:
             raise PayloadError(f"a sum of block {answer.number} that can't be")
@@ -89,7 +96,8 @@ class Gathering:
             kinds.setdefault(start >= self._grid.parameters, set()).add(weight)
         if any(len(weights) > 1 for weights in kinds.values()):
             raise PayloadError("the sums of some blocks have other updates in them than the rest")
-        return Partial(uids, tuple(weights.pop() for weights in kinds.values()), self._words.view(np.uint8))
+        told = [weights.pop() for weights in kinds.values()]
+        return Partial(uids, tuple({*told} if self._plan.bits else told), self._data)
 
 
 class LogSums:
@@ -134,8 +142,13 @@ class LogSums:
 
     def open(self, opened: edge_pb2.Open, sum_bytes: int) -> None:
         """A sum begins, of the number that is told to edges; see Hub.open."""
-        before, values = self._plan.sum, sum_bytes // 8
-        self._plan = plan_of(0, opened.scale, self._parameters, values, self._partitions, self._made)
+        before, bits = self._plan.sum, opened.masking.bits
+        parameters, values = self._parameters, sum_bytes // 8
+        if bits:
+            parameters += opened.noise.bit_levels > 0
+            values = parameters + (sum_bytes - parameters * bits // 8) // 8
+        sizes = parameters, values, self._partitions
+        self._plan = plan_of(0, opened.scale, *sizes, self._made, bits)
         if not (self._recall and self._recall.goes_on(opened, self._plan)):
             self._plan.sum = max(before + 1, self._plan.sum + 1, time.time_ns())
         opened.log = self._plan.sum
@@ -146,7 +159,7 @@ class LogSums:
 
     def put(self, uid: bytes, terms: Iterable[Term]) -> None:
         """Write an update that came to the leader among the others; raises NotReadyError."""
-        self._log.put(records_of(self._plan, uid, terms))
+        self._log.put(records_of(self._plan, uid, kinds_of(self._plan, terms)))
 
     def _begin(self, committed: int) -> None:
         """Have the topics, and let go of the sum that is in a checkpoint."""

@@ -8,28 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leader.aggregation.exact_sum import ExactSum, check_range
+from leader.aggregation.exact_sum import check_range
 from leader.aggregation.robust.aggregate import BUFFERS_RULE, combine
 from leader.aggregation.robust.rows import WholeRows
-from leader.config.rules.edges import COORDINATEWISE
-from leader.distributed.messages import UID_BYTES, scale_of
-from leader.update_log.grid import BLOCK, MOST_PARTITIONS, Grid
+from leader.distributed.messages import UID_BYTES
+from leader.update_log.arithmetic import Arithmetic, Total
 from leader.update_log.records import joined, uids_of
 from protos import log_pb2
 from utils.errors import LateUpdateError, PayloadError
 
-HALF = BLOCK // 2  # words in a record of a sum, as large as a record of an update
-_MOST_BLOCKS = 1 << 24
 Key = tuple[bytes, int]  # an update, and which of its blocks
-
-
-def grid_of(plan: log_pb2.LogPlan) -> Grid:
-    """The grid that a plan tells of; raises PayloadError for one that can't be."""
-    if not (
-        0 < plan.parameters <= plan.values <= _MOST_BLOCKS * BLOCK and 0 < plan.partitions <= MOST_PARTITIONS
-    ):
-        raise PayloadError("a record of a model, or in a log, of an impossible size")
-    return Grid(plan.parameters, plan.values, plan.partitions, together=bool(plan.rule))
 
 
 class PartitionSum:
@@ -52,7 +40,7 @@ class PartitionSum:
     def _forget(self) -> None:
         self._offsets: dict[Key, int] = {}  # of all blocks that have come
         self._added: set[Key] = set()  # those in the sums
-        self._sums: dict[int, ExactSum] = {}  # by block
+        self._sums: dict[int, Total] = {}  # by block
 
     def read(self, record: log_pb2.LogRecord, offset: int) -> Iterator[log_pb2.BlockSum]:
         """Take the record at `offset`, and answer it where it asks for sums.
@@ -81,14 +69,10 @@ class PartitionSum:
         if plan.sum < self._plan.sum:
             raise LateUpdateError("a record of a sum that is over")
         if plan.sum > self._plan.sum:
-            grid, scale = grid_of(plan), scale_of(plan.scale)
+            arithmetic = Arithmetic(plan)
             if not 0 <= self._partition < plan.partitions:
                 raise PayloadError("a record of a log with fewer partitions")
-            if plan.rule and plan.rule not in COORDINATEWISE:
-                raise PayloadError(
-                    "a record of a rule that no slice of the model has; install the same release"
-                )
-            self._grid, self._scale = grid, scale
+            self._arithmetic, self._grid = arithmetic, arithmetic.grid
             self._plan.CopyFrom(plan)
             self._first = offset
             self._forget()
@@ -107,17 +91,17 @@ class PartitionSum:
         self._offsets[key] = offset
 
     def _check(self, block: log_pb2.Block) -> None:
-        grid, scale, number = self._grid, self._scale, block.number
+        grid, scale, number = self._grid, self._arithmetic.scale, block.number
         if (
             len(block.uid) != UID_BYTES
             or self._partition not in grid.places(block.uid)
             or number not in grid.numbers(self._partition)
         ):
             raise PayloadError("a block in a partition that is not its own")
-        start, stop = grid.blocks[number]
-        if len(block.values) != (4 * (stop - start) if block.weight else 0):
+        if len(block.values) != (self._arithmetic.block_bytes(number) if block.weight else 0):
             raise PayloadError(f"block {number} has {len(block.values)} bytes")
-        if not (block.weight <= min(scale.heaviest, scale.max_weight) and block.factor >= 0):
+        is_weighed = block.weight <= min(scale.heaviest, scale.max_weight) and block.factor >= 0
+        if not (block.weight == block.factor == 1 if self._plan.bits else is_weighed):
             raise PayloadError(f"a block of weight {block.weight} and factor {block.factor:g}")
         if self._plan.rule:  # a sum checks what it adds
             check_range(np.frombuffer(block.values, "<f4"), scale.max_abs, block.factor)
@@ -126,13 +110,12 @@ class PartitionSum:
         if not block.weight:
             return
         total, weight = self._sum(block.number), sign * block.weight
-        total.add(np.frombuffer(block.values, "<f4"), weight, factor=block.factor)
+        total.add(self._arithmetic.values(block), weight, factor=block.factor)
         total.count(weight)
 
-    def _sum(self, number: int) -> ExactSum:
+    def _sum(self, number: int) -> Total:
         if number not in self._sums:
-            start, stop = self._grid.blocks[number]
-            self._sums[number] = ExactSum(stop - start, self._scale)
+            self._sums[number] = self._arithmetic.total(number)
         return self._sums[number]
 
     def _close(self, close: log_pb2.LogClose) -> Iterator[log_pb2.BlockSum]:
@@ -146,8 +129,8 @@ class PartitionSum:
             self._correct(wanted)
         for number in numbers:
             weight, words = self._ruled(uids, number) if self._plan.rule else self._summed(number)
-            for half, start in enumerate(range(0, words.size, HALF)):
-                data = words[start : start + HALF].tobytes()
+            for half, piece in enumerate(self._arithmetic.pieces(number)):
+                data = words[piece].tobytes()
                 yield self._answer(close, number=number, half=half, weight=weight, words=data)
 
     def _answer(self, close: log_pb2.LogClose, **told: Any) -> log_pb2.BlockSum:
@@ -168,8 +151,8 @@ class PartitionSum:
 
     def _summed(self, number: int) -> tuple[int, NDArray[np.generic]]:
         """Weight and sum of a block."""
-        total = self._sum(number)
-        return total.weight, total.whole().astype("<i8", copy=False)
+        total, arithmetic = self._sum(number), self._arithmetic
+        return total.weight, total.whole().astype(arithmetic.answers[arithmetic.kind(number)], copy=False)
 
     def _ruled(self, uids: Sequence[bytes], number: int) -> tuple[int, NDArray[np.generic]]:
         """How many of these updates bring a block, and what the rule makes of it; they are in memory together."""

@@ -47,10 +47,13 @@ class Recall:
         self._found.setdefault(ticket.work_id, (ticket, receipt))
 
     def goes_on(self, opened: edge_pb2.Open, plan: log_pb2.LogPlan) -> bool:
-        """Whether the sum that opens is the newest in the log, whose number `plan` gets; else what is there is void."""
+        """Whether the sum that opens is the newest in the log, whose number `plan` gets; else what is there is void.
+
+        As masked updates are: their masks were of a session that has ended with the leader before.
+        """
         plan.sum = self._plan.sum
         places = {(ticket.round, ticket.step) for ticket, _ in self._found.values()}
-        if plan != self._plan or places != {(opened.round, opened.step)}:
+        if plan.bits or plan != self._plan or places != {(opened.round, opened.step)}:
             self._found = {}
         self._plan = log_pb2.LogPlan()  # once
         self._uids = frozenset(receipt.uid for _, receipt in self._found.values())

@@ -33,10 +33,11 @@ def plan_of(
     values: int,
     partitions: int,
     aggregate: AggregateConfig = MEAN,
+    bits: int = 0,
 ) -> log_pb2.LogPlan:
-    """The plan of sum `number`."""
+    """The plan of sum `number`, of masked updates where `bits` is not 0."""
     plan = log_pb2.LogPlan(
-        sum=number, scale=scale, parameters=parameters, values=values, partitions=partitions
+        sum=number, scale=scale, parameters=parameters, values=values, partitions=partitions, bits=bits
     )
     if aggregate.rule != "mean":
         plan.rule, plan.byzantine = aggregate.rule, aggregate.byzantine

@@ -34,7 +34,8 @@ class OrderBook:
 
     def __init__(self) -> None:
         self._queue: deque[leader_pb2.WorkOrder] = deque()
-        self._wanted: set[str] = set()  # ids of work that is queued or under way
+        #: Of work that is queued or under way: each order as it came last, by id of the work.
+        self._wanted: dict[str, leader_pb2.WorkOrder] = {}
         self._current: leader_pb2.WorkOrder | None = None
         self._held: dict[str, tuple[leader_pb2.WorkOrder, object]] = {}  # by part
         self._last_sent = ""  # work id
@@ -48,11 +49,12 @@ class OrderBook:
 
     def ordered(self, order: leader_pb2.WorkOrder) -> bool:
         """An order came, perhaps once more; whether it tells that the one under way is no longer wanted."""
-        if order.work_id in self._wanted:
+        known = order.work_id in self._wanted
+        self._wanted[order.work_id] = order
+        if known:
             if order.work_id == self._last_sent:
                 self._repeated = order
             return False
-        self._wanted.add(order.work_id)
         self._queue.append(order)
         return self._cancelled(self._current is not None and _is_over(self._current, order))
 
@@ -62,6 +64,10 @@ class OrderBook:
             return None
         self._current, self.unwanted = self._queue.popleft(), False
         return self._current
+
+    def latest(self, order: leader_pb2.WorkOrder) -> leader_pb2.WorkOrder:
+        """An order under way as it came last: its ticket is one of the leader that is there now."""
+        return self._wanted.get(order.work_id, order)
 
     def made(self) -> None:
         """The update of the order under way is made: nothing is left to cancel."""
@@ -74,12 +80,12 @@ class OrderBook:
         `refused`, its ticket be one of a leader that is gone: the update is offered once more.
         """
         self._current = None
-        self._wanted.discard(order.work_id)
+        self._wanted.pop(order.work_id, None)
         repeated, self._repeated = self._repeated, None
         if repeated is None or repeated.work_id != order.work_id:
             return
         if refused or order.HasField("via"):
-            self._wanted.add(order.work_id)
+            self._wanted[order.work_id] = repeated
             self._queue.append(repeated)
 
     def hold(self, order: leader_pb2.WorkOrder, update: object) -> None:
@@ -104,9 +110,11 @@ class OrderBook:
         orders = (order for order, _ in self._held.values())
         return max(orders, key=lambda order: (order.round, order.step), default=None)
 
-    def sending(self, work_id: str) -> bool:
-        """An update goes out; whether it is the one that went out last, so that an earlier stream may have come."""
-        again, self._last_sent, self._repeated = self._last_sent == work_id, work_id, None
+    def sending(self, order: leader_pb2.WorkOrder) -> bool:
+        """An order's update goes out; whether it is the one that went out last: an earlier stream may have come."""
+        again, self._last_sent = self._last_sent == order.work_id, order.work_id
+        latest = self.latest(order)
+        self._repeated = latest if latest != order else None  # it came again since its ticket was looked up
         return again
 
     def fate(self, refusal: WireError | None, *, again: bool) -> Fate:
@@ -123,7 +131,8 @@ class OrderBook:
         self._held = {part: kept for part, kept in self._held.items() if last_round(kept[0]) > round_}
         over = {order.work_id for order in self._queue if last_round(order) <= round_}
         self._queue = deque(order for order in self._queue if order.work_id not in over)
-        self._wanted -= over
+        for work_id in over:
+            self._wanted.pop(work_id, None)
         if self._repeated is not None and last_round(self._repeated) <= round_:
             self._repeated = None
         return self._cancelled(self._current is not None and last_round(self._current) <= round_)
@@ -134,7 +143,8 @@ class OrderBook:
 
     def disconnected(self) -> None:
         """The session is gone: orders that were not begun will come again."""
-        self._wanted.difference_update(order.work_id for order in self._queue)
+        for order in self._queue:
+            self._wanted.pop(order.work_id, None)
         self._queue.clear()
 
     def cleared(self) -> None:

@@ -233,15 +233,15 @@ class Worker:
             _log.info("round %d: sending the update again that was made before", order.round)
         sent = await held.travelling(self.masks)
         self._connected()  # else no stream of it has begun
-        again = False
+        latest, again = self._book.latest(order), False
 
         async def send(to: Endpoint) -> None:
             nonlocal again
-            again = self._book.sending(order.work_id)
+            again = self._book.sending(latest)
             await self._send(to, sent, resume=again)
 
         try:
-            await self._edges.ask(order.via, self._leader, send)
+            await self._edges.ask(latest.via, self._leader, send)
         except WireError as refusal:
             late = isinstance(refusal, LateUpdateError)
             if late and await self.masks.again(order.work_id, sent.said.session):
@@ -333,7 +333,7 @@ class Worker:
             return read_model(inline[1], order, bench.layout)
         base, changes = self._base, bench.changes(order)
         return await self._edges.ask(
-            order.via,
+            self._book.latest(order).via,
             self._leader,
             lambda at: pull_model(at, order, bench.layout, base, changes),
             UNREADABLE,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen
+from types import MappingProxyType
 
 import pytest
 
@@ -101,6 +102,18 @@ def test_the_bits_are_those_of_the_run_without(
         through = logged(address, settings, caplog)
         assert len(in_topic(address, f"model-updates.{through.app.description.run_id}", 8)) >= 12 * 2 + 3
         assert len(in_topic(address, f"model-sums.{through.app.description.run_id}", 1)) >= 3 * 2 + 3
+    assert len(through.seen(UpdateAccepted)) == 12
+
+
+@pytest.mark.parametrize("bits", [16, 32, 64])
+def test_masked_words_add_up_in_a_log_to_the_bits_of_the_run_without(
+    bits: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = closed_address()
+    with tansu(address, tmp_path):
+        through = logged(address, {"secagg.mode": "masked", "secagg.bits": bits}, caplog)
+        records = in_topic(address, f"model-updates.{through.app.description.run_id}", 8)
+    assert len(records) >= 12 * 2 + 3
     assert len(through.seen(UpdateAccepted)) == 12
 
 
@@ -244,7 +257,9 @@ class Sender(Worker):
             self.three.set()
 
 
-def resumed(address: str, meanwhile: Callable[[Cluster], None]) -> tuple[Cluster, Counter[str]]:
+def resumed(
+    address: str, meanwhile: Callable[[Cluster], None], more: Settings = MappingProxyType({})
+) -> tuple[Cluster, Counter[str]]:
     """A run whose leader is killed once three of four updates count, and what its learners have sent."""
     Sender.sent, Sender.three, Sender.may = [], asyncio.Event(), asyncio.Event()
 
@@ -261,9 +276,9 @@ def resumed(address: str, meanwhile: Callable[[Cluster], None]) -> tuple[Cluster
         Sender.may.set()
         await cluster.finished()
 
-    settings = {"edges.listen": f"127.0.0.1:{free_port()}", "edges.sum_timeout_s": 1}
+    settings = {"edges.listen": f"127.0.0.1:{free_port()}", "edges.sum_timeout_s": 1, **more}
     through = play(scenario, {**EDGED, **settings, "services.kafka.brokers": address})
-    assert through.model_sha256 == play(train, FOUR).model_sha256
+    assert through.model_sha256 == play(train, {**FOUR, **more}).model_sha256
     assert [e.learners for e in through.seen(RoundCommitted)] == [4, 4, 4]
     return through, Counter(Sender.sent)
 
@@ -285,6 +300,13 @@ def test_what_counted_before_the_leader_was_killed_counts_after_it_and_is_not_se
     }
     (said,) = [one for one in caplog.messages if "a record in receipts" in one]
     assert "nobody of this run has written there" in said
+
+
+def test_what_was_masked_for_the_leader_before_is_masked_and_sent_again(tmp_path: Path) -> None:
+    address = closed_address()
+    with tansu(address, tmp_path):
+        _, sent = resumed(address, lambda cluster: None, {"secagg.mode": "masked"})
+    assert [sent[f"{who} 1"] for who in "abc"] == [2, 2, 2]
 
 
 def test_a_broker_that_is_away_when_the_leader_goes_on_costs_a_line_and_updates_that_are_sent_again(

@@ -30,7 +30,7 @@ from leader.distributed.service import edge_handler
 from leader.edge.service import refuse_call
 from leader.update_log.kafka import KafkaLog, settings_of
 from leader.update_log.log_sums import LogSums
-from leader.update_log.logged_updates import LoggedUpdates, records_of
+from leader.update_log.logged_updates import LoggedUpdates, kinds_of, records_of
 from leader.update_log.run_log import RunLog, plan_of
 from protos import edge_pb2
 from tests.integration.harness import Cluster, Program, closed_address, cluster_in
@@ -123,7 +123,9 @@ class Stage:
             try:
                 if self.random.random() < 0.3:
                     self.done["half upload"] += 1
-                    records = list(records_of(edge._plan, self.random.randbytes(16), edge.terms(one)))
+                    plan = edge._log_plan
+                    kinds = kinds_of(plan, edge.terms(one))
+                    records = list(records_of(plan, self.random.randbytes(16), kinds))
                     await asyncio.to_thread(self.log.put, self.random.sample(records, 2))
                 await asyncio.to_thread(edge.add, fresh)
                 if self.random.random() < 0.4:

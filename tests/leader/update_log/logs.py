@@ -52,6 +52,7 @@ def plan_of(grid: Grid, number: int = 1) -> log_pb2.LogPlan:
         parameters=grid.parameters,
         values=grid.values,
         partitions=grid.partitions,
+        bits=grid.bits,
     )
 
 

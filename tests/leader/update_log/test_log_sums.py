@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -100,19 +100,25 @@ class Run:
         return await self.sums.collect(tuple(uids), take)
 
     def aggregate(self, stop: threading.Event, *partitions: int) -> threading.Thread:
-        """An aggregator in a thread of its own."""
+        return aggregator(self.log, self.memory, stop, partitions)
 
-        def sum_up() -> None:
-            readers = {partition: self.log.partition_sum(partition) for partition in partitions}
-            scans = {p: self.memory.scan(self.log.updates, p, 0) for p in partitions}
-            while not stop.wait(0.001):
-                for partition, scan in scans.items():
-                    while found := next(scan):
-                        self.log.answer(self.log.follow(readers[partition], partition, *found))
 
-        thread = threading.Thread(target=sum_up, daemon=True)
-        thread.start()
-        return thread
+def aggregator(
+    log: RunLog, memory: MemoryLog, stop: threading.Event, partitions: Sequence[int]
+) -> threading.Thread:
+    """An aggregator in a thread of its own."""
+
+    def sum_up() -> None:
+        readers = {partition: log.partition_sum(partition) for partition in partitions}
+        scans = {partition: memory.scan(log.updates, partition, 0) for partition in partitions}
+        while not stop.wait(0.001):
+            for partition, scan in scans.items():
+                while found := next(scan):
+                    log.answer(log.follow(readers[partition], partition, *found))
+
+    thread = threading.Thread(target=sum_up, daemon=True)
+    thread.start()
+    return thread
 
 
 def alone(run: Run, members: Iterable[Contribution]) -> Result:
@@ -260,7 +266,7 @@ def test_sums_are_taken_once_and_one_that_differs_from_another_is_refused() -> N
         updates = [update(number, LARGE) for number in range(3)]
         for one in updates:
             edge.add(one)
-        plan = edge._plan
+        plan = edge._log_plan
         answers = answers_of(run, updates, plan)
         gathering = Gathering(plan, 1, range(PARTITIONS))
         assert [gathering.take(one) for one in answers] == [True] * len(answers)
@@ -298,14 +304,16 @@ def test_forged_records_and_sums_are_passed_over_by_name(caplog: pytest.LogCaptu
         forger = RunLog(run.memory, "model-updates", "r", b"f" * 32)
         for partition in range(PARTITIONS):
             uid = partition.to_bytes(4, "big") + bytes(12)
-            block = log_pb2.Block(plan=edge._plan, uid=uid, number=0, weight=1, factor=1.0, values=bytes(32))
+            block = log_pb2.Block(
+                plan=edge._log_plan, uid=uid, number=0, weight=1, factor=1.0, values=bytes(32)
+            )
             forger.put([(partition, log_pb2.LogRecord(block=block))])
             true = run.memory.topics["model-updates.r"][partition - 1]
             run.memory.topics["model-updates.r"][partition].append(true[0] if true else b"junk")
-            close = log_pb2.LogClose(plan=edge._plan, attempt=1, uids=uid)
+            close = log_pb2.LogClose(plan=edge._log_plan, attempt=1, uids=uid)
             forger.put([(partition, log_pb2.LogRecord(close=close))])
         forger.answer(
-            [log_pb2.BlockSum(sum=edge._plan.sum, attempt=1, partition=p, missing=uid) for p in range(4)]
+            [log_pb2.BlockSum(sum=edge._log_plan.sum, attempt=1, partition=p, missing=uid) for p in range(4)]
         )
         assert await run.collect(updates) == frozenset()
         assert_same(run, updates)

@@ -153,7 +153,7 @@ def test_a_rule_of_whole_updates_is_no_rule_of_a_log(tmp_path: Path) -> None:
     async def play() -> None:
         run = Ruled(LAYOUT, MEDIAN, tmp_path)
         edge = await run.begin()
-        edge._plan.rule = "krum"
+        edge._log_plan.rule = "krum"
         edge.add(update(1))
         log = RunLog(run.memory, "model-updates", "r", KEY)
         record = log._sealer.open("updates 0", run.memory.topics[log.updates][0][-1])

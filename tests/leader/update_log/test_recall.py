@@ -35,10 +35,10 @@ class Left:
         self.memory = MemoryLog()
         self.log = RunLog(self.memory, "u", "r", KEY)
 
-    def note(self, number: int, *receipts: edge_pb2.Receipt) -> None:
-        self.log.note(log_pb2.LogReceipt(plan=plan_of(GRID, number)))
+    def note(self, number: int, *receipts: edge_pb2.Receipt, grid: Grid = GRID) -> None:
+        self.log.note(log_pb2.LogReceipt(plan=plan_of(grid, number)))
         for one in receipts:
-            self.log.note(log_pb2.LogReceipt(plan=plan_of(GRID, number), receipt=one))
+            self.log.note(log_pb2.LogReceipt(plan=plan_of(grid, number), receipt=one))
 
     def recalled(self) -> Recall:
         recall = Recall("r", KEY)
@@ -123,3 +123,11 @@ def test_a_log_that_is_away_says_so() -> None:
     left.memory.away = True
     with pytest.raises(NotReadyError, match="nobody there"):
         left.recalled()
+
+
+def test_what_was_masked_in_a_session_before_does_not_go_on() -> None:
+    left, masked = Left(), Grid(8, 10, 2, bits=32)
+    left.note(7, receipt("a", b"1" * 16), grid=masked)
+    recall = left.recalled()
+    assert not recall.goes_on(OPENED, plan_of(masked, 0))
+    assert recall.take("a") is None

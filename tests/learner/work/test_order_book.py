@@ -40,13 +40,13 @@ def test_a_duplicate_is_offered_again_if_its_order_came_again_while_it_was_on_it
     book.ordered(order(1))
     book.next()
     book.ordered(order(1))  # before it is sent that means nothing
-    book.sending(order(1).work_id)
+    book.sending(order(1))
     book.finished(order(1), refused=True)
     assert book.next() is None
     for committed in (0, 1):
         book.ordered(order(1))
         book.next()
-        book.sending(order(1).work_id)
+        book.sending(order(1))
         book.ordered(order(1))
         book.committed(committed)
         book.finished(order(1), refused=True)
@@ -62,17 +62,33 @@ def test_what_an_edge_has_counted_is_offered_again_if_its_order_came_again_befor
             one.via.CopyFrom(via)
         book.ordered(one)
         book.next()
-        book.sending(one.work_id)
+        book.sending(one)
         book.ordered(one)  # the edge is gone, and its answer is still on its way
         book.finished(one)
         assert book.next() == (one if then else None)
+
+
+def test_an_order_that_came_again_in_training_is_sent_with_its_newest_ticket() -> None:
+    old, new = order(1), order(1)
+    old.via.ticket, new.via.ticket = b"of a leader that is gone", b"of the one that is there"
+    book, late = OrderBook(), LateUpdateError("given to another learner")
+    book.ordered(old)
+    assert book.next() == book.latest(old) == old
+    book.disconnected()
+    book.ordered(new)
+    assert book.latest(old) == new
+    assert book.fate(late, again=book.sending(book.latest(old))) is Fate.REFUSED
+    book.sending(old)  # its ticket was looked up before the new one came: it is offered once more
+    assert book.fate(late, again=False) is Fate.UNKNOWN
+    book.finished(old, refused=True)
+    assert book.next() == new
 
 
 def test_an_update_that_is_refused_as_late_is_kept_if_its_order_came_again_meanwhile() -> None:
     book, late = OrderBook(), LateUpdateError("given to another learner")
     book.ordered(order(1))
     book.next()
-    assert book.fate(late, again=book.sending(order(1).work_id)) is Fate.REFUSED
+    assert book.fate(late, again=book.sending(order(1))) is Fate.REFUSED
     book.ordered(order(1))
     assert book.fate(late, again=False) is Fate.UNKNOWN
     book.finished(order(1), refused=True)
@@ -125,15 +141,16 @@ def test_an_update_is_held_for_the_very_order_that_it_answers() -> None:
 def test_what_an_answer_tells_hangs_on_whether_an_earlier_stream_may_have_come() -> None:
     book = OrderBook()
     late, twice = LateUpdateError("closed"), DuplicateUpdateError("counted")
-    assert not book.sending("a")
+    a, b = order(1), order(2)
+    assert not book.sending(a)
     assert book.fate(None, again=False) is Fate.COUNTED
     assert book.fate(twice, again=False) is Fate.COUNTED
     assert book.fate(late, again=False) is Fate.REFUSED
-    assert book.sending("a")
+    assert book.sending(a)
     assert book.fate(late, again=True) is Fate.UNKNOWN
     assert book.fate(StalledError("slow"), again=False) is Fate.UNKNOWN
-    assert not book.sending("b")
-    assert not book.sending("a")
+    assert not book.sending(b)
+    assert not book.sending(a)
 
 
 class Learner(RuleBasedStateMachine):

@@ -215,11 +215,6 @@ REFUSED = {
     "holdout": ("evaluation.federated_every=1", "set evaluation.holdout"),
     "target never": ("evaluation.target=0.9 evaluation.every=0", "set evaluation.every"),
     "patience never": ("evaluation.patience=3 evaluation.every=0", "set evaluation.every"),
-    "a log of masked updates": (
-        "edges.listen=127.0.0.1:1 services.kafka.brokers=127.0.0.1:2 secagg.mode=masked data.holder=learner learners=3",
-        "services.kafka.brokers is 127.0.0.1:2",
-        "secagg.mode is masked, whose words are no blocks",
-    ),
     "a tree of medians": (
         "edges.listen=127.0.0.1:1 aggregate.rule=median",
         "aggregate.rule is median, and edges merge sums alone, of which there is no median",
