@@ -44,6 +44,7 @@ from leader.update_log.kafka import KafkaLog, settings_of
 from leader.update_log.log_sums import LogSums
 from leader.update_log.recall import Recall
 from leader.update_log.run_log import RunLog
+from model.fragments import Fragments
 from protos import edge_pb2
 from utils import faults
 from utils.errors import ForbiddenError, WireError
@@ -160,7 +161,7 @@ class Wiring:
         log = KafkaLog(settings_of(kafka.brokers, kafka.properties), kafka.retention_s)
         return LogSums(
             RunLog(log, kafka.topic, run_id, key),
-            self.layout.shared_parameter_count,
+            Fragments(self.layout, self.config.streaming.fragments),
             kafka.partitions,
             self.config.edges.sum_timeout_s,
             kafka.keep_rounds,

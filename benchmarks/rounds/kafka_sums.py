@@ -36,7 +36,8 @@ from leader.edge.service import refuse_call
 from leader.update_log.kafka import KafkaLog, settings_of
 from leader.update_log.log_sums import LogSums
 from leader.update_log.logged_updates import LoggedUpdates
-from leader.update_log.run_log import RunLog, plan_of
+from leader.update_log.run_log import RunLog, opened_plan
+from model.fragments import Fragments
 from model.layout import Entry, Layout
 from protos import edge_pb2
 from scripts.demo import free_port
@@ -139,7 +140,7 @@ class _Stage:
         )
         self._kafka = KafkaLog(settings_of(address, None))
         self._log = RunLog(self._kafka, "model-updates", "benchmark", _KEY)
-        self._sums = LogSums(self._log, _PARAMETERS, _PARTITIONS, quiet_s=600)
+        self._sums = LogSums(self._log, Fragments(self._layout), _PARTITIONS, quiet_s=600)
         self._module = "leader.aggregator" if kind == "by slice" else "benchmarks.rounds.by_client"
         self._folder = folder
 
@@ -161,8 +162,8 @@ class _Stage:
     async def _round(self, number: int, crew: list[psutil.Popen]) -> Round:
         updates = [self._update(number, learner) for learner in range(_LEARNERS)]
         opened = edge_pb2.Open(scale=scale_message(_SCALE))
-        self._sums.open(opened, 8 * _PARAMETERS)
-        plan = plan_of(opened.log, opened.scale, _PARAMETERS, _PARAMETERS, _PARTITIONS)
+        self._sums.open(opened)
+        plan = opened_plan(opened, self._layout, _PARTITIONS)
         edge = LoggedUpdates(self._layout, _SCALE, ByExamples()).to(self._log, plan)
         before, start = _cpu_s(crew), time.perf_counter()
         for update in updates:

@@ -15,10 +15,10 @@ from leader.aggregation.weighting import make_weighting
 from leader.config import RunConfig
 from leader.distributed.messages import layout_of, scale_of
 from leader.distributed.ticket import unseal
-from leader.secagg.masked_sum import MaskedSum, MaskedUpdates, words_of
+from leader.secagg.masked_sum import MaskedSum, MaskedUpdates
 from leader.update_log.kafka import KafkaLog, settings_of
 from leader.update_log.logged_updates import LoggedUpdates, LoggedWords
-from leader.update_log.run_log import RunLog, plan_of
+from leader.update_log.run_log import RunLog, opened_plan
 from model.fragments import Fragments
 from protos import edge_pb2, leader_pb2, log_pb2
 from utils.errors import IncompatibleError, LimitError, PayloadError
@@ -102,13 +102,8 @@ class Joined:
         return Aggregate(shared, scale, self._weighting)
 
     def _plan(self, opened: edge_pb2.Open) -> log_pb2.LogPlan:
-        shared, partitions = self._fragments.of(opened.round), self.config.services.kafka.partitions
-        parameters, size = shared.shared_parameter_count, shared.pieces()[-1].stop
-        if self.masked:
-            parameters, wide = words_of(shared, opened.masking, opened.noise)
-            size = parameters + wide
-        sizes, aggregate = (parameters, size, partitions), self.config.aggregate
-        return plan_of(opened.log, opened.scale, *sizes, aggregate, opened.masking.bits)
+        partitions, aggregate = self.config.services.kafka.partitions, self.config.aggregate
+        return opened_plan(opened, self._fragments.of(opened.round), partitions, aggregate)
 
     def note(self, opened: edge_pb2.Open, receipt: edge_pb2.Receipt) -> None:
         """Have a receipt in the log, where updates are; raises NotReadyError where that can't be reached."""

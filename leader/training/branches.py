@@ -116,7 +116,7 @@ class Tree:
         self._parts.clear()
         self._lost = self._bypassed = False
         if self._log is not None:
-            self._log.open(opened, aggregate.sum_bytes)
+            self._log.open(opened)
         self._hub.open(opened, aggregate.sum_bytes)
 
     def via(self, ticket: edge_pb2.Ticket) -> leader_pb2.Via | None:

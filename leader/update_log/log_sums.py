@@ -23,7 +23,8 @@ from leader.update_log.arithmetic import Arithmetic, grid_of
 from leader.update_log.logged_updates import kinds_of, records_of
 from leader.update_log.recall import Recall
 from leader.update_log.records import uids_of
-from leader.update_log.run_log import MEAN, RunLog, plan_of
+from leader.update_log.run_log import MEAN, RunLog, opened_plan
+from model.fragments import Fragments
 from protos import edge_pb2, log_pb2
 from utils.errors import NotReadyError, PayloadError
 
@@ -106,7 +107,7 @@ class LogSums:
     def __init__(
         self,
         log: RunLog,
-        parameters: int,
+        fragments: Fragments,
         partitions: int,
         quiet_s: float,
         keep: int = 0,
@@ -116,14 +117,14 @@ class LogSums:
         """Have the topics, where the log is there.
 
         Args:
-            parameters: values of an update that are no buffers.
+            fragments: what a round exchanges.
             quiet_s: seconds without a sum after which the leader makes those itself that have not come.
             keep: sums whose updates are kept in the log.
             recall: what is filled with the receipts that a leader before has left, if there was one.
             aggregate: what is made of the updates.
         """
         self._log = log
-        self._parameters = parameters
+        self._fragments = fragments
         self._partitions = partitions
         self._quiet_s = quiet_s
         self._made = aggregate
@@ -140,15 +141,10 @@ class LogSums:
             with self._telling_once("away"):
                 recall.read(log, quiet_s)
 
-    def open(self, opened: edge_pb2.Open, sum_bytes: int) -> None:
+    def open(self, opened: edge_pb2.Open) -> None:
         """A sum begins, of the number that is told to edges; see Hub.open."""
-        before, bits = self._plan.sum, opened.masking.bits
-        parameters, values = self._parameters, sum_bytes // 8
-        if bits:
-            parameters += opened.noise.bit_levels > 0
-            values = parameters + (sum_bytes - parameters * bits // 8) // 8
-        sizes = parameters, values, self._partitions
-        self._plan = plan_of(0, opened.scale, *sizes, self._made, bits)
+        before, shared = self._plan.sum, self._fragments.of(opened.round)
+        self._plan = opened_plan(opened, shared, self._partitions, self._made)
         if not (self._recall and self._recall.goes_on(opened, self._plan)):
             self._plan.sum = max(before + 1, self._plan.sum + 1, time.time_ns())
         opened.log = self._plan.sum

@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterable, Iterator
 
 from leader.config import AggregateConfig
+from leader.secagg.masked_sum import words_of
 from leader.update_log.base import Entry, UpdateLog
 from leader.update_log.partition_sum import PartitionSum
 from leader.update_log.records import Sealer
+from model.layout import Layout
 from protos import edge_pb2, log_pb2
 from utils.errors import (
     ForbiddenError,
@@ -42,6 +44,18 @@ def plan_of(
     if aggregate.rule != "mean":
         plan.rule, plan.byzantine = aggregate.rule, aggregate.byzantine
     return plan
+
+
+def opened_plan(
+    opened: edge_pb2.Open, shared: Layout, partitions: int, aggregate: AggregateConfig = MEAN
+) -> log_pb2.LogPlan:
+    """The plan of the sum of an exchange of what `shared` shares, as leader and edges have it alike."""
+    bits = opened.masking.bits
+    parameters, values = shared.shared_parameter_count, shared.pieces()[-1].stop
+    if bits:
+        parameters, wide = words_of(shared, opened.masking, opened.noise)
+        values = parameters + wide
+    return plan_of(opened.log, opened.scale, parameters, values, partitions, aggregate, bits)
 
 
 class RunLog:

@@ -197,7 +197,7 @@ def test_a_leader_that_is_killed_goes_on_with_its_edges() -> None:
     assert len(through.seen(EdgeServes)) == 2
 
 
-@pytest.mark.parametrize("bits", [64, 32])
+@pytest.mark.parametrize("bits", [64, 32, 16])
 def test_masked_sums_merge_as_well(bits: int) -> None:
     scored = {"evaluation.holdout": 0.25, "evaluation.federated_every": 2, "secagg.metrics": "squared_error"}
     masked = {**scored, "secagg.mode": "masked", "secagg.bits": bits}

@@ -91,6 +91,7 @@ def in_topic(address: str, topic: str, partitions: int) -> list[bytes]:
         {},
         {"codec.up": "int8", "aggregate.weighting": "fednova", "train.momentum": 0.9},
         {"server.optimizer": "fedadam"},
+        {"streaming.fragments": 3, "streaming.overlap_steps": 1},
     ],
     ids=str,
 )

@@ -32,6 +32,7 @@ from leader.update_log.kafka import KafkaLog, settings_of
 from leader.update_log.log_sums import LogSums
 from leader.update_log.logged_updates import LoggedUpdates, kinds_of, records_of
 from leader.update_log.run_log import RunLog, plan_of
+from model.fragments import Fragments
 from protos import edge_pb2
 from tests.integration.harness import Cluster, Program, closed_address, cluster_in
 from tests.leader.update_log.test_log_sums import LARGE, SCALE, update
@@ -70,7 +71,7 @@ class Stage:
         )
         self.kafka = KafkaLog(settings_of(address, None))
         self.log = RunLog(self.kafka, "model-updates", "r", KEY)
-        self.sums = LogSums(self.log, LARGE.shared_parameter_count, PARTITIONS, QUIET_S)
+        self.sums = LogSums(self.log, Fragments(LARGE), PARTITIONS, QUIET_S)
         self.properties = cluster.folder / "kafka.properties"
         self.properties.write_text("session.timeout.ms=2000\nheartbeat.interval.ms=300\n")
         self.cluster = cluster
@@ -153,7 +154,7 @@ class Stage:
     async def round(self, number: int, fault: str, broker: Broker) -> None:
         """One sum, with a fault of a process amid the uploads, or while the sum is asked for."""
         opened = edge_pb2.Open(scale=scale_message(SCALE))
-        self.sums.open(opened, 8 * LARGE.total)
+        self.sums.open(opened)
         edge = self.edge(opened)
         members: list[Contribution] = []
         wanted = [update(100 * number + n, LARGE) for n in range(UPLOADS)]

@@ -46,7 +46,5 @@ def problems_of_edges(config: RunFields) -> Iterator[str]:
 def _problems_of_the_log(config: RunFields) -> Iterator[str]:
     begins = f"services.kafka.brokers is {config.services.kafka.brokers}, so that updates go into a log, but "
     alone = "or leave services.kafka.topic empty, so that edges add them"
-    if (fragments := config.streaming.fragments) > 1:
-        yield f"{begins}streaming.fragments is {fragments}, each of which is cut otherwise: set it to 0, {alone}"
     if (size := config.updates_awaited) > MOST_LOGGED:
         yield f"{begins}a round has {size} updates: set cohort.size to {MOST_LOGGED} at most, {alone}"

@@ -24,6 +24,7 @@ from leader.update_log.logged_updates import LoggedUpdates
 from leader.update_log.partition_sum import PartitionSum
 from leader.update_log.records import joined
 from leader.update_log.run_log import RunLog, plan_of
+from model.fragments import Fragments
 from model.layout import Layout
 from protos import edge_pb2, log_pb2
 from tests.tools.kafka import MemoryLog
@@ -61,7 +62,7 @@ class Run:
         self.layout = layout
         self.memory = MemoryLog()
         self.log = RunLog(self.memory, "model-updates", "r", KEY)
-        self.sums = LogSums(self.log, layout.shared_parameter_count, PARTITIONS, quiet_s, keep)
+        self.sums = LogSums(self.log, Fragments(layout), PARTITIONS, quiet_s, keep)
         self.leader = self._aggregate()
         self.opened = edge_pb2.Open()
 
@@ -72,7 +73,7 @@ class Run:
         """An exchange begins; an edge's end of it."""
         self.leader = self._aggregate()
         self.opened = edge_pb2.Open(scale=scale_message(SCALE), step=step)
-        self.sums.open(self.opened, self.leader.sum_bytes)
+        self.sums.open(self.opened)
         await asyncio.gather(*self.sums._chores)
         return self.edge(self.opened)
 
@@ -196,9 +197,9 @@ def test_a_log_that_is_away_when_the_run_begins_is_said_once(caplog: pytest.LogC
     async def play() -> None:
         memory = MemoryLog()
         memory.away = True
-        sums = LogSums(RunLog(memory, "u", "r", KEY), 8, PARTITIONS, 1.0)
+        sums = LogSums(RunLog(memory, "u", "r", KEY), Fragments(LAYOUT), PARTITIONS, 1.0)
         for _ in range(3):
-            sums.open(edge_pb2.Open(scale=scale_message(SCALE)), 64)
+            sums.open(edge_pb2.Open(scale=scale_message(SCALE)))
             await asyncio.gather(*sums._chores)
 
     with caplog.at_level(logging.WARNING):

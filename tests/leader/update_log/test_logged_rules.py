@@ -22,6 +22,7 @@ from leader.distributed.messages import scale_message
 from leader.update_log.log_sums import LogSums
 from leader.update_log.logged_updates import LoggedUpdates
 from leader.update_log.run_log import RunLog, plan_of
+from model.fragments import Fragments
 from model.layout import Layout
 from protos import edge_pb2
 from tests.leader.update_log.test_log_sums import KEY, LARGE, LAYOUT, PARTITIONS, SCALE, Run, receipt, update
@@ -40,7 +41,7 @@ class Ruled(Run):
         self.config, self.folder = config, folder
         self.values = layout.pieces()[-1].stop
         self.opened_spools: list[Spool] = []
-        self.sums = LogSums(self.log, layout.shared_parameter_count, PARTITIONS, quiet_s, aggregate=config)
+        self.sums = LogSums(self.log, Fragments(layout), PARTITIONS, quiet_s, aggregate=config)
 
     def robust(self) -> RobustAggregate:
         self.opened_spools.append(Spool(self.layout, self.folder, 1 << 20))
@@ -52,7 +53,7 @@ class Ruled(Run):
 
     async def begin(self) -> LoggedUpdates:
         opened = edge_pb2.Open(scale=scale_message(SCALE))
-        self.sums.open(opened, 8 * self.values)
+        self.sums.open(opened)
         await asyncio.gather(*self.sums._chores)
         parameters = self.layout.shared_parameter_count
         plan = plan_of(opened.log, opened.scale, parameters, self.values, PARTITIONS, self.config)

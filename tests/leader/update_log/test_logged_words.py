@@ -17,6 +17,7 @@ from leader.update_log.arithmetic import Arithmetic
 from leader.update_log.log_sums import LogSums
 from leader.update_log.logged_updates import LoggedWords
 from leader.update_log.run_log import RunLog, plan_of
+from model.fragments import Fragments
 from model.layout import Layout
 from protos import edge_pb2, leader_pb2, log_pb2
 from tests.leader.update_log.test_log_sums import KEY, LARGE, LAYOUT, PARTITIONS, SCALE, aggregator, receipt
@@ -37,7 +38,7 @@ class Masked:
         self.plan = mask_plan(6, bits=bits)
         self.memory = MemoryLog()
         self.log = RunLog(self.memory, "model-updates", "r", KEY)
-        self.sums = LogSums(self.log, layout.shared_parameter_count, PARTITIONS, 0.0)
+        self.sums = LogSums(self.log, Fragments(layout), PARTITIONS, 0.0)
 
     def sum(self) -> MaskedSum:
         return MaskedSum(self.layout, self.plan, SCALE, self.noise)
@@ -45,7 +46,7 @@ class Masked:
     async def open(self) -> LoggedWords:
         self.leader = self.sum()
         self.opened = edge_pb2.Open(scale=scale_message(SCALE), masking=self.plan, noise=self.noise)
-        self.sums.open(self.opened, self.leader.sum_bytes)
+        self.sums.open(self.opened)
         await asyncio.gather(*self.sums._chores)
         values, wide = words_of(self.layout, self.plan, self.noise)
         sizes = values, values + wide, PARTITIONS
@@ -126,8 +127,8 @@ def test_a_block_that_is_none_of_a_masked_update_is_refused(wrong: dict[str, obj
         edge = await run.open()
         edge.add(run.update(1))
         log = run.log
-        (partition,) = [at for at, there in enumerate(run.memory.topics[log.updates]) if there]
-        record = log._sealer.open(f"updates {partition}", run.memory.topics[log.updates][partition][-1])
+        ((partition, there),) = run.memory.topics[log.updates].items()
+        record = log._sealer.open(f"updates {partition}", there[-1])
         fresh = log_pb2.LogRecord()
         fresh.CopyFrom(record)
         for name, value in wrong.items():

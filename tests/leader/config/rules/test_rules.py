@@ -224,11 +224,6 @@ REFUSED = {
         "edges.listen=127.0.0.1:1 services.kafka.brokers=127.0.0.1:2 learners=3 aggregate.rule=krum",
         "aggregate.rule is krum, which must see all of them",
     ),
-    "a log of fragments": (
-        "edges.listen=127.0.0.1:1 services.kafka.brokers=127.0.0.1:2 streaming.fragments=2",
-        "streaming.fragments is 2, each of which is cut otherwise",
-        "leave services.kafka.topic empty",
-    ),
     "a log of too many": (
         "edges.listen=127.0.0.1:1 services.kafka.brokers=127.0.0.1:2 learners=50001",
         "a round has 50001 updates: set cohort.size to 50000",
