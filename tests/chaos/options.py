@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+BATCH_SIZE = 32
 ROUNDS_A_MINUTE = 28  # disturbed, measured on 2 cores with nothing else to do
 
 
@@ -23,6 +24,7 @@ class Options:
     lease_s: float
     edges: int
     below: int
+    batch_size: int
     folder: Path
     json: Path | None
 
@@ -33,6 +35,7 @@ class Options:
             f"python -m tests.chaos --seed {self.seed} --rounds {self.rounds} --learners {self.learners} "
             f"--exchange {self.exchange} --data {self.data} --lease-s {self.lease_s:g}"
             f"{f' --edges {self.edges}' if self.edges else ''}{f' --below {self.below}' if self.below else ''}"
+            f"{f' --batch-size {self.batch_size}' if self.batch_size != BATCH_SIZE else ''}"
         )
 
     @property
@@ -46,7 +49,7 @@ class Options:
             f"data.train_examples={1000 * self.learners}",
             "data.test_examples=200",
             "model.name=resnet20",
-            "train.batch_size=32",
+            f"train.batch_size={self.batch_size}",
             f"train.local_steps={2 if self.exchange == 'gradient' else 4}",
             "train.dtype=float32",
             "train.lr=0.05",
@@ -75,6 +78,9 @@ def parse(argv: Sequence[str] | None) -> Options:
     parser.add_argument("--lease-s", type=float, default=3.0, help="lease of the learners in seconds")
     parser.add_argument("--edges", type=int, default=0, help="edges that take the updates")
     parser.add_argument("--below", type=int, default=0, help="how many of them are under the first")
+    parser.add_argument(
+        "--batch-size", type=int, default=BATCH_SIZE, help="images of a step; fewer: more haste"
+    )
     parser.add_argument("--dir", type=Path, help="new folder for runs and logs; default runs/chaos-DATE-TIME")
     parser.add_argument("--json", type=Path, help="file for the result as JSON")
     given = parser.parse_args(argv)
@@ -89,6 +95,7 @@ def parse(argv: Sequence[str] | None) -> Options:
         lease_s=given.lease_s,
         edges=given.edges,
         below=given.below,
+        batch_size=given.batch_size,
         folder=given.dir or Path("runs") / f"chaos-{datetime.now():%Y%m%d-%H%M%S}",
         json=given.json,
     )
