@@ -134,7 +134,7 @@ class Allocation:
         behind = {learner for learner, rank in ranks.items() if rank > first}
         # Nobody else has the data of those that were here before: strangers did nothing wrong by that.
         without = {learner for learner, rank in own.items() if rank > max(1, first_own)}
-        left = len(self._shard_parts) + len(own) - len(without)
+        left = len(self._shard_parts) + len(self._own_parts) - len(without)
         return frozenset(behind | without if left >= self._least() else behind)
 
     def _ranks(self, learners: Set[int]) -> dict[int, int]:

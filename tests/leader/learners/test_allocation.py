@@ -333,7 +333,12 @@ def test_a_look_at_those_alone_that_may_stand_behind_finds_what_a_look_at_all_do
         allocation.remove(members[0])
         return dealt, dict(allocation.holders())
 
-    assert spread({learner for learner, rank in ranks.items() if rank} | {1}) == spread(None)
+    dealt, left = spread(None)
+    assert spread({learner for learner, rank in ranks.items() if rank} | {1}) == (dealt, left)
+    own = {at: rank for at, rank in ranks.items() if crew[at - 1][0] == "own"}
+    passed_over = {at for at, rank in own.items() if rank > max(1, min(own.values()))}
+    if len(own) < len(crew) or len(passed_over) < len(own):  # else no round could be made
+        assert {at for at in own if at not in dealt.values()} == passed_over
 
 
 def seated(learner_id: int, kind: str) -> Member:
