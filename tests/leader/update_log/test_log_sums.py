@@ -13,7 +13,7 @@ import pytest
 from torch import nn
 
 from leader.aggregation.aggregate import Aggregate
-from leader.aggregation.base import Contribution, Elsewhere, Result
+from leader.aggregation.base import Contribution, Elsewhere, Mergeable, Result
 from leader.aggregation.exact_sum import Scale
 from leader.aggregation.norms import squared_norm
 from leader.aggregation.weighting import FedNova
@@ -90,18 +90,23 @@ class Run:
 
     async def collect(self, members: Iterable[Contribution]) -> frozenset[bytes]:
         """Close over `members`, who are counted and merged; who of them is lost."""
-        uids = {one.elsewhere.uid: one for one in members if one.elsewhere}
-        for one in uids.values():
-            self.leader.count(receipt(one))
-
-        async def take(partial: Partial) -> None:
-            parts = frozenset(uids[uid].part for uid in partial.uids)
-            self.leader.merge(parts, partial.weights, partial.data)
-
-        return await self.sums.collect(tuple(uids), take)
+        return await collected(self.sums, self.leader, members)
 
     def aggregate(self, stop: threading.Event, *partitions: int) -> threading.Thread:
         return aggregator(self.log, self.memory, stop, partitions)
+
+
+async def collected(sums: LogSums, leader: Mergeable, members: Iterable[Contribution]) -> frozenset[bytes]:
+    """Have `members` counted and merged; who of them is lost."""
+    uids = {one.elsewhere.uid: one for one in members if one.elsewhere}
+    for one in uids.values():
+        leader.count(receipt(one))
+
+    async def take(partial: Partial) -> None:
+        parts = frozenset(uids[uid].part for uid in partial.uids)
+        leader.merge(parts, partial.weights, partial.data)
+
+    return await sums.collect(tuple(uids), take)
 
 
 def aggregator(

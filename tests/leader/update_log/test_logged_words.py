@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from leader.aggregation.base import Contribution, Elsewhere
-from leader.distributed.edge_below import Partial
 from leader.distributed.messages import scale_message
 from leader.secagg.masked_sum import MaskedSum, words_of
 from leader.update_log.arithmetic import Arithmetic
@@ -20,7 +19,7 @@ from leader.update_log.run_log import RunLog, plan_of
 from model.fragments import Fragments
 from model.layout import Layout
 from protos import edge_pb2, leader_pb2, log_pb2
-from tests.leader.update_log.test_log_sums import KEY, LARGE, LAYOUT, PARTITIONS, SCALE, aggregator, receipt
+from tests.leader.update_log.test_log_sums import KEY, LARGE, LAYOUT, PARTITIONS, SCALE, aggregator, collected
 from tests.secagg import plan as mask_plan
 from tests.tools.kafka import MemoryLog
 from utils.errors import PayloadError
@@ -64,15 +63,7 @@ class Masked:
         )
 
     async def collect(self, members: Iterable[Contribution]) -> frozenset[bytes]:
-        uids = {one.elsewhere.uid: one for one in members if one.elsewhere}
-        for one in uids.values():
-            self.leader.count(receipt(one))
-
-        async def take(partial: Partial) -> None:
-            parts = frozenset(uids[uid].part for uid in partial.uids)
-            self.leader.merge(parts, partial.weights, partial.data)
-
-        return await self.sums.collect(tuple(uids), take)
+        return await collected(self.sums, self.leader, members)
 
 
 @pytest.mark.parametrize("layout", [LAYOUT, LARGE], ids=["by update", "by slice"])
