@@ -73,12 +73,12 @@ class LogCommit(_message.Message):
     def __init__(self, sum: _Optional[int] = ...) -> None: ...
 
 class BlockSum(_message.Message):
-    __slots__ = ("sum", "attempt", "partition", "number", "half", "weight", "words", "missing")
+    __slots__ = ("sum", "attempt", "partition", "number", "piece", "weight", "words", "missing")
     SUM_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
-    HALF_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     WORDS_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
@@ -86,11 +86,11 @@ class BlockSum(_message.Message):
     attempt: int
     partition: int
     number: int
-    half: int
+    piece: int
     weight: int
     words: bytes
     missing: bytes
-    def __init__(self, sum: _Optional[int] = ..., attempt: _Optional[int] = ..., partition: _Optional[int] = ..., number: _Optional[int] = ..., half: _Optional[int] = ..., weight: _Optional[int] = ..., words: _Optional[bytes] = ..., missing: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, sum: _Optional[int] = ..., attempt: _Optional[int] = ..., partition: _Optional[int] = ..., number: _Optional[int] = ..., piece: _Optional[int] = ..., weight: _Optional[int] = ..., words: _Optional[bytes] = ..., missing: _Optional[bytes] = ...) -> None: ...
 
 class LogReceipt(_message.Message):
     __slots__ = ("plan", "receipt")

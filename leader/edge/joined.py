@@ -89,17 +89,17 @@ class Joined:
     def begin(self, opened: edge_pb2.Open) -> Mergeable:
         """An empty sum; raises PayloadError for one that can't be made."""
         scale, shared = scale_of(opened.scale), self._fragments.of(opened.round)
+        log = self._log if opened.log else None
         if self.masked:
             if opened.masking.bits not in WORDS:
                 raise PayloadError(f"a sum under masks of {opened.masking.bits} bits")
             noise = opened.noise if opened.HasField("noise") else None
-            if self._log is not None and opened.log:
-                words = LoggedWords(shared, opened.masking, scale, noise)
-                return words.to(self._log, self._plan(opened))
-            return MaskedSum(shared, opened.masking, scale, noise)
-        if self._log is not None and opened.log:
-            return LoggedUpdates(shared, scale, self._weighting).to(self._log, self._plan(opened))
-        return Aggregate(shared, scale, self._weighting)
+            if log is None:
+                return MaskedSum(shared, opened.masking, scale, noise)
+            return LoggedWords(shared, opened.masking, scale, noise).to(log, self._plan(opened))
+        if log is None:
+            return Aggregate(shared, scale, self._weighting)
+        return LoggedUpdates(shared, scale, self._weighting).to(log, self._plan(opened))
 
     def _plan(self, opened: edge_pb2.Open) -> log_pb2.LogPlan:
         partitions, aggregate = self.config.services.kafka.partitions, self.config.aggregate

@@ -66,7 +66,7 @@ class Gathering:
 
     def take(self, answer: log_pb2.BlockSum) -> bool:
         """Add what is new; whether it was. Raises PayloadError for an answer that can't be."""
-        partition, place = answer.partition, (answer.number, answer.half)
+        partition, place = answer.partition, (answer.number, answer.piece)
         if (answer.sum, answer.attempt) != (self._plan.sum, self._attempt) or partition not in self._awaited:
             return False
         if answer.missing:

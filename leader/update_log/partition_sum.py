@@ -129,9 +129,9 @@ class PartitionSum:
             self._correct(wanted)
         for number in numbers:
             weight, words = self._ruled(uids, number) if self._plan.rule else self._summed(number)
-            for half, piece in enumerate(self._arithmetic.pieces(number)):
-                data = words[piece].tobytes()
-                yield self._answer(close, number=number, half=half, weight=weight, words=data)
+            for piece, part in enumerate(self._arithmetic.pieces(number)):
+                data = words[part].tobytes()
+                yield self._answer(close, number=number, piece=piece, weight=weight, words=data)
 
     def _answer(self, close: log_pb2.LogClose, **told: Any) -> log_pb2.BlockSum:
         return log_pb2.BlockSum(sum=self._plan.sum, attempt=close.attempt, partition=self._partition, **told)

@@ -34,7 +34,7 @@ async def resets(victim: Victim, method: str = "Session") -> None:
     """Open streams and reset them once they have come, until the connection is ended."""
     async with RawConnection(victim.address, victim.held) as connection:
         await connection.settings.wait()
-        pause_s = 0.005  # a busy leader takes longer to see them, and gRPC alone sees those that are reset before
+        pause_s = 0.005  # a busy leader takes longer: gRPC alone sees those that are reset before
         while not connection.ended.is_set():
             streams = [connection.open(method) for _ in range(16)]
             await asyncio.sleep(pause_s)

@@ -57,10 +57,10 @@ def total(grid: Grid, answers: Iterable[log_pb2.BlockSum]) -> tuple[tuple[int, .
     """Weights of the first and the last block, and the sum, of answers from all partitions."""
     words, weights = np.zeros(grid.values, np.int64), [0] * len(grid.blocks)
     for answer in answers:
-        start = grid.blocks[answer.number][0] + answer.half * BLOCK // 2
+        start = grid.blocks[answer.number][0] + answer.piece * BLOCK // 2
         found = np.frombuffer(answer.words, "<i8")
         words[start : start + found.size] += found
-        if not answer.half:
+        if not answer.piece:
             weights[answer.number] += answer.weight
     return (weights[0], weights[-1]), words
 
