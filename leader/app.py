@@ -157,10 +157,7 @@ class App:
             await self._close_record()
             return reason
         except asyncio.CancelledError:
-            await asyncio.to_thread(self._record.abandon)
-            self._tracker.evaluations.cancel()
-            for member in self.coordinator.workforce:
-                member.link.end()
+            await self._abandon()
             raise
         except Exception as error:
             await self._close_record()
@@ -171,6 +168,12 @@ class App:
         finally:
             if admission is not None:
                 admission.audit.close()
+
+    async def _abandon(self) -> None:
+        await asyncio.to_thread(self._record.abandon)
+        self._tracker.evaluations.cancel()
+        for member in self.coordinator.workforce:
+            member.link.end()
 
     @property
     def edges(self) -> tuple[str, ...]:

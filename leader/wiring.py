@@ -89,16 +89,8 @@ class Wiring:
         host = host or Host()
         host.arithmetic.submit(compile_add, self.layout.total)  # before there is anything to add
         branches = self._open_branches(state, host, key, recall) if config.edges.listen else None
-        self._engine = Engine(
-            config,
-            self.layout,
-            self.workforce,
-            state.secret,
-            spool=spool,
-            host=host,
-            privacy=privacy,
-            branches=branches,
-        )
+        run = config, self.layout, self.workforce, state.secret
+        self._engine = Engine(*run, spool=spool, host=host, privacy=privacy, branches=branches)
         self.workforce.clock = self._engine.host.clock
         self._save_as_told = save
         self._run_audit: RunAudit | None = None

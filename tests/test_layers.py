@@ -1,4 +1,4 @@
-"""Imports run one way, between the packages and between the rooms of each; the round machine knows no gRPC."""
+"""Imports run one way, between the packages and between the rooms of each; files, classes and functions stay small."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ FLOORS = {
     ],
 }
 MOST_MODULES = 12  # beside the rooms, at the top of a program
+MOST_LINES = {ast.FunctionDef: 40, ast.AsyncFunctionDef: 40, ast.ClassDef: 300, ast.Module: 410}
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -92,6 +93,18 @@ def test_few_modules_stand_beside_the_rooms_and_each_has_its_floor(program: str)
     rooms = {path.parent.name for path in (ROOT / program).glob("*/__init__.py")}
     assert len(modules) <= MOST_MODULES
     assert modules | rooms == {room for floor in FLOORS[program] for room in floor}
+
+
+@pytest.mark.parametrize("package", [*BELOW, "scripts"])
+def test_functions_classes_and_files_are_short_enough_to_be_read(package: str) -> None:
+    long = []
+    for path in (ROOT / package).rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)):
+            first, last = getattr(node, "lineno", 1), getattr(node, "end_lineno", len(text.splitlines()))
+            if last - first + 1 > MOST_LINES.get(type(node), last):
+                long.append(f"{path.relative_to(ROOT)}:{first}")
+    assert long == []
 
 
 @pytest.mark.parametrize(

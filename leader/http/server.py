@@ -39,6 +39,20 @@ class _Connection(H11Protocol):
         self.logger = _QUIET
 
 
+def _settings(app: ASGIApp, limits: LimitsConfig) -> Config:
+    settings = Config(
+        app,
+        http=_Connection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        h11_max_incomplete_event_size=limits.metadata_bytes,
+    )
+    settings.load()
+    return settings
+
+
 @asynccontextmanager
 async def serving_http(
     config: HttpConfig,
@@ -57,31 +71,12 @@ async def serving_http(
 
     Raises ConfigError if the port is taken, the address is not this machine's, or its certificate can't be used.
     """
-    host, _, port = config.listen.rpartition(":")
-    settings = Config(
-        OwnPages(app, "" if own else host),
-        http=_Connection,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        h11_max_incomplete_event_size=limits.metadata_bytes,
-    )
-    settings.load()
-    state = ServerState()
+    host = config.listen.rpartition(":")[0]
+    settings, state = _settings(OwnPages(app, "" if own else host), limits), ServerState()
     tls = _tls() if own else None
     if tls and own:
         _show(tls, config, own())
-    try:
-        server = await asyncio.get_running_loop().create_server(
-            lambda: _Connection(settings, state),
-            host.strip("[]"),
-            int(port),
-            ssl=tls,
-            ssl_handshake_timeout=limits.handshake_s if tls else None,
-        )
-    except OSError as error:
-        raise ConfigError(f"{key} is {config.listen}: {error.strerror}; set another") from error
+    server = await _listen(config.listen, lambda: _Connection(settings, state), tls, limits.handshake_s, key)
     renewing = asyncio.ensure_future(_renew(tls, config, own, renewed)) if tls and own else None
     grace_s = _GRACE_S
     try:
@@ -92,11 +87,36 @@ async def serving_http(
     finally:
         if renewing:
             renewing.cancel()
-        # A connection that asyncio has accepted and not begun with when its server closes is never heard of again.
-        asyncio.get_running_loop().remove_reader(server.sockets[0].fileno())
-        await asyncio.sleep(0)
-        server.close()
+        await _close(server)
         await _end(state, grace_s)
+
+
+async def _listen(
+    place: str,
+    connection: Callable[[], _Connection],
+    tls: ssl.SSLContext | None,
+    handshake_s: float,
+    key: str,
+) -> asyncio.Server:
+    """Raises ConfigError where it can't be."""
+    host, _, port = place.rpartition(":")
+    try:
+        return await asyncio.get_running_loop().create_server(
+            connection,
+            host.strip("[]"),
+            int(port),
+            ssl=tls,
+            ssl_handshake_timeout=handshake_s if tls else None,
+        )
+    except OSError as error:
+        raise ConfigError(f"{key} is {place}: {error.strerror}; set another") from error
+
+
+async def _close(server: asyncio.Server) -> None:
+    # A connection that asyncio has accepted and not begun with when its server closes is never heard of again.
+    asyncio.get_running_loop().remove_reader(server.sockets[0].fileno())
+    await asyncio.sleep(0)
+    server.close()
 
 
 async def _end(state: ServerState, grace_s: float) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from leader.config import RunConfig
+from leader.learners.registration import name_of
 from leader.trust.identities.callers import Caller
-from utils.errors import IncompatibleError
+from protos import leader_pb2
+from utils.errors import IncompatibleError, LimitError, NameTakenError, WireError
 
+_log = logging.getLogger(__name__)
 _ADDRESS = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
 
 
@@ -23,7 +28,29 @@ class Dialling:
         self._hosts = [host.strip() for host in config.dial_hosts.split(",")]
         self.own_port = 0  # that the leader listens on
         beside = (config.trust.plain_listen, config.trust.jwt_listen)
+        self._most = config.limits.dialled
         self._ports = {int(listen.rpartition(":")[2]) for listen in beside if listen}
+
+    def choose(
+        self, info: leader_pb2.LearnerInfo, caller: Caller, taken: Callable[[], Collection[str]]
+    ) -> str:
+        """HOST:PORT to dial a learner at that registers; "" = nowhere, one that can work so acts by itself.
+
+        `taken` tells at which others are dialled. Raises IncompatibleError, LimitError or NameTakenError.
+        """
+        if info.control == leader_pb2.CONTROL_SESSION:
+            return ""
+        try:
+            if len(others := taken()) >= self._most:
+                raise LimitError(f"{self._most} learners are dialled, no more are (limits.dialled)")
+            if (target := self.target(info.network_addr, caller)) in others:
+                raise NameTakenError(f"another learner is dialled at {target}; listen elsewhere, or wait")
+            return target
+        except WireError as error:
+            if info.control == leader_pb2.CONTROL_DIALLED:
+                raise
+            _log.debug("%s is not dialled: %s", name_of(info, caller), error)
+            return ""
 
     def target(self, network_addr: str, caller: Caller) -> str:
         """HOST:PORT to dial a caller at that says that it listens at `network_addr`.

@@ -139,11 +139,7 @@ class Membership:
         accept(info, self._own_examples - _own_examples(known))
         claim = known.claim if known is not None else self._kept(now).get(name)
         if claim is not None and not self._may_return(known, claim, info, caller, now):
-            raise NameTakenError(
-                f"a learner named {name!r} is connected already; start this one with another --name (or without)"
-                if known is not None and known.connected
-                else f"the name {name!r} is kept for a while for the learner that had it; wait, or choose another"
-            )
+            raise _taken(name, connected=known is not None and known.connected)
         if known is None and len(self._members) >= self.max_learners:
             raise LimitError(
                 f"{self.max_learners} learners are registered, no more are taken (limits.max_learners)"
@@ -158,14 +154,17 @@ class Membership:
             member.link = known.link  # until there is another
             member.joined = known.joined
         self._own_examples += _own_examples(member) - _own_examples(known)
+        self._enter(member)
+        return member, known is None
+
+    def _enter(self, member: Member) -> None:
         self._members[member.learner_id] = member
         self._silent.add(member.learner_id)
         self._unproven.pop(member.learner_id, None)
-        if not caller.known:
+        if not member.caller.known:
             self._unproven[member.learner_id] = member
         self._by_token[member.token] = member
         self._list(member)
-        return member, known is None
 
     def _list(self, member: Member) -> None:
         self._by_identity.setdefault(member.identity, {})[member.learner_id] = member
@@ -331,3 +330,11 @@ def _proves(info: leader_pb2.LearnerInfo, claim: Claim) -> bool:
 
 def _own_examples(member: Member | None) -> int:
     return member.own_data.examples if member is not None and member.own_data is not None else 0
+
+
+def _taken(name: str, *, connected: bool) -> NameTakenError:
+    return NameTakenError(
+        f"a learner named {name!r} is connected already; start this one with another --name (or without)"
+        if connected
+        else f"the name {name!r} is kept for a while for the learner that had it; wait, or choose another"
+    )

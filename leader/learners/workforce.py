@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from leader.state import Seats
 from leader.trust.audit.chain import BEGINNING, Head
 from leader.trust.identities.callers import Caller, host_of
 from protos import leader_pb2
-from utils.errors import LimitError, NameTakenError, UnknownLearnerError, WireError
+from utils.errors import UnknownLearnerError
 
 _log = logging.getLogger(__name__)
 _TABLES = (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6"))
@@ -142,21 +143,14 @@ class Workforce:
 
         Raises ForbiddenError, IncompatibleError, NameTakenError, LimitError or PayloadError.
         """
-        target = self._target(info, caller)
+        target = self.dialling.choose(info, caller, partial(self._dialled_beside, info, caller))
         member, new = self._members.register(info, caller, time.monotonic(), self._eligibility.check)
         if target:
             member.link.end()
             self._reach(member, self._dialled(member, target))
         eligible = self._eligibility.met_by(member)
         if not eligible and (new or member in self._allocation):
-            _log.warning(
-                "%s is left out, it does not meet cohort.require (%s): it said tags %s, device %s, %.1f GiB of memory",
-                member.name,
-                self._config.cohort.require,
-                ",".join(sorted(member.tags)) or "none",
-                member.device_kind or "unknown",
-                member.memory_bytes / (1 << 30),
-            )
+            _warn_of(member, self._config.cohort.require)
         self._allocation.place(member, eligible=eligible)
         if new:
             member.joined = self.clock.now()
@@ -168,26 +162,10 @@ class Workforce:
         self.announce()
         return member
 
-    def _target(self, info: leader_pb2.LearnerInfo, caller: Caller) -> str:
-        """HOST:PORT to dial a learner at that registers; "" = nowhere, one that can work so acts by itself.
-
-        Raises IncompatibleError, LimitError or NameTakenError.
-        """
-        if info.control == leader_pb2.CONTROL_SESSION:
-            return ""
-        name, most = name_of(info, caller), self._config.limits.dialled
-        try:
-            dialled = [m.link.target for m in self if m.link.target and m.name != name]
-            if len(dialled) >= most:
-                raise LimitError(f"{most} learners are dialled, no more are (limits.dialled)")
-            if (target := self.dialling.target(info.network_addr, caller)) in dialled:
-                raise NameTakenError(f"another learner is dialled at {target}; listen elsewhere, or wait")
-            return target
-        except WireError as error:
-            if info.control == leader_pb2.CONTROL_DIALLED:
-                raise
-            _log.debug("%s is not dialled: %s", name, error)
-            return ""
+    def _dialled_beside(self, info: leader_pb2.LearnerInfo, caller: Caller) -> list[str]:
+        """Where others than the learner that registers are dialled."""
+        name = name_of(info, caller)
+        return [m.link.target for m in self if m.link.target and m.name != name]
 
     def _dialled(self, member: Member, target: str) -> DialledLink:
         return DialledLink(
@@ -356,6 +334,18 @@ class Workforce:
     def enough(self) -> bool:
         """Whether a further round can begin with the learners that are here."""
         return self._allocation.enough()
+
+
+def _warn_of(member: Member, required: str) -> None:
+    """Tell why a member is given no work."""
+    _log.warning(
+        "%s is left out, it does not meet cohort.require (%s): it said tags %s, device %s, %.1f GiB of memory",
+        member.name,
+        required,
+        ",".join(sorted(member.tags)) or "none",
+        member.device_kind or "unknown",
+        member.memory_bytes / (1 << 30),
+    )
 
 
 def stands(peer: str) -> bool | None:

@@ -77,11 +77,6 @@ def describe(event: events.Event, rounds: int, join: str = "") -> str:
             )
         case events.WaitingForLearners():
             return f"waiting for learners: {event.have} of {event.need}; on each run: {join}"
-        case events.LearnerJoined():
-            own = "" if event.own_examples is None else f", {event.own_examples:,} examples of its own"
-            return f"learner {event.learner_id} {event.name} joined: {event.device}{own}"
-        case events.LearnerLeft():
-            return f"learner {event.learner_id} {event.name} left: {event.reason}"
         case events.EdgeServes():
             return f"edge {event.name} takes updates at {', '.join(event.addresses)}"
         case events.EdgeLeft():
@@ -89,6 +84,39 @@ def describe(event: events.Event, rounds: int, join: str = "") -> str:
         case events.UpdatesLost():
             lost = number_of(len(event.parts), "update")
             return f"{lost} were lost with an edge, and are asked for again"
+        case _:
+            return _describe_learners(event) or _describe_round(event, rounds)
+
+
+def describe_spent(event: events.RoundCommitted) -> str:
+    """What a round of a private run has left of its learners' privacy, such as `eps 3.2 of 8`."""
+    return f"eps {event.epsilon:.2g} of {event.budget:g}"
+
+
+def _moved(part: str, to: str, name: str) -> str:
+    """What becomes of a part of `name` that is overdue."""
+    if not to:
+        return f"{part} is left out"
+    return f"{part} stays, nobody else is here" if to == name else f"{part} moves from {name} to {to}"
+
+
+def describe_spread(scored: tuple[str, events.Spread]) -> str:
+    """A metric's name and its spread over the learners, such as `accuracy 61.00%, worst 10% 40.00%`."""
+    name, spread = scored
+    told = f"{name} {metric_names.show(name, spread['mean'])}"
+    if "worst_decile" in spread:
+        told += f", worst 10% {metric_names.show(name, spread['worst_decile'])}"
+    return told
+
+
+def _describe_learners(event: events.Event) -> str:
+    """What learners do and are refused; "" for any other event."""
+    match event:
+        case events.LearnerJoined():
+            own = "" if event.own_examples is None else f", {event.own_examples:,} examples of its own"
+            return f"learner {event.learner_id} {event.name} joined: {event.device}{own}"
+        case events.LearnerLeft():
+            return f"learner {event.learner_id} {event.name} left: {event.reason}"
         case events.LearnersCounted():
             joined = number_of(event.joined, "more learner")
             return f"{joined} joined and {event.left:,} left in {event.seconds:.0f} s"
@@ -113,28 +141,7 @@ def describe(event: events.Event, rounds: int, join: str = "") -> str:
             more = f" (and {event.suppressed:,} more like it)" if event.suppressed else ""
             return f"refused {event.method or 'a call'} of {who}: {event.reason}{more}"
         case _:
-            return _describe_round(event, rounds)
-
-
-def describe_spent(event: events.RoundCommitted) -> str:
-    """What a round of a private run has left of its learners' privacy, such as `eps 3.2 of 8`."""
-    return f"eps {event.epsilon:.2g} of {event.budget:g}"
-
-
-def _moved(part: str, to: str, name: str) -> str:
-    """What becomes of a part of `name` that is overdue."""
-    if not to:
-        return f"{part} is left out"
-    return f"{part} stays, nobody else is here" if to == name else f"{part} moves from {name} to {to}"
-
-
-def describe_spread(scored: tuple[str, events.Spread]) -> str:
-    """A metric's name and its spread over the learners, such as `accuracy 61.00%, worst 10% 40.00%`."""
-    name, spread = scored
-    told = f"{name} {metric_names.show(name, spread['mean'])}"
-    if "worst_decile" in spread:
-        told += f", worst 10% {metric_names.show(name, spread['worst_decile'])}"
-    return told
+            return ""
 
 
 def _describe_round(event: events.Event, rounds: int) -> str:

@@ -32,8 +32,6 @@ def summarize(
     `audit_head`, of a run with trust, is the newest line of its audit as N:HASH. `privacy`, of a run with dp.mode,
     is what was promised and what is spent.
     """
-    newest = next((record for record in reversed(records) if any(map(_of_test_split, record))), {})
-    at_learners = next((record for record in reversed(records) if "federated" in record), {})
     return {
         "run": started.run_id,
         "model": started.model,
@@ -42,16 +40,11 @@ def summarize(
         "exchange": started.exchange,
         "learners": max((record["learners"] for record in records), default=0),
         "rounds": finished.round,
-        "test_accuracy": newest.get("test_accuracy"),
-        **{name: value for name, value in newest.items() if _of_test_split(name)},
-        "evaluated_round": newest.get("round"),
+        **_evaluated(records),
         "best": asdict(best) if best else None,
-        "federated": at_learners.get("federated"),
-        "federated_round": at_learners.get("round"),
+        **_at_learners(records),
         "loss": records[-1]["loss"] if records else None,
-        "seconds": round(sum(record["seconds"] for record in records), 3),
-        "bytes_up": sum(record["bytes_up"] for record in records),
-        "bytes_down": sum(record["bytes_down"] for record in records),
+        **_totals(records),
         "refused": dict(refused),
         "stopped": finished.reason or None,
         "stopped_early": finished.stopped_early or None,
@@ -68,3 +61,20 @@ def _of_test_split(name: str) -> bool:
 def write_summary(path: Path, summary: dict[str, object]) -> None:
     """Write `summary` to `path`, whole or not at all."""
     replace_file(path, (json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def _evaluated(records: Sequence[Record]) -> dict[str, object]:
+    newest = next((record for record in reversed(records) if any(map(_of_test_split, record))), {})
+    scores = {name: value for name, value in newest.items() if _of_test_split(name)}
+    return {"test_accuracy": None, **scores, "evaluated_round": newest.get("round")}
+
+
+def _at_learners(records: Sequence[Record]) -> dict[str, object]:
+    newest = next((record for record in reversed(records) if "federated" in record), {})
+    return {"federated": newest.get("federated"), "federated_round": newest.get("round")}
+
+
+def _totals(records: Sequence[Record]) -> dict[str, object]:
+    """Of all rounds, in seconds and bytes."""
+    sums = {name: sum(record[name] for record in records) for name in ("seconds", "bytes_up", "bytes_down")}
+    return {**sums, "seconds": round(sums["seconds"], 3)}

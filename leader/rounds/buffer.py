@@ -364,15 +364,10 @@ class Buffer:
         owing, abandoned = self.owing(set(self._owed) - sent), len(self._inside) < self.plan.quorum
         again = self._improvise()
         if abandoned:
-            return [Overdue(owing, abandoned), *self._give_up()]
+            few = f"{len(self._inside)} of {self._target} updates in after {self.plan.deadline_s:g} s"
+            return [Overdue(owing, abandoned), *self._abandon(f"{few}, {self.plan.quorum} are needed")]
         self._script.happened("closed")
         return [Overdue(owing, abandoned), *again, *self._close()]
-
-    def _give_up(self) -> list[Action]:
-        return self._abandon(
-            f"{len(self._inside)} of {self._target} updates in after {self.plan.deadline_s:g} s, "
-            f"{self.plan.quorum} are needed"
-        )
 
     def _abandon(self, reason: str) -> list[Action]:
         self.phase = Phase.ABANDONED

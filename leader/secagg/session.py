@@ -10,9 +10,10 @@ Bonawitz et al. 2017, figure 4 (https://eprint.iacr.org/2017/281).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import product
 from typing import Any
 
 from leader.secagg.actions import Action, Closed, Failed, Ready, Send, Unmask
@@ -200,10 +201,7 @@ class MaskSession:
         if self._check is not None:
             signed = signed_advert(self.session, self._order, name, advert)
             self._check(advert.identity, name, signed, advert.signature, "the advert")
-        others = [other for of, other in self._adverts.items() if of != name]
-        for field in ("share_key", "mask_key", "self_hash"):
-            if any(getattr(other, field) == getattr(advert, field) for other in others):
-                raise PayloadError(f"another learner has the same {field}")
+        _check_own(advert, [other for of, other in self._adverts.items() if of != name])
         self._adverts[name] = advert
         self._refused.discard(name)
 
@@ -359,3 +357,10 @@ class MaskSession:
         message = leader_pb2.MaskDown(session=self.session, **said)
         self._last[name] = message
         return Send(name, message)
+
+
+def _check_own(advert: leader_pb2.Advert, others: Iterable[leader_pb2.Advert]) -> None:
+    """Raises PayloadError where another's is repeated."""
+    for other, field in product(others, ("share_key", "mask_key", "self_hash")):
+        if getattr(other, field) == getattr(advert, field):
+            raise PayloadError(f"another learner has the same {field}")

@@ -53,16 +53,8 @@ class Engine:
         self.workforce = workforce
         self.optimizer = make_optimizer(config)
         self.decoder = Decoder(config.codec, layout, config.streaming.fragments, config.limits.header_bytes)
-        masked = config.secagg.mode != "off"
         self.updates: UpdateReader = (
-            MaskedUpdates(
-                layout,
-                config.secagg.bits,
-                metrics=len(config.summed_scores),
-                tells_clipping=config.dp.tells_clipping,
-            )
-            if masked
-            else self.decoder
+            self.decoder if config.secagg.mode == "off" else _masked_updates(config, layout)
         )
         self.signed: Check | None = None  # of a secure run: what tells whether a learner has signed
         self.host = host or Host()
@@ -127,3 +119,10 @@ class Engine:
             step_at_once, before, shared, self.optimizer, aggregate, told, everybody
         )
         return await self.publisher.publish(after, before), result
+
+
+def _masked_updates(config: RunConfig, layout: Layout) -> UpdateReader:
+    """What reads the updates of a run under masks."""
+    return MaskedUpdates(
+        layout, config.secagg.bits, metrics=len(config.summed_scores), tells_clipping=config.dp.tells_clipping
+    )

@@ -15,14 +15,14 @@ from learner.secagg.vow import Vows
 from learner.training.algorithms.streaming_diloco import check_streaming
 from learner.training.update import CancelledError, Update
 from learner.wire.connection import MENDABLE, Connection, Endpoint
-from learner.wire.edges import UNREADABLE, Edges, check_via
-from learner.wire.transfer import Download, pull_model, pull_shard, push, read_model
+from learner.wire.edges import Edges, check_via
+from learner.wire.transfer import Download, push
 from learner.wire.whole_update import HeldUpdate, WholeUpdate
+from learner.work.inputs import Inputs
 from learner.work.order_book import Fate, OrderBook, part_of
 from learner.work.prefetch import Ahead
 from learner.work.steps import Steps
 from learner.work.workbench import Tools, Workbench
-from model.image_classification import Shard
 from model.task import Examples
 from protos import leader_pb2
 from utils import faults
@@ -64,11 +64,8 @@ class Worker:
         own: Examples | None,
         masks: MaskSessions | None = None,
     ) -> None:
-        self._tools = tools
-        self._memory = memory
-        self._network_addr = network_addr
+        self._tools, self._memory = tools, memory
         self._edges = edges
-        self._own = own
         self.masks = masks or MaskSessions(Vows(None), Floors(), 0)
         self._thread = ThreadPoolExecutor(1, "training")
         self._ahead = Ahead(self._thread)
@@ -77,11 +74,9 @@ class Worker:
         self._steps: Steps | None = None  # of this connection
         self._breaks = 0  # since the last step that was over
         self._refused: FlockstepError | None = None  # what ended a gradient stream for good
-        self._shards: dict[int, Shard] = {}
+        self._inputs = Inputs(network_addr, own, edges, self._connected, self._book.latest)
         self._run: leader_pb2.RunDescription | None = None
         self._bench: Workbench | None = None
-        self._base: tuple[int, Download] | None = None  # version and what came for it
-        self._inline: tuple[int, bytes] | None = None  # the same for an order that has not needed it yet
         self._connection: Connection | None = None
         self._broken: asyncio.Future[FlockstepError] | None = None  # of this connection
         self.failed_work = ""  # work id of the order that `run` raised for
@@ -102,8 +97,7 @@ class Worker:
         self._broken = broken = asyncio.get_running_loop().create_future()
         if self._run is None or self._run.run_id != connection.run.run_id:
             self._book.cleared()
-            self._shards.clear()
-            self._base = self._inline = None
+            self._inputs.clear()
             self._ahead.clear()
             self._bench = self._make_bench(connection.run)
         self._run = connection.run
@@ -117,7 +111,7 @@ class Worker:
         assert self._bench is not None
 
         def took(version: int, vector: Vector) -> None:
-            self._base = (version, Download(vector))
+            self._inputs.took(version, vector)
             self._breaks = 0
 
         def failed(error: FlockstepError) -> None:
@@ -164,7 +158,7 @@ class Worker:
         self._tools.floor.check(order)
         answer = self.masks.ordered(order)
         if model:
-            self._inline = (order.version, model)
+            self._inputs.came(order.version, model)
         if self._book.ordered(order):
             self._cancel()
         self._memory.committed(order.round - 1)
@@ -241,7 +235,7 @@ class Worker:
             await self._send(to, sent, resume=again)
 
         try:
-            await self._edges.ask(latest.via, self._leader, send)
+            await self._edges.ask(latest.via, self._inputs.leader, send)
         except WireError as refusal:
             late = isinstance(refusal, LateUpdateError)
             if late and await self.masks.again(order.work_id, sent.said.session):
@@ -264,9 +258,9 @@ class Worker:
         """Send the update while it is made; whether it counts is heard with the weights that it makes."""
         if steps.send_again(order):
             return
-        if self._base is None or self._base[0] != order.version:
+        if not self._inputs.has(order.version):
             await steps.over()  # what the order starts from may be on its way
-        examples, base = await self._inputs(order)
+        examples, base = await self._inputs_of(order)
         update, post = steps.begin(order, part, base.vector)
         loop, bench = asyncio.get_running_loop(), self._bench
         assert bench is not None
@@ -296,7 +290,7 @@ class Worker:
         _log.log(level, text, order.round, update.loss, order.local_steps, update.trained / update.seconds)
 
     async def _train(self, order: leader_pb2.WorkOrder, part: str) -> tuple[Update, WholeUpdate]:
-        examples, base = await self._inputs(order)
+        examples, base = await self._inputs_of(order)
         bench = self._bench
         assert bench is not None
         loop = asyncio.get_running_loop()
@@ -315,43 +309,13 @@ class Worker:
             self._ahead.begin(bench, order, examples, part, update)
         return update, held
 
-    async def _inputs(self, order: leader_pb2.WorkOrder) -> tuple[Examples, Download]:
-        """Examples and model of an order, fetched where they are not here; raises CancelledError if it is over."""
-        connection, bench = self._connected(), self._bench
-        assert bench is not None
-        examples = await self._examples(connection, order)
-        if self._base is None or self._base[0] != order.version:
-            self._base = (order.version, await self._model(bench, order))
+    async def _inputs_of(self, order: leader_pb2.WorkOrder) -> tuple[Examples, Download]:
+        """Raises CancelledError if the order is over."""
+        assert self._bench is not None
+        inputs = await self._inputs.of(order, self._bench)
         if self._book.unwanted:
             raise CancelledError(f"round {order.round} is over")
-        return examples, self._base[1]
-
-    async def _model(self, bench: Workbench, order: leader_pb2.WorkOrder) -> Download:
-        """The order's model version, from where it can be had."""
-        inline, self._inline = self._inline, None
-        if inline is not None and inline[0] == order.version:
-            return read_model(inline[1], order, bench.layout)
-        base, changes = self._base, bench.changes(order)
-        return await self._edges.ask(
-            self._book.latest(order).via,
-            self._leader,
-            lambda at: pull_model(at, order, bench.layout, base, changes),
-            UNREADABLE,
-        )
-
-    async def _examples(self, connection: Connection, order: leader_pb2.WorkOrder) -> Examples:
-        if not order.HasField("shard"):
-            if self._own is None:
-                raise LateUpdateError("the order is for own data, but this learner has none")
-            return self._own
-        if order.shard not in self._shards:
-            classes = connection.run.classes
-            shard = await pull_shard(
-                connection.stub, connection.token, order.shard, self._network_addr, classes
-            )
-            _log.info("received shard %d: %d examples", order.shard, len(shard))
-            self._shards[order.shard] = shard
-        return self._shards[order.shard]
+        return inputs
 
     async def _send(self, to: Endpoint, held: HeldUpdate, *, resume: bool) -> None:
         """Upload an update; with `resume` only what has not come of it yet."""
@@ -363,9 +327,6 @@ class Worker:
             except ChecksumError as error:
                 _log.warning("update was damaged on its way (try %d of %d): %s", attempt + 1, _RESENDS, error)
         raise FlockstepError(f"the update arrived damaged {_RESENDS} times; check the network to the leader")
-
-    def _leader(self) -> Endpoint:
-        return self._connected().leader
 
     def _connected(self) -> Connection:
         if self._connection is None:

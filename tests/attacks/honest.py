@@ -71,9 +71,9 @@ class TimedWorker(Worker):
         self._newest = order
         return super().order(order, model)
 
-    async def _inputs(self, order: leader_pb2.WorkOrder) -> tuple[Examples, Download]:
+    async def _inputs_of(self, order: leader_pb2.WorkOrder) -> tuple[Examples, Download]:
         self._begin(DOWN, order.work_id)
-        inputs = await super()._inputs(order)
+        inputs = await super()._inputs_of(order)
         self._end(DOWN, order.work_id)
         return inputs
 

@@ -23,7 +23,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         versions.append(order.version)
         return await pull_model(at, order, *rest)
 
-    monkeypatch.setattr("learner.work.worker.pull_model", noted)
+    monkeypatch.setattr("learner.work.inputs.pull_model", noted)
     return versions
 
 
