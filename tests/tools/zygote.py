@@ -2,10 +2,13 @@
 
 Importing torch takes two seconds, a fork some milliseconds. What is forked here is as good as a program of
 its own: a session, environment, folder, output and exit code of its own, and no thread or channel from before.
+Only its interpreter is not taken down at its end: that frees, one by one, all that was imported here, in a third of
+a second. Threads are joined, exit handlers run and output is written as ever.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import importlib
@@ -14,8 +17,9 @@ import os
 import runpy
 import socket
 import sys
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -25,6 +29,7 @@ _CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 
 PRELOADED = (
     "leader.app",
+    "leader.edge.app",
     "learner.app",
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",
@@ -83,7 +88,21 @@ def become(request: dict[str, Any], output: int) -> None:
     sys.path[0] = request["folder"]
     module, *arguments = request["command"]
     sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if isinstance(end.code, int):
+            leave(end.code)
+        raise
+
+
+def leave(code: int) -> NoReturn:
+    """End this process as the interpreter does, short of freeing what it has."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
