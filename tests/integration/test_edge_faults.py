@@ -17,6 +17,8 @@ from utils.faults import EDGE_POINTS, TREE_POINTS
 NAMES = "abcd"
 GATED = "d"  # stops in training in every even round, until edges are there; its next order names them
 LEADER_KILLS = (*TREE_POINTS, "leader.collected", "leader.checkpointing", "leader.committed")
+#: Where edges of one round sleep: so many at a time, while learners have yet others to go to.
+ASLEEP = (EDGE_POINTS[:3], EDGE_POINTS[3:5], EDGE_POINTS[5:])
 ROUNDS = range(1, 2 * len(EDGE_POINTS) + 3)
 ODD = range(3, len(ROUNDS), 2)
 FOUR: Settings = {
@@ -36,12 +38,13 @@ def alone(lasting: Cluster) -> Leader:
     return leader
 
 
-def place(*others: str) -> str:
-    """HOST:PORT of an edge that the gated learner asks before these others."""
+def places(count: int, *others: str) -> list[str]:
+    """HOST:PORT of so many edges, each of which a learner asks before all these others."""
     while True:
-        one = f"127.0.0.1:{free_port()}"
-        if ranked(GATED, (one, *others))[0] == one:
-            return one
+        some = [f"127.0.0.1:{free_port()}" for _ in range(count)]
+        firsts = {ranked(name, (*some, *others))[0] for name in NAMES}
+        if len(firsts.intersection(some)) == count:
+            return some
 
 
 class Tree:
@@ -53,7 +56,7 @@ class Tree:
         self._edges_listen = f"127.0.0.1:{free_port()}"
         self.leader = cluster.leader({**FOUR, "edges.listen": self._edges_listen}, faults=faults)
         assert self.leader.address
-        self._west_at = place()
+        (self._west_at,) = places(1)
         self.west = self._edge("west", self._west_at)
         self.leader.event("EdgeServes", name="west")
         stops = ",".join(f"stop@learner.training:{round_}" for round_ in gates)
@@ -66,14 +69,27 @@ class Tree:
         given = ["--leader", self._edges_listen, "--listen", at, "--name", name]
         return self._cluster.program("edge", ["leader.edge", *given, "--log-format", "json"], faults)
 
-    def east(self, faults: str = "") -> Program:
-        """Another edge, where nobody has met one that failed; it serves when the gate opens."""
+    def easts(self, *faults: str) -> dict[str, Program]:
+        """Other edges by name, where nobody has met one that failed; they serve when the gate opens."""
         self.crew[GATED].frozen()
-        self.newest = f"east-{next(self._numbers)}"
-        edge = self._edge(self.newest, place(self._west_at), faults)
-        self.leader.event("EdgeServes", name=self.newest)
+        edges = {}
+        for at, fault in zip(places(len(faults), self._west_at), faults, strict=True):
+            name = f"east-{next(self._numbers)}"
+            edges[name] = self._edge(name, at, fault)
+        self.await_all("EdgeServes", edges)
         self.crew[GATED].signal(signal.SIGCONT)
+        return edges
+
+    def east(self, fault: str = "") -> Program:
+        """One such edge."""
+        (edge,) = self.easts(fault).values()
         return edge
+
+    def await_all(self, event: str, edges: Iterable[str]) -> None:
+        """Wait until the leader has told this of each of these edges."""
+        awaited = set(edges)
+        while awaited:
+            awaited.discard(self.leader.event(event)["name"])
 
     def open_for(self, edges: int) -> None:
         """Open the gate once so many edges are back."""
@@ -97,18 +113,19 @@ def test_an_edge_killed_at_every_point_loses_nothing(cluster: Cluster, alone: Le
     tree.finish(alone)
 
 
-def test_an_edge_that_sleeps_past_its_lease_at_any_point_harms_nothing(
-    cluster: Cluster, alone: Leader
-) -> None:
-    tree = Tree(cluster, [*(round_ - 1 for round_ in ODD), ROUNDS[-1]])
-    for point, round_ in zip(EDGE_POINTS, ODD, strict=True):
-        east = tree.east(f"stop@{point}:{round_}")
-        east.frozen()
-        tree.leader.event("EdgeLeft", name=tree.newest)
-        east.signal(signal.SIGCONT)
-        tree.leader.event("EdgeServes", name=tree.newest)
-        east.signal(signal.SIGTERM)
-        assert east.wait() == 128 + signal.SIGTERM, point
+def test_edges_that_sleep_past_their_lease_at_any_point_harm_nothing(cluster: Cluster, alone: Leader) -> None:
+    tree = Tree(cluster, [round_ - 1 for round_ in ODD[: len(ASLEEP) + 1]])
+    for points, round_ in zip(ASLEEP, ODD, strict=False):
+        easts = tree.easts(*(f"stop@{point}:{round_}" for point in points))
+        for east in easts.values():
+            east.frozen()
+        tree.await_all("EdgeLeft", easts)
+        for east in easts.values():
+            east.signal(signal.SIGCONT)
+        tree.await_all("EdgeServes", easts)
+        for point, east in zip(points, easts.values(), strict=True):
+            east.signal(signal.SIGTERM)
+            assert east.wait() == 128 + signal.SIGTERM, point
     tree.open_for(0)
     tree.finish(alone)
 
