@@ -19,64 +19,89 @@ from tests.integration.harness import (
 from utils.faults import LEARNER_POINTS
 
 DEBUG = ("--log-level", "debug")
+DOOMED = dict(zip("bcdef", LEARNER_POINTS, strict=True))  # who fails where, in one run
 ROUNDS = range(1, 8)
 
 
-def assert_each_counted_once(leader: Leader) -> None:
-    """Check that every round's sum has two updates, and that nobody else's counted."""
+@pytest.fixture(scope="module")
+def crowd(tiny: Settings) -> Settings:
+    """Four rounds of six shards: one for a learner that stays, and one for each that fails somewhere."""
+    return {**tiny, "learners": 1 + len(DOOMED), "data.shards": 1 + len(DOOMED), "rounds": 4}
+
+
+@pytest.fixture(scope="module")
+def undisturbed_crowd(crowd: Settings, lasting: Cluster) -> Leader:
+    """A whole run of `crowd` in which nothing went wrong."""
+    return lasting.train({**crowd, "learners": 2})
+
+
+def assert_each_counted_once(leader: Leader, rounds: int = len(ROUNDS), updates: int = 2) -> None:
+    """Check that every round's sum has so many updates, and that nobody else's counted."""
     counted = Counter(event["round"] for event in leader.events("UpdateAccepted"))
-    assert counted == dict.fromkeys(ROUNDS, 2)
+    assert counted == dict.fromkeys(range(1, rounds + 1), updates)
 
 
-def test_a_learner_killed_at_every_point_comes_back_under_its_name(
-    cluster: Cluster, tiny: Settings, undisturbed: Leader
+def assert_undisturbed(leader: Leader, undisturbed_crowd: Leader) -> None:
+    """Check that a run of `crowd` counted each update once and ended in the bits of one without faults."""
+    assert_each_counted_once(leader, 4, 1 + len(DOOMED))
+    assert_same_bits(leader.run_dir, undisturbed_crowd.run_dir)
+
+
+def await_all(leader: Leader, event: str, **fields: object) -> None:
+    """Wait until there was such an event of each that is doomed; the one that stays may have one too."""
+    awaited = set(DOOMED)
+    while awaited:
+        awaited.discard(leader.event(event, **fields)["name"])
+
+
+def test_learners_killed_at_every_point_come_back_under_their_names(
+    cluster: Cluster, crowd: Settings, undisturbed_crowd: Leader
 ) -> None:
-    leader = cluster.leader({**tiny, "cohort.lease_s": 8})  # of which its name is kept for a quarter
+    leader = cluster.leader({**crowd, "cohort.lease_s": 8})  # of which their names are kept for a quarter
     stays = cluster.learner(leader, "--name", "a")
-    for round_, point in enumerate(LEARNER_POINTS, start=1):
-        killed = cluster.learner(leader, "--name", "b", faults=f"kill@{point}:{round_}")
-        assert killed.wait() == -signal.SIGKILL
-    succeed(cluster.learner(leader, "--name", "b"), leader, stays)
+    killed = {
+        name: cluster.learner(leader, "--name", name, faults=f"kill@{at}:2") for name, at in DOOMED.items()
+    }
+    back = []
+    for name, learner in killed.items():
+        assert learner.wait() == -signal.SIGKILL
+        back.append(cluster.learner(leader, "--name", name))
+    succeed(leader, stays, *back)
     assert leader.events("LearnerLeft") == []
-    assert_each_counted_once(leader)
-    assert_same_bits(leader.run_dir, undisturbed.run_dir)
+    assert_undisturbed(leader, undisturbed_crowd)
 
 
-def test_learners_killed_at_every_point_leave_their_shard_to_another(
-    cluster: Cluster, tiny: Settings, undisturbed: Leader
+def test_learners_killed_at_every_point_leave_their_shards_to_another(
+    cluster: Cluster, crowd: Settings, undisturbed_crowd: Leader
 ) -> None:
-    leader = cluster.leader({**tiny, "cohort.lease_s": 3, "data.shards": 2})
+    leader = cluster.leader({**crowd, "cohort.lease_s": 3})
     stays = cluster.learner(leader, "--name", "a")
-    leader.event("LearnerJoined", name="a")
-    # Two shards: one is a's, the other goes from one to the next as they die, and comes to a in the end.
-    doomed = {name: f"kill@{point}" for name, point in zip("bcdef", LEARNER_POINTS, strict=True)}
-    killed = [cluster.learner(leader, "--name", name, faults=fault) for name, fault in doomed.items()]
+    killed = [cluster.learner(leader, "--name", name, faults=f"kill@{at}") for name, at in DOOMED.items()]
     for learner in killed:
         assert learner.wait() == -signal.SIGKILL
     succeed(leader, stays)
     left = {event["name"]: event["reason"] for event in leader.events("LearnerLeft")}
-    assert left == dict.fromkeys(doomed, "no sign of life for 3 s")
-    assert_each_counted_once(leader)
-    assert_same_bits(leader.run_dir, undisturbed.run_dir)
+    assert left == dict.fromkeys(DOOMED, "no sign of life for 3 s")
+    assert_undisturbed(leader, undisturbed_crowd)
 
 
-@pytest.mark.parametrize("point", LEARNER_POINTS)
-def test_a_learner_that_sleeps_past_its_lease_comes_back_to_other_work(
-    cluster: Cluster, tiny: Settings, undisturbed: Leader, point: str
+def test_learners_that_sleep_past_their_lease_at_every_point_come_back_to_other_work(
+    cluster: Cluster, crowd: Settings, undisturbed_crowd: Leader
 ) -> None:
-    leader = cluster.leader({**tiny, "cohort.lease_s": 3})
-    # The one that stays waits in round 5 for the other, which would else come back to a run that is over.
-    stays = cluster.learner(leader, "--name", "a", faults="stop@learner.training:5")
-    sleeps = cluster.learner(leader, "--name", "b", faults=f"stop@{point}:2")
-    sleeps.frozen()
-    leader.event("LearnerLeft", name="b", reason="no sign of life for 3 s")
+    leader = cluster.leader({**crowd, "cohort.lease_s": 3})
+    # The one that stays waits in round 3 for the others, which would else come back to a run that is over.
+    stays = cluster.learner(leader, "--name", "a", faults="stop@learner.training:3")
+    sleep = [cluster.learner(leader, "--name", name, faults=f"stop@{at}:2") for name, at in DOOMED.items()]
+    for learner in sleep:
+        learner.frozen()
+    await_all(leader, "LearnerLeft", reason="no sign of life for 3 s")
+    for learner in sleep:
+        learner.signal(signal.SIGCONT)
+    await_all(leader, "LearnerJoined")
     stays.frozen()
-    sleeps.signal(signal.SIGCONT)
-    leader.event("LearnerJoined", name="b")
     stays.signal(signal.SIGCONT)
-    succeed(leader, stays, sleeps)
-    assert_each_counted_once(leader)
-    assert_same_bits(leader.run_dir, undisturbed.run_dir)
+    succeed(leader, stays, *sleep)
+    assert_undisturbed(leader, undisturbed_crowd)
 
 
 def test_a_learner_cut_off_at_every_point_goes_on_where_it_was(
@@ -126,6 +151,8 @@ def test_an_upload_that_is_cut_goes_on_at_the_byte_where_it_broke(
     proxy.set_bandwidth(4e6)  # the leader must have read something when the connection is reset
     proxy.cut_after(1 << 20, "up")  # of 1.7 MB
     cut.signal(signal.SIGCONT)
+    cut.event("log", logger="utils.wire.patience", level="warning")
+    proxy.set_bandwidth(None)
     succeed(leader, stays, cut)
     [resumed] = [
         str(entry["message"])
