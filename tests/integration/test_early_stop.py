@@ -16,8 +16,9 @@ PATIENCE = 1
 
 @pytest.fixture(scope="module")
 def tested(tiny: Settings) -> Settings:
-    """As few examples as in `tiny`, and some to test on."""
-    return {**tiny, "data.source": "synthetic", "data.train_examples": 64, "data.test_examples": 32}
+    """As few examples as in `tiny`, and some to test on; a resumed leader keeps names for 2 s."""
+    images: Settings = {"data.source": "synthetic", "data.train_examples": 64, "data.test_examples": 32}
+    return {**tiny, **images, "cohort.lease_s": 8}
 
 
 @pytest.fixture(scope="module")

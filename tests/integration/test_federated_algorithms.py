@@ -65,8 +65,8 @@ def own() -> Settings:
 
 @pytest.fixture(scope="module")
 def scaffold(own: Settings) -> Settings:
-    """`own` with control variates at the leader and at two learners."""
-    return {**own, "learners": 2, "train.control_variates": "true"}
+    """`own` with control variates at the leader and at two learners, whose names are kept for 2 s."""
+    return {**own, "learners": 2, "train.control_variates": "true", "cohort.lease_s": 8}
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,7 @@ def test_a_full_disk_ends_the_run_with_the_last_round_kept(
     assert kept == [checkpoint(leader, round_) for round_ in (0, 1, 2)]
     assert load_checkpoint(kept[-1]).round == 2
 
-    resumed = cluster.resumed(leader)
+    resumed = cluster.resumed(leader, "--set", "cohort.lease_s=8")  # it keeps names for 2 s
     succeed(resumed, *start_crew(cluster, resumed))
     assert_same_bits(resumed.run_dir, undisturbed.run_dir)
 

@@ -15,16 +15,16 @@ DEBUG = ("--log-level", "debug")
 STREAMED: Settings = {**DILOCO, "streaming.fragments": 3, "streaming.overlap_steps": 2}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def streamed(tiny: Settings) -> Settings:
     """Seven rounds of three fragments."""
     return {**tiny, **STREAMED}
 
 
-@pytest.fixture
-def simulated(cluster: Cluster, streamed: Settings) -> Path:
+@pytest.fixture(scope="module")
+def simulated(lasting: Cluster, streamed: Settings) -> Path:
     """The folder of a simulation of `streamed`."""
-    return simulate(cluster, streamed)
+    return simulate(lasting, streamed)
 
 
 def test_processes_that_begin_ahead_end_in_the_bits_of_a_simulation(
@@ -64,12 +64,9 @@ def test_one_fragment_taken_in_whole_and_at_once_is_diloco_without_momentum(
     assert_same_bits(simulate(cluster, {**steps, **one}), plain.with_name("plain"))
 
 
-def test_a_round_moves_the_bytes_of_its_fragment(
-    cluster: Cluster, tiny: Settings, streamed: Settings
-) -> None:
+def test_a_round_moves_the_bytes_of_its_fragment(cluster: Cluster, tiny: Settings, simulated: Path) -> None:
     whole = timeless(simulate(cluster, {**tiny, **DILOCO}))
-    (cluster.folder / "simulation").rename(cluster.folder / "whole")
-    parts = timeless(simulate(cluster, streamed))
+    parts = timeless(simulated)
     for name in ("bytes_up", "bytes_down"):
         turns = [
             line[name] for line in parts[3:6]
@@ -93,7 +90,7 @@ def test_a_leader_that_is_killed_goes_on_to_the_same_bits(
 def test_the_part_of_a_learner_that_is_killed_goes_on_from_the_leaders_model(
     cluster: Cluster, streamed: Settings, simulated: Path
 ) -> None:
-    leader = cluster.leader(streamed)
+    leader = cluster.leader({**streamed, "cohort.lease_s": 3})
     stays = cluster.learner(leader, "--name", "a", *DEBUG)
     leaves = cluster.learner(leader, "--name", "b", faults="kill@learner.uploaded:3")
     assert leaves.wait() == -signal.SIGKILL
@@ -107,7 +104,7 @@ def test_the_part_of_a_learner_that_is_killed_goes_on_from_the_leaders_model(
 def test_a_learner_with_a_state_folder_comes_back_to_the_same_bits(
     cluster: Cluster, streamed: Settings, simulated: Path
 ) -> None:
-    leader = cluster.leader({**streamed, "cohort.lease_s": 3600})
+    leader = cluster.leader({**streamed, "cohort.lease_s": 8})  # its name is kept for 2 s
     stays = cluster.learner(leader, "--name", "a")
     folder = str(cluster.folder / "state")
     leaves = cluster.learner(leader, "--name", "b", "--state-dir", folder, faults="kill@learner.training:4")
