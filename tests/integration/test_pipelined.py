@@ -20,8 +20,8 @@ PIECES = {"codec.piece_bytes": 64 << 10, "limits.chunk_bytes": 16 << 10}  # many
 
 @pytest.fixture(scope="session")
 def steps(gradient: Settings) -> Settings:
-    """Three rounds of three steps on four shards, with batch norm."""
-    return {**gradient, **PIECES, "rounds": 3, "data.shards": 4}
+    """Three rounds of two steps on four shards, with batch norm."""
+    return {**gradient, **PIECES, "rounds": 3, "train.local_steps": 2, "data.shards": 4}
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,8 @@ def test_encoded_pieces_end_in_the_bits_of_encoded_updates(
 def test_learners_that_are_killed_amid_their_pieces_leave_their_shards_to_others(
     cluster: Cluster, steps: Settings, whole: Leader
 ) -> None:
-    leader = cluster.leader({**steps, "learners": 2, "cohort.lease_s": 4})
+    leader = cluster.leader({**steps, "learners": 4, "cohort.lease_s": 4})
     stays = cluster.learner(leader, "--name", "a")
-    leader.event("LearnerJoined", name="a")
     points = {"b": "uploading", "c": "downloading", "d": "uploaded"}
     doomed = [cluster.learner(leader, "--name", b, faults=f"kill@learner.{at}") for b, at in points.items()]
     for learner in doomed:
@@ -82,7 +81,7 @@ def test_learners_that_are_killed_amid_their_pieces_leave_their_shards_to_others
 def test_a_learner_that_comes_back_under_its_name_goes_on(
     cluster: Cluster, steps: Settings, whole: Leader
 ) -> None:
-    leader = cluster.leader({**steps, "learners": 2})
+    leader = cluster.leader({**steps, "learners": 2, "cohort.lease_s": 8})  # its name is kept for 2 s
     stays = cluster.learner(leader, "--name", "a")
     for round_, point in enumerate(("uploading", "downloading", "trained"), start=1):
         killed = cluster.learner(leader, "--name", "b", faults=f"kill@learner.{point}:{round_}")
