@@ -34,6 +34,8 @@ atexit.register(print, "at the end")
 threading.Timer(0.1, print, ["by a thread"]).start()
 if "badly" in sys.argv:
     raise LookupError("badly")
+if "by a code" in sys.argv:
+    sys.exit(3)
 """
 WAITS = "import threading; print('here', flush=True); threading.Event().wait()"
 
@@ -74,7 +76,7 @@ def test_it_has_arguments_folder_environment_session_and_exit_code_of_its_own(tm
     assert set(told[0]["drawn"]).isdisjoint(told[1]["drawn"])
 
 
-@pytest.mark.parametrize(("how", "code"), [("well", 0), ("badly", 1)])
+@pytest.mark.parametrize(("how", "code"), [("well", 0), ("badly", 1), ("by a code", 3)])
 def test_it_ends_as_an_interpreter_does(tmp_path: Path, how: str, code: int) -> None:
     with forked(tmp_path, ENDS, how) as (program, out):
         said = output(out).splitlines()
