@@ -219,9 +219,12 @@ class Buffer:
         return [*late, *(action for part in moved for action in self._give(part)), *self._fill()]
 
     def _give(self, part: str) -> list[Action]:
-        """Hand the open order of a part to its holder, if there is one."""
+        """Hand the open order of a part to its holder, if there is one, unless its update is in a sum.
+
+        A learner has one order, and with another it would forget what unmasks the newest sum that it is in.
+        """
         learner, order = self._holders.get(part), self.orders.get(part)
-        if learner is None or order is None:
+        if learner is None or order is None or self._groups.has(part, order.turn):
             return []
         self._given[part] = learner
         return [Dispatch(learner, part, order.turn)]

@@ -118,7 +118,9 @@ class MaskSession:
         ]
 
     def returned(self, name: str) -> list[Action]:
-        """A learner of the cohort is connected again: what it was told last is said once more."""
+        """A learner is connected again: one of the cohort hears once more what it was told last."""
+        if name not in self._work:
+            return []
         self.here.add(name)
         return [Send(name, self._last[name])] if name in self._last else []
 

@@ -82,6 +82,14 @@ def test_whoever_never_sends_keys_has_no_seat_and_costs_nothing() -> None:
     assert same(cohort.unmask(total), cohort.expected(there))
 
 
+def test_a_session_does_not_wait_for_a_learner_of_another_that_connects_again() -> None:
+    cohort = Cohort(4)
+    actions = cohort.session.open()
+    assert cohort.session.returned("a stranger") == []
+    cohort.do(actions)
+    assert cohort.session.phase is Phase.COLLECTING
+
+
 def test_too_few_keys_end_the_session_in_words() -> None:
     cohort = Cohort(4)
     cohort.gone |= set(cohort.names[:2])
