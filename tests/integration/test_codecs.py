@@ -63,11 +63,11 @@ def test_error_feedback_survives_a_learner_that_is_killed_where_it_keeps_its_sta
 ) -> None:
     settings = {**tiny, **SPARSE}
     undisturbed = cluster.train(settings)
-    leader = cluster.leader(settings)
-    state = ("--name", "b", "--state-dir", str(tmp_path / "b"))
-    stays = cluster.learner(leader, "--name", "a")
-    goes = cluster.learner(leader, *state, faults="kill@learner.uploaded:3")
+    leader = cluster.leader(settings, secure=True)  # where nobody waits for the name of who was killed
+    state = ("b", "--state-dir", str(tmp_path / "b"))
+    stays = cluster.join(leader, "a")
+    goes = cluster.join(leader, *state, faults="kill@learner.uploaded:3")
     assert goes.wait() == -signal.SIGKILL
-    comes = cluster.learner(leader, *state)
+    comes = cluster.join(leader, *state)
     succeed(leader, stays, comes)
     assert_same_bits(leader.run_dir, undisturbed.run_dir)

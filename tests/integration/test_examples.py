@@ -23,8 +23,8 @@ POINTS = ("training", "trained", "uploading", "uploaded")
 
 
 def learner(cluster: Cluster, leader: Leader, name: str, states: Path, faults: str = "") -> Program:
-    flags = ["--name", name, "--task", TASK, "--data", f"noise-{name}", "--state-dir", str(states / name)]
-    return cluster.learner(leader, *flags, faults=faults)
+    flags = ["--task", TASK, "--data", f"noise-{name}", "--state-dir", str(states / name)]
+    return cluster.join(leader, name, *flags, faults=faults)
 
 
 def test_learners_and_leader_killed_at_every_point_end_in_the_bits_and_the_ledgers_of_an_undisturbed_run(

@@ -57,9 +57,8 @@ IN_THE_SUM = ("learner.uploaded", "learner.revealing")
 
 def learner(cluster: Cluster, leader: Leader, name: str, faults: str = "") -> Program:
     """A learner with data of its own that keeps its vow over restarts."""
-    state = cluster.folder / f"state-{name}"
-    flags = ["--state-dir", str(state), "--log-level", "debug"]
-    return cluster.learner(leader, "--name", name, *noise(name), *flags, faults=faults)
+    flags = ["--state-dir", str(cluster.folder / f"state-{name}"), "--log-level", "debug"]
+    return cluster.join(leader, name, *noise(name), *flags, faults=faults)
 
 
 def vows(cluster: Cluster, names: Iterable[str]) -> dict[str, list[Mapping[str, str]]]:
@@ -85,7 +84,7 @@ def assert_in_one_sum_each(cluster: Cluster, names: Iterable[str], rounds: int) 
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Leader:
     """The run without masks and kills."""
     with cluster_in(tmp_path_factory.mktemp("plain")) as cluster:
-        leader = cluster.leader(PLAIN)
+        leader = cluster.leader(PLAIN, secure=True)
         succeed(leader, *[learner(cluster, leader, name) for name in "abcd"])
         return leader
 
@@ -93,7 +92,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Leader:
 def test_a_leader_killed_at_every_point_unmasks_the_same_sums(cluster: Cluster, plain: Leader) -> None:
     kills = dict(zip(LEADER_KILLS, range(1, ROUNDS + 1), strict=False))  # one in each round
     faults = [f"kill@{point}:{round_}" for point, round_ in kills.items()]
-    leader = cluster.leader(MASKED, faults=faults[0])
+    leader = cluster.leader(MASKED, faults=faults[0], secure=True)
     crew = [learner(cluster, leader, name) for name in "abcd"]
     resumed = cluster.resumed_each_time(leader, [*faults[1:], ""])
     for (point, round_), leader in zip(kills.items(), resumed, strict=True):
@@ -142,7 +141,7 @@ def test_a_signed_run_whose_leader_and_learners_are_killed_has_the_bits_of_one_w
 def without_d(tmp_path_factory: pytest.TempPathFactory) -> Leader:
     """The run without masks in which d comes for the rounds after those in which it will be lost."""
     with cluster_in(tmp_path_factory.mktemp("without")) as cluster:
-        leader = cluster.leader({**PLAIN, "learners": 3})
+        leader = cluster.leader({**PLAIN, "learners": 3}, secure=True)
         waits = learner(cluster, leader, "a", faults=f"stop@learner.training:{len(LOST)}")
         others = [learner(cluster, leader, name) for name in "bc"]
         waits.frozen()
@@ -156,7 +155,7 @@ def without_d(tmp_path_factory: pytest.TempPathFactory) -> Leader:
 def test_a_learner_killed_at_every_point_is_in_the_sum_if_its_update_was(
     cluster: Cluster, without_d: Leader
 ) -> None:
-    leader = cluster.leader(MASKED)
+    leader = cluster.leader(MASKED, secure=True)
     crew = [learner(cluster, leader, name) for name in "abc"]
     for round_, point in enumerate(LOST + IN_THE_SUM, 1):
         killed = learner(cluster, leader, "d", faults=f"kill@{point}:{round_}")
@@ -222,10 +221,9 @@ def test_what_16_bits_round_away_is_fed_back_over_kills_as_in_a_simulation(clust
 
     def start(number: int, fault: str = "") -> Program:
         state = ["--state-dir", str(cluster.folder / f"state-{number}")]
-        names = ["--name", f"learner-{number:05d}", *noise("abcd"[number])]
-        return cluster.learner(leader, *names, *state, faults=fault)
+        return cluster.join(leader, f"learner-{number:05d}", *noise("abcd"[number]), *state, faults=fault)
 
-    leader = cluster.leader(settings, faults="kill@leader.pending:1")
+    leader = cluster.leader(settings, faults="kill@leader.pending:1", secure=True)
     crew = [start(number) for number in range(3)]
     killed = start(3, "kill@learner.uploaded:2")
     assert leader.wait() == -signal.SIGKILL

@@ -40,6 +40,8 @@ class Server:
         self._port = int(closed_address().rpartition(":")[2])
         self.url = f"http://127.0.0.1:{self._port}"
         self._command = [
+            "env",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false",  # eight processes of its own that nothing here uses
             program,
             "server",
             "--host",

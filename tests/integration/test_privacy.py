@@ -24,14 +24,14 @@ POINTS = ("leader.stepping", "leader.charged", "leader.committed", "leader.colle
 def test_a_leader_killed_at_every_point_ends_in_the_bits_and_the_entries_of_one_that_was_not(
     cluster: Cluster,
 ) -> None:
-    begun = cluster.leader(PRIVATE, faults="kill@leader.selecting:1")
+    begun = cluster.leader(PRIVATE, faults="kill@leader.selecting:1", secure=True)
     for name in "ab":
-        cluster.learner(begun, "--name", name, *noise(name))
+        cluster.join(begun, name, *noise(name))
     assert begun.wait() == -signal.SIGKILL
     leader = begun.copied(cluster.folder / "other")
 
     cluster.resumed(begun).succeed()  # with the learners that wait for it
-    crew = [cluster.learner(begun, "--name", name, *noise(name)) for name in "ab"]
+    crew = [cluster.join(begun, name, *noise(name)) for name in "ab"]
     for round_, point in enumerate(POINTS, start=1):
         leader = cluster.resumed(leader, faults=f"kill@{point}:{round_}")
         assert leader.wait() == -signal.SIGKILL

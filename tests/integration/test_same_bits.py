@@ -26,9 +26,9 @@ def test_a_delta_run_does_not_depend_on_who_comes_when(
 
 
 def test_a_gradient_run_does_not_depend_on_who_comes_when(
-    fresh_cluster: Cluster, gradient: Settings, undisturbed_gradient: Leader
+    cluster: Cluster, gradient: Settings, undisturbed_gradient: Leader
 ) -> None:
-    again = train_in_order(fresh_cluster, gradient, "ba")
+    again = train_in_order(cluster, gradient, "ba")
     assert_same_bits(again.run_dir, undisturbed_gradient.run_dir)
 
 
