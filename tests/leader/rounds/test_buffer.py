@@ -192,15 +192,16 @@ class Watched:
 
     def check(self) -> None:
         """What holds between any two events."""
-        buffer, phase = self.buffer, self.buffer.phase
+        buffer, phase, desk = self.buffer, self.buffer.phase, self.buffer.desk
+        pending, owing = set(buffer.pending), buffer.owing()
         assert (buffer.deadline is not None) == (phase is Phase.TRAINING)
-        assert dict(buffer.desk.orders) == self.orders
-        assert dict(buffer.desk.turns) == self.turns
-        assert set(buffer.pending) == (set() if phase is Phase.ABANDONED else set(self.orders))
+        assert dict(desk.orders) == self.orders
+        assert dict(desk.turns) == self.turns
+        assert pending == (set() if phase is Phase.ABANDONED else set(self.orders))
         for learner in (1, 2, 3):
-            held = {part for part in buffer.pending if self.holders[part] == learner}
+            held = {part for part in pending if self.holders[part] == learner}
             assert set(buffer.pending_of(learner)) == held
-            assert (learner in buffer.owing()) == any(self.holders[p] == learner for p in self.orders)
+            assert (learner in owing) == any(self.holders[p] == learner for p in self.orders)
         for part, turn in self.inside:
             kind = LateUpdateError if phase is Phase.ABANDONED else DuplicateUpdateError
             assert isinstance(buffer.refusal(buffer.plan.round, turn, part), kind)
