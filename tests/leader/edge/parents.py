@@ -91,7 +91,7 @@ class Parent:
 
     @asynccontextmanager
     async def listening(self, at: str = "127.0.0.1:0") -> AsyncIterator[Parent]:
-        """Serve edges."""
+        """Serve edges; who is there at the end is told of it, and nobody waited for who has left or is lost."""
         handlers = {
             contract.SERVICE: edge_handler(lambda: self.hub, refuse_call),
             SERVICE: serve({GET_MODEL: self._get_model}, refuse_call),
@@ -100,7 +100,6 @@ class Parent:
         async with serving(self.config.limits, at, handlers, ports) as self.address:
             yield self
             self.hub.end("over")
-            await self.hub.dismissed()
 
     def _welcome(self) -> edge_pb2.Welcome:
         return edge_pb2.Welcome(

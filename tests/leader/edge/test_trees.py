@@ -26,6 +26,8 @@ def test_edges_whose_streams_break_as_the_run_ends_come_again_and_hear_of_it(bro
             await parent.until(lambda: len(parent.hub.addresses) == 2)
             assert top._link is not None
             (parent if broken == "the leader's" else top._link).hub.end()
+            parent.hub.end("over")
+            await parent.hub.dismissed()
         await asyncio.wait_for(asyncio.gather(*running), 30)  # half of what they would look for a leader
 
     asyncio.run(whole())
