@@ -39,6 +39,15 @@ def root_logger() -> Iterator[None]:
     root.setLevel(level)
 
 
+@pytest.fixture
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A learner that starts again has its name as soon as the connection of the one that had it is broken.
+
+    Where nobody else wants it, whom it is kept for is no matter.
+    """
+    monkeypatch.setattr("leader.learners.membership._GRACE_S", 0.0)
+
+
 @pytest.fixture(scope="session")
 def real_cifar10() -> Path:
     """The folder cifar-10-batches-bin/ with all 60,000 images; unpacked once, then kept beside pytest's cache.

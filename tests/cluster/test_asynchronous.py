@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from leader.events import UpdateAccepted
 from leader.storage.checkpoint import checkpoints
 from scripts.cluster import Cluster
@@ -23,6 +25,7 @@ def join_all(cluster: Cluster) -> None:
         join(cluster, name)
 
 
+@pytest.mark.usefixtures("no_grace")
 def test_a_restarted_leader_fills_its_buffers_as_the_killed_one_had_and_again_from_any_checkpoint() -> None:
     async def scenario(cluster: Cluster) -> None:
         join_all(cluster)

@@ -45,6 +45,7 @@ def test_every_learner_has_a_connection_of_its_own() -> None:
     play(scenario)
 
 
+@pytest.mark.usefixtures("no_grace")
 @pytest.mark.parametrize("settings", [TINY, GRADIENT], ids=["delta", "gradient"])
 def test_a_learner_that_is_killed_tells_nobody_and_the_next_of_its_name_goes_on_to_the_same_bits(
     undisturbed: dict[str, Cluster], settings: Settings
@@ -78,6 +79,7 @@ def test_a_leader_that_is_killed_writes_nothing_and_goes_on_to_the_same_bits(
     assert play(scenario, settings).model_sha256 == undisturbed[str(settings["exchange"])].model_sha256
 
 
+@pytest.mark.usefixtures("no_grace")
 def test_a_resumed_leader_goes_on_with_what_is_changed(undisturbed: dict[str, Cluster]) -> None:
     async def scenario(cluster: Cluster) -> None:
         await train(cluster)
