@@ -50,18 +50,22 @@ def _stream(make: type[ModelTarget | DataTarget], count: int, seed: int) -> Tall
     return asyncio.run(run_async(target, count, seed))
 
 
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None)
+
+
 def _checkpoint(count: int, seed: int) -> Tally:
-    with tempfile.TemporaryDirectory() as folder, closing(CheckpointTarget(seed, Path(folder))) as target:
+    with _folder() as folder, closing(CheckpointTarget(seed, Path(folder))) as target:
         return run(target, count, seed)
 
 
 def _enrol(count: int, seed: int) -> Tally:
-    with tempfile.TemporaryDirectory() as folder:
+    with _folder() as folder:
         return asyncio.run(run_async(EnrolTarget(Path(folder), seed), count, seed))
 
 
 def _masked(make: type[RunTarget], count: int, seed: int) -> Tally:
-    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
+    with _folder() as folder:
         return run(make(Path(folder), seed), count, seed)
 
 
