@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from leader.events import CallRefused, LearnerJoined, LearnerLeft, LearnerProgress
+from leader.events import CallRefused, LearnerJoined, LearnerLeft, LearnerProgress, RunFinished
 from protos import leader_pb2
 from scripts.cluster import Cluster
 from tests.attacks import floods
 from tests.attacks.kinds import each_kind, play_kind, victim_of
 from tests.attacks.raw_http2 import RawConnection
 from tests.attacks.siege import Victim
-from tests.clusters import TINY, train
+from tests.clusters import TINY, join, train
 from tests.integration.harness import CAN_FORK, cluster_in, noise, succeed
 
 _DEADLINE = 4  # gRPC status code
@@ -29,8 +29,11 @@ def test_calls_that_stay_mute_shut_nobody_out(tmp_path: Path, kind: str) -> None
         await asyncio.sleep(0.5)  # all their calls are there
         storm.append(asyncio.create_task(floods.mute_calls(victim, 300, over)))
         async with asyncio.timeout(30):
-            await train(cluster)
-        over.set()
+            for name in "ab":
+                join(cluster, name)
+            await cluster.event(RunFinished)
+            over.set()  # else the leader waits a while for their calls
+            await cluster.finished()
         await asyncio.gather(*storm)
 
     play_kind(kind, tmp_path, scenario, {**TINY, "limits.hello_s": 60, "limits.max_learners": 10})
@@ -41,8 +44,9 @@ def test_a_call_that_sends_headers_alone_is_ended(tmp_path: Path, kind: str) -> 
     async def scenario(cluster: Cluster) -> None:
         victim = victim_of(cluster, kind, tmp_path)
         async with RawConnection(victim.address, victim.held) as connection, asyncio.timeout(10):
-            for method in ("RegisterLearner", "GetModel", "GetWork", "AccumulateGradients", "Session"):
-                reply = connection.replies[connection.open(method)]
+            methods = ("RegisterLearner", "GetModel", "GetWork", "AccumulateGradients", "Session")
+            for method, stream in [(method, connection.open(method)) for method in methods]:
+                reply = connection.replies[stream]
                 await reply.ended.wait()
                 assert (method, reply.status) == (method, _DEADLINE)
         await train(cluster)
