@@ -26,6 +26,8 @@ from utils.trust.names import learner_tls_name
 from utils.wire import contract
 from utils.wire.rpc import channel_options
 
+MANY_ROUNDS = {"rounds": 200}  # more than four seconds on any machine
+
 
 def secure(folder: Path, **settings: object) -> Settings:
     """Of a tiny run on 127.0.0.1 that asks for identities; it is faster than its limits foresee."""
@@ -67,13 +69,19 @@ def test_learners_that_joined_end_in_the_bits_of_a_plain_run_and_bear_witness(
     assert len(heads) == 2
 
 
+@pytest.fixture(scope="module")
+def plain_sha256() -> str:
+    """Of the model of a plain run of many rounds."""
+    return play(train, {**TINY, **MANY_ROUNDS}).model_sha256
+
+
 @pytest.mark.parametrize("dialled", [False, True], ids=["session", "dialled"])
 def test_certificates_of_three_seconds_are_renewed_over_many_rounds_and_nothing_is_lost(
-    tmp_path: Path, dialled: bool
+    tmp_path: Path, dialled: bool, plain_sha256: str
 ) -> None:
-    rounds = {"rounds": 200}  # more than four seconds on any machine
-    run = play(partial(train_joined, dialled=dialled), secure(tmp_path, **rounds, trust__cert_hours=3 / 3600))
-    assert run.model_sha256 == play(train, {**TINY, **rounds}).model_sha256
+    hours = {"trust__cert_hours": 3 / 3600}
+    run = play(partial(train_joined, dialled=dialled), secure(tmp_path, **MANY_ROUNDS, **hours))
+    assert run.model_sha256 == plain_sha256
     assert not run.seen(LearnerLeft)
     audit = told(tmp_path)
     assert min(audit["renewed", name] for name in "ab") >= 2
