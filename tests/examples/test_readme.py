@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.examples.commands import README, commands_in, commands_of, play
+from tests.examples.commands import README, commands_in, commands_of, environment, play
 from tests.tools.needs import needs
 from utils.datasets.image_folder import load_image_folder
 
@@ -90,7 +90,8 @@ def test_keras_trains_a_model_that_loads_back_into_keras(tmp_path: Path) -> None
     rows = np.loadtxt(tmp_path / "data" / "digits" / "test.csv", np.float32, delimiter=",")
     np.save(tmp_path / "rows.npy", rows[:, :-1] / 16)
     # In a process of its own: JAX, once it is here, warns of each fork of the tests after this one.
-    subprocess.run([sys.executable, "-c", PREDICT, run_dir, tmp_path], cwd=README.parents[1], check=True)
+    predict = [sys.executable, "-c", PREDICT, str(run_dir), str(tmp_path)]
+    subprocess.run(predict, cwd=README.parents[1], env=environment(tmp_path), check=True)
     given = np.load(tmp_path / "given.npy")
     assert np.mean(given.argmax(1) == rows[:, -1]) == pytest.approx(scored[-1]["test_accuracy"])
     hidden = np.maximum(rows[:, :-1] / 16 @ weights["hidden_kernel"] + weights["hidden_bias"], 0)

@@ -85,7 +85,7 @@ def become(request: dict[str, Any], output: int) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     np.random.seed()  # each program draws its own, should it draw from there
-    sys.path[0] = request["folder"]
+    sys.path[:1] = [request["folder"], *_path_of(request["environment"])]
     module, *arguments = request["command"]
     sys.argv = [module, *arguments]
     try:
@@ -103,6 +103,11 @@ def leave(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code)
+
+
+def _path_of(environment: dict[str, str]) -> list[str]:
+    """What a fresh interpreter would have at the front of its path."""
+    return [folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if folder]
 
 
 if __name__ == "__main__":
