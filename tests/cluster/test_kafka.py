@@ -169,10 +169,13 @@ def test_a_median_survives_an_aggregator_and_takes_what_came_to_the_leader(
 
 
 @contextmanager
-def aggregator_process(cluster: Cluster) -> Iterator[Popen[str]]:
-    """An aggregator of its own, which can be killed."""
+def aggregator_process(cluster: Cluster, folder: Path) -> Iterator[Popen[str]]:
+    """An aggregator of its own, which can be killed; its group misses it soon."""
     address = (cluster.run_dir / "edges").read_text()
+    soon = folder / "kafka.properties"
+    soon.write_text("session.timeout.ms=3000\nheartbeat.interval.ms=500\n")
     command = [sys.executable, "-m", "leader.aggregator", "--leader", address, "--name", "own"]
+    command += ["--kafka-properties", str(soon)]
     with Popen(command, stdout=PIPE, stderr=STDOUT, text=True) as process:
         try:
             yield process
@@ -190,7 +193,7 @@ def test_a_median_survives_an_aggregator_that_is_killed_in_mid_round(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(cluster: Cluster) -> None:
-        with aggregator_process(cluster) as own:
+        with aggregator_process(cluster, tmp_path) as own:
             (other,) = aggregators(cluster, "other")
             await all_but_d(cluster)
             assert await asyncio.to_thread(sums_some, own)
@@ -230,7 +233,7 @@ def test_a_broker_that_is_away_from_the_start_costs_a_line_and_no_bit(
 def test_a_broker_that_loses_a_round_costs_its_updates_and_no_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hurry(monkeypatch, 6.0)
+    hurry(monkeypatch, 3.0)
     address = closed_address()
 
     async def scenario(cluster: Cluster) -> None:
