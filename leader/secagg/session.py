@@ -119,9 +119,7 @@ class MaskSession:
 
     def returned(self, name: str) -> list[Action]:
         """A learner is connected again: one of the cohort hears once more what it was told last."""
-        if name not in self._work:
-            return []
-        self.here.add(name)
+        self.here |= {name} & self._work.keys()
         return [Send(name, self._last[name])] if name in self._last else []
 
     def lost(self, name: str, now: float) -> list[Action]:
