@@ -66,7 +66,7 @@ def _both(codec: str) -> Changes:
     return {"codec.up": codec, "codec.down": codec}
 
 
-_TOPK: Changes = {"codec.up": "topk", "codec.fraction": 0.013, "codec.warmup": 0.02, "codec.zstd": True}
+_TOPK: Changes = {"codec.up": "topk", "codec.fraction": 0.022, "codec.warmup": 0.05, "codec.zstd": True}
 _DILOCO: Changes = {"server.optimizer": "diloco", "server.lr": 0.9, "server.momentum": 0.3}
 _STREAMING: Changes = {
     "server.optimizer": "diloco",
@@ -81,7 +81,7 @@ SETTINGS: tuple[Setting, ...] = (
     per_step("none", "float32 both ways"),
     per_step("int8 both ways", "8 bits, block scales, stochastic rounding", _both("int8")),
     per_step("int4 both ways", "4 bits likewise, error feedback", _both("int4")),
-    per_step("top-k up", "the largest 1.3 % of the values, momentum correction, zstd", _TOPK),
+    per_step("top-k up", "the largest 2.2 % of the values, momentum correction, zstd", _TOPK),
     per_step("PowerSGD up", "rank 1, error feedback", {"codec.up": "powersgd", "codec.rank": 1}),
     local("local steps 10", "mean of the changes of 10 local steps", 10),
     local("local steps 40", "of 40", 40),

@@ -42,7 +42,7 @@ class Coding:
         """What encodes the update of an order, whole or piece by piece."""
         # Where every step is summed, momentum is the encoder's affair if its codec corrects for it.
         momentum = order.momentum if order.exchange == "gradient" else 0.0
-        codec = make_codec(self._up, momentum=momentum) if self._up else None
+        codec = make_codec(self._up, momentum=momentum, nesterov=order.nesterov) if self._up else None
         layout = exchanged(order, self._layout, order.fragment)
         return Encoder(order, self._files(layout, codec=codec, zstd=self._zstd), self._prefix)
 

@@ -123,7 +123,9 @@ def test_what_a_codec_held_back_of_a_fragment_waits_for_its_next_turn() -> None:
     memory: dict[str, np.ndarray[tuple[int], np.dtype[np.float32]]] = {}
     total = np.zeros(LAYOUT.total, np.float32)
     values = START.copy()
-    for turn in range(40):  # in its first turn each fragment has all its change
+    for turn in range(
+        80
+    ):  # in its first turn each fragment has all its change, and each value goes four times
         order = leader_pb2.WorkOrder(
             exchange="delta", fragments=2, fragment=turn % 2, local_steps=1, seed=3, first_batch=turn
         )
@@ -135,4 +137,4 @@ def test_what_a_codec_held_back_of_a_fragment_waits_for_its_next_turn() -> None:
             if entry in LAYOUT.parameters:
                 values_sent = sent.data[tensor.start : tensor.stop].view(np.float32)
                 total[entry.start : entry.start + entry.size] += values_sent
-    np.testing.assert_allclose(total[:1930], START[:1930], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(total[:1930], START[:1930], rtol=2.0**-9, atol=1e-3)

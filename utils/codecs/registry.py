@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from utils.codecs.base import Codec
 from utils.codecs.half import Bf16, Fp16
@@ -31,16 +32,16 @@ def kind_of(spec: str) -> str:
     return kind
 
 
-def make_codec(spec: str, *, momentum: float = 0.0) -> Codec:
+def make_codec(spec: str, *, momentum: float = 0.0, nesterov: bool = False) -> Codec:
     """The codec that `spec` says: "bf16", "fp16", "int8", "int4", "topk:FRACTION[:WARMUP]" or "powersgd:RANK".
 
-    `momentum` is for codecs that correct for it (topk, see there); others do without.
+    `momentum`, and whether it is `nesterov`, is for codecs that correct for it (topk, see there); others do without.
     Raises IncompatibleError for a spec that this release does not know.
     """
     kind = kind_of(spec)
     settings = spec.split(":")[1:]
     if kind == "topk":
-        return _topk(spec, settings, momentum)
+        return replace(_topk(spec, settings), momentum=momentum, nesterov=nesterov)
     if kind == "powersgd":
         return _powersgd(spec, settings)
     if settings:
@@ -48,13 +49,13 @@ def make_codec(spec: str, *, momentum: float = 0.0) -> Codec:
     return _PLAIN[kind]()
 
 
-def _topk(spec: str, settings: list[str], momentum: float) -> TopK:
+def _topk(spec: str, settings: list[str]) -> TopK:
     if len(settings) not in (1, 2) or not all(map(_NUMBER.fullmatch, settings)):
         raise _refusal(spec, "it must be topk:FRACTION or topk:FRACTION:WARMUP")
     fraction, warmup = float(settings[0]), float(settings[1]) if settings[1:] else 0.0
     if not (0 < fraction <= 1 and 0 <= warmup <= 1):
         raise _refusal(spec, "the fraction must be above 0 and at most 1, and the warm-up from 0 to 1")
-    return TopK(fraction, warmup, momentum)
+    return TopK(fraction, warmup)
 
 
 def _powersgd(spec: str, settings: list[str]) -> PowerSgd:

@@ -13,6 +13,7 @@ from model.layout import Entry, Layout
 from protos import leader_pb2
 from utils.codecs.files import File
 from utils.errors import PayloadError
+from utils.vector import Vector
 from utils.wire.payload import Payload, PayloadReader
 
 LAYOUT = Layout((Entry("a", (40, 30), 0, 1200), Entry("b", (30,), 1200, 30)), (Entry("mean", (4,), 1230, 4),))
@@ -45,7 +46,7 @@ CODECS: Mapping[str, tuple[str, dict[str, object], float]] = {
     "fp16": ("fp16", {"up": "fp16"}, 2.0**-11),
     "int8": ("int8", {"up": "int8"}, 0.04),
     "int4": ("int4", {"up": "int4"}, 0.7),
-    "topk": ("topk:1", {"up": "topk", "fraction": 1.0}, 2.0**-8),
+    "topk": ("topk:1", {"up": "topk", "fraction": 1.0}, 2.0**-3),
     "powersgd": ("powersgd:40", {"up": "powersgd", "rank": 40}, 0.02),
 }
 
@@ -120,9 +121,11 @@ def test_scores_alone_send_nothing_that_was_held_back() -> None:
     assert not decoder({"up": "topk"}).decode(payload(file)).data.any()
 
 
-def test_what_was_held_back_comes_with_the_next_update() -> None:
+def test_what_was_held_back_comes_with_later_updates() -> None:
     these, reader = coding("topk:0.5"), decoder({"up": "topk", "fraction": 0.5})
-    first, remembered = these.encode(ORDER, VALUES, {})
-    second, _ = these.encode(ORDER, np.zeros_like(VALUES), remembered)
-    both = sum(reader.decode(payload(file)).data.view(np.float32)[:1230] for file in (first, second))
-    np.testing.assert_allclose(both, VALUES[:1230], rtol=2.0**-7)
+    total = np.zeros(1230, np.float32)
+    remembered: Mapping[str, Vector] = {}
+    for turn in range(12):
+        file, remembered = these.encode(ORDER, VALUES if turn == 0 else np.zeros_like(VALUES), remembered)
+        total += reader.decode(payload(file)).data.view(np.float32)[:1230]
+    np.testing.assert_allclose(total, VALUES[:1230], atol=1e-3)

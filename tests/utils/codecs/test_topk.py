@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -35,6 +36,11 @@ def specs(arrays: Arrays) -> dict[str, Spec]:
     return {name: (CODES[array.dtype], array.shape) for name, array in arrays.items()}
 
 
+def e5m2(codes: NDArray[Any]) -> list[float]:
+    values: list[float] = torch.from_numpy(codes).view(torch.float8_e5m2).float().tolist()
+    return values
+
+
 def round_trip(codec: TopK, values: Vector) -> Vector:
     shapes = shapes_of(values)
     arrays, _ = codec.encode(values, shapes, codec.init(shapes), AFTER)
@@ -49,9 +55,9 @@ def test_the_largest_magnitudes_are_sent_and_the_rest_is_kept() -> None:
     codec, shapes = TopK(0.5), ((2, 1), (2,))
     arrays, state = codec.encode(vector(3, -1, 0.5, -4), shapes, codec.init(shapes), AFTER)
     assert arrays["gaps"].tolist() == [0, 2]
-    assert arrays["values"].tolist() == [3 * 2.0**12, -(2.0**14)]
+    assert e5m2(arrays["values"]) == [3 * 2.0**12, -(2.0**14)]
     assert arrays["scale"].tolist() == [2.0**-12]
-    assert specs(arrays) == {"gaps": ("U16", (2,)), "values": ("F16", (2,)), "scale": ("F32", (1,))}
+    assert specs(arrays) == {"gaps": ("U8", (2,)), "values": ("U8", (2,)), "scale": ("F32", (1,))}
     assert codec.decode(arrays, shapes).tolist() == [3, 0, 0, -4]
     assert {name: array.tolist() for name, array in state.items()} == {"residual": [0, -1, 0.5, 0]}
 
@@ -73,7 +79,7 @@ def test_zeros_are_not_sent() -> None:
     arrays, _ = codec.encode(vector(0, 5, 0, 0), shapes, codec.init(shapes), AFTER)
     assert arrays["gaps"].tolist() == [1]
     zeros, state = codec.encode(vector(0, 0, 0, 0), shapes, codec.init(shapes), AFTER)
-    assert specs(zeros) == {"gaps": ("U16", (0,)), "values": ("F16", (0,)), "scale": ("F32", (1,))}
+    assert specs(zeros) == {"gaps": ("U8", (0,)), "values": ("U8", (0,)), "scale": ("F32", (1,))}
     codec.check(specs(zeros), shapes)
     assert codec.decode(zeros, shapes).tolist() == state["residual"].tolist() == [0, 0, 0, 0]
 
@@ -96,16 +102,34 @@ def test_gaps_that_16_bits_do_not_hold_are_bridged_by_zeros() -> None:
     values[[65_536, 131_073, 199_999]] = 0.5, -3, 4
     arrays, _ = codec.encode(values, shapes, state, Moment())
     assert arrays["gaps"].tolist() == [65_535, 65_535, 1, 65_535, 68_925 - 65_536]
-    assert arrays["values"].tolist() == [0, 0, -3 * 2.0**12, 0, 2.0**14]
+    assert e5m2(arrays["values"]) == [0, 0, -3 * 2.0**12, 0, 2.0**14]
     codec.check(specs(arrays), shapes)
     assert np.flatnonzero(codec.decode(arrays, shapes)).tolist() == [131_073, 199_999]
 
 
-def test_one_percent_of_the_values_is_one_percent_of_the_bytes() -> None:
-    values = np.random.default_rng(0).standard_normal(1_000_000, np.float32)
-    shapes, codec = shapes_of(values), TopK(0.01)
+def test_gaps_that_a_byte_does_not_hold_are_bridged_by_zeros() -> None:
+    codec, shapes = TopK(1 / 128), ((600,),)
+    values = np.zeros(600, np.float32)
+    values[[255, 512, 599]] = 1, 2, 4
     arrays, _ = codec.encode(values, shapes, codec.init(shapes), AFTER)
-    assert sum(array.nbytes for array in arrays.values()) == 40_000 + 4
+    assert arrays["gaps"].tolist() == [255, 255, 0, 86]
+    assert e5m2(arrays["values"]) == [2.0**12, 0, 2.0**13, 2.0**14]
+    codec.check(specs(arrays), shapes)
+    assert codec.decode(arrays, shapes).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize(("fraction", "size"), [(0.02, 2 * 20_000), (0.005, 3 * 5_000)])
+def test_a_value_takes_two_bytes_or_three(fraction: float, size: int) -> None:
+    values = np.random.default_rng(0).standard_normal(1_000_000, np.float32)
+    shapes, codec = shapes_of(values), TopK(fraction)
+    arrays, _ = codec.encode(values, shapes, codec.init(shapes), AFTER)
+    assert size + 4 <= sum(array.nbytes for array in arrays.values()) < 1.01 * size
+
+
+def test_values_are_rounded_to_the_nearest_of_three_bits() -> None:
+    values = np.random.default_rng(0).standard_normal(500).astype(np.float16).astype(np.float32)
+    expected = torch.from_numpy(values).to(torch.float8_e5m2).float()
+    assert round_trip(TopK(1.0), values).tolist() == expected.tolist()
 
 
 @given(hnp.arrays(np.float32, st.integers(0, 80), elements=finite), fractions)
@@ -125,7 +149,8 @@ def test_no_value_that_stays_is_larger_than_one_that_goes(values: Vector, fracti
     assert np.abs(held[~sent]).max(initial=0) <= np.abs(held[sent]).min(initial=np.inf)
     largest = np.abs(held).max(initial=0)
     assert (
-        np.abs(decoded - held)[sent] <= np.maximum(np.abs(held[sent]) * 2.0**-11, largest * 2.0**-38)
+        np.abs(decoded - held)[sent]
+        <= np.maximum(np.abs(held[sent]) * 2.0**-3, np.maximum(largest * 2.0**-30, 2.0**-143))
     ).all()
 
 
@@ -181,43 +206,47 @@ def test_huge_values_are_held_below_infinity(momentum: float) -> None:
 
 
 def test_the_smallest_values_survive_the_scale() -> None:
-    least = float(np.finfo(np.float32).smallest_subnormal)
+    least = 2.0**-142
     assert round_trip(TopK(1.0), vector(least, -3 * least)).tolist() == [least, -3 * least]
 
 
 # --- Deep Gradient Compression -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_momentum_is_corrected_and_masked_as_in_the_paper(momentum: float) -> None:
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+def test_momentum_is_corrected_as_in_the_paper(momentum: float, nesterov: bool) -> None:
     rng, size, sent = np.random.default_rng(0), 60, 6
-    codec, shapes = TopK(sent / size, momentum=momentum), ((size,),)
+    codec, shapes = TopK(sent / size, momentum=momentum, nesterov=nesterov), ((size,),)
     state, u, v = codec.init(shapes), np.zeros(size), np.zeros(size)
     for _ in range(30):
         gradient = rng.standard_normal(size, np.float32)
         arrays, state = codec.encode(gradient, shapes, state, AFTER)
         decoded = codec.decode(arrays, shapes)
         u = momentum * u + gradient
-        v += u
+        v += momentum * u + gradient if nesterov else u
         mask = np.argsort(-np.abs(v))[:sent]
         assert np.flatnonzero(decoded).tolist() == sorted(mask)
-        np.testing.assert_allclose(decoded[mask], v[mask], rtol=2.0**-11)
-        u[mask] = 0
+        np.testing.assert_allclose(decoded[mask], v[mask], rtol=2.0**-3)
         v -= decoded
-        np.testing.assert_allclose(state["residual"], v, atol=1e-5)
+        np.testing.assert_allclose(state["residual"], v, atol=1e-4)
         if momentum:
-            np.testing.assert_allclose(state["momentum"], u, atol=1e-5)
+            np.testing.assert_allclose(state["momentum"], u, atol=1e-4)
     assert set(state) == ({"residual", "momentum"} if momentum else {"residual"})
 
 
-def test_velocity_is_zero_where_values_were_sent() -> None:
-    codec, shapes = TopK(0.5, momentum=0.5), ((2,),)
-    _, state = codec.encode(vector(8, 2), shapes, codec.init(shapes), AFTER)
-    assert state["momentum"].tolist() == [0, 2]
-    arrays, state = codec.encode(vector(1, 2), shapes, state, AFTER)
-    assert codec.decode(arrays, shapes).tolist() == [0, 5]  # 2 + (0.5 x 2 + 2)
-    assert state["momentum"].tolist() == [1, 0]
-    assert state["residual"].tolist() == [1, 0]
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_all_that_is_sent_is_sgd_with_momentum(nesterov: bool) -> None:
+    codec, shapes = TopK(1.0, momentum=0.5, nesterov=nesterov), ((2,),)
+    parameter = torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.SGD([parameter], lr=1.0, momentum=0.5, nesterov=nesterov)
+    state, moved = codec.init(shapes), np.zeros(2, np.float32)
+    for _ in range(3):
+        arrays, state = codec.encode(vector(8, -4), shapes, state, AFTER)
+        moved -= codec.decode(arrays, shapes) + state["residual"]
+        state = {**state, "residual": vector(0, 0)}  # what rounding left is taken at once
+        parameter.grad = torch.tensor([8.0, -4.0])
+        optimizer.step()
+    assert moved.tolist() == parameter.tolist()
 
 
 @pytest.mark.parametrize(
@@ -248,18 +277,18 @@ def test_the_spec_says_what_the_other_side_must_know(codec: TopK, spec: str) -> 
 
 # --- what is refused -----------------------------------------------------------------------
 
-GOOD: dict[str, Spec] = {"gaps": ("U16", (10,)), "values": ("F16", (10,)), "scale": ("F32", (1,))}
+GOOD: dict[str, Spec] = {"gaps": ("U8", (10,)), "values": ("U8", (10,)), "scale": ("F32", (1,))}
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"gaps": ("I16", (10,))},
-        {"values": ("BF16", (10,))},
-        {"values": ("F16", (9,))},
-        {"gaps": ("U16", (10, 1)), "values": ("F16", (10, 1))},
-        {"gaps": ("U16", ()), "values": ("F16", ())},
-        {"gaps": ("U16", (11,)), "values": ("F16", (11,))},
+        {"gaps": ("U16", (10,))},
+        {"values": ("F16", (10,))},
+        {"values": ("U8", (9,))},
+        {"gaps": ("U8", (10, 1)), "values": ("U8", (10, 1))},
+        {"gaps": ("U8", ()), "values": ("U8", ())},
+        {"gaps": ("U8", (14,)), "values": ("U8", (14,))},
         {"scale": ("F32", (2,))},
         {"more": ("U8", (0,))},
     ],
@@ -278,36 +307,36 @@ def test_a_missing_tensor_is_refused(name: str) -> None:
 
 def test_bridges_count_on_top_of_the_values_sent() -> None:
     shapes = ((1 << 20,),)
-    most = 10_486 + 16
+    most = 10_486 + 4_096
 
     def sized(kept: int) -> dict[str, Spec]:
-        return {"gaps": ("U16", (kept,)), "values": ("F16", (kept,)), "scale": ("F32", (1,))}
+        return {"gaps": ("U8", (kept,)), "values": ("U8", (kept,)), "scale": ("F32", (1,))}
 
     TopK(0.01).check(sized(most), shapes)
-    with pytest.raises(PayloadError, match="at most 10502"):
+    with pytest.raises(PayloadError, match="at most 14582"):
         TopK(0.01).check(sized(most + 1), shapes)
 
 
 @pytest.mark.parametrize(
     ("gaps", "values", "scale", "message"),
     [
-        ([2, 1], [1, 1], 1.0, "value 4 was sent of a piece that has 4"),
-        ([65_535], [1], 1.0, "value 65535 "),
-        ([0], [np.inf], 1.0, "NaN or infinite"),
-        ([0], [np.nan], 1.0, "NaN or infinite"),
-        ([0], [1], 3.0, "power of 2"),
-        ([0], [1], 0.0, "power of 2"),
-        ([0], [1], -2.0, "power of 2"),
-        ([0], [1], np.nan, "power of 2"),
-        ([0], [1], np.inf, "power of 2"),
-        ([0], [1], 2.0**101, "power of 2"),
-        ([0], [1], 2.0**-127, "power of 2"),
+        ([2, 1], [60, 60], 1.0, "value 4 was sent of a piece that has 4"),
+        ([255], [60], 1.0, "value 255 "),
+        ([0], [0x7C], 1.0, "NaN or infinite"),
+        ([0], [0x7D], 1.0, "NaN or infinite"),
+        ([0], [60], 3.0, "power of 2"),
+        ([0], [60], 0.0, "power of 2"),
+        ([0], [60], -2.0, "power of 2"),
+        ([0], [60], np.nan, "power of 2"),
+        ([0], [60], np.inf, "power of 2"),
+        ([0], [60], 2.0**101, "power of 2"),
+        ([0], [60], 2.0**-127, "power of 2"),
     ],
 )
 def test_arrays_that_encode_can_not_have_made_are_refused(
-    gaps: list[int], values: list[float], scale: float, message: str
+    gaps: list[int], values: list[int], scale: float, message: str
 ) -> None:
-    arrays = {"gaps": np.array(gaps, "<u2"), "values": np.array(values, "<f2"), "scale": vector(scale)}
+    arrays = {"gaps": np.array(gaps, "u1"), "values": np.array(values, "u1"), "scale": vector(scale)}
     with pytest.raises(PayloadError, match=message):
         TopK(0.5).decode(arrays, ((4,),))
 
@@ -318,9 +347,9 @@ def test_any_bytes_decode_to_finite_values_or_are_refused(data: st.DataObject, k
         return np.frombuffer(data.draw(st.binary(min_size=size, max_size=size)), dtype)
 
     scale = data.draw(st.one_of(st.just(vector(2.0**100)), st.builds(raw, st.just(4), st.just("<f4"))))
-    arrays = {"gaps": raw(2 * kept, "<u2"), "values": raw(2 * kept, "<f2"), "scale": scale}
+    arrays = {"gaps": raw(kept, "u1"), "values": raw(kept, "u1"), "scale": scale}
     try:
-        decoded = TopK(0.5).decode(arrays, ((300_000,),))
+        decoded = TopK(0.5).decode(arrays, ((3_000,),))
     except PayloadError:
         return
     assert np.isfinite(decoded).all()
