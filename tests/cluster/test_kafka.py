@@ -173,7 +173,7 @@ def aggregator_process(cluster: Cluster, folder: Path) -> Iterator[Popen[str]]:
     """An aggregator of its own, which can be killed; its group misses it soon."""
     address = (cluster.run_dir / "edges").read_text()
     soon = folder / "kafka.properties"
-    soon.write_text("session.timeout.ms=3000\nheartbeat.interval.ms=500\n")
+    soon.write_text("session.timeout.ms=6000\nheartbeat.interval.ms=500\n")
     command = [sys.executable, "-m", "leader.aggregator", "--leader", address, "--name", "own"]
     command += ["--kafka-properties", str(soon)]
     with Popen(command, stdout=PIPE, stderr=STDOUT, text=True) as process:
@@ -233,7 +233,7 @@ def test_a_broker_that_is_away_from_the_start_costs_a_line_and_no_bit(
 def test_a_broker_that_loses_a_round_costs_its_updates_and_no_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hurry(monkeypatch, 3.0)
+    hurry(monkeypatch, 6.0)
     address = closed_address()
 
     async def scenario(cluster: Cluster) -> None:
