@@ -267,9 +267,9 @@ MUTATIONS = (
     Mutation(
         "dialled",
         "`limits.dialled`",
-        FORCE,
-        "if len(dialled) >= most:",
-        "if False:",
+        "leader/learners/dialling.py",
+        "if len(others := taken()) >= self._most:",
+        "others = taken()\n            if False:",
         f"{DIALLING}::test_no_more_learners_are_dialled_than_the_limit",
     ),
     Mutation(
