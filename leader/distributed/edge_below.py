@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from leader.distributed.contract import VERSION
@@ -46,6 +47,7 @@ class EdgeBelow:
     uids: set[bytes] = field(default_factory=set)  # of the open sum that are its own, counted or not yet
     asked: tuple[int, frozenset[bytes]] | None = None  # attempt, and whose sum is awaited
     given: asyncio.Future[frozenset[bytes]] | None = None  # the uids of that sum that are lost
+    limit: asyncio.Timeout | None = None  # of its time for that
     take: Take | None = None  # what becomes of it
     taking: bool = False  # whether that is under way, edge or no edge
     told: bool = False  # that the run is over
@@ -54,6 +56,21 @@ class EdgeBelow:
         """Its stream is to end."""
         _log.warning("edge %s is let go: %s", self.name, why)
         self.down.put_nowait(None)
+
+    @asynccontextmanager
+    async def in_turn(self, one: asyncio.Lock, sum_s: float) -> AsyncIterator[None]:
+        """Bring a sum while no other edge does, in `sum_s` seconds from then on: what others take is not its own."""
+        self._due(None)
+        try:
+            async with one:
+                self._due(asyncio.get_running_loop().time() + sum_s)
+                yield
+        finally:  # where the call was broken off it may come again
+            self._due(asyncio.get_running_loop().time() + sum_s)
+
+    def _due(self, when: float | None) -> None:
+        if self.limit is not None and not self.limit.expired():
+            self.limit.reschedule(when)
 
     def serves_at(self, serving: edge_pb2.Serving) -> None:
         """Note where learners reach it; raises PayloadError where that can't be."""

@@ -145,7 +145,7 @@ class Hub:
         close = edge_pb2.Close(sum=self._sum, attempt=self._attempt, uids=sorted(uids))
         edge.down.put_nowait(edge_pb2.EdgeDown(close=close))
         try:
-            async with asyncio.timeout(self._sum_s):
+            async with asyncio.timeout(self._sum_s) as edge.limit:
                 return await asyncio.shield(edge.given)
         except TimeoutError:
             if edge.taking:
@@ -154,7 +154,7 @@ class Hub:
             self._forget(edge)
             return uids
         finally:
-            edge.asked = edge.given = edge.take = None
+            edge.asked = edge.given = edge.take = edge.limit = None
 
     def end(self, reason: str = "") -> None:
         """End all streams; with a `reason` the run is over, else the edges are to come again."""
@@ -292,7 +292,7 @@ class Hub:
         header = first.header if first is not None else edge_pb2.SumHeader()
         edge = self._by_token(header.token)
         try:
-            async with self._one:
+            async with edge.in_turn(self._one, self._sum_s):
                 partial = await self._read(edge, header, chunks)
                 # Whoever made the call may be gone before this is done: what is taken is taken nevertheless.
                 await asyncio.shield(asyncio.ensure_future(self._hand_over(edge, partial)))
@@ -334,6 +334,7 @@ class Hub:
         reader = SumReader(self._sum_bytes)
         async with Watchdog(self._silent_s, "its sum stood still") as watchdog:
             async for message in chunks:
+                self._asked(edge, header)  # else others wait for their turn in vain
                 watchdog.progress()
                 self._hooks.came(reader.take(message))
         return Partial(self._asked(edge, header), tuple(header.weights), reader.whole())

@@ -86,15 +86,14 @@ class Link:
 
     async def until_open(self, ticket: edge_pb2.Ticket) -> None:
         """Wait for the exchange of a ticket; raises LateUpdateError, or NotReadyError where it does not begin."""
-        wanted = (ticket.round, ticket.step)
+        wanted = _place_of(ticket)
 
-        def here() -> tuple[int, int]:
-            return self._opened.round, self._opened.step
+        def has_begun() -> bool:
+            return self._over or _place_of(self._opened) >= wanted
 
-        if not await self._changed.wait_until(lambda: self._over or here() >= wanted, _OPEN_S) or self._over:
+        if not await self._changed.wait_until(has_begun, _OPEN_S) or self._over:
             raise NotReadyError("the exchange of this update has not begun here; send it elsewhere")
-        if here() != wanted:
-            raise LateUpdateError(f"update is for round {ticket.round}, which is over; fetch new work")
+        _check_place(ticket, self._opened)
 
     async def take(self, ticket: edge_pb2.Ticket, upload: Upload) -> None:
         """Add an update and have it judged; raises the WireError that it is refused with.
@@ -112,6 +111,7 @@ class Link:
         header, opened, total, uid = upload.header, self._opened, self._sum, os.urandom(UID_BYTES)
         if header is None or total is None:
             raise NotReadyError(_LOST)
+        _check_place(ticket, opened)  # another may have begun while it came
         make = partial(self.joined.contribution, uid, ticket, header, upload.payload)
         told = (await self._host.compute(total.add, make)).elsewhere
         assert told is not None
@@ -295,3 +295,12 @@ class Link:
             giving.cancel()
         self.hub.end()
         self._changed.notify()
+
+
+def _place_of(one: edge_pb2.Ticket | edge_pb2.Open) -> tuple[int, int]:
+    return one.round, one.step
+
+
+def _check_place(ticket: edge_pb2.Ticket, opened: edge_pb2.Open) -> None:
+    if _place_of(ticket) != _place_of(opened):
+        raise LateUpdateError(f"update is for round {ticket.round}, which is over; fetch new work")

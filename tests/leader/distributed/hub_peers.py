@@ -95,8 +95,14 @@ class Edge:
             assert (await self.hear("verdict")) == edge_pb2.Verdict(uid=uid(number))
 
     async def put(
-        self, close: edge_pb2.Close, data: bytes = SUM.tobytes(), damage: int = 0, **change: Any
+        self,
+        close: edge_pb2.Close,
+        data: bytes = SUM.tobytes(),
+        damage: int = 0,
+        rest: asyncio.Event | None = None,
+        **change: Any,
     ) -> None:
+        """Bring a sum, its second half not before `rest` is set."""
         header = edge_pb2.SumHeader(
             token=self.token,
             sum=close.sum,
@@ -112,7 +118,9 @@ class Edge:
         chunks = [edge_pb2.SumChunk(header=header), first, packed(whole[8:], first.crc32 ^ damage)]
 
         async def stream() -> AsyncIterator[edge_pb2.SumChunk]:
-            for chunk in chunks:
+            for number, chunk in enumerate(chunks):
+                if number == 2 and rest is not None:
+                    await rest.wait()
                 yield chunk
 
         await self._hub.put(stream())

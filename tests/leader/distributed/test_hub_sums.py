@@ -114,6 +114,28 @@ def test_a_sum_that_does_not_come_in_time_is_lost_and_its_edge_let_go() -> None:
     play(story, sum_s=0.05)
 
 
+def test_a_sum_that_waits_while_another_comes_is_not_late_for_that() -> None:
+    async def story(leader: Leader) -> None:
+        slow, prompt = await opened(leader, 2)
+        await slow.counts(1)
+        await prompt.counts(2)
+        collecting = asyncio.ensure_future(leader.hub.collect([uid(1), uid(2)], leader.take))
+        first, second = await slow.hear("close"), await prompt.hear("close")
+        rest = asyncio.Event()
+        coming = asyncio.ensure_future(slow.put(first, rest=rest))
+        waiting = asyncio.ensure_future(prompt.put(second))
+        await slow.stream  # it is let go
+        rest.set()
+        with pytest.raises(NotReadyError, match="nobody waits for this sum"):
+            await coming
+        await waiting
+        assert await collecting == {uid(1)}
+        assert [set(partial.uids) for partial in leader.taken] == [{uid(2)}]
+        assert not prompt.stream.done()
+
+    play(story, sum_s=0.2)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [

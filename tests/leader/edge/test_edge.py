@@ -9,6 +9,8 @@ import grpc
 import pytest
 from grpc import aio
 
+from leader.aggregation.exact_sum import Scale
+from leader.distributed.messages import scale_message
 from leader.distributed.ticket import seal
 from leader.edge.app import App
 from leader.edge.options import EdgeOptions
@@ -274,6 +276,38 @@ def test_an_update_of_the_next_exchange_waits_until_that_is_open_here() -> None:
             assert parent.sum.finish().mean.tobytes() == mean_of(parent, learner)
 
     play(story)
+
+
+def test_an_update_whose_round_closes_while_it_comes_is_late_whatever_the_next_one_takes() -> None:
+    async def story(parent: Parent) -> None:
+        async with edge_of(parent), stub_of(parent.hub.addresses[0]) as stub:
+            parent.open(1)
+            slow, rest = Learner(1, parent), asyncio.Event()
+            sending = asyncio.ensure_future(send_in_two(stub, slow, rest))
+            await model_is_late(stub, parent)
+            narrow = scale_message(Scale.of(1024.0, 8))  # in which no update of its weight has room
+            parent.round = 2
+            parent.hub.open(edge_pb2.Open(round=2, scale=narrow), parent.sum.sum_bytes)
+            await upload_status(stub, Learner(2, parent))  # answered once the round is open there
+            rest.set()
+            with pytest.raises(LateUpdateError, match="round 1, which is over"), failures_told():
+                await sending
+            assert parent.receipts == []
+
+    play(story)
+
+
+async def send_in_two(stub: LeaderStub, learner: Learner, rest: asyncio.Event) -> leader_pb2.Ack:
+    """An upload whose second half waits."""
+
+    async def messages() -> AsyncIterator[bytes]:
+        first, *others = learner.messages()
+        yield first
+        await rest.wait()
+        for message in others:
+            yield message
+
+    return await stub.accumulate(messages())
 
 
 async def model_is_late(stub: LeaderStub, parent: Parent) -> None:
