@@ -78,6 +78,7 @@ class EdgeServes(Event):
 
     name: str
     addresses: tuple[str, ...]  # HOST:PORT of it and of those below it, for learners
+    serving: int  # edges that serve now: several may have one name
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class EdgeLeft(Event):
     """An edge is gone, with what it has added since its last sum."""
 
     name: str
+    serving: int  # edges that serve now
 
 
 @dataclass(frozen=True)

@@ -126,14 +126,14 @@ class Wiring:
         async def submit(receipt: edge_pb2.Receipt) -> None:
             await self._receipts.take(receipt)
 
-        self.hub = Hub(
+        self.hub = hub = Hub(
             welcome,
             submit,
             silent_s=self.config.cohort.lease_s,
             sum_s=self.config.edges.sum_timeout_s,
             hooks=Hooks(
-                serves=lambda name, addresses: self.events.publish(EdgeServes(name, addresses)),
-                left=lambda name: self.events.publish(EdgeLeft(name)),
+                serves=lambda name, addresses: self.events.publish(EdgeServes(name, addresses, hub.serving)),
+                left=lambda name: self.events.publish(EdgeLeft(name, hub.serving)),
                 lost=lambda uids: tree.lose(uids),
                 came=lambda size: self.coordinator.traffic.came(size),
             ),

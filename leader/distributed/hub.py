@@ -92,6 +92,11 @@ class Hub:
         return tuple(dict.fromkeys(address for edge in self._edges.values() for address in edge.addresses))
 
     @property
+    def serving(self) -> int:
+        """How many edges take updates."""
+        return sum(bool(edge.addresses) for edge in self._edges.values())
+
+    @property
     def urls(self) -> tuple[str, ...]:
         """At which learners without gRPC reach the edges that are here."""
         return tuple(dict.fromkeys(url for edge in self._edges.values() for url in edge.urls))
@@ -215,7 +220,7 @@ class Hub:
             edge.down.put_nowait(None)
 
     def _heed(self, edge: EdgeBelow, message: edge_pb2.EdgeUp) -> None:
-        match message.WhichOneof("kind"):
+        match message.WhichOneof("kind"):  # a beat says only that the edge lives
             case "receipt":
                 self._receive(edge, message.receipt)
             case "gone":
@@ -224,8 +229,6 @@ class Hub:
                 edge.serves_at(message.serving)
                 self._hooks.serves(edge.name, edge.addresses)
                 self._hooks.changed()
-            case _:
-                pass  # a beat says only that the edge lives
 
     def _receive(self, edge: EdgeBelow, receipt: edge_pb2.Receipt) -> None:
         if len(receipt.uid) != UID_BYTES or receipt.uid in self._owner:

@@ -141,7 +141,6 @@ class _Learners:
         self._followed: dict[int, Gauge] = {}  # series of their own, by id
         self._connected = gauge("learners_connected", "Registered learners.")
         self._missing = gauge("learners_missing", "Learners that the run waits for.")
-        self._serving: set[str] = set()  # names of edges
         self._edges = gauge("edges_connected", "Edges that take updates.")
         self._lost = counter(
             "updates_lost", "Updates that were counted and gone with an edge; they come again."
@@ -171,10 +170,7 @@ class _Learners:
             case events.LearnerLeft():
                 self._gone(event)
             case events.EdgeServes() | events.EdgeLeft():
-                (self._serving.add if isinstance(event, events.EdgeServes) else self._serving.discard)(
-                    event.name
-                )
-                self._edges.set(len(self._serving))
+                self._edges.set(event.serving)
             case events.UpdatesLost():
                 self._lost.inc(len(event.parts))
             case events.CallRefused():

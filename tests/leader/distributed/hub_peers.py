@@ -35,9 +35,12 @@ class Leader:
         self.held.set()
         self.lost: list[set[bytes]] = []
         self.taken: list[Partial] = []
-        self.hub = Hub(
-            self._welcome, self._submit, silent_s=silent_s, sum_s=sum_s, hooks=Hooks(lost=self._lose)
-        )
+        self.serving: list[int] = []  # edges, whenever one comes or goes
+        hooks = Hooks(lost=self._lose, serves=self._note_serving, left=self._note_serving)
+        self.hub = Hub(self._welcome, self._submit, silent_s=silent_s, sum_s=sum_s, hooks=hooks)
+
+    def _note_serving(self, *told: object) -> None:
+        self.serving.append(self.hub.serving)
 
     def _lose(self, uids: frozenset[bytes]) -> None:
         self.lost.append(set(uids))

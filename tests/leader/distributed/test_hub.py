@@ -53,6 +53,22 @@ def test_the_addresses_of_all_edges_are_known_once_each() -> None:
     play(story)
 
 
+def test_edges_of_one_name_are_counted_each() -> None:
+    async def story(leader: Leader) -> None:
+        a, b = await Edge(leader.hub, "host").joined(), await Edge(leader.hub, "host").joined()
+        await Edge(leader.hub, "aggregator").joined()  # which serves nobody
+        leader.hub.open(edge_pb2.Open(round=1), SUM.size)
+        assert (await a.hear("open")) == (await b.hear("open"))
+        for number, (edge, address) in enumerate(((a, "h:1"), (b, "h:2"), (b, "h:3"))):
+            edge.say(serving=edge_pb2.Serving(addresses=[address]))
+            await edge.counts(number)
+        a.hang_up()
+        await a.stream
+        assert leader.serving == [1, 2, 2, 1]
+
+    play(story)
+
+
 @pytest.mark.parametrize(
     "said",
     [

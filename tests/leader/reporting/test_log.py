@@ -39,9 +39,9 @@ RUN: list[events.Event] = [
     events.FederatedEvaluated(2, {"accuracy": SPREAD, "loss": SPREAD}),
     events.LearnerLeft(1, "alpha", "lease ran out"),
     events.LearnersCounted(412, 410, 5.2),
-    events.EdgeServes("east", ("h:1", "h:2")),
+    events.EdgeServes("east", ("h:1", "h:2"), 1),
     events.UpdatesLost(("own-a", "own-b")),
-    events.EdgeLeft("east"),
+    events.EdgeLeft("east", 0),
     events.RunFinished(10, 123.4),
 ]
 INFO_LINES = [

@@ -39,8 +39,8 @@ def samples(metrics: Metrics) -> dict[str, float]:
 
 
 def test_edges_and_what_is_lost_with_them_are_counted() -> None:
-    serving = [events.EdgeServes(*edge) for edge in (("a", ("h:1",)), ("b", ("h:2",)), ("b", ("h:3",)))]
-    values = of(*serving, events.UpdatesLost(("x", "y")), events.EdgeLeft("a"))
+    serving = [events.EdgeServes("a", ("h:1",), 1), events.EdgeServes("a", ("h:2",), 2)]
+    values = of(*serving, events.UpdatesLost(("x", "y")), events.EdgeLeft("a", 1))
     assert (values["edges_connected"], values["updates_lost_total"]) == (1, 2)
 
 
