@@ -106,9 +106,10 @@ class RecordFile:
         for table in ("rounds", "participation", "scores", "refusals"):
             self._database.execute(f"DELETE FROM {table} WHERE round > ?", [round_])
         self.commit_round(now)
-        self._database.execute(
-            "UPDATE sessions SET until = ?, reason = 'the leader ended', seq = ? WHERE until IS NULL",
-            [now, self._next()],
+        open_ = self._database.execute("SELECT rowid FROM sessions WHERE until IS NULL").fetchall()
+        self._database.executemany(
+            "UPDATE sessions SET until = ?, reason = 'the leader ended', seq = ? WHERE rowid = ?",
+            [(now, self._next(), rowid) for (rowid,) in open_],
         )
         self.put("run", [(f"{RESUMED}{self._seq + 1}", round_)])
 

@@ -40,3 +40,16 @@ def test_a_row_that_is_written_while_a_batch_is_read_comes_with_the_next_one(tmp
     file.close()
     assert [row.seq for row in first + then] == [1, 2, 3]
     assert [row.table for row in first + then] == ["run", "run", "scores"]
+
+
+def test_sessions_that_a_resume_ends_are_all_followed_however_small_the_batches(tmp_path: Path) -> None:
+    file = RecordFile(tmp_path / "record")
+    file.put("sessions", [(name, 1.0, None, "") for name in "abc"])
+    file.resume(0, 2.0)
+    with closing(connect(tmp_path / "record", make=True)) as database:
+        told, seq = [], 3  # who follows has all that was before
+        while batch := rows_after(database, seq, 2):
+            told += [(row.values["learner"], row.values["until"]) for row in batch if row.table == "sessions"]
+            seq = batch[-1].seq
+    file.close()
+    assert told == [("a", 2.0), ("b", 2.0), ("c", 2.0)]
