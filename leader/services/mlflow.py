@@ -59,11 +59,11 @@ class MlflowFollower:
         client, run = self._opened = self._opened or self._open()
         if metrics := self._metrics(rows):
             client.log_batch(run, metrics=metrics)
-        told = {str(row.values["key"]) for row in rows if row.table == "run"}
-        if any(key.startswith(RESUMED) for key in told):
-            client.update_run(run, status="RUNNING")
-        if "finished_round" in told:
-            self._finish(client, run)
+        for key in (str(row.values["key"]) for row in rows if row.table == "run"):  # as it happened
+            if key.startswith(RESUMED):
+                client.update_run(run, status="RUNNING")
+            elif key == "finished_round":
+                self._finish(client, run)
 
     def close(self) -> None:
         """See Follower; there is no connection to let go of."""
