@@ -63,7 +63,7 @@ class Hub:
         """`submit` returns when an update counts, and raises the WireError that it is refused with.
 
         Args:
-            welcome: what an edge is told of the run; its token is set here.
+            welcome: what an edge is told of the run; its token is set here. Raises what one is refused with.
             silent_s: seconds after which an edge that says nothing is gone.
             sum_s: seconds in which it must bring a sum that it is asked for.
         """
@@ -79,7 +79,7 @@ class Hub:
         self._sum_bytes = 0
         self._sum = 0
         self._attempt = 0
-        self._over: str | None = None  # why no more edges are served; "" = here alone, they are to come again
+        self._over = ""  # why no more edges are served
         self._away = LostEdges()
         self._ended = Signal()  # a stream has
         self._one = asyncio.Lock()  # one sum is in memory at a time
@@ -189,8 +189,6 @@ class Hub:
             await send(edge_pb2.EdgeDown(stop=leader_pb2.Stop(reason=self._over)))
             self._away.came_again(edge.name)
             return
-        if self._over is not None:
-            raise NotReadyError("this edge has lost its leader; come again")
         self._away.came_again(edge.name)
         self._edges[edge.token], welcome = edge, self._welcome()
         welcome.token = edge.token

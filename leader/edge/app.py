@@ -54,7 +54,9 @@ class App:
         self.edges_address = ""  # where it listens for edges below
         self._served = ""  # HOST:PORT that learners are told
         self._urls: tuple[str, ...] = ()  # that those without gRPC are told
-        self._run_id = ""  # of the run that is served there
+        self._terms: tuple[str, LimitsConfig] | None = (
+            None  # of the run that is served there: its id and limits
+        )
         self._stack = AsyncExitStack()
         self._revocations = Revocations()  # as they were told last, also while no leader is there
         self._guards: list[Guard] = []  # of its ports
@@ -75,9 +77,9 @@ class App:
         assert channel is not None
         self._host.arithmetic.submit(compile_add, joined.layout.total)
         link = Link(joined, channel, say, self._host, lose, self._tell_addresses, self._revoked)
-        if welcome.run_id != self._run_id:
+        if (terms := (welcome.run_id, joined.config.limits)) != self._terms:
             await self._stack.aclose()
-            self._served, self._run_id = await self._serve(joined), welcome.run_id
+            self._served, self._terms = await self._serve(joined), terms
         self._link, self._say = link, say
         self._tell_addresses()
         name, run_id = self.parent.name, welcome.run_id

@@ -246,6 +246,8 @@ class Link:
     # --- edges below ---------------------------------------------------------------------------
 
     def _welcome_below(self) -> edge_pb2.Welcome:
+        if self._over:  # since the stream below was opened
+            raise NotReadyError("this edge has lost its leader; come again")
         welcome = edge_pb2.Welcome()
         welcome.CopyFrom(self.joined.welcome)
         return welcome

@@ -14,7 +14,6 @@ from tests.leader.distributed.hub_peers import SUM, Edge, Leader, opened, play, 
 from utils.errors import (
     DuplicateUpdateError,
     IncompatibleError,
-    NotReadyError,
     PayloadError,
     StalledError,
 )
@@ -50,18 +49,6 @@ def test_the_addresses_of_all_edges_are_known_once_each() -> None:
         await b.counts(2)
         assert leader.hub.addresses == ("h:1", "h:2", "h:3")
         assert leader.hub.urls == ("https://h:4", "http://h:5")
-
-    play(story)
-
-
-def test_an_edge_that_says_hello_once_its_parent_has_lost_its_own_is_to_come_again() -> None:
-    async def story(leader: Leader) -> None:
-        edge = Edge(leader.hub, hello=False)
-        await asyncio.sleep(0)  # its stream is open
-        leader.hub.end()
-        edge.say(hello=edge_pb2.EdgeHello(protocol=VERSION, name="e"))
-        with pytest.raises(NotReadyError, match="come again"):
-            await asyncio.wait_for(edge.stream, 5)
 
     play(story)
 

@@ -16,12 +16,15 @@ from leader.edge.app import App
 from leader.edge.options import EdgeOptions
 from protos import edge_pb2, leader_pb2
 from tests.clusters import Settings
+from tests.leader.distributed.hub_peers import Edge
 from tests.leader.edge.parents import (
+    HELLO,
     KEY,
     MODEL,
     VERSION,
     Learner,
     Parent,
+    config_of,
     edge_of,
     mean_of,
     play,
@@ -133,6 +136,39 @@ def test_with_the_parent_all_that_was_added_is_lost_and_the_edge_joins_the_next(
             assert parent.sum.finish().mean.tobytes() == mean_of(parent, learner)
 
     play(story)
+
+
+def test_an_edge_that_says_hello_once_the_one_above_has_lost_its_leader_is_to_come_again() -> None:
+    async def story(parent: Parent) -> None:
+        async with edge_of(parent, edges_listen="127.0.0.1:0") as edge:
+            below = Edge(edge._hub(), hello=False)
+            await asyncio.sleep(0)  # its stream is open
+            edge._link.end()  # type: ignore[union-attr]
+            below.say(hello=HELLO.hello)
+            with pytest.raises(NotReadyError, match="come again"):
+                await asyncio.wait_for(below.stream, 5)
+
+    play(story)
+
+
+def test_limits_that_a_resumed_run_has_changed_hold_at_its_edges_too() -> None:
+    async def story(parent: Parent) -> None:
+        async with edge_of(parent):
+            parent.open(1)
+            async with stub_of(parent.hub.addresses[0]) as stub:
+                with pytest.raises(LimitError, match="at most 4 are taken"), failures_told():
+                    await Learner(1, parent).send(stub)
+            parent.config = config_of({})
+            parent.hub.end()
+            await parent.until(lambda: not parent.hub.addresses)
+            await parent.until(lambda: len(parent.hub.addresses) == 1)
+            learner = Learner(1, parent)
+            async with stub_of(parent.hub.addresses[0]) as stub:
+                await learner.send(stub)
+            assert await parent.gather() == frozenset()
+            assert parent.sum.finish().mean.tobytes() == mean_of(parent, learner)
+
+    play(story, {"limits.tensors": 4})
 
 
 def test_without_a_parent_nothing_is_taken() -> None:
