@@ -229,6 +229,8 @@ class Coordinator:
         """Tell the machine, and do what it says; why it abandons the round, if it does."""
         abandoned = None
         for event in events:
+            if isinstance(event, protocol.Reopen):
+                self._tally.reopened(event.kept)
             for action in exchange.machine.handle(event, self._host.clock.now()):
                 match action:
                     case protocol.Dispatch(learner, part):

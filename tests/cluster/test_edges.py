@@ -249,3 +249,24 @@ def test_a_learner_that_dials_where_edges_come_or_an_edge_itself_hears_at_once_w
             assert f"{place} takes no learners: give --leader where" in str(error)
 
     play(scenario, EDGED)
+
+
+def test_whose_update_was_lost_with_an_edge_and_never_came_again_was_not_in_the_round() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        edge = await one_edge(cluster)
+        nodes = {name: join(cluster, name) for name in "abc"}
+        Slow.may = asyncio.Event()
+        join(cluster, "d", worker=Slow)
+        await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 3, "no updates")
+        await nodes["c"].kill()
+        workforce = cluster.app.coordinator.workforce
+        workforce.leave(next(member for member in workforce if member.name == "c"), "gone")
+        await edge.kill()
+        assert "own-c" in (await cluster.event(UpdatesLost)).parts
+        Slow.may.set()
+        await cluster.finished()
+        counted = {part: told.times for part, told in cluster.app.coordinator.state.history.items()}
+        assert counted == {"own-a": 3, "own-b": 3, "own-d": 3}
+
+    through = play(scenario, {**EDGED, "cohort.quorum": 0.5})
+    assert [(e.learners, e.examples) for e in through.seen(RoundCommitted)] == [(3, 72)] * 3

@@ -66,6 +66,12 @@ class Participation:
         self._newest[update.part] = name, update
         self._shares.setdefault(name, Share()).add(update)
 
+    def lost(self, part: str) -> None:
+        """The update of a part is gone with an edge; it may never come again."""
+        if part in self._newest:
+            who, newest = self._newest.pop(part)
+            self._shares[who].add(newest, -1)
+
     def missing(self, name: str, outcome: str) -> None:
         """A learner has no update to show so far, and why."""
         if len(self._missing) < _MOST_MISSING:

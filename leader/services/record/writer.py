@@ -105,6 +105,9 @@ class Record:
         match event:
             case events.UpdateAccepted():
                 self._participation.add(self._name(event.learner_id), event)
+            case events.UpdatesLost():
+                for part in event.parts:
+                    self._participation.lost(part)
             case events.StepApplied() if event.step == event.steps - 1:
                 rows = tuple(self._participation.rows(event.round))  # which goes on while they are written
                 self._jobs.put(lambda file: _participate(file, rows))

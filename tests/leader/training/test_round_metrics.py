@@ -49,6 +49,24 @@ def test_traffic_before_the_round_is_not_its_own() -> None:
     assert tally.committed(1, 0.1, 0.0, traffic).bytes_up == 3
 
 
+def test_what_an_exchange_that_begins_anew_has_lost_is_no_more_of_the_round() -> None:
+    tally = Tally(0.0, Traffic(0, 0))
+    tally.counted(1, PARTS[0], contribution(3.0), (), 9.0)
+    tally.applied(0, result(10, 3.0))
+    for learner, part in ((1, PARTS[0]), (2, PARTS[1]), (3, PARTS[2])):
+        tally.counted(learner, part, contribution(2.0), (), 1.0)
+    tally.reopened((PARTS[1].id,))
+    tally.counted(4, PARTS[2], contribution(1.0), (), 2.0)
+    tally.applied(1, result(20, 2.0))
+    assert tally.committed(6, 0.1, 0.0, Traffic(0, 0)).learners == 3
+    history = tally.history({}, 6, present={part.id for part in PARTS}, absent=0)
+    assert {part: told.loss for part, told in history.items()} == {
+        PARTS[0].id: 3.0,
+        PARTS[1].id: 2.0,
+        PARTS[2].id: 1.0,
+    }
+
+
 def test_the_history_has_the_last_update_of_each_part() -> None:
     tally = Tally(0.0, Traffic(0, 0))
     tally.counted(1, PARTS[0], contribution(3.0), (), 9.0)

@@ -70,6 +70,17 @@ def test_a_round_is_a_row_and_what_each_learner_did_in_it_another(tmp_path: Path
     assert dict(rows(path, "SELECT key, value FROM run"))["run_id"] == "run-1"
 
 
+def test_an_update_that_is_lost_with_an_edge_counts_once_it_comes_again(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.sqlite"
+    lost = events.UpdatesLost(("shard-1", "shard-2"))
+    left = events.LearnerLeft(2, "b", "gone")
+    recorded(path, [STARTED, A, B, update(1), update(2), left, lost, update(1), applied(), committed()])
+    assert rows(path, "SELECT learner, updates, examples, outcome FROM participation") == [
+        ("a", 1, 10, "counted"),
+        ("b", 0, 0, "left"),
+    ]
+
+
 def test_a_learner_waits_in_each_step_for_the_slowest_of_its_parts(tmp_path: Path) -> None:
     path = tmp_path / "metadata.sqlite"
     first = [update(1, step=0, part=part, seconds=s) for part, s in (("x", 0.2), ("y", 0.5))]
