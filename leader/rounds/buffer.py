@@ -212,7 +212,7 @@ class Buffer:
         stale = [p for p, one in self.orders.items() if one.round < self.plan.round - self._max_staleness]
         owing = self.owing(part for part in self._owed if part in stale)
         for part in stale:
-            del self.orders[part]
+            self._groups.ended(self.orders.pop(part).key)
         self._script.begin(self._holders)
         moved = [part for part in self.orders if self._given.get(part) != self._holders.get(part)]
         late = [Overdue(owing, False)] if owing else []
@@ -273,7 +273,8 @@ class Buffer:
         actions: list[Action] = []
         while True:
             if not self._script.goes_on:
-                self.orders |= self._groups.missing(self.orders)
+                self.orders |= (missing := self._groups.missing(self.orders))
+                self._script.known(self.plan.round, missing)
             ripe = self._groups.ripe(self.orders, self._holders, self._now, self.plan.deadline_s)
             if ripe is None:
                 return actions
@@ -351,8 +352,7 @@ class Buffer:
         return [*actions, *(self._close() if full else self._fill())]
 
     def _assign(self, part: str, learner: int | None) -> list[Action]:
-        moved = self._holders[part] != learner
-        self._holders[part] = learner
+        moved, self._holders[part] = self._holders[part] != learner, learner
         if self.phase is not Phase.TRAINING or not moved:
             return []
         return [*self._give(part), *self._fill()]

@@ -6,7 +6,7 @@ when all are in, or when those that are not can't come or have not for the deadl
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from leader.rounds.protocol import CloseGroup, Group, OpenOrder
 
@@ -19,15 +19,17 @@ class Groups:
         size: int = 1,
         least: int = 1,
         decided: Mapping[Group, Mapping[str, int]] | None = None,
+        told: Callable[[Group], None] = lambda group: None,
     ) -> None:
         """`size` parts make a group, 1: each counts by itself; its sum needs `least` updates.
 
-        Of `decided` groups it is known for good who is in the sum: turns by part.
+        Of `decided` groups it is known for good who is in the sum: turns by part. `told` hears of each that ends.
         """
         self.size = size
         self._least = least
         self._decided = dict(decided or {})
         self._in_sum = {one for turns in self._decided.values() for one in turns.items()}  # (part, turn)
+        self._told = told
         self._ends: dict[Group, float] = {}  # clock values, of open groups
 
     def size_for(self, held: int) -> int:
@@ -52,13 +54,12 @@ class Groups:
         return min(self._ends.values(), default=None)
 
     def missing(self, orders: Mapping[str, OpenOrder]) -> dict[str, OpenOrder]:
-        """Orders of decided groups that are not among those that are open."""
-        known = {order.key for order in orders.values()} if self._decided else set()
+        """Orders of the first decided group that are not among those that are open; a part may be in the next, too."""
+        group = min(self._decided, default=(0, 0))
         return {
             part: OpenOrder(group[0], turn, group[1])
-            for group, turns in self._decided.items()
-            if group not in known
-            for part, turn in turns.items()
+            for part, turn in self._decided.get(group, {}).items()
+            if part not in orders or orders[part].key != group
         }
 
     def kept(self, orders: Mapping[str, OpenOrder], parts: Collection[str]) -> dict[str, OpenOrder]:
@@ -103,3 +104,4 @@ class Groups:
         """A group is open no more."""
         self._decided.pop(group, None)
         self._ends.pop(group, None)
+        self._told(group)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from leader.rounds.protocol import OpenOrder
 
 What = Literal["begun", "given", "counted", "closed"]
 
@@ -69,6 +71,12 @@ class Script:
         else:
             self._past.append(one)
             self._note(one)
+
+    def known(self, round_: int, orders: Mapping[str, OpenOrder]) -> None:
+        """These orders are open, as files tell: those of this round, the script's, are given out in it."""
+        for part, order in orders.items():
+            if order.round == round_:  # older ones are in its checkpoint
+                self.happened("given", part, order.turn, order.group)
 
     def follow(self) -> Iterator[Happened]:
         """What comes next, up to an update that is not in yet."""

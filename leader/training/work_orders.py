@@ -15,7 +15,6 @@ from leader.data.part import Part
 from leader.rounds.buffer import OpenWork
 from protos import leader_pb2
 from utils.schedule import Schedule
-from utils.secagg.ring import COARSE
 from utils.seeds import derive_seed
 
 _LONGEST = 4  # passes through the median part in a round
@@ -112,16 +111,16 @@ class WorkPlanner:
         part: Part,
         plan: leader_pb2.MaskPlan,
         noise: leader_pb2.NoisePlan | None = None,
-        counted: int = 0,
+        counted: int | None = None,
     ) -> leader_pb2.WorkOrder:
         """`order`, its update to be masked; a further attempt is other work, with other batches.
 
-        `counted` is the newest round that an update of the part is in.
+        `counted` is the newest round that an update of the part is in, where that is known in order.
         """
         order.masking.CopyFrom(plan)
         if noise is not None:
             order.noise.CopyFrom(noise)
-        elif plan.bits == COARSE:
+        if counted is not None:
             order.counted_round = counted
         if plan.attempt:
             order.seed = derive_seed(order.seed, "attempt", plan.attempt)

@@ -6,6 +6,7 @@ whose buffer it is in is committed; it counts as so many updates as it has, by t
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import zlib
@@ -114,7 +115,8 @@ class MaskedBufferedExchange(BufferedExchange):
         decided = {group: place.turns for group, (_, place) in self._decided.items()}
         if self._desk is None:  # nobody's update is in a sum, but for those
             self._let_go(list(self._open))
-            self._groups = Groups(self._engine.config.group_size, sum_of_least(self._engine.config), decided)
+            config = self._engine.config
+            self._groups = Groups(config.group_size, sum_of_least(config), decided, self._ended)
             self.orders.renew()
         super().begin(state)
         needed = {order.round for order in self.machine.orders.values()} | {group[0] for group in decided}
@@ -204,6 +206,12 @@ class MaskedBufferedExchange(BufferedExchange):
         one = self._open.get(order.key) if order is not None else None
         return one is None or not one.ready or self._name_of(learner_id) in one.ready
 
+    def _ended(self, group: Group) -> None:
+        """The machine has given a group up: whoever was left out of it can work again."""
+        one = self._open.get(group)
+        if one is not None and one.ready and len(one.ready) < one.plan.parties:
+            asyncio.get_running_loop().call_soon(self._engine.workforce.announce)
+
     # --- see ExchangeKind ------------------------------------------------------------------
 
     @property
@@ -277,6 +285,8 @@ class MaskedBufferedExchange(BufferedExchange):
         self._decided.pop(group, None)
         self._open[group] = one
         self._let_go((group,))
+        if len(one.ready) < len(self._members(group)):
+            self._engine.workforce.announce()  # who was left out of it can work again
         if reason:
             _log.warning("round %d: a group is given other work: %s", one.round, reason)
             one.file.remove()
@@ -287,8 +297,6 @@ class MaskedBufferedExchange(BufferedExchange):
         self._counted[group] = one, place.model_copy(update={"unmasked": True})
         faults.reach("leader.unmasked", self.machine.plan.round)
         await self._count(group, one)
-        if len(one.ready) < len(self._members(group)):
-            self._engine.workforce.announce()  # who was left out of it can work again
         return Unmasked(group, parts)
 
     async def _reveal(self, one: MaskedGroup, place: Place) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from leader.rounds.buffer import Buffer, Desk
 from leader.rounds.groups import Groups
@@ -31,9 +32,11 @@ HOLDERS = {part: number for number, part in enumerate("abcdefgh", 1)}
 NOTHING = Desk({}, {})
 
 
-def buffer_of(groups: Groups, desk: Desk = NOTHING, *, parts: str = "abcdefgh", **more: object) -> Buffer:
-    plan = RoundPlan(3, 1, tuple(parts), quorum=4, deadline_s=10.0, target=4)
-    script = Script(more.get("told"))  # type: ignore[arg-type]
+def buffer_of(
+    groups: Groups, desk: Desk = NOTHING, *, parts: str = "abcdefgh", target: int = 4, **more: Any
+) -> Buffer:
+    plan = RoundPlan(3, 1, tuple(parts), quorum=4, deadline_s=10.0, target=target)
+    script = Script(more.get("told"), more.get("note", lambda one: None))
     return Buffer(
         plan, desk, at_work=0, max_staleness=5, pick=lambda idle, n, _: idle[:n], script=script, groups=groups
     )
@@ -178,3 +181,34 @@ def test_it_counts_where_the_script_says_so_and_others_of_its_group_owe_nothing(
     buffer.handle(Unmasked((3, 1), ("a", "b", "c")), 0.0)
     assert buffer.order("d") in (None, OpenOrder(3, 1, 3))
     assert dict(buffer.desk.turns)["a"] >= 2
+
+
+def unmasked(buffer: Buffer, actions: list[Action]) -> list[Group]:
+    """Take the masks off each sum that is closed from `actions` on; which those were, in their order."""
+    closed = []
+    while sums := [one for one in actions if isinstance(one, CloseGroup)]:
+        closed.append(sums[0].group)
+        actions = buffer.handle(Unmasked(sums[0].group, sums[0].parts), 1.0)
+    return closed
+
+
+def test_sums_known_from_files_count_one_after_the_other_where_the_log_can_not_be_followed() -> None:
+    """Two learners are in both, one is in the second alone; h, whom the log tells of, has not come back."""
+    known = {(2, 1): dict.fromkeys("abc", 0), (3, 1): {"a": 1, "b": 1, "d": 0}}
+    told = [Happened("given", "h", 0, 2)]
+    desk = Desk({part: OpenOrder(2, 0, 1) for part in "abc"}, dict.fromkeys("abc", 1))
+    buffer = buffer_of(Groups(3, 2, known), desk, parts="abcdefg", told=told, target=6)
+    assert unmasked(buffer, begun(buffer)) == [(2, 1), (3, 1)]
+    inside = {(part, turn) for part in "abcd" for turn in (0, 1) if buffer.counted(part, turn)}
+    assert inside == {*known[2, 1].items(), *known[3, 1].items()}
+
+
+def test_a_leader_that_is_killed_twice_counts_a_sum_of_a_file_at_once_again() -> None:
+    """The one in between could not follow the log, and tells of the sum as if it had given out its work."""
+    known, noted = {(3, 1): dict.fromkeys("abc", 0)}, list[Happened]()
+    second = buffer_of(Groups(3, 2, known), target=6, note=noted.append)
+    assert unmasked(second, begun(second)) == [(3, 1)]
+    assert [(one.what, one.part, one.group) for one in noted[1:4]] == [("given", part, 1) for part in "abc"]
+    third = buffer_of(Groups(3, 2, known), target=6, told=noted[1:])
+    assert unmasked(third, begun(third)) == [(3, 1)]
+    assert third.desk.orders == second.desk.orders

@@ -16,6 +16,7 @@ from leader.training.planning import Opening
 from leader.trust.identities.callers import anonymous
 from model.layout import Layout
 from protos import leader_pb2
+from utils.secagg.roster import VERSION
 
 LAYOUT = Layout.of(nn.Linear(2, 1))
 
@@ -37,7 +38,9 @@ class Office:
     def join(self, name: str, own: int = 0) -> None:
         """Register a learner, perhaps again, with so many examples of its own."""
         [token] = [member.token for member in self.workforce if member.name == name] or [b""]
-        info = leader_pb2.LearnerInfo(name=name, control=leader_pb2.CONTROL_SESSION, token=token)
+        info = leader_pb2.LearnerInfo(
+            name=name, control=leader_pb2.CONTROL_SESSION, token=token, secagg=VERSION
+        )
         if own:
             info.own_data.CopyFrom(leader_pb2.OwnData(examples=own, classes=10, fingerprint=f"f{own}"))
         self.workforce.register(info, anonymous(f"ipv4:1.1.1.1:{name}"))
