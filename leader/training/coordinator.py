@@ -255,7 +255,8 @@ class Coordinator:
         if closed.result is not None:
             for one in closed.recalled:
                 self._tally.counted(one.learner_id, one.part, one.contribution, (), 0.0)
-            self._tally.applied(step, closed.result)
+            known = (one.part.id for one in closed.recalled)
+            self._tally.applied(step, closed.result, {*parts, *known})
             self.desk.step_made()
             plan, traffic = exchange.machine.plan, self.traffic
             self._events.publish(

@@ -25,7 +25,7 @@ class Tally:
         self._losses: dict[str, tuple[int, float]] = {}  # by step
         self._learners: set[int] = set()
         self._reports: dict[str, PartReport] = {}
-        self._open: dict[tuple[str, int], PartReport] = {}  # of the open exchange, by part and learner
+        self._open: dict[tuple[str, int], PartReport] = {}  # in no exchange's sum so far, by part and learner
         self._scores = FederatedScores()
 
     def counted(
@@ -46,22 +46,16 @@ class Tally:
         """The open exchange begins anew with the updates of these parts: all others may never come again."""
         self._open = {key: report for key, report in self._open.items() if key[0] in kept}
 
-    def _settle(self) -> None:
-        """What is counted is not lost any more."""
-        for (part, learner), report in self._open.items():
+    def applied(self, step: int, result: Result, parts: Container[str]) -> None:
+        """An exchange is applied, with the updates of these parts; others were lost, or their sum came to nothing."""
+        for part, learner in [key for key in self._open if key[0] in parts]:
             self._learners.add(learner)
-            self._reports[part] = report
-        self._open.clear()
-
-    def applied(self, step: int, result: Result) -> None:
-        """An exchange is applied."""
-        self._settle()
+            self._reports[part] = self._open.pop((part, learner))
         self._losses[f"{step:08d}"] = (result.examples, result.loss)
         self._scores.summed(result.scores)
 
     def committed(self, round_: int, lr: float, now: float, traffic: Traffic) -> RoundCommitted:
         """What is told about the round."""
-        self._settle()
         return RoundCommitted(
             round=round_,
             loss=mean_loss(self._losses.values()),
@@ -81,7 +75,6 @@ class Tally:
         self, past: Mapping[str, PartHistory], round_: int, *, present: Container[str], absent: int
     ) -> Mapping[str, PartHistory]:
         """The history of parts with this round; see `fold`."""
-        self._settle()
         return fold(past, round_, self._reports, present=present, absent=absent)
 
 

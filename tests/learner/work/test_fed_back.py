@@ -108,3 +108,21 @@ def test_a_learner_that_ends_between_rounds_goes_on_from_what_it_wrote_down(tmp_
     fresh = [fed_back(Learner(None).make(round_, round_ - 1)) for round_ in range(1, 6)]
     assert ended[0] == fresh[0]
     assert ended != fresh
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_what_an_algorithm_remembers_holds_once_its_round_is_in_a_sum_too(
+    folder: Path | None, bits: int
+) -> None:
+    """Such as SCAFFOLD's variates; the sum of round 2 was never unmasked, or did not have this learner's update."""
+    found = []
+    for counted in (1, 2):
+        learner = Learner(folder)
+        for round_, value in ((1, 1.0), (2, 2.0)):
+            masks = plan(4, bits=bits, range=8.0)
+            asked = order("own", masks, round=round_, counted_round=round_ - 1)
+            remembered = {"control": np.full(3, value, np.float32)}
+            learner._assignments.made(asked, BASE, "own", Update(BASE, 24, 24, 0.5, 1.0, remembered))
+            learner.taken(round_)
+        found.append(learner.memory.of("own", 3, counted=counted)["control"].tolist())
+    assert found == [[1.0] * 3, [2.0] * 3]
