@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leader.aggregation.base import Contribution
+from leader.aggregation.exact_sum import Scale
 from leader.data.part import Part
 from leader.learners.membership import Member
 from leader.rounds.buffer import Buffer, Desk, OpenWork
@@ -26,6 +27,7 @@ from leader.training.exchanges.base import Admitted, Closed, OpenExchange, Unfin
 from leader.training.exchanges.whole_updates import WholeUpdates
 from leader.training.inbox import Upload
 from leader.training.open_orders import Orders
+from leader.training.planning import Opening
 from leader.training.work_orders import WorkPlanner
 from protos import leader_pb2
 from utils.seeds import derive_seed
@@ -164,8 +166,12 @@ class BufferedExchange(WholeUpdates):
             script=script,
             groups=self._groups,
         )
-        self.aggregate = self._engine.aggregate(state, opening.scale)
+        self.aggregate = self._engine.aggregate(state, self._scale(opening))
         self.orders.begin(state, self.machine, opening.parts)
+
+    def _scale(self, opening: Opening) -> Scale:
+        """Of the round's sum."""
+        return opening.scale
 
     def _pick(self, idle: Sequence[str], count: int, given: int) -> Sequence[str]:
         seed, parts = derive_seed(self._engine.config.seed, "buffer"), self._parts

@@ -125,6 +125,16 @@ class MaskedBufferedExchange(BufferedExchange):
         self._privacy = state.privacy  # after the newest sum
         self.look_at_learners()
 
+    def _scale(self, opening: Opening) -> Scale:
+        """See BufferedExchange: with room for the sums of whoever is here no more, as heavy as masks let them be."""
+        here, scale, config = opening.parts.keys(), opening.scale, self._engine.config
+        away = {order.key for part, order in self.machine.orders.items() if part not in here}
+        plans = [one.plan for group, one in self._open.items() if group in away]
+        plans += [one.plan for one, place in self._decided.values() if not place.turns.keys() <= here]
+        heaviest = max((plan.weight_bound for plan in plans), default=0)
+        most = (config.buffer.size + config.group_size - 1) * heaviest
+        return scale if most <= scale.max_weight else Scale.of(scale.max_abs, most)
+
     def _pick(self, idle: Sequence[str], count: int, given: int) -> Sequence[str]:
         """Of those that can still pay."""
         payable = self._engine.privacy.payable(dict.fromkeys(idle))

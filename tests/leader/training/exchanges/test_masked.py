@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from leader.rounds.protocol import Assigned, Begin, Dispatch, RoundEvent
+from leader.aggregation.base import Contribution
+from leader.rounds.protocol import Accepted, Applied, Assigned, Begin, Dispatch, RoundEvent, Unmasked
+from leader.secagg.pending import Place
 from leader.state import PartHistory
 from leader.training.exchanges.masked import MaskedExchange, Masking
 from leader.training.exchanges.masked_buffered import MaskedBufferedExchange
-from tests.leader.training.office import Office
+from tests.leader.training.office import LAYOUT, Office
 
 
 @pytest.mark.parametrize("bits", [16, 32, 64])
@@ -71,3 +75,37 @@ def test_whoever_was_left_out_of_a_group_works_again_when_that_is_given_up() -> 
 
     found = asyncio.run(given_out())
     assert [len(parts) for parts in found] == [4, 0, 0, 3]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_sum_has_room_though_its_largest_learner_has_left_before_its_round_begins(resumed: bool) -> None:
+    async def counted() -> int:
+        buffer = {"size": 5, "group": 5}
+        office = Office(own=True, learners=9, exchange="delta", secagg={"mode": "masked"}, buffer=buffer)
+        office.join("large", own=100_000)
+        office.workforce.deal()
+        exchange = MaskedBufferedExchange(office.engine, office.state())
+        exchange.begin(office.state())
+        machine, [large] = exchange.machine, [m for m in office.workforce if m.name == "large"]
+        for one in machine.handle(Begin(exchange.holders()), 0.0):
+            assert isinstance(one, Dispatch)
+            exchange.orders.give(one.learner, one.part)
+        part = next(part for part, id_ in exchange.holders().items() if id_ == large.learner_id)
+        its = machine.orders[part].key
+        others = [one for one, order in machine.orders.items() if order.key != its]
+        machine.handle(Accepted(part, 0), 0.0)
+        office.workforce.leave(large, "it leaves")
+        machine.handle(Unmasked(machine.orders[others[0]].key, tuple(others)), 1.0)
+        machine.handle(Applied(), 1.0)
+        exchange.end()
+        if resumed:  # and who is in the sum is on disk
+            place, kept = Place(buffer=2, turns=dict.fromkeys(exchange._members(its), 0)), exchange._open[its]
+            exchange = MaskedBufferedExchange(office.engine, office.state(2))
+            exchange._decided[its] = kept, place
+        exchange.begin(office.state(2))
+        mean = np.zeros(LAYOUT.total, np.float32)
+        sum_ = Contribution("1-1", 100_100, exchange._payload(mean), math.nan, updates=5)
+        await office.engine.fold(exchange.aggregate, exchange.orders.aged(sum_, 1))
+        return exchange.aggregate.finish().examples
+
+    assert asyncio.run(counted()) == 100_100
