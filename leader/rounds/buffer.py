@@ -185,7 +185,7 @@ class Buffer:
                 return self._assign(part, learner)
             case Outdated(part, step) if self._is_open(part, step):
                 self._void(part)
-                return [*self._improvise(), *self._fill()]
+                return [*self._improvise(), *self._settle()]
             case Applied() if self.phase is Phase.APPLYING:
                 self.phase = Phase.COMMITTED
                 return [Commit()]
@@ -348,8 +348,8 @@ class Buffer:
 
     def _settle(self) -> list[Action]:
         actions = self._follow()
-        full = self.phase is Phase.TRAINING and len(self._inside) >= self._target
-        return [*actions, *(self._close() if full else self._fill())]
+        full = len(self._inside) >= self._target and not self._groups.recalls  # as all of these were in it
+        return [*actions, *(self._close() if full and self.phase is Phase.TRAINING else self._fill())]
 
     def _assign(self, part: str, learner: int | None) -> list[Action]:
         moved, self._holders[part] = self._holders[part] != learner, learner

@@ -53,6 +53,11 @@ class Groups:
         """Clock value at which a group is waited for no more."""
         return min(self._ends.values(), default=None)
 
+    @property
+    def recalls(self) -> bool:
+        """Whether a sum that is known from a file is still to count."""
+        return bool(self._decided)
+
     def missing(self, orders: Mapping[str, OpenOrder]) -> dict[str, OpenOrder]:
         """Orders of the first decided group that are not among those that are open; a part may be in the next, too."""
         group = min(self._decided, default=(0, 0))

@@ -212,3 +212,17 @@ def test_a_leader_that_is_killed_twice_counts_a_sum_of_a_file_at_once_again() ->
     third = buffer_of(Groups(3, 2, known), target=6, told=noted[1:])
     assert unmasked(third, begun(third)) == [(3, 1)]
     assert third.desk.orders == second.desk.orders
+
+
+def test_all_sums_of_a_buffer_that_are_known_from_files_count_in_it_in_whatever_order() -> None:
+    """The last two were in it before the restart, and too few by themselves; the first one filled it."""
+    known = {(3, 1): dict.fromkeys("abc", 0), (3, 2): dict.fromkeys("de", 0), (3, 3): dict.fromkeys("fg", 0)}
+    buffer = buffer_of(Groups(3, 2, known), target=5)
+    assert unmasked(buffer, begun(buffer)) == [(3, 1), (3, 2), (3, 3)]
+    assert buffer.phase is Phase.APPLYING
+    assert all(buffer.counted(part, 0) for part in "abcdefg")
+    buffer = buffer_of(Groups(3, 2, known), target=5)
+    begun(buffer)
+    buffer.handle(Unmasked((3, 1), ("a", "b", "c")), 1.0)
+    assert buffer.handle(Unmasked((3, 2), ("d", "e")), 1.0) == [CloseGroup((3, 3), ("f", "g"))]
+    assert buffer.handle(Outdated("f", 0), 1.0) == [CloseStep(0, tuple("abcde"))]  # nobody unmasks it
