@@ -219,15 +219,15 @@ class Buffer:
         return [*late, *(action for part in moved for action in self._give(part)), *self._fill()]
 
     def _give(self, part: str) -> list[Action]:
-        """Hand the open order of a part to its holder, if there is one, unless its update is in a sum.
+        """Hand the open order of a part to its holder, if there is one, unless a later one is in a sum.
 
-        A learner has one order, and with another it would forget what unmasks the newest sum that it is in.
+        With the older one a learner would forget what unmasks the newest sum that it is in.
         """
         learner, order = self._holders.get(part), self.orders.get(part)
-        if learner is None or order is None or self._groups.has(part, order.turn):
+        if learner is None or order is None:
             return []
         self._given[part] = learner
-        return [Dispatch(learner, part, order.turn)]
+        return [] if self._groups.outdone(part, order.turn) else [Dispatch(learner, part, order.turn)]
 
     def _fill(self) -> list[Action]:
         """New orders until enough parts are at work; those of parts that nobody holds don't count.

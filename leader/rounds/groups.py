@@ -48,6 +48,10 @@ class Groups:
         """Whether the update of an order is in the sum of its group."""
         return (part, turn) in self._in_sum
 
+    def outdone(self, part: str, turn: int) -> bool:
+        """Whether a later update of the part is in a sum that is known from a file."""
+        return any(turns.get(part, turn) > turn for turns in self._decided.values())
+
     @property
     def deadline(self) -> float | None:
         """Clock value at which a group is waited for no more."""
