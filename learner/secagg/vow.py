@@ -7,8 +7,8 @@ from pathlib import Path
 
 from utils.errors import ConfigError
 from utils.files import replace_file
+from utils.secagg.roster import MOST_ATTEMPTS
 
-_ATTEMPTS = 3  # updates of one round that are revealed at most
 _ROUNDS = 1000  # that are remembered
 _MALFORMED = "is no file of vows; move it away, and take part in a new run"
 
@@ -33,7 +33,7 @@ class Vows:
         known = self._made.get(place, {})
         if work_id in known:
             return known[work_id] == survivors.hex()
-        if len(known) >= _ATTEMPTS:
+        if len(known) >= MOST_ATTEMPTS:
             return False
         self._made[place] = {**known, work_id: survivors.hex()}
         while len(self._made) > _ROUNDS:

@@ -16,6 +16,9 @@ from utils.secagg.keys import KEY_BYTES, SESSION_BYTES, digest
 #: 5: scores.
 VERSION = 5
 MOST_SEATS = 10_000
+MOST_ATTEMPTS = (
+    3  # sums that a leader asks for in a synchronous round, and updates of it that a learner reveals
+)
 MOST_METRICS = 16  # whose sums a plan asks for
 METRIC_NAME = re.compile(r"[A-Za-z0-9_.]{1,64}")
 _PROOF_BYTES = 4096  # of an identity, and of a signature

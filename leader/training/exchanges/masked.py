@@ -28,8 +28,9 @@ from leader.training.inbox import Submission
 from leader.training.mask_plan import plan_of
 from leader.training.planning import Opening
 from protos import edge_pb2, leader_pb2
+from utils.errors import TooFewLearnersError
 from utils.secagg.ring import COARSE, FEWEST_LEVELS
-from utils.secagg.roster import need
+from utils.secagg.roster import MOST_ATTEMPTS, need
 from utils.secagg.update import ring_of
 
 _log = logging.getLogger(__name__)
@@ -247,8 +248,14 @@ class MaskedExchange(SynchronousExchange):
 
     async def _again(self, step: int, reason: str) -> Closed:
         round_, pending = self.machine.plan.round, self._masking.pending
-        _log.warning("round %d is tried again with other batches: %s", round_, reason)
         await self._engine.host.compute(pending.failed, round_)
+        if pending.attempt(round_) >= MOST_ATTEMPTS:
+            raise TooFewLearnersError(
+                f"round {round_}: {reason}; no learner shows more than {MOST_ATTEMPTS} updates of a round, "
+                "and so many of its sums came to nothing: see why few answer (secagg.reveal_s, secagg.threshold), "
+                "then --resume"
+            )
+        _log.warning("round %d is tried again with other batches: %s", round_, reason)
         self._engine.privacy.check_paid(round_, self.machine.plan.parts)
         attempt, found = pending.attempt(round_), self.state.masks_range
         self._plan = plan_of(self._engine.config, self._opening, attempt, found)
