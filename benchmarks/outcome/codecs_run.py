@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.fleet import set_flags
+from benchmarks.outcome.study import has_ended
 from scripts.children import Program, run_together
 from scripts.demo import free_port
 
@@ -39,7 +40,7 @@ def run_once(path: Path, settings: Mapping[str, object], parts: Sequence[Path]) 
     The learners hold their data, so that all bytes are the model's. Raises ProgramFailedError with the end
     of the log of a process that failed, and StoppedError on a signal.
     """
-    if not (path / "run" / SUMMARY).exists():
+    if not has_ended(path / "run"):
         shutil.rmtree(path, ignore_errors=True)  # one that was stopped half way is made anew
         path.mkdir(parents=True)
         _train(path, settings, parts)

@@ -126,8 +126,9 @@ def test_a_run_counts_the_bytes_of_models_and_updates_and_is_made_once(tmp_path:
         "rounds": 3,
         "evaluation.every": 0,
     }
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run").mkdir(parents=True)
     (tmp_path / "run" / "left-over").touch()  # of a run that was stopped half way
+    (tmp_path / "run" / "run" / "summary.json").write_text('{"stopped": "stopped by SIGTERM"}')
     made = run_once(tmp_path / "run", config, paths)
     assert not (tmp_path / "run" / "left-over").exists()
     one_way = 3 * 2 * 4 * 103_954  # rounds, learners, float32 parameters
