@@ -58,7 +58,7 @@ class UnreachableError(FlockstepError):
 
 
 class TooFewLearnersError(FlockstepError):
-    """The run could not go on because too few learners were there for too long."""
+    """The run could not go on: too few learners were there for too long, or answered."""
 
     exit_code = 6
 

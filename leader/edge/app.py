@@ -54,9 +54,7 @@ class App:
         self.edges_address = ""  # where it listens for edges below
         self._served = ""  # HOST:PORT that learners are told
         self._urls: tuple[str, ...] = ()  # that those without gRPC are told
-        self._terms: tuple[str, LimitsConfig] | None = (
-            None  # of the run that is served there: its id and limits
-        )
+        self._terms: tuple[str, LimitsConfig] | None = None  # id and limits of the run that is served there
         self._stack = AsyncExitStack()
         self._revocations = Revocations()  # as they were told last, also while no leader is there
         self._guards: list[Guard] = []  # of its ports
