@@ -24,8 +24,8 @@ from learner.trust.access import choose
 from learner.wire.edges import Edges
 from learner.work.workbench import Tools, frozen_by
 from learner.work.worker import Worker
+from model.device import choose_device
 from model.image_classification import ImageClassification
-from model.precision import choose_device
 from model.task import Examples, Task, load_task
 from protos import leader_pb2
 from utils.errors import ConfigError, DataError, FlockstepError

@@ -50,6 +50,17 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class PlacedImages:
+    """Images with their labels in the memory of a device."""
+
+    images: Tensor  # (N, 3, H, W) uint8
+    labels: Tensor  # (N,) int64
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
 class ImageClassification:
     """Cross-entropy on images of CIFAR's size, by a model of the registry."""
 
@@ -71,14 +82,27 @@ class ImageClassification:
         split = open_dataset(str(path), path, download=False)
         return split.train if train else split.test
 
+    def place(self, examples: LabelledImages, device: torch.device, most_bytes: int) -> PlacedImages | None:
+        """The same images on `device`; see PlacesExamples."""
+        every = np.arange(len(examples))
+        images, labels = examples.images[every], examples.labels[every]
+        if images.nbytes + labels.nbytes > most_bytes:
+            return None
+        return PlacedImages(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device))
+
     def make_batch(
-        self, examples: LabelledImages, indices: Indices, rng: np.random.Generator | None
+        self, examples: LabelledImages | PlacedImages, indices: Indices, rng: np.random.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """(uint8 images (B, 3, H, W), labels (B,)); augmented if there is `rng` and `augment`."""
-        images = torch.from_numpy(np.array(examples.images[indices]))
+        """(uint8 images (B, 3, H, W), labels (B,)), where the examples lie; augmented by `rng` if `augment` is set."""
+        if isinstance(examples, PlacedImages):
+            places = torch.from_numpy(indices).to(examples.images.device)
+            images, labels = examples.images[places], examples.labels[places]
+        else:
+            images = torch.from_numpy(np.array(examples.images[indices]))
+            labels = torch.from_numpy(examples.labels[indices])
         if rng is not None and self.augment:
             images = crop_and_flip(images, rng)
-        return images, torch.from_numpy(examples.labels[indices])
+        return images, labels
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Mean cross-entropy with label smoothing."""

@@ -7,28 +7,6 @@ from pathlib import Path
 
 import torch
 
-from utils.errors import ConfigError
-
-
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" takes CUDA, then MPS, then the CPU.
-
-    Raises ConfigError for a device that this machine does not have.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"--device {name}: not usable on this machine ({reason}); use auto or cpu"
-        ) from None
-    return device
-
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """float32 or bfloat16; "auto" takes bfloat16 where the hardware multiplies it natively."""

@@ -76,6 +76,15 @@ class FitsItself(Protocol):
         ...
 
 
+@runtime_checkable
+class PlacesExamples(Protocol):
+    """A task that makes batches on the device, of examples that lie there: none is copied at each step."""
+
+    def place(self, examples: Any, device: torch.device, most_bytes: int) -> Any | None:
+        """`examples` in the memory of `device`, for `make_batch`; None if they take more than `most_bytes` there."""
+        ...
+
+
 def load_task(name: str, option: str) -> Task:
     """The task called `name`, as package.module:Name, made without arguments.
 

@@ -40,20 +40,21 @@ def crop_and_flip(images: Tensor, generator: np.random.Generator) -> Tensor:
     count, channels, height, width = images.shape
     choices = 2 * PADDING + 1
     draw = generator.bit_generator.random_raw(count)
-    down, right, mirror = draw % choices, draw // choices % choices, draw // choices**2 % 2 == 1
-    rows = _reflected(height, down)
-    columns = _reflected(width, right)
-    columns[mirror] = columns[mirror, ::-1]
+    drawn = np.stack([draw % choices, draw // choices % choices, draw // choices**2 % 2]).astype(np.int64)
+    # What was drawn travels to the images' device, not the places of all pixels, which are more bytes than the images.
+    down, right, mirror = torch.from_numpy(drawn).to(images.device)
+    rows, columns = _reflected(height, down), _reflected(width, right)
+    columns = torch.where(mirror[:, None] == 1, columns.flip(1), columns)
     # Padding, crop and mirror are one gather: each output pixel knows which input pixel it is.
-    source = torch.from_numpy((rows[:, :, None] * width + columns[:, None, :]).reshape(count, 1, -1))
+    source = (rows[:, :, None] * width + columns[:, None, :]).reshape(count, 1, -1)
     pixels = images.reshape(count, channels, -1)
-    return pixels.gather(2, source.to(images.device).expand(-1, channels, -1)).view_as(images)
+    return pixels.gather(2, source.expand(-1, channels, -1)).view_as(images)
 
 
-def _reflected(length: int, offset: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """(B, length) source coordinates of a crop at `offset` in an axis padded on both sides by reflection."""
-    place: NDArray[np.int64] = np.abs(np.arange(length) + offset.astype(np.int64)[:, None] - PADDING)
-    return np.minimum(place, 2 * (length - 1) - place)
+def _reflected(length: int, offset: Tensor) -> Tensor:
+    """(B, length) source coordinates of a crop at `offset`, (B,), in an axis padded on both sides by reflection."""
+    place = (torch.arange(length, device=offset.device) + offset[:, None] - PADDING).abs_()
+    return torch.minimum(place, 2 * (length - 1) - place)
 
 
 class ShardSampler:

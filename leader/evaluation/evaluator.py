@@ -11,6 +11,7 @@ import numpy as np
 
 from leader.config import RunConfig
 from leader.events import Evaluated, EvaluationSkipped, EventStream
+from model.device import Placement
 from model.flat import FlatModel
 from model.precision import choose_dtype
 from model.scoring import score
@@ -26,7 +27,7 @@ class Evaluator:
     def __init__(self, model: FlatModel, task: Task, test: Examples, config: RunConfig) -> None:
         self._model = model
         self._task = task
-        self._test = test
+        self._test = Placement(model.vector.device).of(task, test)
         self._batch_size = config.evaluation.batch_size
         self._dtype = choose_dtype(config.train.dtype, model.vector.device)
 

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from leader.config import RunConfig
+from model.device import choose_device
 from model.flat import FlatModel
 from model.image_classification import ImageClassification
 from model.layout import Entry, Layout
-from model.precision import choose_device
 from model.task import Task, load_task
 from utils.errors import ConfigError, FlockstepError
 from utils.wire.payload import Manifest, Payload, read_payload

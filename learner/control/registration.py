@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 
 import torch
 
 from learner.options import LearnerOptions
 from learner.wire.connection import Connection
+from model.device import memory_bytes
 from protos import leader_pb2
 from utils.codecs import CUT, KINDS
 from utils.ecs import PLACE
@@ -87,15 +87,3 @@ def describe_device(device: torch.device) -> str:
         return f"{device} {torch.cuda.get_device_name(device)}"
     threads = torch.get_num_threads()
     return f"{device} ({threads} thread{'s' if threads > 1 else ''})" if device.type == "cpu" else str(device)
-
-
-def memory_bytes(device: torch.device) -> int:
-    """Memory of the device, for the CPU that of the machine, in bytes; 0 where it is not known."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    if device.type == "cpu":
-        try:
-            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (AttributeError, OSError, ValueError):  # not POSIX, or a system that does not say
-            return 0
-    return 0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 from torch import Tensor, nn
 
+from learner.training.device_reads import Read
 from learner.training.update import Watcher
 from model.flat import FlatModel
 from utils.codecs.pieces import Piece
@@ -15,8 +17,8 @@ from utils.errors import IncompatibleError
 from utils.vector import Vector
 
 
-def backward(loss: Tensor, model: FlatModel, start: Vector, watcher: Watcher) -> None:
-    """Run backward, and tell `watcher` of each piece; the model's gradients must be zero.
+def backward(loss: Tensor, model: FlatModel, start: Vector, watcher: Watcher, read: Read) -> None:
+    """Run backward, and tell `watcher` of each piece, by `read`; the model's gradients must be zero.
 
     `start`, (total,), is what the model was before forward: buffers travel as the change since then.
     """
@@ -24,14 +26,17 @@ def backward(loss: Tensor, model: FlatModel, start: Vector, watcher: Watcher) ->
     gradients = [piece for piece in watcher.pieces if piece.start < split]
 
     def ready(piece: Piece) -> None:
-        watcher.piece(piece.number, model.gradient[piece.start : piece.stop].cpu().numpy())
+        made = model.gradient[piece.start : piece.stop]
+        read(made, lambda values: watcher.piece(piece.number, values.numpy()))
+
+    def changed(piece: Piece, now: Tensor) -> None:
+        watcher.piece(piece.number, np.subtract(now.numpy(), start[piece.start : piece.stop]))
 
     with _watching(model, gradients, ready):
         loss.backward()  # type: ignore[no-untyped-call]
     for piece in watcher.pieces:
         if piece.start >= split:
-            now = model.vector[piece.start : piece.stop].detach().cpu().numpy()
-            watcher.piece(piece.number, np.subtract(now, start[piece.start : piece.stop]))
+            read(model.vector[piece.start : piece.stop].detach(), partial(changed, piece))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from learner.training.device_reads import reading
 from learner.training.gradient_pieces import backward
 from learner.training.local_sgd import LocalSgd
 from learner.training.update import (
@@ -22,6 +23,7 @@ from learner.training.update import (
     Score,
     Watcher,
 )
+from model.device import Placement
 from model.flat import FlatModel
 from model.precision import autocast, choose_dtype
 from model.task import Indices, to_device
@@ -41,12 +43,13 @@ class LocalRun:
         assignment: Assignment,
         cancelled: threading.Event,
         progress: Progress,
+        placement: Placement,
     ) -> None:
         self.model = model
         self.assignment = assignment
         self.order = assignment.order
         self.task = assignment.task
-        self.data: Any = assignment.examples
+        self.data: Any = placement.of(assignment.task, assignment.examples)
         self.memory: Mapping[str, Vector] = assignment.memory
         self.train_indices, self.held = holdout_split(
             len(assignment.examples), assignment.holdout, self.order.seed
@@ -111,11 +114,16 @@ class LocalRun:
         return loss.detach()
 
     def _watched(self, loss: Tensor, examples: int, watcher: Watcher) -> None:
-        """Backward, with each piece told as soon as it is there: so the loss must be looked at before."""
-        _, value = mean([(examples, loss.detach())])
-        self.check_loss("training", value, "train.lr")
-        watcher.begun(examples, value, self.scores)
-        backward(loss, self.model, self.assignment.base, watcher)
+        """Backward, with each piece told as soon as it is there, after the loss, which is looked at before."""
+
+        def begun(measured: Tensor) -> None:
+            _, value = mean([(examples, measured)])
+            self.check_loss("training", value, "train.lr")
+            watcher.begun(examples, value, self.scores)
+
+        with reading(self.device) as read:
+            read(loss.detach(), begun)
+            backward(loss, self.model, self.assignment.base, watcher, read)
 
     def check_loss(self, what: str, loss: float, lower: str) -> None:
         """Raise DivergedError for a loss that is not finite; `lower` is the setting to change."""

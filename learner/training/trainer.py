@@ -18,6 +18,7 @@ from learner.training.local_run import LocalRun
 from learner.training.local_sgd import LocalSgd
 from learner.training.private_run import PrivateRun
 from learner.training.update import Assignment, Head, Progress, Update
+from model.device import Placement
 from model.flat import FlatModel
 from utils.errors import IncompatibleError
 from utils.vector import Vector
@@ -37,7 +38,8 @@ class Trainer:
         choose: Callable[[LocalRun], Sequence[Algorithm]] = choose_algorithms,
     ) -> None:
         self.model = model
-        self._forward: nn.Module = torch.compile(model.module) if compile_model else model.module  # type: ignore[assignment]
+        self._forward = compiled(model) if compile_model else model.module
+        self._placement = Placement(model.vector.device)
         self._choose = choose
         self._cancelled = threading.Event()
 
@@ -84,7 +86,7 @@ class Trainer:
 
     def _open(self, assignment: Assignment, progress: Progress) -> LocalRun:
         kind = PrivateRun if assignment.order.HasField("examples") else LocalRun
-        return kind(self.model, self._forward, assignment, self._cancelled, progress)
+        return kind(self.model, self._forward, assignment, self._cancelled, progress, self._placement)
 
     def _values(self, run: LocalRun, change: Vector, algorithms: Sequence[Algorithm]) -> Vector:
         """What travels: the change, or the gradient and the change of the buffers."""
@@ -93,6 +95,13 @@ class Trainer:
         for algorithm in algorithms:
             algorithm.send(change)
         return change
+
+
+def compiled(model: FlatModel) -> nn.Module:
+    """The model's module, compiled at its first call; on CUDA its kernels are launched together, as CUDA graphs."""
+    mode = "reduce-overhead" if model.vector.device.type == "cuda" else None
+    made: nn.Module = torch.compile(model.module, mode=mode)  # type: ignore[assignment]
+    return made
 
 
 def _train(run: LocalRun, algorithms: Sequence[Algorithm]) -> tuple[int, float]:

@@ -22,7 +22,7 @@ from leader.reporting.log import Display, open_display
 from leader.runtime import Host
 from learner.memory import Memory
 from learner.work.workbench import Assignments, Tools, build_trainer, frozen_by
-from model.precision import choose_device
+from model.device import choose_device
 from model.task import load_task
 from protos import leader_pb2
 from scripts.simulate.agenda import Agenda

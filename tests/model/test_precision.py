@@ -3,28 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.precision import autocast, choose_device, choose_dtype
-from utils.errors import ConfigError
+from model.precision import autocast, choose_dtype
 
 CPU = torch.device("cpu")
-
-
-def test_auto_is_a_device_that_this_machine_has() -> None:
-    device = choose_device("auto")
-    assert device.type == ("cuda" if torch.cuda.is_available() else device.type)
-    assert torch.ones(2, device=device).sum().item() == 2
-
-
-def test_a_device_is_taken_by_its_name() -> None:
-    assert choose_device("cpu") == CPU
-
-
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", "", "cpu:x"])
-def test_a_device_that_is_not_there_is_an_error_of_one_line(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"--device {name}: not usable on this machine") as caught:
-        choose_device(name)
-    assert "\n" not in str(caught.value)
-    assert str(caught.value).endswith("use auto or cpu")
 
 
 def test_arithmetic_is_what_was_asked_for() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import cast
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from learner.training import local_run
+from learner.training.device_reads import Read, SideStream, reading
 from learner.training.gradient_pieces import backward
 from learner.training.trainer import Trainer
 from learner.training.update import Assignment, DivergedError, Score
@@ -21,6 +25,16 @@ from utils.errors import IncompatibleError
 from utils.vector import Vector
 
 BATCH = torch.arange(24.0).reshape(4, 6) / 24
+CPU = torch.device("cpu")
+
+Way = Callable[[torch.device], AbstractContextManager[Read]]
+#: How values are read on a CPU, and on a device with streams: there the CPU's own stand in for them.
+WAYS = (reading, SideStream)
+
+
+@pytest.fixture(params=WAYS, ids=["in place", "side stream"])
+def way(request: pytest.FixtureRequest) -> Way:
+    return cast(Way, request.param)
 
 
 class Recorder:
@@ -54,20 +68,27 @@ def flat_model(*layers: nn.Module) -> FlatModel:
     return FlatModel(nn.Sequential(*layers))
 
 
-def watched(model: FlatModel, loss: Callable[[], Tensor]) -> tuple[Recorder, Vector]:
+def tell(model: FlatModel, loss: Tensor, recorder: Recorder, way: Way = reading) -> None:
+    with way(CPU) as read:
+        backward(loss, model, model.snapshot().numpy(), recorder, read)
+
+
+def watched(model: FlatModel, loss: Callable[[], Tensor], way: Way = reading) -> tuple[Recorder, Vector]:
     """What a watcher is told, and the same values taken after backward."""
     start = model.snapshot().numpy()
     recorder = Recorder(model.layout)
     model.zero_gradient()
-    backward(loss(), model, start, recorder)
+    made = loss()
+    with way(CPU) as read:
+        backward(made, model, start, recorder, read)
     split = model.layout.parameter_count
     buffers = model.vector.detach().numpy()[split:] - start[split:]
     return recorder, np.concatenate([model.gradient.numpy(), buffers])
 
 
-def test_pieces_come_last_layer_first_and_buffers_at_the_end() -> None:
+def test_pieces_come_last_layer_first_and_buffers_at_the_end(way: Way) -> None:
     model = flat_model(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 2))
-    recorder, expected = watched(model, lambda: model.module(BATCH).square().sum())
+    recorder, expected = watched(model, lambda: model.module(BATCH).square().sum(), way)
     assert recorder.vector.tobytes() == expected.tobytes()
     assert sorted(recorder.order) == list(range(7))
     assert recorder.order[-1] == 6  # running mean and variance
@@ -79,7 +100,7 @@ def test_parts_of_a_tensor_are_told_one_after_the_other_as_soon_as_it_is_there()
     model = flat_model(nn.Linear(6, 50), nn.ReLU(), nn.Linear(50, 3))
     recorder = Recorder(model.layout, piece_bytes=256, cut=True)
     model.zero_gradient()
-    backward(model.module(BATCH).square().sum(), model, model.snapshot().numpy(), recorder)
+    tell(model, model.module(BATCH).square().sum(), recorder)
     assert [piece.tensors for piece in recorder.pieces] == [(0,)] * 5 + [(1, 2), (2,), (2, 3)]
     assert sorted(recorder.order) == list(range(8))
     assert {*recorder.order[:2]} == {6, 7}
@@ -94,21 +115,21 @@ def test_a_piece_is_told_while_backward_still_runs() -> None:
         model.layout, lambda: moments.append(bool(first.grad is not None and first.grad.any()))
     )
     model.zero_gradient()
-    backward(model.module(BATCH).square().sum(), model, model.snapshot().numpy(), recorder)
+    tell(model, model.module(BATCH).square().sum(), recorder)
     assert not moments[0]
     assert moments[-1]
 
 
-def test_parameters_that_the_loss_does_not_need_are_told_as_zero() -> None:
+def test_parameters_that_the_loss_does_not_need_are_told_as_zero(way: Way) -> None:
     model = flat_model(nn.Linear(6, 5), nn.Linear(5, 2))
     layers = list(model.module.children())
-    recorder, expected = watched(model, lambda: layers[0](BATCH).square().sum())
+    recorder, expected = watched(model, lambda: layers[0](BATCH).square().sum(), way)
     assert sorted(recorder.order) == [0, 1, 2, 3]
     assert recorder.vector.tobytes() == expected.tobytes()
     assert not recorder.vector[model.layout.parameters[2].start :].any()
 
 
-def test_tied_weights_are_told_once_they_are_whole() -> None:
+def test_tied_weights_are_told_once_they_are_whole(way: Way) -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -122,12 +143,12 @@ def test_tied_weights_are_told_once_they_are_whole() -> None:
 
     torch.manual_seed(0)
     model = FlatModel(Tied())
-    recorder, expected = watched(model, lambda: model.module(BATCH).square().sum())
+    recorder, expected = watched(model, lambda: model.module(BATCH).square().sum(), way)
     assert recorder.vector.tobytes() == expected.tobytes()
     assert sorted(recorder.order) == [0, 1, 2]
 
 
-def test_a_gradient_that_changes_after_it_was_sent_is_an_error() -> None:
+def test_a_gradient_that_changes_after_it_was_sent_is_an_error(way: Way) -> None:
     model = flat_model(nn.Linear(6, 6))
     layer = model.module
 
@@ -139,7 +160,7 @@ def test_a_gradient_that_changes_after_it_was_sent_is_an_error() -> None:
     with pytest.raises(
         IncompatibleError, match=r"adds to a gradient that has been sent.*train.pipeline=false"
     ):
-        watched(model, loss)
+        watched(model, loss, way)
 
 
 def test_hooks_are_gone_afterwards() -> None:
@@ -163,7 +184,10 @@ def training(lr: float = 0.1) -> tuple[Trainer, Assignment]:
     return Trainer(model), Assignment(order, model.snapshot().numpy(), task, shard, holdout=0.2)
 
 
-def test_a_watched_step_tells_the_update_of_one_that_is_not() -> None:
+def test_a_watched_step_tells_the_update_of_one_that_is_not(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_run, "reading", way)
     trainer, assignment = training()
     expected = trainer.run(assignment)
     recorder = Recorder(trainer.model.layout)
@@ -175,7 +199,8 @@ def test_a_watched_step_tells_the_update_of_one_that_is_not() -> None:
     assert expected.scores
 
 
-def test_of_a_loss_that_is_not_finite_nothing_is_told() -> None:
+def test_of_a_loss_that_is_not_finite_nothing_is_told(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_run, "reading", way)
     trainer, assignment = training()
     recorder = Recorder(trainer.model.layout)
     spoilt = assignment.base.copy()
@@ -184,3 +209,47 @@ def test_of_a_loss_that_is_not_finite_nothing_is_told() -> None:
         trainer.run(Assignment(**{**vars(assignment), "base": spoilt, "watcher": recorder}))
     assert recorder.begins == []
     assert recorder.order == []
+
+
+def test_after_one_that_failed_none_is_taken() -> None:
+    taken: list[float] = []
+
+    def take(values: Tensor) -> None:
+        taken.append(float(values))
+        if taken == [0.0, 1.0]:
+            raise IncompatibleError("enough")
+
+    def read_all() -> None:
+        with SideStream(CPU) as read:
+            for number in range(4):
+                read(torch.tensor(float(number)), take)
+
+    with pytest.raises(IncompatibleError, match="enough"):
+        read_all()
+    assert taken == [0.0, 1.0]
+
+
+def test_what_is_read_is_as_it_was_when_it_was_asked_for() -> None:
+    taken: list[list[float]] = []
+    values = torch.arange(3.0)
+    with SideStream(CPU) as read:
+        read(values, lambda copy: taken.append(copy.tolist()))
+        values.zero_()
+    assert taken == [[0.0, 1.0, 2.0]]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_watched_step_on_cuda_tells_what_backward_made_there() -> None:
+    device = torch.device("cuda")
+    torch.manual_seed(0)
+    model = FlatModel(nn.Sequential(nn.Linear(6, 512), nn.BatchNorm1d(512), nn.Linear(512, 2)), device)
+    start = model.snapshot().cpu().numpy()
+    recorder = Recorder(model.layout)
+    with reading(device) as read:
+        backward(model.module(BATCH.to(device)).square().sum(), model, start, recorder, read)
+    split = model.layout.parameter_count
+    assert recorder.vector[:split].tobytes() == model.gradient.cpu().numpy().tobytes()
+    assert recorder.vector[split:] == pytest.approx(
+        model.vector.detach().cpu().numpy()[split:] - start[split:]
+    )
