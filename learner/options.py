@@ -92,7 +92,7 @@ class LearnerOptions(BaseModel):
         "privacy (dp.mode); 0 = any run",
     )
     insecure: bool = Field(False, description="neither encrypt nor prove who is who")
-    compile: bool = Field(False, description="compile the model with torch.compile")
+    compile: bool = Field(False, description="compile the model with torch.compile, on CUDA with CUDA graphs")
     channels_last: bool = Field(
         True, description="keep images channels-last, which is faster for most convolutions"
     )
