@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -98,6 +98,12 @@ def entry(cell: Cell, folder: Path, *, quick: bool) -> Document:
     return kept
 
 
+def ended_elsewhere(places: Sequence[Cell], results: Path) -> dict[Cell, Document]:
+    """What the file has of runs already: hours each, perhaps of another machine."""
+    entries: Mapping[str, Document] = json.loads(results.read_text("utf-8")) if results.exists() else {}
+    return {cell: entries[cell.name] for cell in places if cell.name in entries}
+
+
 @program
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing and write the page; returns the exit code."""
@@ -114,10 +120,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = run_study(trials, folder, options, console) if trials else 0
     rounds = rounds_done(places, folder)
     whole = [cell for cell in rounds if rounds[cell] == size.rounds and has_ended(folder / cell.name)]
-    done = {cell: entry(cell, folder, quick=options.quick) for cell in whole}
     out.mkdir(parents=True, exist_ok=True)
+    results = out / f"published_{options.table}.json"
+    done = {
+        **ended_elsewhere(places, results),
+        **{cell: entry(cell, folder, quick=options.quick) for cell in whole},
+    }
     content = json.dumps({cell.name: each for cell, each in done.items()}, indent=1) + "\n"
-    (out / f"published_{options.table}.json").write_text(content, encoding="utf-8")
+    results.write_text(content, encoding="utf-8")
     made = page(size, done, {cell.name: rounds[cell] for cell in rounds if cell not in done})
     (out / f"published_{options.table}.md").write_text(made, encoding="utf-8")
     console.print(f"the table is in {out}", highlight=False)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,11 @@ def test_a_cell_runs_and_goes_on_where_it_was_stopped(
     page = (folder / "published_flower.md").read_text()
     assert "| FedAvg | here | – | – | – | – |" in page
     assert "Runs that have ended: 1\n\n- two classes each, cosine, seed 0, 2 rounds: " in page
+    # What has run elsewhere stays in the table.
+    shutil.rmtree(folder / cell.name)
+    (folder / f"{cell.name}.json").unlink()
+    assert main([*call, "--cells"]) == 0
+    assert (folder / "published_flower.md").read_text() == page
 
 
 def test_a_cell_that_there_is_not_is_named(capsys: pytest.CaptureFixture[str]) -> None:
