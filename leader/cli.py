@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from leader.config import RunConfig
+from leader.config.recipes import RECIPES
 from leader.config.yaml_file import SCHEMA, dump_schema, read_config
 from utils.console import say
 from utils.errors import ConfigError
@@ -82,6 +83,7 @@ config keys: where several of these set the same key, the first counts
   a flag            --rounds 20  --set train.lr=0.05
   the environment   FLOCKSTEP_ROUNDS=20  FLOCKSTEP_TRAIN__LR=0.05
   --config FILE     YAML; --print-config writes such a file
+  --recipe NAME     settings that go together; --print-config shows them
   the default       in [brackets]
 """
 
@@ -107,10 +109,14 @@ def parse(argv: list[str], environ: Mapping[str, str]) -> Command:
     Raises ConfigError with one line for each problem; `--help`, `--version` and `--print-schema` raise SystemExit.
     """
     options = make_parser().parse_or_raise(argv, _set_spellings())
+    recipe = {
+        name: Given(value, f"--recipe {options.recipe}")
+        for name, value in RECIPES.get(options.recipe, {}).items()
+    }
     file = read_config(options.config) if options.config else {}
     environment = SCHEMA.from_environment(environ, IGNORED)
     flags = SCHEMA.from_text(options.settings)
-    asked = {**file, **environment, **flags}  # the one place of precedence: later ones win
+    asked = {**recipe, **file, **environment, **flags}  # the one place of precedence: later ones win
     folder = _folder_to_continue(asked) if options.go_on else None
     resume = folder.path if folder and folder.begun else options.resume
     run = _run_file(resume) if resume else {}
@@ -129,6 +135,7 @@ def make_parser() -> FlagParser:
         "python -m leader", "%(prog)s [--config FILE] [--set KEY=VALUE ...] [flags]", _DESCRIPTION
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with config keys (see below)")
+    parser.add_argument("--recipe", choices=tuple(RECIPES), help="settings that go together (see below)")
     parser.add_argument(
         "--set",
         dest=SETTINGS,

@@ -91,7 +91,7 @@ def test_a_run_is_measured_by_its_best_round_against_its_own_and_the_best_figure
     own = result(Cell("two_classes", "FedAvg", 0), curve).target
     assert own is not None
     assert (round(own.value, 2), own.limit) == (-0.83, 1.0)
-    best = result(Cell("dirichlet", "cosine", 0), curve).target
+    best = result(Cell("dirichlet", "skewed", 0), curve).target
     assert best is not None
     assert (round(best.value, 2), best.met) == (16.08, False)
 
@@ -101,7 +101,7 @@ def test_a_cell_runs_and_goes_on_where_it_was_stopped(
 ) -> None:
     write_cifar10(tmp_path / BINARY_FOLDER)
     call = ["flower", "--quick", "--data", str(tmp_path), "--runs", str(tmp_path)]
-    folder, cell = tmp_path / "published-flower-quick", Cell("two_classes", "cosine", 0)
+    folder, cell = tmp_path / "published-flower-quick", Cell("two_classes", "skewed", 0)
     monkeypatch.setenv("FLOCKSTEP_FAULTS", "kill@leader.collected:2")
     assert main([*call, "--cells", cell.title]) == 1
     monkeypatch.delenv("FLOCKSTEP_FAULTS")
@@ -118,7 +118,7 @@ def test_a_cell_runs_and_goes_on_where_it_was_stopped(
     assert "1 of 1 runs are done already" in capsys.readouterr().out
     page = (folder / "published_flower.md").read_text()
     assert "| FedAvg | here | – | – | – | – |" in page
-    assert "Runs that have ended: 1\n\n- two classes each, cosine, seed 0, 2 rounds: " in page
+    assert "Runs that have ended: 1\n\n- two classes each, skewed, seed 0, 2 rounds: " in page
     # What has run elsewhere stays in the table.
     shutil.rmtree(folder / cell.name)
     (folder / f"{cell.name}.json").unlink()
