@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install proto check test fuzz slurm demo bench federated attacks attack clean
+.PHONY: help install proto check test fuzz slurm demo bench gpu federated attacks attack clean
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,16 @@ STUDY = $(if $(DATA),--data "$(DATA)") $(if $(QUICK),--quick) $(if $(PUBLISH),--
 
 bench: $(INSTALLED) ## measure, into runs/bench; DATA=DIR holds CIFAR-10; QUICK=1 takes some minutes
 	$(BIN)/python -m benchmarks $(STUDY)
+
+# The machine's own Python with its PyTorch: nothing is installed, and the rest of what setup.py names may be missing.
+GPU_NEEDS := torch numpy grpc pydantic rich safetensors matplotlib pytest
+GPU_PYTHON = $(if $(filter file,$(origin PYTHON)),python3,$(PYTHON))
+
+gpu: ## tests and figures on a GPU, 8 minutes, by python3 as it is, or PYTHON=...; DATA=DIR holds CIFAR-10
+	@lacks=$$($(GPU_PYTHON) -c 'import importlib.util as u, sys; print(*(n for n in sys.argv[1:] if not u.find_spec(n)))' \
+		$(GPU_NEEDS)) && test -z "$$lacks" || { echo "error: $(GPU_PYTHON) lacks $${lacks:-everything}; name a Python" \
+		"that has PyTorch and the rest: make gpu PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(GPU_PYTHON) -m benchmarks.gpu $(if $(DATA),--data "$(DATA)") $(if $(QUICK),--quick) $(ARGS)
 
 federated: $(INSTALLED) ## the table of federated algorithms on CIFAR-10 (DATA=DIR), 2 hours; QUICK=1 takes 10 minutes
 	$(BIN)/python -m benchmarks.federated $(STUDY)

@@ -22,6 +22,7 @@ Architecture = Callable[[int, Norm], nn.Module]  # (classes, norm) to a model
 MODELS: dict[str, Architecture] = {
     "resnet9-w16": partial(resnet9, 16),
     "resnet9-w8": partial(resnet9, 8),
+    "resnet9-w64": partial(resnet9, 64),
     "resnet20": partial(cifar_resnet, 20),
     "resnet56": partial(cifar_resnet, 56),
     "resnet18": partial(imagenet_resnet, 18),

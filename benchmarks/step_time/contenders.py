@@ -41,6 +41,7 @@ class Compute:
     model: str
     batch: int  # examples a learner
     dtype: str
+    device: str = "cpu"  # of the learners, all on the same one
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Stage:
             "--model": self.compute.model,
             "--batch": self.compute.batch,
             "--dtype": self.compute.dtype,
+            "--device": self.compute.device,
         }
         return tuple(str(word) for pair in flags.items() for word in pair)
 
@@ -113,7 +115,7 @@ class Flockstep(Contender):
                 f"{party}-learner-{number}",
                 "learner",
                 *("--leader", f"127.0.0.1:{through(port, f'learner-{number}', stage.links)}"),
-                *("--threads", "1", "--device", "cpu", "--connect-timeout-s", str(START_S)),
+                *("--threads", "1", "--device", compute.device, "--connect-timeout-s", str(START_S)),
             )
             for number in range(LEARNERS)
         ]

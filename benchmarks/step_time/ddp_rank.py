@@ -44,6 +44,7 @@ def main() -> NoReturn:
             with nullcontext() if order["sync"] else model.no_sync():
                 work.backward(model)
             optimizer.step()
+            work.wait()
             moments.append(time.monotonic())
         ticket.report({"steps": steps_of(moments)})
 

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from model.image_classification import ImageClassification
-from model.precision import autocast, choose_dtype
+from model.precision import autocast, choose_device, choose_dtype
+from model.task import to_device
 from utils.batches import ShardSampler, batch_generator
 from utils.datasets.data_file import load_dataset
 
 LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 5e-4
-_CPU = torch.device("cpu")
 
 
 def parse_work(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Work]:
@@ -23,6 +23,7 @@ def parse_work(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Wor
     parser.add_argument("--model", required=True)
     parser.add_argument("--batch", type=int, required=True, help="examples a step")
     parser.add_argument("--dtype", required=True, choices=("bfloat16", "float32"))
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
     return options, Work(options)
@@ -35,10 +36,11 @@ class Work:
         data = load_dataset(options.data)
         self._task = ImageClassification(model=options.model, classes=len(data.classes))
         self._data = data
-        self._dtype = choose_dtype(options.dtype, _CPU)
+        self._device = choose_device(options.device)
+        self._dtype = choose_dtype(options.dtype, self._device)
         self._sampler = ShardSampler(len(data), options.batch, seed=0)
         self._number = 0
-        self.module = self._task.build_model(seed=0)
+        self.module = self._task.build_model(seed=0).to(self._device)
         self.module.train()
 
     def backward(self, module: nn.Module) -> None:
@@ -47,9 +49,13 @@ class Work:
             self._data, self._sampler.indices(self._number), batch_generator(0, self._number)
         )
         self._number += 1
-        with autocast(_CPU, self._dtype):
-            loss = self._task.loss(module, batch)
+        with autocast(self._device, self._dtype):
+            loss = self._task.loss(module, to_device(batch, self._device))
         loss.backward()  # type: ignore[no-untyped-call]
+
+    def wait(self) -> None:
+        """Until the device has done what it was told; at once on the CPU."""
+        torch.get_device_module(self._device).synchronize(self._device)
 
 
 def make_optimizer(module: nn.Module) -> torch.optim.SGD:

@@ -43,6 +43,7 @@ def test_the_cpu_has_the_memory_of_the_machine() -> None:
     assert memory_bytes(torch.device("cpu")) == int(match[1]) * 1024
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_device_has_its_own_memory() -> None:
     assert memory_bytes(torch.device("cuda")) == torch.cuda.mem_get_info(0)[1]

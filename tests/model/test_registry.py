@@ -18,6 +18,7 @@ from utils.errors import ConfigError
 PARAMETERS = {
     "resnet9-w16": 412_954,
     "resnet9-w8": 103_954,
+    "resnet9-w64": 6_573_130,
     "resnet20": 269_722,
     "resnet56": 853_018,
     "resnet18": 11_173_962,
@@ -134,7 +135,7 @@ def test_uniform_numbers_are_fractions_of_two_to_the_23() -> None:
     [
         (
             "resnet21",
-            "model.name is 'resnet21'; did you mean 'resnet20'? allowed: resnet9-w16, resnet9-w8, resnet20",
+            "model.name is 'resnet21'; did you mean 'resnet20'? allowed: resnet9-w16, resnet9-w8, resnet9-w64",
         ),
         ("", "model.name is ''; allowed: resnet9-w16"),
     ],

@@ -47,7 +47,7 @@ class ModelConfig(Section):
     """What is trained."""
 
     name: str = Field(
-        "resnet9-w16", description="model name: resnet9-w16, resnet9-w8, resnet20/56, resnet18/34/50"
+        "resnet9-w16", description="model name: resnet9-w16, resnet9-w8/w64, resnet20/56, resnet18/34/50"
     )
     norm: Literal["batch", "group"] = Field("batch", description="normalisation layers")
     classes: int = Field(

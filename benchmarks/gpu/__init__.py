@@ -1,0 +1,1 @@
+"""What an accelerator brings, with stand-ins for packages that its machine lacks: `make gpu`."""
