@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -69,9 +70,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure; the exit code is 1 when something failed or a target is missed, 2 without the device."""
     options = parse(argv)
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        how = "the same on the CPU, with tiny models: make gpu QUICK=1 ARGS='--device cpu'"
-        print(f"error: PyTorch {torch.__version__} finds no CUDA device here; {how}", file=sys.stderr)
+    if lacks := _lacks(options.device):
+        print(f"error: {lacks}", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     options.out.mkdir(parents=True, exist_ok=True)
@@ -85,12 +85,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             name, options, min(BUDGETS[name], sum(BUDGETS.values()) - (began - first)), report, results
         )
         report.seconds[name] = round(time.monotonic() - began, 1)
-        console.print(f"{name}, {report.seconds[name]:.0f} s: {said}", highlight=False, markup=False)
+        print(f"{name}, {report.seconds[name]:.0f} s: {said}", flush=True)
         report.write(options.out / FILE, results, machine, quick=options.quick)
     console.print(table(results))
     console.print(f"results are in {options.out / FILE}", highlight=False)
     missed = not all(target.met for result in results for target in result.targets)
     return 1 if report.failed or missed else 0
+
+
+def _lacks(device: str) -> str:
+    """What this machine lacks, and what to do; "" if nothing."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        how = "the same on the CPU, with tiny models: make gpu QUICK=1 ARGS='--device cpu'"
+        return f"PyTorch {torch.__version__} finds no CUDA device here; {how}"
+    try:
+        import_module("protos.leader_pb2_grpc")
+    except Exception as error:  # RuntimeError and protobuf's own: they say which release is wanted
+        return f"grpcio or protobuf is missing or too old: {' '.join(str(error).split())}"
+    return ""
 
 
 def describe_device(name: str) -> dict[str, object]:
@@ -114,7 +126,9 @@ def _measure(
     """Run a figure, or the tests, within its budget, and note what comes of it; returns that in words."""
     log, outcome = options.out / f"{name}.log", (options.out / f"{name}.outcome").resolve()
     outcome.unlink(missing_ok=True)
-    code = _run(_command(name, options, outcome), log, budget_s)
+    # On a CPU, threads that wait for each other on a busy core would be most of what is measured.
+    threads = {"OMP_NUM_THREADS": "1"} if options.device == "cpu" else {}
+    code = _run(_command(name, options, outcome), log, budget_s, threads)
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     if code != 0:
         why = f"took longer than {budget_s:.0f} s" if code is None else f"failed with exit code {code}"
@@ -158,11 +172,12 @@ def _marked() -> Iterator[str]:
             yield str(path)
 
 
-def _run(arguments: Sequence[str], log: Path, budget_s: float) -> int | None:
+def _run(arguments: Sequence[str], log: Path, budget_s: float, variables: Mapping[str, str]) -> int | None:
     """Run Python with these, by stand-ins for what is missing; its exit code, or None when its time is up."""
     paths = [str(ROOT), str(ROOT / "benchmarks" / "gpu" / "bare"), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,
+        **variables,
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }

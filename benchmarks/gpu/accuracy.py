@@ -27,13 +27,13 @@ _RECIPE: Mapping[str, object] = {
     "train.schedule": "onecycle",
     "train.warmup": 0.2,
     "train.lr": 0.4,
-    "train.label_smoothing": 0.1,
+    "train.label_smoothing": 0.2,
     "keep_checkpoints": 1,
     "web.listen": "",
     "log.level": "debug",
     "log.format": "json",
 }
-_FULL = {"model.name": "resnet9-w64", "train.batch_size": 512, "train.dtype": "bfloat16", "rounds": 36}
+_FULL = {"model.name": "resnet9-w64", "train.batch_size": 512, "train.dtype": "bfloat16", "rounds": 40}
 _QUICK = {"model.name": "resnet9-w8", "train.batch_size": 32, "train.dtype": "float32", "rounds": 2}
 
 
@@ -85,7 +85,7 @@ def _train(folder: Path, job: Job) -> list[dict[str, Any]]:
 
 def _data(job: Job) -> Mapping[str, object]:
     if not job.quick:
-        return {"data.source": job.data, "evaluation.every": 3, "evaluation.target": TARGET}
+        return {"data.source": job.data, "evaluation.every": 2, "evaluation.target": TARGET}
     return {"data.source": "synthetic", "data.train_examples": 128, "data.test_examples": 100}
 
 

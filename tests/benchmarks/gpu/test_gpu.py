@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import accuracy, agreement, clients, images, step
+from benchmarks.gpu import accuracy, agreement, clients, step
 from benchmarks.gpu.bare.packages import yaml as bare_yaml
 from benchmarks.gpu.job import Job
 from benchmarks.result import SkippedError
@@ -45,18 +45,14 @@ def test_a_figure_whose_time_is_up_is_told_and_loses_no_other(
 ) -> None:
     monkeypatch.setitem(gpu.BUDGETS, "clients", 0.1)
     options = ["--device", "cpu", "--quick", "--out", str(tmp_path)]
-    assert gpu.main([*options, "clients", "agreement"]) == 1
+    assert gpu.main([*options, "clients", "agreement", "images"]) == 1
     report = json.loads((tmp_path / gpu.FILE).read_text(encoding="utf-8"))
     assert report["failed"]["clients"].startswith("took longer than 0 s; the end of ")
-    (entry,) = report["entries"]
-    assert (entry["entry"], entry["target"]["value"], entry["target"]["met"]) == ("agreement", 0.0, True)
-    assert entry["machine"]["torch"] == torch.__version__.partition("+")[0]
-
-
-def test_the_learner_and_the_bare_loop_train_and_are_compared() -> None:
-    result = images.measure(LOOK)
-    medians = {figure.name: figure.spread.median for figure in result.figures}
-    assert result.ratios["learner to bare loop"] == medians["learner"] / medians["bare loop"] > 0
+    same, rates = report["entries"]
+    assert (same["entry"], same["target"]["value"], same["target"]["met"]) == ("agreement", 0.0, True)
+    assert same["machine"]["device"].startswith("cpu")
+    learner, bare = (rates["figures"][name]["median"] for name in ("learner", "bare loop"))
+    assert rates["ratios"]["learner to bare loop"] == pytest.approx(learner / bare, rel=2e-3)
 
 
 def test_both_models_are_simulated() -> None:
