@@ -37,7 +37,7 @@ def test_all_budgets_and_the_end_of_one_are_below_eight_minutes() -> None:
 
 def test_the_marked_tests_are_found() -> None:
     found = {Path(path).relative_to(ROOT / "tests").as_posix() for path in gpu._marked()}
-    assert {"model/test_flat.py", "learner/control/test_registration.py"} <= found
+    assert {"model/test_device.py", "learner/training/test_gradient_pieces.py"} <= found
 
 
 def test_a_figure_whose_time_is_up_is_told_and_loses_no_other(
