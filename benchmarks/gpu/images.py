@@ -14,8 +14,9 @@ from benchmarks.spread import Spread
 from learner.training.trainer import Trainer
 from learner.training.update import Assignment
 from learner.work.workbench import Tools, build_trainer
+from model.device import choose_device
 from model.image_classification import ImageClassification
-from model.precision import autocast, choose_device, choose_dtype
+from model.precision import autocast, choose_dtype
 from protos import leader_pb2
 from utils.batches import normalise
 from utils.datasets import Dataset, open_dataset

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from model.device import choose_device
 from model.image_classification import ImageClassification
-from model.precision import autocast, choose_device, choose_dtype
+from model.precision import autocast, choose_dtype
 from model.task import to_device
 from utils.batches import ShardSampler, batch_generator
 from utils.datasets.data_file import load_dataset
