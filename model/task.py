@@ -130,12 +130,18 @@ def _told(error: Exception) -> str:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """`batch` with every tensor in it on `device`."""
+    return each_tensor(lambda tensor: tensor.to(device), batch)
+
+
+def each_tensor(change: Callable[..., Any], batch: Batch, *others: Batch) -> Batch:
+    """`batch` with `change` of every tensor in it, and of those at its place in others of the same form."""
     if isinstance(batch, Tensor):
-        return batch.to(device)
+        return change(batch, *others)
     if isinstance(batch, dict):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):  # a named tuple
-        return type(batch)(*(to_device(value, device) for value in batch))
+        return {
+            key: each_tensor(change, value, *(one[key] for one in others)) for key, value in batch.items()
+        }
     if isinstance(batch, tuple | list):
-        return type(batch)(to_device(value, device) for value in batch)
+        made = [each_tensor(change, *values) for values in zip(batch, *others, strict=True)]
+        return type(batch)(*made) if hasattr(batch, "_fields") else type(batch)(made)  # a named tuple, or not
     return batch

@@ -26,7 +26,7 @@ from learner.training.update import (
 from model.device import Placement
 from model.flat import FlatModel
 from model.precision import autocast, choose_dtype
-from model.task import Indices, to_device
+from model.task import Batch, Indices, to_device
 from utils import faults
 from utils.batches import ShardSampler, batch_generator, holdout_split
 from utils.seeds import derive_seed
@@ -99,10 +99,13 @@ class LocalRun:
         """How many examples a batch is told to have."""
         return len(indices)
 
+    def batch(self, number: int, indices: Indices) -> Batch:
+        """The examples of batch `number`, augmented; on the CPU."""
+        return self.task.make_batch(self.data, indices, batch_generator(self.order.seed, number))
+
     def _backward(self, number: int, indices: Indices) -> Tensor:
         self.model.zero_gradient()
-        rng = batch_generator(self.order.seed, number)
-        batch = to_device(self.task.make_batch(self.data, indices, rng), self.device)
+        batch = to_device(self.batch(number, indices), self.device)
         # Dropout and the like draw from torch's own generator: the same numbers for the same batch.
         _seed_torch(derive_seed(self.order.seed, "torch", number), self.device)
         with autocast(self.device, self.dtype):
@@ -138,7 +141,9 @@ class LocalRun:
 
 
 def mean(losses: list[tuple[int, Tensor]]) -> tuple[int, float]:
-    """(examples, mean loss) over batches."""
+    """(examples, mean loss) over batches; the loss of none is NaN."""
+    if not losses:
+        return 0, math.nan
     trained = sum(count for count, _ in losses)
     return trained, math.fsum(count * float(value) for count, value in losses) / trained
 

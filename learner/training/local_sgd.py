@@ -27,7 +27,6 @@ class LocalSgd:
         velocity: Tensor | None = None,  # (P,) to go on with, changed in place; None = zero
     ) -> None:
         self._order = order
-        self._schedule = Schedule(order.schedule.kind, order.schedule.lr, order.schedule.warmup)
         self._parameters = model.vector[: model.layout.parameter_count]
         self._gradient = model.gradient
         self._velocity: Tensor | None = None
@@ -39,11 +38,6 @@ class LocalSgd:
     def velocity(self) -> Tensor | None:
         """(P,), as the last step left it; None without momentum."""
         return self._velocity
-
-    def lr(self, step: int) -> float:
-        """Learning rate of local step number `step`."""
-        spread = self._order.progress_end - self._order.progress_start
-        return self._schedule.at(self._order.progress_start + spread * step / self._order.local_steps)
 
     @torch.no_grad()
     def step(self, step: int) -> None:
@@ -58,4 +52,11 @@ class LocalSgd:
             if order.nesterov:
                 gradient.add_(self._velocity, alpha=order.momentum)
         moves = self._velocity if self._velocity is not None and not order.nesterov else gradient
-        self._parameters.add_(moves, alpha=-self.lr(step))
+        self._parameters.add_(moves, alpha=-learning_rate(self._order, step))
+
+
+def learning_rate(order: leader_pb2.WorkOrder, step: int) -> float:
+    """Of local step number `step` of the order."""
+    schedule = Schedule(order.schedule.kind, order.schedule.lr, order.schedule.warmup)
+    spread = order.progress_end - order.progress_start
+    return schedule.at(order.progress_start + spread * step / order.local_steps)

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,6 +23,16 @@ from model.device import Placement
 from model.flat import FlatModel
 from utils.errors import IncompatibleError
 from utils.vector import Vector
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An assignment of which all is done that comes before its steps; the model has its start."""
+
+    run: LocalRun
+    algorithms: Sequence[Algorithm]
+    start_loss: float | None
+    began: float  # by time.perf_counter
 
 
 class Trainer:
@@ -49,6 +60,11 @@ class Trainer:
 
     def run(self, assignment: Assignment, progress: Progress = lambda done, total, rate: None) -> Update:
         """Train as the order says; raises DivergedError, CancelledError or IncompatibleError."""
+        begun = self.begin(assignment, progress)
+        return self.finish(begun, *_train(begun.run, begun.algorithms))
+
+    def begin(self, assignment: Assignment, progress: Progress = lambda done, total, rate: None) -> Begun:
+        """What comes before the steps; raises IncompatibleError."""
         self._cancelled.clear()
         began = time.perf_counter()
         run = self._open(assignment, progress)
@@ -58,13 +74,17 @@ class Trainer:
             run.start = algorithm.start(run.start)
         self.model.load(run.start)
         others = {prefix: model for one in algorithms for prefix, model in one.scored().items()}
-        scores = run.scores = scorer.scores(run, others)
-        start_loss, order = scorer.start_loss(run), run.order
+        run.scores = scorer.scores(run, others)
+        return Begun(run, algorithms, scorer.start_loss(run), began)
+
+    def finish(self, begun: Begun, trained: int, loss: float) -> Update:
+        """The update, once the model has what its steps have made of it; raises DivergedError."""
+        run, algorithms, began, order = begun.run, begun.algorithms, begun.began, begun.run.order
+        scores, assignment = run.scores, run.assignment
         if not order.local_steps:  # the leader asks for scores alone
             nothing = np.zeros(self.model.layout.total, np.float32)
             seconds = time.perf_counter() - began
             return Update(nothing, run.examples, 0, math.nan, seconds, {}, scores)
-        trained, loss = _train(run, algorithms)
         run.check_loss("training", loss, "train.lr")
         if assignment.watcher is not None:
             nothing = np.empty(0, np.float32)
@@ -74,7 +94,7 @@ class Trainer:
         weight = trained if order.exchange == "gradient" else run.examples
         values = self._values(run, change, algorithms)
         seconds = time.perf_counter() - began + (assignment.head.seconds if assignment.head else 0.0)
-        return Update(values, weight, trained, loss, seconds, memory, scores, start_loss)
+        return Update(values, weight, trained, loss, seconds, memory, scores, begun.start_loss)
 
     def head(self, assignment: Assignment, progress: Progress) -> Head | None:
         """The first steps of an order that has not come, where they need nothing of its model; None if they do.
@@ -106,6 +126,8 @@ def compiled(model: FlatModel) -> nn.Module:
 
 def _train(run: LocalRun, algorithms: Sequence[Algorithm]) -> tuple[int, float]:
     """(examples trained, mean loss): by an algorithm that trains itself, else by plain steps, corrected."""
+    if not run.order.local_steps:
+        return 0, math.nan
     for algorithm in algorithms:
         if (made := algorithm.train()) is not None:
             return made

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.image_classification import ImageClassification
-from model.task import FitsItself, load_task, to_device
+from model.task import FitsItself, each_tensor, load_task, to_device
 from utils.errors import ConfigError
 
 
@@ -91,3 +91,14 @@ def test_every_tensor_in_a_batch_moves() -> None:
     assert isinstance(moved["d"], Pair)
     assert moved["d"].x.device == moved["d"].y[0].device == meta
     assert to_device(one, torch.device("cpu")) is one
+
+
+def test_batches_are_stacked_place_by_place() -> None:
+    batches = [
+        {"a": torch.tensor([i]), "b": Pair(torch.tensor(i), [torch.tensor(-i)]), "c": 7} for i in (1, 2)
+    ]
+    stack = each_tensor(lambda *tensors: torch.stack(tensors), *batches)
+    assert stack["a"].tolist() == [[1], [2]]
+    assert stack["b"].x.tolist() == [1, 2]
+    assert stack["b"].y[0].tolist() == [-1, -2]
+    assert stack["c"] == 7

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from learner.training.algorithms.base import Algorithm
-from learner.training.local_sgd import LocalSgd
+from learner.training.local_sgd import learning_rate
 from model.task import FitPlan, FitsItself
 from utils.errors import IncompatibleError
 
@@ -29,7 +29,7 @@ class OwnFit(Algorithm):
             )
         run.model.module.train()
         every = range(order.local_steps)
-        lr = LocalSgd(order, run.model).lr(0)
+        lr = learning_rate(order, 0)
         plan = FitPlan(lambda: (indices for _, indices in run.batches(every)), lr, order.seed)
         loss = task.fit(run.model.module, run.data, plan)
         return sum(len(indices) for _, indices in run.batches(every)), float(loss)

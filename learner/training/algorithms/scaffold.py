@@ -11,7 +11,7 @@ from torch import Tensor
 
 from learner.training.algorithms.base import Algorithm
 from learner.training.algorithms.fedbn import local_places
-from learner.training.local_sgd import Correction, LocalSgd
+from learner.training.local_sgd import Correction, learning_rate
 from utils.errors import IncompatibleError
 from utils.vector import Vector
 
@@ -43,8 +43,8 @@ class Scaffold(Algorithm):
     def remember(self, change: Vector) -> Mapping[str, Vector]:
         """See Algorithm."""
         # Option II of the paper: c_i+ = c_i - c + (x - y_i) / (K lr), with the sum of the steps' lr.
-        order, sgd = self.run.order, LocalSgd(self.run.order, self.run.model)
-        travelled = np.float32(math.fsum(sgd.lr(step) for step in range(order.local_steps)))
+        order = self.run.order
+        travelled = np.float32(math.fsum(learning_rate(order, step) for step in range(order.local_steps)))
         if not travelled:  # no step was made
             return {name: vector for name, vector in self.run.memory.items() if name == _CONTROL}
         control = -self._drift() - change[: len(self._drift())] / travelled
