@@ -73,6 +73,22 @@ class FlatModel:
         return self.vector.clone()
 
 
+class ModelStack(FlatModel):
+    """The vectors of `count` copies of a model, one a row; the module's own stays as it is.
+
+    >>> ModelStack(FlatModel(nn.Linear(2, 1)), 4).vector.shape
+    torch.Size([4, 3])
+    """
+
+    vector: Tensor  # (count, total) float32
+    gradient: Tensor  # (count, parameter_count) float32
+
+    def __init__(self, model: FlatModel, count: int) -> None:
+        self.layout, self.module = model.layout, model.module
+        self.vector = model.vector.expand(count, -1).clone()
+        self.gradient = torch.zeros_like(self.vector[:, : self.layout.parameter_count])
+
+
 def _view(flat: Tensor, entry: Entry) -> Tensor:
     return flat[entry.start : entry.start + entry.size].view(entry.shape)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.flat import FlatModel
+from model.flat import FlatModel, ModelStack
 from protos import leader_pb2
 from utils.schedule import Schedule
 
@@ -27,7 +29,7 @@ class LocalSgd:
         velocity: Tensor | None = None,  # (P,) to go on with, changed in place; None = zero
     ) -> None:
         self._order = order
-        self._parameters = model.vector[: model.layout.parameter_count]
+        self._parameters = model.vector[..., : model.layout.parameter_count]
         self._gradient = model.gradient
         self._velocity: Tensor | None = None
         if order.momentum:
@@ -52,7 +54,34 @@ class LocalSgd:
             if order.nesterov:
                 gradient.add_(self._velocity, alpha=order.momentum)
         moves = self._velocity if self._velocity is not None and not order.nesterov else gradient
+        self._move(moves, step)
+
+    def _move(self, moves: Tensor, step: int) -> None:
         self._parameters.add_(moves, alpha=-learning_rate(self._order, step))
+
+
+class StackedSgd(LocalSgd):
+    """The same on a stack, a row for each of `orders`; they differ in nothing but their learning rates and steps.
+
+    A row whose steps are made stays as it is.
+    """
+
+    def __init__(
+        self,
+        orders: Sequence[leader_pb2.WorkOrder],
+        model: ModelStack,
+        corrections: Iterable[Correction] = (),
+    ) -> None:
+        super().__init__(orders[0], model, corrections)
+        assert len({(order.momentum, order.weight_decay, order.nesterov) for order in orders}) == 1
+        rates = [
+            [[learning_rate(order, step) if step < order.local_steps else 0.0] for order in orders]
+            for step in range(max(order.local_steps for order in orders))
+        ]
+        self._rates = torch.tensor(rates, device=model.vector.device)  # (steps, N, 1)
+
+    def _move(self, moves: Tensor, step: int) -> None:
+        self._parameters.addcmul_(moves, self._rates[step], value=-1)
 
 
 def learning_rate(order: leader_pb2.WorkOrder, step: int) -> float:
@@ -60,3 +89,12 @@ def learning_rate(order: leader_pb2.WorkOrder, step: int) -> float:
     schedule = Schedule(order.schedule.kind, order.schedule.lr, order.schedule.warmup)
     spread = order.progress_end - order.progress_start
     return schedule.at(order.progress_start + spread * step / order.local_steps)
+
+
+def stacked(corrections: Sequence[Correction]) -> Correction:
+    """One correction for a stack, of those of its rows: dataclasses that differ in their tensors alone."""
+    first: Any = corrections[0]
+    names = [field.name for field in fields(first) if isinstance(getattr(first, field.name), Tensor)]
+    tensors = {name: torch.stack([getattr(one, name) for one in corrections]) for name in names}
+    made: Correction = replace(first, **tensors)
+    return made

@@ -29,7 +29,9 @@ _EPILOG = "All flags of python -m leader are taken as well; --learners is the nu
 def parse(argv: Sequence[str]) -> tuple[Options, list[str]]:
     """The simulation's own options, and the arguments that are the leader's; raises ConfigError."""
     own, rest = make_parser().parse_known_args(argv)
-    options = Options(own.workers, own.ray, own.speed_spread, own.parts, own.device, display=True)
+    options = Options(
+        own.workers, own.batch_clients, own.ray, own.speed_spread, own.parts, own.device, display=True
+    )
     return options, rest
 
 
@@ -38,12 +40,16 @@ def make_parser() -> FlagParser:
     parser = FlagParser(
         "python -m scripts.simulate", "%(prog)s [flags] [flags of python -m leader]", _DESCRIPTION
     )
+    many = whole(1, 10_000)
     parser.add_argument(
-        "--workers",
-        type=whole(1, 10_000),
+        "--workers", type=many, default=1, metavar="N", help="orders trained at once, one CPU thread each [1]"
+    )
+    parser.add_argument(
+        "--batch-clients",
+        type=many,
         default=1,
         metavar="N",
-        help="orders trained at once, one CPU thread each [1]",
+        help="orders trained as one batch, for small models on a GPU; the last places of weights depend on N [1]",
     )
     parser.add_argument(
         "--ray",

@@ -26,6 +26,7 @@ from model.device import choose_device
 from model.task import load_task
 from protos import leader_pb2
 from scripts.simulate.agenda import Agenda
+from scripts.simulate.batched_pool import Batched, check_batching
 from scripts.simulate.clock import VirtualClock
 from scripts.simulate.crew import Crew
 from scripts.simulate.drive import Driver, Tamper
@@ -42,9 +43,10 @@ _ADDRESS = "no port (simulated)"
 
 @dataclass(frozen=True)
 class Options:
-    """How a simulation is run; of its results, only `speed_spread` changes any."""
+    """How a simulation is run; of its results, `speed_spread` changes any, `batch_clients` the last places."""
 
     workers: int = 1  # orders trained at once, each on one CPU thread
+    batch_clients: int = 1  # orders trained as one batch
     ray: str | None = None  # train on this Ray cluster: its address, or "local" for one of its own
     speed_spread: float = 0.0  # standard deviation of the logarithm of the learners' speeds
     parts: Path | None = None  # folder with an entry for each learner to bring (data.holder = learner)
@@ -85,7 +87,12 @@ def simulate(
         )
     config = _roomy(config)
     task = load_task(config.model.task, "model.task") if config.model.task else None
-    tools = Tools(choose_device(options.device), task)
+    if options.batch_clients > 1:
+        if options.ray is not None or options.workers > 1:
+            raise ConfigError("--batch-clients trains in one thread: leave out --workers and --ray, or it")
+        check_batching(config, task)
+    # torch.func.vmap knows no channels_last.
+    tools = Tools(choose_device(options.device), task, channels_last=options.batch_clients == 1)
     if config.data.holder == "learner" and not hooks.own:
         hooks = replace(hooks, own=brought(config, task, options.parts))
     data = open_data(config)
@@ -163,6 +170,8 @@ def _open_pool(options: Options, run: leader_pb2.RunDescription, tools: Tools) -
 
         return RayActors(options.ray, options.workers, run, tools)
     make_trainer = partial(build_trainer, run, tools)
+    if options.batch_clients > 1:
+        return Batched(options.batch_clients, make_trainer)
     return OneWorker(make_trainer) if options.workers == 1 else Threads(options.workers, make_trainer)
 
 
