@@ -148,14 +148,7 @@ def make_parser() -> FlagParser:
         parser.add_key(flag, SCHEMA.keys[name], metavar)
     for flag, name, value, text in SWITCHES:
         parser.add_argument(flag, dest=SETTINGS, action="append_const", const=(flag, name, value), help=text)
-    again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with the run in this folder")
-    again.add_argument(
-        "--continue",
-        dest="go_on",
-        action="store_true",
-        help="go on with the run in --run-dir, or start it there: one command for service managers",
-    )
+    _add_resume(parser)
     parser.add_argument("--print-config", action="store_true", help="print the config as YAML and exit")
     parser.add_argument(
         "--print-schema", action=_PrintSchema, nargs=0, help="print the JSON Schema of such a file and exit"
@@ -170,6 +163,17 @@ def make_parser() -> FlagParser:
         ]
     )
     return parser
+
+
+def _add_resume(parser: FlagParser) -> None:
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with the run in this folder")
+    again.add_argument(
+        "--continue",
+        dest="go_on",
+        action="store_true",
+        help="go on with the run in --run-dir, or start it there: one command for service managers",
+    )
 
 
 class _PrintSchema(argparse.Action):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.sgd import sgd
 
 from model.flat import FlatModel, ModelStack
 from protos import leader_pb2
@@ -27,6 +28,7 @@ class LocalSgd:
         model: FlatModel,
         corrections: Iterable[Correction] = (),
         velocity: Tensor | None = None,  # (P,) to go on with, changed in place; None = zero
+        fused: bool | None = None,  # each step is one kernel; None = on CUDA, where each kernel is a launch
     ) -> None:
         self._order = order
         self._parameters = model.vector[..., : model.layout.parameter_count]
@@ -35,6 +37,7 @@ class LocalSgd:
         if order.momentum:
             self._velocity = torch.zeros_like(model.gradient) if velocity is None else velocity
         self._corrections = tuple(corrections)
+        self._fused = model.vector.device.type == "cuda" if fused is None else fused
 
     @property
     def velocity(self) -> Tensor | None:
@@ -47,6 +50,9 @@ class LocalSgd:
         order, gradient = self._order, self._gradient
         for correct in self._corrections:
             correct(self._parameters, gradient)
+        if self._fused:
+            self._fused_step(step)
+            return
         if order.weight_decay:
             gradient.add_(self._parameters, alpha=order.weight_decay)
         if self._velocity is not None:
@@ -55,6 +61,21 @@ class LocalSgd:
                 gradient.add_(self._velocity, alpha=order.momentum)
         moves = self._velocity if self._velocity is not None and not order.nesterov else gradient
         self._move(moves, step)
+
+    def _fused_step(self, step: int) -> None:
+        order = self._order
+        sgd(
+            [self._parameters],
+            [self._gradient],
+            [self._velocity],
+            fused=True,
+            weight_decay=order.weight_decay,
+            momentum=order.momentum,
+            lr=learning_rate(order, step),
+            dampening=0,
+            nesterov=order.nesterov,
+            maximize=False,
+        )
 
     def _move(self, moves: Tensor, step: int) -> None:
         self._parameters.add_(moves, alpha=-learning_rate(self._order, step))
@@ -72,7 +93,7 @@ class StackedSgd(LocalSgd):
         model: ModelStack,
         corrections: Iterable[Correction] = (),
     ) -> None:
-        super().__init__(orders[0], model, corrections)
+        super().__init__(orders[0], model, corrections, fused=False)  # rates differ from row to row
         assert len({(order.momentum, order.weight_decay, order.nesterov) for order in orders}) == 1
         rates = [
             [[learning_rate(order, step) if step < order.local_steps else 0.0] for order in orders]
