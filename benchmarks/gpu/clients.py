@@ -27,33 +27,35 @@ _MLP, _CNN = "MLP 32-64-10", "resnet9-w8"
 _TRAIN = {"local_steps": 1, "batch_size": EXAMPLES, "dtype": "float32", "schedule": "constant"}
 _MODELS: Mapping[str, Mapping[str, object]] = {
     _MLP: {"task": "benchmarks.simulations.mlp_task:Mlp"},
-    _CNN: {"name": _CNN},
+    _CNN: {"name": _CNN, "norm": "group"},
 }
+_CPU, _DEVICE, _TOGETHER = "CPU", "device", "device, as one batch"
 
 
 def measure(job: Job) -> Result:
-    """Rounds of one local step each, first on the CPU, then on the device."""
+    """Rounds of one local step each: on the CPU, on the device, and there with all clients of a round as one batch."""
     clients, a_round, rounds = (8, 4, 3) if job.quick else (100, 50, 8)
+    ways = {_CPU: Options(), _DEVICE: Options(device=job.device)}
+    ways[_TOGETHER] = Options(device=job.device, batch_clients=a_round)
     found = {
-        (name, device): rate(name, device, clients, a_round, rounds)
+        (name, way): rate(name, options, clients, a_round, rounds)
         for name in _MODELS
-        for device in ("cpu", job.device)
+        for way, options in ways.items()
     }
     return Result(
         entry="clients",
         about=f"{a_round} of {clients} simulated clients a round, one step on {EXAMPLES} examples, float32",
         target=None,
-        figures=tuple(
-            Figure(f"{name} on {device}", "clients/s", spread) for (name, device), spread in found.items()
-        ),
+        figures=tuple(Figure(f"{name}, {way}", "clients/s", spread) for (name, way), spread in found.items()),
         ratios={
-            f"{name}: device to CPU": found[name, job.device].median / found[name, "cpu"].median
+            f"{name}: {way} to {_CPU}": found[name, way].median / found[name, _CPU].median
             for name in _MODELS
+            for way in (_DEVICE, _TOGETHER)
         },
     )
 
 
-def rate(name: str, device: str, clients: int, a_round: int, rounds: int) -> Spread:
+def rate(name: str, options: Options, clients: int, a_round: int, rounds: int) -> Spread:
     """Clients a second from commit to commit."""
     moments: list[float] = []
 
@@ -75,7 +77,7 @@ def rate(name: str, device: str, clients: int, a_round: int, rounds: int) -> Spr
             }
         )
         hooks = Hooks(own=_own(name, clients), listener=heard)
-        simulate(config, Options(device=device), hooks)
+        simulate(config, options, hooks)
     return Spread.of([a_round / (after - before) for before, after in pairwise(moments[_WARMUP - 1 :])])
 
 

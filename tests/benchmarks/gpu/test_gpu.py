@@ -57,8 +57,11 @@ def test_a_figure_whose_time_is_up_is_told_and_loses_no_other(
 
 def test_both_models_are_simulated() -> None:
     result = clients.measure(LOOK)
-    assert [figure.spread.count for figure in result.figures] == [3, 3]
-    assert set(result.ratios) == {"MLP 32-64-10: device to CPU", "resnet9-w8: device to CPU"}
+    assert [figure.spread.count for figure in result.figures] == [3] * 6
+    ways = ("device", "device, as one batch")
+    assert set(result.ratios) == {
+        f"{name}: {way} to CPU" for name in ("MLP 32-64-10", "resnet9-w8") for way in ways
+    }
 
 
 @pytest.mark.slow
