@@ -20,9 +20,9 @@ from benchmarks.simulations.mlp_task import Mlp, Vectors
 from benchmarks.spread import Spread
 from learner.training.trainer import Trainer
 from learner.training.update import Assignment
+from model.device import choose_device
 from model.flat import FlatModel
 from model.image_classification import ImageClassification, Shard
-from model.precision import choose_device
 from protos import leader_pb2
 from scripts.simulate.batched_pool import Batched
 from scripts.simulate.pool import OneWorker, Pool
