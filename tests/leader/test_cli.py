@@ -56,9 +56,9 @@ def test_a_recipe_is_what_it_says_and_everything_beats_it(name: str, tmp_path: P
     settings = SCHEMA.values(parse(["--recipe", name], {}).config)
     assert {key: settings[key] for key in recipe} == recipe
     assert {key for key in settings if settings[key] != SCHEMA.values(RunConfig())[key]} <= set(recipe)
-    file = ["--config", config_file(tmp_path, "server: {momentum: 0.25}\n")]
-    config = parse([*file, "--recipe", name], {"FLOCKSTEP_SERVER__LR": "0.5"}).config
-    assert (config.server.momentum, config.server.lr) == (0.25, 0.5)
+    file = ["--config", config_file(tmp_path, "train: {schedule: constant, warmup: 0.5}\n")]
+    config = parse([*file, "--recipe", name], {"FLOCKSTEP_TRAIN__WARMUP": "0.25"}).config
+    assert (config.train.schedule, config.train.warmup) == ("constant", 0.25)
 
 
 def test_of_two_flags_for_one_key_the_later_counts() -> None:
@@ -132,9 +132,6 @@ def test_wrong_variables_are_refused(variable: str, message: str) -> None:
         ("--exchange grad", "--exchange: exchange is 'grad'; allowed: gradient, delta"),
         ("--config no/such.yaml", "no/such.yaml: no such config file; give an existing one with --config"),
         ("--resume no/such", "--resume: no/such: no such folder; give the folder of an earlier run"),
-        ("--recipe skewed --exchange gradient",
-         "--recipe skewed, --exchange: server.optimizer is fedavgm, which steps along a mean delta, but exchange is "
-         "gradient: set exchange=delta"),
         ("--round 1 --sed 1", "--round: unknown flag; did you mean --rounds?\n"
          "--sed: unknown flag; did you mean --seed?"),
         ("--rounds 0 --seed x", "--rounds: rounds is 0; allowed: whole number from 1 to 10000000\n"
