@@ -16,9 +16,9 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.machine import describe_machine
-from benchmarks.outcome.niid import COLUMNS, FULL, PEERS, QUICK, Cell, Size, cells
-from benchmarks.outcome.niid_parts import niid_split
+from benchmarks.outcome.niid import FLOWER
 from benchmarks.outcome.published_page import BEST, LAST, TIME, Document, page
+from benchmarks.outcome.published_table import QUICK, Cell, Column, Size, Table
 from benchmarks.outcome.study import Curve, has_ended, parse_study, read_curve, run_study
 from benchmarks.result import Figure, Result, Target, document
 from benchmarks.spread import Spread
@@ -26,13 +26,14 @@ from scripts.partition import write
 from utils.datasets import open_dataset
 from utils.errors import ConfigError, program
 
+TABLES: Mapping[str, Table] = {table.name: table for table in (FLOWER,)}
 
-def result(cell: Cell, curve: Curve) -> Result:
+
+def result(column: Column, cell: Cell, curve: Curve) -> Result:
     """What a run came to; the promise is to be within a point of the same algorithm, or not below the best of all."""
-    column, best = COLUMNS[cell.column], 100 * max(curve.accuracies)
-    if cell.algorithm in PEERS:
-        published = column.means[PEERS.index(cell.algorithm)]
-        target = Target(f"published {cell.algorithm} above this", "points", published - best, 1.0)
+    best = 100 * max(curve.accuracies)
+    if own := column.published.get(cell.algorithm):
+        target = Target(f"published {cell.algorithm} above this", "points", own.mean - best, 1.0)
     else:
         target = Target("best published above this", "points", column.best - best, 0.0)
     return Result(
@@ -59,12 +60,12 @@ def rounds_done(places: Sequence[Cell], folder: Path) -> dict[Cell, int]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    few = "two rounds of a thousand images: a minute"
+    few = "two rounds of a thousand images"
     return parse_study(argv, "python -m benchmarks.published", __doc__, few, _add_flags)
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("table", choices=("flower",), help="whose set-up")
+    parser.add_argument("table", choices=TABLES, help="whose set-up")
     which = "those to run, such as two_classes-FedAvg or iid-*; all. None after it: only the page is written"
     parser.add_argument("--cells", nargs="*", default=["*"], metavar="CELL", help=which)
     parser.add_argument("--seeds", type=int, default=1, help="runs of each cell; 1")
@@ -80,19 +81,18 @@ def choose(places: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
     return [cell for cell in places if any(fnmatch(cell.title, pattern) for pattern in patterns)]
 
 
-def write_parts(cell: Cell, size: Size, data: Path, folder: Path) -> None:
+def write_parts(column: Column, cell: Cell, size: Size, data: Path, folder: Path) -> None:
     """What the learners of the cell bring, if no cell of its column wrote it before; raises DataError."""
     if not cell.parts(folder).exists():
         train = open_dataset(str(data), data, download=False).train.take(size.examples)
-        column = COLUMNS[cell.column]
-        write(niid_split(train, column.kind, column.classes), cell.parts(folder))
+        write(column.split(train), cell.parts(folder))
 
 
-def entry(cell: Cell, folder: Path, *, quick: bool) -> Document:
+def entry(column: Column, cell: Cell, folder: Path, *, quick: bool) -> Document:
     """The entry of a run that has ended; written if it is not there, as of this machine."""
     path = folder / f"{cell.name}.json"
     if not path.exists():
-        made = result(cell, read_curve(folder / cell.name))
+        made = result(column, cell, read_curve(folder / cell.name))
         path.write_text(document(made, describe_machine(), quick), encoding="utf-8")
     kept: Document = json.loads(path.read_text("utf-8"))
     return kept
@@ -109,27 +109,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing and write the page; returns the exit code."""
     options = parse(argv)
     console = Console()
-    size = QUICK if options.quick else FULL
-    folder = options.runs / f"published-{options.table}{'-quick' if options.quick else ''}"
+    table = TABLES[options.table]
+    size = QUICK if options.quick else table.full
+    folder = options.runs / f"published-{table.name}{'-quick' if options.quick else ''}"
     out = options.out or folder
-    places = cells(options.seeds)
+    places = table.cells(options.seeds)
     chosen = choose(places, options.cells)
     for cell in chosen:
-        write_parts(cell, size, options.data, folder)
-    trials = [cell.trial(size, folder, options.device) for cell in chosen]
+        write_parts(table.columns[cell.column], cell, size, options.data, folder)
+    trials = [table.trial(cell, size, folder, options.device) for cell in chosen]
     code = run_study(trials, folder, options, console) if trials else 0
     rounds = rounds_done(places, folder)
     whole = [cell for cell in rounds if rounds[cell] == size.rounds and has_ended(folder / cell.name)]
     out.mkdir(parents=True, exist_ok=True)
-    results = out / f"published_{options.table}.json"
+    results = out / f"published_{table.name}.json"
     done = {
         **ended_elsewhere(places, results),
-        **{cell: entry(cell, folder, quick=options.quick) for cell in whole},
+        **{cell: entry(table.columns[cell.column], cell, folder, quick=options.quick) for cell in whole},
     }
     content = json.dumps({cell.name: each for cell, each in done.items()}, indent=1) + "\n"
     results.write_text(content, encoding="utf-8")
-    made = page(size, done, {cell.name: rounds[cell] for cell in rounds if cell not in done})
-    (out / f"published_{options.table}.md").write_text(made, encoding="utf-8")
+    made = page(table, size, done, {cell.name: rounds[cell] for cell in rounds if cell not in done})
+    (out / f"published_{table.name}.md").write_text(made, encoding="utf-8")
     console.print(f"the table is in {out}", highlight=False)
     return code
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks.machine import in_words
-from benchmarks.outcome.niid import ALGORITHMS, COLUMNS, OLDER, PEERS, SOURCE, Cell, Size
+from benchmarks.outcome.published_table import Cell, Size, Table
 from benchmarks.result import markdown_table
 
 BEST, LAST, TIME = "best test accuracy over the rounds", "test accuracy of the last round", "time"
@@ -16,37 +16,34 @@ Document = Mapping[str, Any]
 Documents = Mapping[Cell, Document]  # entries of the cells that have run to their end
 
 
-def page(size: Size, done: Documents, begun: Mapping[str, int]) -> str:
+def page(table: Table, size: Size, done: Documents, begun: Mapping[str, int]) -> str:
     """The page in Markdown; `begun` has the rounds of the runs without an end."""
-    heads = ["algorithm", "", *(column.title for column in COLUMNS.values())]
+    words = table.words
+    heads = ["algorithm", "", *(column.title for column in table.columns.values())]
     lines = [
-        "# Flower's NIID baseline",
+        f"# {words.title}",
         "",
-        f"Test accuracy on CIFAR-10 in percent, the best over the rounds, as [Flower's baseline]({SOURCE}) tells it, "
-        "and in brackets of the last round. 10 learners, a CNN of 62,006 parameters, "
-        f"{size.rounds} rounds of {size.epochs} epoch{'s' if size.epochs > 1 else ''}, batch 64, SGD of rate 0.01, "
-        "momentum 0.9 and weight decay 1e-5, crop and flip; parts are drawn by the baseline's own numbers. "
-        f"Published: mean ± deviation, and with a slash that of an [older revision]({OLDER}). "
+        f"Test accuracy on CIFAR-10 in percent, the best over the rounds, as {words.source} tells it, "
+        f"and in brackets of the last round. {table.learners} learners, {words.network}, "
+        f"{size.rounds} rounds of {size.epochs} epoch{'s' if size.epochs > 1 else ''}, {words.steps}. "
+        f"Published: {words.figures}. "
         f"Here: mean over the seeds that have run; – has not run to its end.{_quick(size)}",
         "",
-        *markdown_table(heads, _rows(done), words=len(heads)),
+        *markdown_table(heads, _rows(table, done), words=len(heads)),
         "",
         "What an algorithm changes from FedAvg, in the names of the config:",
         "",
-        *(f"- {name}: {_changes(changes)}" for name, changes in ALGORITHMS.items()),
+        *(f"- {name}: {_changes(changes)}" for name, changes in table.algorithms.items()),
         "",
-        "Not as in the baseline: an epoch is cut into batches of even size, in place of a small last one, and initial "
-        "weights and order are drawn by other generators. Published FedProx is the best of four `mu`, "
-        "here it has one. SCAFFOLD is not run here: theirs has momentum, which Flockstep's refuses.",
-        "",
+        *(line for note in words.notes for line in (note, "")),
         *_runs(done),
         *(
             f"- {name}: {rounds} of {size.rounds} rounds so far, so it has no figure"
             for name, rounds in begun.items()
         ),
         "",
-        "Repeat it: `python -m benchmarks.published flower --data DIR` (`--cells two_classes-FedAvg` runs one cell, "
-        "`--quick` takes a minute); a call that was stopped goes on where it was.",
+        f"Repeat it: `python -m benchmarks.published {table.name} --data DIR` ({words.flags}); "
+        "a call that was stopped goes on where it was.",
         "",
     ]
     return "\n".join(lines)
@@ -56,15 +53,12 @@ def _quick(size: Size) -> str:
     return f" A quick look, at {size.examples:,} images: it compares to nothing." if size.examples else ""
 
 
-def _rows(done: Documents) -> Iterator[list[str]]:
-    for number, name in enumerate(PEERS):
-        published = [
-            f"{column.means[number]:.1f} ± {column.deviations[number]:.1f} / {column.older[number]:.1f}"
-            for column in COLUMNS.values()
-        ]
-        yield [name, "published", *published]
-    for name in ALGORITHMS:
-        yield [name, "here", *(_measured(done, column, name) for column in COLUMNS)]
+def _rows(table: Table, done: Documents) -> Iterator[list[str]]:
+    for name in table.peers:
+        yield [name, "published", *(str(c.published.get(name, "")) for c in table.columns.values())]
+    for name in table.algorithms:
+        places = [(column, name) for column in table.columns]
+        yield [name, "here", *(_measured(done, *place) if table.has(*place) else "" for place in places)]
 
 
 def _measured(done: Documents, column: str, algorithm: str) -> str:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.outcome.niid import COLUMNS, Cell
+from benchmarks.outcome.niid import FLOWER
 from benchmarks.outcome.niid_parts import PARTS, niid_split
 from benchmarks.outcome.niid_task import Niid
+from benchmarks.outcome.published_table import Cell, Table
 from benchmarks.outcome.study import Curve
-from benchmarks.published import main, result, rounds_done
+from benchmarks.published import TABLES, main, result, rounds_done
 from utils.datasets import Dataset
 from utils.datasets.cifar10 import BINARY_FOLDER
 
@@ -49,13 +50,15 @@ def test_the_network_has_the_parameters_of_the_baselines_and_its_function() -> N
     assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("column", COLUMNS)
-def test_each_example_is_in_one_part(column: str) -> None:
-    split = niid_split(drawn(LABELS), COLUMNS[column].kind, COLUMNS[column].classes)
-    assert len(split.parts) == PARTS
+@pytest.mark.parametrize(
+    ("table", "column"), [(table, column) for table in TABLES.values() for column in table.columns]
+)
+def test_each_example_is_in_one_part(table: Table, column: str) -> None:
+    split = table.columns[column].split(drawn(LABELS))
+    assert len(split.parts) == table.learners
     assert np.array_equal(np.sort(np.concatenate(split.parts)), np.arange(len(LABELS)))
-    if (classes := COLUMNS[column].classes) is not None:
-        assert np.count_nonzero(split.counts, axis=1).tolist() == [classes] * PARTS
+    if (classes := split.classes_per_shard) is not None:
+        assert np.count_nonzero(split.counts, axis=1).tolist() == [classes] * table.learners
 
 
 def test_labels_of_two_classes_each_are_the_baselines() -> None:
@@ -86,14 +89,20 @@ def test_the_network_sees_pixels_from_0_to_1() -> None:
     assert torch.allclose(seen[0][:, 1, 5, 5], torch.tensor([75 / 255, 175 / 255]))
 
 
-def test_a_run_is_measured_by_its_best_round_against_its_own_and_the_best_figure() -> None:
+@pytest.mark.parametrize(
+    ("table", "cell", "value", "limit"),
+    [
+        (FLOWER, Cell("two_classes", "FedAvg", 0), -0.83, 1.0),
+        (FLOWER, Cell("dirichlet", "skewed", 0), 16.08, 0.0),
+    ],
+)
+def test_a_run_is_measured_by_its_best_round_against_its_own_and_the_best_figure(
+    table: Table, cell: Cell, value: float, limit: float
+) -> None:
     curve = Curve(0.5, 60.0, [1, 2], [0.52, 0.5], [1.0, 2.0])
-    own = result(Cell("two_classes", "FedAvg", 0), curve).target
-    assert own is not None
-    assert (round(own.value, 2), own.limit) == (-0.83, 1.0)
-    best = result(Cell("dirichlet", "skewed", 0), curve).target
-    assert best is not None
-    assert (round(best.value, 2), best.met) == (16.08, False)
+    target = result(table.columns[cell.column], cell, curve).target
+    assert target is not None
+    assert (round(target.value, 2), target.limit) == (value, limit)
 
 
 def test_a_cell_runs_and_goes_on_where_it_was_stopped(
