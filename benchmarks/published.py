@@ -1,4 +1,4 @@
-"""`python -m benchmarks.published flower`: a peer's own set-up run here, beside the figures that it published.
+"""`python -m benchmarks.published flower|nvflare`: a peer's own set-up run here, beside the figures that it published.
 
 A cell is one split of the data by one algorithm. Runs that are done are kept: a call that was stopped goes on
 where it was, and the page has the cells that have run to their end.
@@ -17,6 +17,7 @@ from rich.console import Console
 
 from benchmarks.machine import describe_machine
 from benchmarks.outcome.niid import FLOWER
+from benchmarks.outcome.nvflare import NVFLARE
 from benchmarks.outcome.published_page import BEST, LAST, TIME, Document, page
 from benchmarks.outcome.published_table import QUICK, Cell, Column, Size, Table
 from benchmarks.outcome.study import Curve, has_ended, parse_study, read_curve, run_study
@@ -26,7 +27,7 @@ from scripts.partition import write
 from utils.datasets import open_dataset
 from utils.errors import ConfigError, program
 
-TABLES: Mapping[str, Table] = {table.name: table for table in (FLOWER,)}
+TABLES: Mapping[str, Table] = {table.name: table for table in (FLOWER, NVFLARE)}
 
 
 def result(column: Column, cell: Cell, curve: Curve) -> Result:

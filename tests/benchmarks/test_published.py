@@ -7,13 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from benchmarks.outcome.niid import FLOWER
-from benchmarks.outcome.niid_parts import PARTS, niid_split
+from benchmarks.outcome.niid_parts import niid_split, nvflare_split
 from benchmarks.outcome.niid_task import Niid
+from benchmarks.outcome.nvflare import NVFLARE
+from benchmarks.outcome.nvflare_task import ModerateCnn
 from benchmarks.outcome.published_table import Cell, Table
 from benchmarks.outcome.study import Curve
 from benchmarks.published import TABLES, main, result, rounds_done
+from scripts.partition import Split
 from utils.datasets import Dataset
 from utils.datasets.cifar10 import BINARY_FOLDER
 
@@ -27,9 +31,9 @@ def drawn(labels: np.ndarray) -> Dataset:
     return Dataset("drawn", np.array(images), labels, CLASSES)
 
 
-def write_cifar10(folder: Path) -> None:
+def write_cifar10(folder: Path, labels: np.ndarray = LABELS) -> None:
     folder.mkdir(parents=True)
-    data = drawn(LABELS)
+    data = drawn(labels)
     records = np.concatenate(
         [data.labels.astype(np.uint8)[:, None], data.images.reshape(len(data), -1)], axis=1
     )
@@ -47,6 +51,23 @@ def test_the_network_has_the_parameters_of_the_baselines_and_its_function() -> N
     expected = linear[2](relu(linear[1](relu(linear[0](features)))))
     assert torch.allclose(model(images), expected, atol=1e-6)
     again = Niid().build_model(3).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
+
+
+def test_the_second_network_has_the_layers_of_nvflares_and_one_start_for_all_seeds() -> None:
+    """First and last weights are those of the examples' own model, at the revision that the page names."""
+    model = ModerateCnn().build_model(3)
+    assert sum(value.numel() for value in model.parameters()) == 3_491_530
+    shapes = [tuple(value.shape) for value in model.parameters() if value.dim() > 1]
+    sides = [(32, 3), (64, 32), (128, 64), (128, 128), (256, 128), (256, 256)]
+    assert shapes == [*((*each, 3, 3) for each in sides), (512, 4096), (512, 512), (10, 512)]
+    dropouts = [layer for layer in model.children() if isinstance(layer, (nn.Dropout, nn.Dropout2d))]
+    assert [layer.p for layer in dropouts] == [0.05, 0.1, 0.1]
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    first, *_, last = model.parameters()
+    assert torch.allclose(first[0, 0, 0], torch.tensor([0.1471355, 0.1597351, -0.0450858]))
+    assert torch.allclose(last[:2], torch.tensor([-0.0142250, -0.0287680]))
+    again = ModerateCnn().build_model(4).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
 
 
@@ -70,10 +91,21 @@ def test_labels_of_two_classes_each_are_the_baselines() -> None:
     assert sorted(counts[:, 0])[-3:] == [33, 33, 34]
 
 
-def test_a_part_with_its_even_share_gets_no_more_labels() -> None:
-    counts = niid_split(drawn(LABELS), "dirichlet", None).counts
+def test_parts_of_much_skew_are_nvflares() -> None:
+    """Drawn once by the examples' own code, at the revision that the page names, with its seed."""
+    counts = nvflare_split(drawn(LABELS), 0.1).counts
+    assert counts.sum(axis=1).tolist() == [145, 37, 173, 173, 87, 85, 129, 171]
+    assert counts[0].tolist() == [0, 7, 0, 44, 0, 19, 18, 57, 0, 0]
+    assert counts[7].tolist() == [78, 1, 90, 1, 0, 1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "split", [niid_split(drawn(LABELS), "dirichlet", None), nvflare_split(drawn(LABELS), 1.0)]
+)
+def test_a_part_with_its_even_share_gets_no_more_labels(split: Split) -> None:
+    counts = split.counts
     before = np.cumsum(counts, axis=1) - counts
-    assert counts[before >= len(LABELS) / PARTS].max() <= 1  # what rounding leaves
+    assert counts[before >= len(LABELS) / len(split.parts)].max() <= 1  # what rounding leaves
     assert counts.sum(axis=1).min() >= 10
 
 
@@ -94,6 +126,8 @@ def test_the_network_sees_pixels_from_0_to_1() -> None:
     [
         (FLOWER, Cell("two_classes", "FedAvg", 0), -0.83, 1.0),
         (FLOWER, Cell("dirichlet", "skewed", 0), 16.08, 0.0),
+        (NVFLARE, Cell("alpha_0.1", "FedOpt", 0), 28.58, 1.0),
+        (NVFLARE, Cell("alpha_0.1", "skewed", 0), 31.0, 0.0),  # above SCAFFOLD in its other run
     ],
 )
 def test_a_run_is_measured_by_its_best_round_against_its_own_and_the_best_figure(
@@ -103,6 +137,26 @@ def test_a_run_is_measured_by_its_best_round_against_its_own_and_the_best_figure
     target = result(table.columns[cell.column], cell, curve).target
     assert target is not None
     assert (round(target.value, 2), target.limit) == (value, limit)
+
+
+def test_a_peers_algorithm_is_run_where_it_has_a_figure_and_ours_everywhere() -> None:
+    assert [cell.title for cell in NVFLARE.cells(1) if cell.algorithm not in ("FedAvg", "skewed")] == [
+        "alpha_0.1-FedProx",
+        "alpha_0.1-FedOpt",
+    ]
+    assert (len(NVFLARE.cells(1)), len(FLOWER.cells(2))) == (10, 32)
+
+
+def test_a_cell_of_nvflares_runs(tmp_path: Path) -> None:
+    write_cifar10(tmp_path / BINARY_FOLDER, LABELS[:300])
+    cell = Cell("alpha_0.1", "FedOpt", 0)
+    call = ["nvflare", "--quick", "--data", str(tmp_path), "--runs", str(tmp_path), "--cells", cell.title]
+    assert main(call) == 0
+    made = json.loads((tmp_path / "published-nvflare-quick" / "published_nvflare.json").read_text())
+    assert made[cell.name]["series"]["round"] == [1, 2]
+    page = (tmp_path / "published-nvflare-quick" / "published_nvflare.md").read_text()
+    assert "| FedOpt | published |  |  |  | 80.6 / 81.2 |" in page
+    assert "| FedProx | here |  |  |  | – |" in page
 
 
 def test_a_cell_runs_and_goes_on_where_it_was_stopped(
