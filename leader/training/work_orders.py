@@ -18,6 +18,11 @@ from utils.schedule import Schedule
 from utils.seeds import derive_seed
 
 _LONGEST = 4  # passes through the median part in a round
+#: What an order says of `train` as it stands there.
+_AS_CONFIGURED = (
+    *("batch_size", "momentum", "weight_decay", "nesterov", "augment", "dtype", "label_smoothing"),
+    *("proximal_mu", "control_variates", "personal_lambda"),
+)
 
 
 class WorkPlanner:
@@ -89,9 +94,9 @@ class WorkPlanner:
         weights = [weighting.weight(Facts(part.examples)) for part in parts]
         return size * max(weights, default=0) if size else sum(weights)
 
-    def scoring(self, round_: int, part: Part, *, version: int) -> leader_pb2.WorkOrder:
+    def scoring(self, round_: int, part: Part, *, version: int, counted: int) -> leader_pb2.WorkOrder:
         """The work order that asks for scores of a model, and for no training."""
-        order = self.order(round_, 0, 1, part, version=version, first_exchange=0)
+        order = self.order(round_, 0, 1, part, version=version, first_exchange=0, counted=counted)
         order.local_steps = 0
         order.evaluate = True
         order.ClearField("start_loss")
@@ -111,25 +116,30 @@ class WorkPlanner:
         part: Part,
         plan: leader_pb2.MaskPlan,
         noise: leader_pb2.NoisePlan | None = None,
-        counted: int | None = None,
     ) -> leader_pb2.WorkOrder:
-        """`order`, its update to be masked; a further attempt is other work, with other batches.
-
-        `counted` is the newest round that an update of the part is in, where that is known in order.
-        """
+        """`order`, its update to be masked; a further attempt is other work, with other batches."""
         order.masking.CopyFrom(plan)
         if noise is not None:
             order.noise.CopyFrom(noise)
-        if counted is not None:
-            order.counted_round = counted
         if plan.attempt:
             order.seed = derive_seed(order.seed, "attempt", plan.attempt)
         return self._sealed(order, part)
 
     def order(
-        self, round_: int, step: int, steps: int, part: Part, *, version: int, first_exchange: int
+        self,
+        round_: int,
+        step: int,
+        steps: int,
+        part: Part,
+        *,
+        version: int,
+        first_exchange: int,
+        counted: int | None = None,
     ) -> leader_pb2.WorkOrder:
-        """The work order; `first_exchange` counts the exchanges of all rounds before this one."""
+        """The work order; `first_exchange` counts the exchanges of all rounds before this one.
+
+        `counted` is the newest round that an update of the part is in, where that is known in order.
+        """
         train = self._config.train
         gradient = self._config.exchange == "gradient"
         local_steps = self.local_steps(part)
@@ -142,29 +152,25 @@ class WorkPlanner:
             exchange=self._config.exchange,
             first_batch=first_exchange + step if gradient else (round_ - 1) * local_steps,
             local_steps=local_steps,
-            batch_size=train.batch_size,
             progress_start=self.progress(round_, step, steps),
             progress_end=self.progress(round_, step + 1, steps),
             schedule=leader_pb2.Schedule(kind=train.schedule, lr=train.lr, warmup=train.warmup),
-            momentum=train.momentum,
-            weight_decay=train.weight_decay,
-            nesterov=train.nesterov,
-            augment=train.augment,
-            dtype=train.dtype,
-            label_smoothing=train.label_smoothing,
             evaluate=self.evaluates(round_ - 1) and step == 0,
-            proximal_mu=train.proximal_mu,
-            control_variates=train.control_variates,
-            personal_lambda=train.personal_lambda,
             start_loss=self._config.aggregate.weighting == "qfedavg",
+            counted_round=None if gradient else counted,  # of a round of steps some may be missing
+            **{name: getattr(train, name) for name in _AS_CONFIGURED},
         )
+        self._fill(order)
+        return self._sealed(order, part)
+
+    def _fill(self, order: leader_pb2.WorkOrder) -> None:
+        """What only some runs ask for."""
         if self._config.streaming.fragments:
             self._stream(order)
         if (dp := self._config.dp).mode == "examples":
             order.examples.clip, order.examples.noise_multiplier = dp.clip, dp.noise_multiplier
             order.examples.epsilon, order.examples.delta = dp.epsilon, dp.delta
             order.examples.rounds = self._config.rounds
-        return self._sealed(order, part)
 
     def _stream(self, order: leader_pb2.WorkOrder) -> None:
         """Fill in whose turn it is, and what the round before has changed."""

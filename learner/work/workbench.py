@@ -115,7 +115,9 @@ class Assignments:
             file, remembered = self.coding.encode(order, update.values, before)
             made = HeldUpdate.of(order, update, file)
         if vectors := {**update.memory, **remembered}:
-            durable, told = order.exchange != "gradient", order.HasField("counted_round")
+            # A shard may have been another learner's meanwhile: of that an order tells as well.
+            durable = order.exchange != "gradient"
+            told = order.HasField("counted_round") and not order.HasField("shard")
             self._memory.stage(part, order.round, vectors, order.step, durable=durable, told=told)
         return made
 

@@ -6,20 +6,21 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from grpc import aio
 
-from leader.events import CallRefused, LearnerLeft, UpdateAccepted
+from leader.events import CallRefused, LearnerJoined, LearnerLeft, UpdateAccepted
 from learner.wire.connection import Endpoint
 from learner.wire.transfer import push
-from learner.wire.whole_update import HeldUpdate
+from learner.wire.whole_update import HeldUpdate, WholeUpdate
 from learner.work.worker import Worker
 from protos import leader_pb2, leader_pb2_grpc
 from scripts.cluster import Cluster
-from tests.clusters import TIMEOUT_S, TINY, join, play, train
+from tests.clusters import TIMEOUT_S, TINY, Settings, join, play, train
 from utils.errors import LateUpdateError, NameTakenError, UnreachableError, WireError
 
 FORGED = b"sixteen made up."
@@ -85,6 +86,66 @@ def test_an_update_that_a_leader_refused_in_its_end_is_made_again_for_the_one_th
         await cluster.finished()
 
     assert play(scenario, settings).model_sha256 == play(train, settings).model_sha256
+
+
+class Lost(Worker):
+    """Its machine is lost in round 2: before its update is made, or when that is about to be sent."""
+
+    there: asyncio.Event
+    made: bool
+
+    async def _make(self, order: leader_pb2.WorkOrder, part: str) -> WholeUpdate:
+        made = await super()._make(order, part) if self.made or order.round != 2 else None
+        if made is None or order.round == 2:
+            self.there.set()
+            await asyncio.Event().wait()
+        assert made is not None
+        return made
+
+
+class Waiting(Worker):
+    """Keeps its update of round 3 back until it may go."""
+
+    may_go: asyncio.Event
+
+    async def _send(self, to: Endpoint, held: HeldUpdate, *, resume: bool) -> None:
+        if held.round == 3:
+            await self.may_go.wait()
+        await super()._send(to, held, resume=resume)
+
+
+@pytest.mark.parametrize(
+    "remembering",
+    [
+        {"codec.up": "topk"},
+        {"train.control_variates": True, "train.momentum": 0, "train.nesterov": False},
+        {"model.local": "norm.*"},
+    ],
+)
+def test_what_a_learner_staged_with_an_update_that_was_never_sent_is_void(
+    tmp_path: Path, remembering: Settings
+) -> None:
+    """The round has closed without it, so that nobody has told it that it was refused."""
+    settings = {**TINY, **remembering, "rounds": 5, "cohort.lease_s": 1.0, "cohort.quorum": 0.5}
+
+    def bits(*, made: bool) -> str:
+        async def scenario(cluster: Cluster) -> None:
+            there, may_go = asyncio.Event(), asyncio.Event()
+            join(cluster, "a", worker=type("Waiting", (Waiting,), {"may_go": may_go}))
+            state = {"state_dir": tmp_path / f"{made}"}
+            lost = join(cluster, "b", worker=type("Lost", (Lost,), {"there": there, "made": made}), **state)
+            await asyncio.wait_for(there.wait(), TIMEOUT_S)
+            await lost.kill()
+            await cluster.committed(2)
+            join(cluster, "b", **state)
+            await cluster.until(lambda: len(cluster.seen(LearnerJoined)) == 3, "b has not come back")
+            may_go.set()
+            await cluster.finished()
+            assert [line["learners"] for line in cluster.metrics] == [2, 1, 1, 2, 2]
+
+        return play(scenario, settings).model_sha256
+
+    assert bits(made=True) == bits(made=False)
 
 
 def test_an_update_that_is_sent_too_often_counts_once() -> None:

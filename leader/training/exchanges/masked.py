@@ -145,9 +145,8 @@ class MaskedExchange(SynchronousExchange):
             )
 
     def _order(self, step: int, part: Part) -> leader_pb2.WorkOrder:
-        past = self.state.history.get(part.id)
-        order, counted = super()._order(step, part), past.last_round if past else 0
-        return self._engine.orders.masked(order, part, self._plan, self._release.noise, counted)
+        order = super()._order(step, part)
+        return self._engine.orders.masked(order, part, self._plan, self._release.noise)
 
     def _listed(self, place: str, orders: Iterable[tuple[Part, leader_pb2.WorkOrder]]) -> MaskedOrders:
         return MaskedOrders(self.machine, place, orders, via=self._engine.via)

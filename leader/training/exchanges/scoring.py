@@ -15,7 +15,8 @@ class ScoringExchange(SynchronousExchange):
     """Updates are checked as ever, but only the scores that come with them are kept: no step is made of them."""
 
     def _order(self, step: int, part: Part) -> leader_pb2.WorkOrder:
-        return self._engine.orders.scoring(self.machine.plan.round, part, version=self.state.version)
+        plan, counted = self.machine.plan, self._counted(part)
+        return self._engine.orders.scoring(plan.round, part, version=self.state.version, counted=counted)
 
     def holders(self) -> Mapping[str, int]:
         """See OpenExchange: plain learners can't be asked for scores alone."""

@@ -42,9 +42,15 @@ class SynchronousExchange(WholeUpdates):
 
     def _order(self, step: int, part: Part) -> leader_pb2.WorkOrder:
         plan, version, first = self.machine.plan, self.state.version, self._first_exchange
+        counted = self._counted(part)
         return self._engine.orders.order(
-            plan.round, step, plan.steps, part, version=version, first_exchange=first
+            plan.round, step, plan.steps, part, version=version, first_exchange=first, counted=counted
         )
+
+    def _counted(self, part: Part) -> int:
+        """The newest round that an update of the part is in; 0 = none."""
+        past = self.state.history.get(part.id)
+        return past.last_round if past else 0
 
     def _open_sum(self, step: int) -> None:
         self.aggregate = self._engine.aggregate(self.state, self._scale)

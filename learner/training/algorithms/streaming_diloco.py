@@ -32,7 +32,7 @@ _VELOCITY = "velocity"  # (P,): of its local steps; not there without momentum
 _ROUND = "replica_round"  # (1,): round of that update; exact to 2**24
 
 #: What a prediction can't know of an order, and the steps before its fragment is taken in don't depend on.
-_UNKNOWN = ("work_id", "version", "evaluate")
+_UNKNOWN = ("work_id", "version", "evaluate", "counted_round")
 _LEAST_PROGRESS = 1e-9
 
 
