@@ -39,7 +39,7 @@ class ExamplePrivacy:
         self._head = _START
         self._spent_budget = 0.0  # the largest that an order was refused for
         self._spent: dict[str, Divergences] = {}  # by run
-        self._charged: set[tuple[str, str]] = set()  # run and work id
+        self._charged: set[tuple[str, str, float, float]] = set()  # run, work id, rate, noise multiplier
         if self._path is not None and self._path.exists():
             self._read(self._path)
 
@@ -58,6 +58,7 @@ class ExamplePrivacy:
     def charge(self, run: str, order: leader_pb2.WorkOrder, examples: int) -> tuple[float, bytes]:
         """Have the order's steps on disk as paid; noise multiplier and key of their noise. The same again is free.
 
+        Not where this learner came back with more or fewer examples, which makes other steps of them.
         Raises PrivacyError where they can't be paid, and ConfigError where that can't be written.
         """
         if self._path is None:
@@ -68,7 +69,7 @@ class ExamplePrivacy:
         noise = plan.noise_multiplier or least_noise(
             rate, plan.rounds * order.local_steps, plan.epsilon, plan.delta
         )
-        if (run, order.work_id) not in self._charged:
+        if (run, order.work_id, rate, noise) not in self._charged:
             step = {"run": run, "round": order.round, "of": order.work_id, "rate": rate, "z": noise}
             self._pay({**step, "steps": order.local_steps}, plan)
         return noise, self._keys.of(run, order.round)
@@ -108,7 +109,7 @@ class ExamplePrivacy:
         if "run" in entry:
             one = entry["steps"] * divergences_of(entry["rate"], entry["z"])
             self._spent[entry["run"]] = self._spent.get(entry["run"], _NOTHING) + one
-            self._charged.add((entry["run"], entry["of"]))
+            self._charged.add((entry["run"], entry["of"], entry["rate"], entry["z"]))
         self._spent_budget = max(self._spent_budget, entry.get("spent", 0.0))
         self._head = hashlib.sha256(line).hexdigest()
 

@@ -60,6 +60,17 @@ def test_the_same_work_is_charged_once_and_has_the_same_noise_after_a_restart_to
     assert len(entries(tmp_path)) == 1
 
 
+@pytest.mark.parametrize("fixed", [0.0, 1.0])
+def test_the_same_work_on_fewer_examples_is_other_work(tmp_path: Path, fixed: float) -> None:
+    """As of a learner that was started again while its data was being copied: each example is in more of the steps."""
+    privacy = opened(tmp_path)
+    asked = order(noise_multiplier=fixed, epsilon=30.0)
+    for examples in (EXAMPLES, EXAMPLES, 48, 48, EXAMPLES):
+        privacy.charge("run", asked, examples)
+    opened(tmp_path).charge("run", asked, 48)
+    assert [entry["rate"] for entry in entries(tmp_path)] == [0.1, 0.5]
+
+
 def test_a_budget_is_of_all_runs_and_once_it_is_spent_that_is_for_good(tmp_path: Path) -> None:
     three, four = (epsilon_of(5 * n * divergences_of(0.1, 2.0), 1e-5) for n in (3, 4))
     budget = (three + four) / 2
