@@ -15,9 +15,10 @@ from leader.data.part import Part
 from leader.rounds.buffer import OpenWork
 from protos import leader_pb2
 from utils.schedule import Schedule
-from utils.seeds import derive_seed
 
 _LONGEST = 4  # passes through the median part in a round
+#: Beyond all that a run comes to. Not by another seed: that says which examples of the part are held out.
+_ATTEMPT_BATCHES = 1 << 40
 #: What an order says of `train` as it stands there.
 _AS_CONFIGURED = (
     *("batch_size", "momentum", "weight_decay", "nesterov", "augment", "dtype", "label_smoothing"),
@@ -121,8 +122,7 @@ class WorkPlanner:
         order.masking.CopyFrom(plan)
         if noise is not None:
             order.noise.CopyFrom(noise)
-        if plan.attempt:
-            order.seed = derive_seed(order.seed, "attempt", plan.attempt)
+        order.first_batch += plan.attempt * _ATTEMPT_BATCHES
         return self._sealed(order, part)
 
     def order(

@@ -6,6 +6,7 @@ from learner.training.algorithms.base import Algorithm
 from learner.training.local_sgd import learning_rate
 from model.task import FitPlan, FitsItself
 from utils.errors import IncompatibleError
+from utils.seeds import derive_seed
 
 
 class OwnFit(Algorithm):
@@ -30,6 +31,8 @@ class OwnFit(Algorithm):
         run.model.module.train()
         every = range(order.local_steps)
         lr = learning_rate(order, 0)
-        plan = FitPlan(lambda: (indices for _, indices in run.batches(every)), lr, order.seed)
+        attempt = order.masking.attempt
+        seed = derive_seed(order.seed, "attempt", attempt) if attempt else order.seed
+        plan = FitPlan(lambda: (indices for _, indices in run.batches(every)), lr, seed)
         loss = task.fit(run.model.module, run.data, plan)
         return sum(len(indices) for _, indices in run.batches(every)), float(loss)

@@ -14,6 +14,7 @@ from leader.rounds.buffer import OpenWork
 from leader.training.open_orders import place_of
 from leader.training.work_orders import WorkPlanner
 from protos import leader_pb2
+from utils.batches import ShardSampler, holdout_split
 from utils.schedule import Schedule
 
 PART = Part.of_shard(3, 100, run_seed=0)
@@ -279,3 +280,13 @@ def test_how_fragments_are_exchanged_is_part_of_the_work_id() -> None:
         {"mix": 0.5},
     ]
     assert len({streamed(2, **one).work_id for one in settings}) == 5
+
+
+def test_a_masked_round_that_is_tried_again_has_other_batches_and_the_same_examples_held_out() -> None:
+    """Else learners would train on what they are scored on in other rounds."""
+    planner = WorkPlanner(config(), "secret")
+    tries = [planner.masked(order(), PART, leader_pb2.MaskPlan(attempt=attempt)) for attempt in range(3)]
+    held = {tuple(holdout_split(100, 0.1, one.seed)[1]) for one in tries}
+    sampler = ShardSampler(90, 32, tries[0].seed)
+    batches = {tuple(sampler.indices(one.first_batch)) for one in tries}
+    assert (len(held), len(batches), len({one.work_id for one in tries})) == (1, 3, 3)
