@@ -38,7 +38,11 @@ class FolderRegistry:
             champion = next((other for other in there if alias in other.aliases), None)
             if champion is not None and not card.beats(champion.card):
                 return version
-            self._point(folder, alias, version.number)
+            try:
+                self._point(folder, alias, version.number)
+            except OSError:
+                shutil.rmtree(folder / str(version.number))  # else whoever tries again leaves it as it is
+                raise
             return replace(version, aliases=(alias,))
 
     def _write(self, folder: Path, number: int, model: Path, card: Card) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import multiprocessing
 from pathlib import Path
 
@@ -118,6 +119,22 @@ def test_what_a_killed_leader_left_is_no_version(registry: FolderRegistry, tmp_p
     assert registry.versions() == []
     assert publish(registry, tmp_path, 0.5).number == 1
     assert [v.number for v in registry.versions()] == [1]
+
+
+class Full(FolderRegistry):
+    """Has no room for an alias."""
+
+    def _point(self, folder: Path, alias: str, number: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+
+def test_a_model_whose_alias_could_not_be_moved_is_champion_when_it_is_published_again(
+    registry: FolderRegistry, tmp_path: Path
+) -> None:
+    publish(registry, tmp_path, 0.5)
+    with pytest.raises(OSError, match="no space left"):
+        publish(Full(tmp_path / "registry"), tmp_path, 0.7)
+    assert publish(registry, tmp_path, 0.7).number == champion(registry) == 2
 
 
 def test_leaders_that_publish_at_once_lose_no_version_and_the_best_is_champion(tmp_path: Path) -> None:
