@@ -172,7 +172,7 @@ class LeaderService:
             if (member := self._workforce.of(caller_of(context))) is not None:
                 self._workforce.heard(member)
             if versions.number is not None:
-                await self._desk.fresh_model(caller_of(context).place, self._config.limits.stall_s)
+                await self._desk.fresh_model(caller_of(context), self._config.limits.stall_s)
         try:
             version = versions.get(request.version if request.HasField("version") else None)
             have = request.have if request.HasField("have") else None

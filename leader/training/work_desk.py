@@ -12,6 +12,7 @@ from leader.rounds.protocol import Outdated
 from leader.runtime import Clock
 from leader.training.exchanges.base import OpenExchange
 from leader.training.inbox import Inbox, Upload
+from leader.trust.identities.callers import Caller
 from protos import leader_pb2
 from utils.errors import LateUpdateError, NotReadyError, WireError
 
@@ -115,16 +116,20 @@ class WorkDesk:
             raise LateUpdateError("the run is over")
         return orders[0].work_id
 
-    async def fresh_model(self, identity: str, timeout_s: float) -> None:
+    async def fresh_model(self, caller: Caller, timeout_s: float) -> None:
         """Before a plain learner fetches the model: wait until its last update is applied.
 
-        It can't say which version it wants, and must not get the one that it worked on again.
+        It can't say which version it wants, and must not get the one that it worked on again, unless it owes another
+        update of that.
         """
         served = self._versions.number
-        if identity in self._counted:
-            await self._versions.changed.wait_until(
-                lambda: self._over() or self._versions.number != served, timeout_s
-            )
+
+        def ready() -> bool:
+            owes = any(map(self.work_of, self._workforce.sharing(caller)))
+            return self._over() or self._versions.number != served or owes
+
+        if caller.place in self._counted:
+            await self.opened.wait_until(ready, timeout_s)
 
     # --- what the coordinator tells --------------------------------------------------------
 
