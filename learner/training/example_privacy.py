@@ -6,6 +6,7 @@ The ledger is `privacy.jsonl` in --state-dir; a line is JSON with the SHA-256 of
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from utils.errors import ConfigError, PayloadError, PrivacyError
 
 _log = logging.getLogger(__name__)
 _START = "0" * 64
+_NAME_DIGITS = 16  # of the name of a key, which tells nothing of it
 _SLACK = 1 + 1e-9  # of a budget that is spent to the last
 _NOTHING: Divergences = np.zeros(len(ORDERS))
 
@@ -39,7 +41,9 @@ class ExamplePrivacy:
         self._head = _START
         self._spent_budget = 0.0  # the largest that an order was refused for
         self._spent: dict[str, Divergences] = {}  # by run
-        self._charged: set[tuple[str, str, float, float]] = set()  # run, work id, rate, noise multiplier
+        self._charged: set[tuple[str, str, float, float, str]] = (
+            set()
+        )  # run, work id, rate, z, name of the key
         if self._path is not None and self._path.exists():
             self._read(self._path)
 
@@ -58,7 +62,8 @@ class ExamplePrivacy:
     def charge(self, run: str, order: leader_pb2.WorkOrder, examples: int) -> tuple[float, bytes]:
         """Have the order's steps on disk as paid; noise multiplier and key of their noise. The same again is free.
 
-        Not where this learner came back with more or fewer examples, which makes other steps of them.
+        Not where this learner came back with more or fewer examples, which makes other steps of them, nor where the
+        key is another one, as that of an earlier round is.
         Raises PrivacyError where they can't be paid, and ConfigError where that can't be written.
         """
         if self._path is None:
@@ -69,10 +74,12 @@ class ExamplePrivacy:
         noise = plan.noise_multiplier or least_noise(
             rate, plan.rounds * order.local_steps, plan.epsilon, plan.delta
         )
-        if (run, order.work_id, rate, noise) not in self._charged:
+        key = self._keys.of(run, order.round)
+        name = hmac.digest(key, b"flockstep dp 1 name", "sha256").hex()[:_NAME_DIGITS]
+        if (run, order.work_id, rate, noise, name) not in self._charged:
             step = {"run": run, "round": order.round, "of": order.work_id, "rate": rate, "z": noise}
-            self._pay({**step, "steps": order.local_steps}, plan)
-        return noise, self._keys.of(run, order.round)
+            self._pay({**step, "steps": order.local_steps, "key": name}, plan)
+        return noise, key
 
     def _pay(self, entry: Mapping[str, Any], plan: leader_pb2.ExamplePlan) -> None:
         one = entry["steps"] * divergences_of(entry["rate"], entry["z"])
@@ -109,7 +116,7 @@ class ExamplePrivacy:
         if "run" in entry:
             one = entry["steps"] * divergences_of(entry["rate"], entry["z"])
             self._spent[entry["run"]] = self._spent.get(entry["run"], _NOTHING) + one
-            self._charged.add((entry["run"], entry["of"], entry["rate"], entry["z"]))
+            self._charged.add((entry["run"], entry["of"], entry["rate"], entry["z"], entry.get("key", "")))
         self._spent_budget = max(self._spent_budget, entry.get("spent", 0.0))
         self._head = hashlib.sha256(line).hexdigest()
 

@@ -71,6 +71,22 @@ def test_the_same_work_on_fewer_examples_is_other_work(tmp_path: Path, fixed: fl
     assert [entry["rate"] for entry in entries(tmp_path)] == [0.1, 0.5]
 
 
+def test_work_of_an_earlier_round_whose_key_is_gone_is_charged_again(tmp_path: Path) -> None:
+    """Its noise would be other noise: a leader that asks again and again could take the mean of it."""
+    privacy = opened(tmp_path)
+    first = privacy.charge("run", order(1), EXAMPLES)
+    privacy.charge("run", order(2), EXAMPLES)
+    again = privacy.charge("run", order(1), EXAMPLES)
+    assert again != first
+    assert opened(tmp_path).charge("run", order(1), EXAMPLES) == again
+    assert [entry["round"] for entry in entries(tmp_path)] == [1, 2, 1]
+    other = order(1)
+    other.work_id = "1-0-b"
+    for work in (order(2), other, order(1)):
+        privacy.charge("run", work, EXAMPLES)
+    assert [entry["round"] for entry in entries(tmp_path)] == [1, 2, 1, 2, 1, 1]
+
+
 def test_a_budget_is_of_all_runs_and_once_it_is_spent_that_is_for_good(tmp_path: Path) -> None:
     three, four = (epsilon_of(5 * n * divergences_of(0.1, 2.0), 1e-5) for n in (3, 4))
     budget = (three + four) / 2
