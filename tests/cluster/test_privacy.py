@@ -202,6 +202,15 @@ def test_who_has_spent_all_ends_the_run_early_also_when_it_is_resumed_without_le
     assert ledger(run_dir) == spent
 
 
+def test_with_noise_of_its_own_a_run_is_resumed_to_as_many_rounds_as_its_budget_pays(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "run", {**PRIVATE, "dp.noise_multiplier": 3, "rounds": 1})
+    assert parse(["--resume", str(folder), "--rounds", "24"], {}).config.rounds == 24
+    with pytest.raises(
+        ConfigError, match=r"which pays a learner 24 rounds at dp\.noise_multiplier=3, but 25 rounds"
+    ):
+        parse(["--resume", str(folder), "--rounds", "25"], {})
+
+
 def test_parts_that_can_not_pay_sit_out_while_a_quorum_can(tmp_path: Path) -> None:
     folder = begun(tmp_path / "run", {**PRIVATE, "cohort.quorum": 0.5, "rounds": 2})
     state = load_newest(folder / "checkpoints")
