@@ -148,6 +148,23 @@ def test_what_a_learner_staged_with_an_update_that_was_never_sent_is_void(
     assert bits(made=True) == bits(made=False)
 
 
+@pytest.mark.parametrize("more", [{}, {"buffer.size": 2}])
+def test_a_learner_that_comes_back_with_more_data_gets_work_on_that_and_not_on_what_it_had(
+    more: Settings,
+) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        there = asyncio.Event()
+        join(cluster, "a")
+        lost = join(cluster, "b", worker=type("Lost", (Lost,), {"there": there, "made": False}))
+        await asyncio.wait_for(there.wait(), TIMEOUT_S)
+        await lost.kill()
+        join(cluster, "b", task="tests.integration.noise_task:MoreNoise")
+        await cluster.finished()
+        assert cluster.metrics[-1]["examples"] == 72
+
+    play(scenario, {**TINY, **more, "cohort.lease_s": 2.0, "cohort.quorum": 0.5, "cohort.deadline_s": 6})
+
+
 def test_an_update_that_is_sent_too_often_counts_once() -> None:
     answers: list[tuple[str, int, WireError]] = []
 

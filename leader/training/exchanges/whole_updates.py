@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from leader.aggregation.base import Aggregator, Result
+from leader.data.part import Part
 from leader.rounds.protocol import Accepted, RoundEvent, RoundMachine
 from leader.state import RunState
 from leader.training.engine import Engine
@@ -20,10 +21,13 @@ class WholeUpdates:
     state: RunState
     aggregate: Aggregator
     _engine: Engine
+    _parts: Mapping[str, Part]  # of the round
 
     def holders(self) -> Mapping[str, int]:
-        """See OpenExchange."""
-        return self._engine.workforce.holders()
+        """See OpenExchange; a learner that came back with other data has none of what is open on what it had."""
+        held, now = self._engine.workforce.holders(), self._engine.workforce.parts()
+        others = {part for part, open_ in self._parts.items() if part in held and now[part] != open_}
+        return {part: learner for part, learner in held.items() if part not in others} if others else held
 
     async def add(
         self, admitted: Admitted, submission: Submission, counted: Callable[[], None]
