@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -121,14 +123,25 @@ class MetricsLog:
     def _write_settled(self) -> None:
         settled = list(takewhile(lambda number: not self._waiting[number], self._waiting))
         if settled:
-            with self._folder.metrics.open("ab") as file:
-                file.write(self._lines(settled))
+            self._append(self._lines(settled))
         for number in settled:
             del self._waiting[number]
         if self._waiting:
             replace_file(self._folder.pending_metrics, self._lines(self._waiting), sync=False)
         else:
             self._folder.pending_metrics.unlink(missing_ok=True)
+
+    def _append(self, lines: bytes) -> None:
+        """Write them whole, or, where the disk is full, nothing of them: they are written with the next ones."""
+        path = self._folder.metrics
+        before = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("ab") as file:
+                file.write(lines)
+        except OSError:
+            with suppress(OSError):
+                os.truncate(path, before)
+            raise
 
     def _rewrite(self) -> None:
         written = (number for number in self._records if number not in self._waiting)

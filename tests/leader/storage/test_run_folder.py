@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 from datetime import datetime
 from pathlib import Path
 
@@ -222,6 +223,21 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
             ConfigError, match=r"metrics\.jsonl line 2 is not a record of a round .*; mend or"
         ):
             open_log(tmp_path, resumed_round=3)
+
+
+def test_a_line_that_a_full_disk_cut_is_whole_once_there_is_room_again(tmp_path: Path) -> None:
+    log = open_log(tmp_path, awaited=())
+    log.on_event(committed(1))
+    before, size = resource.getrlimit(resource.RLIMIT_FSIZE), (tmp_path / "metrics.jsonl").stat().st_size
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))  # no file can grow beyond this
+        with pytest.raises(OSError, match="File too large"):
+            log.on_event(committed(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    log.on_event(committed(3))
+    assert rounds_on_disk(tmp_path) == [1, 2, 3]
+    assert [record["round"] for record in open_log(tmp_path, 3).records] == [1, 2, 3]
 
 
 def test_a_loss_that_is_not_finite_is_null(tmp_path: Path) -> None:
