@@ -8,7 +8,7 @@ from utils.dp.shares import check_noise, multiplier_of
 from utils.errors import PayloadError
 
 _MODES = ("central", "distributed", "examples")
-_LARGEST_DELTA = 1e-4  # beyond it epsilon says little
+LARGEST_DELTA = 1e-4  # beyond it epsilon says little
 
 
 class PrivacyFloor:
@@ -57,8 +57,8 @@ class PrivacyFloor:
                 )
 
     def _check_budget(self, epsilon: float, delta: float) -> None:
-        if not (0 < epsilon <= self._epsilon and 0 < delta <= _LARGEST_DELTA):
+        if not (0 < epsilon <= self._epsilon and 0 < delta <= LARGEST_DELTA):
             raise PayloadError(
                 f"epsilon {epsilon:.4g} at delta {delta:g} is promised, this learner asks for {self._epsilon:g} at "
-                f"{_LARGEST_DELTA:g} or less (--require-dp)"
+                f"{LARGEST_DELTA:g} or less (--require-dp)"
             )

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from learner.noise_key import NoiseKeys
+from learner.privacy_floor import LARGEST_DELTA
 from protos import leader_pb2
 from utils.dp.sampled_gaussian import ORDERS, Divergences, divergences_of, epsilon_of, least_noise
 from utils.errors import ConfigError, PayloadError, PrivacyError
@@ -84,7 +85,8 @@ class ExamplePrivacy:
     def _pay(self, entry: Mapping[str, Any], plan: leader_pb2.ExamplePlan) -> None:
         one = entry["steps"] * divergences_of(entry["rate"], entry["z"])
         in_run = epsilon_of(self._spent.get(entry["run"], _NOTHING) + one, plan.delta)
-        in_all = epsilon_of(sum(self._spent.values(), one), plan.delta)
+        # Delta is the leader's to choose, the budget is not.
+        in_all = epsilon_of(sum(self._spent.values(), one), min(plan.delta, LARGEST_DELTA))
         begins = f"privacy budget: round {entry['round']} would bring this learner's examples to epsilon "
         if self._budget and in_all > self._budget * _SLACK:
             self._append({"spent": self._budget})

@@ -105,6 +105,13 @@ def test_a_budget_is_of_all_runs_and_once_it_is_spent_that_is_for_good(tmp_path:
         opened(tmp_path, budget)  # what was charged under a larger one undoes nothing
 
 
+def test_a_budget_is_not_stretched_by_a_delta_at_which_epsilon_says_nothing(tmp_path: Path) -> None:
+    """Delta is the leader's to choose: at 0.9 many steps with next to no noise have an epsilon of 0."""
+    asked = order(delta=0.9, noise_multiplier=0.5, epsilon=1000.0)
+    with pytest.raises(PrivacyError, match=r"of 4 \(--dp-budget\)"):
+        opened(tmp_path, budget=4.0).charge("run", asked, EXAMPLES)
+
+
 def test_fewer_examples_than_a_batch_has_are_all_in_each(tmp_path: Path) -> None:
     opened(tmp_path).charge("run", order(), 20)
     assert entries(tmp_path)[0]["rate"] == 1.0
