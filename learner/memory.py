@@ -3,7 +3,7 @@
 It belongs to committed rounds: what an update would change is staged, on disk before the update is
 sent, until the leader has counted the update and committed its round. Work done twice thus starts
 from the same memory, and a learner that dies between the two finds what it staged: work of a later
-round tells that the leader has closed the round, with the update in it.
+round tells that the leader has closed the round, and most orders which one's sum the part was last in.
 """
 
 from __future__ import annotations
