@@ -226,7 +226,7 @@ class App:
         from leader.http.routes import Api
         from leader.http.server import serving_http
 
-        app = Api(Calls(service.handler(), ports.guard))
+        app = Api(Calls(service.handler(work_told=True), ports.guard))
         own = admission.credentials if admission else None
         async with serving_http(config.http, config.limits, app, own, ports.renewed) as address:
             ports.connections.ports.add(int(address.rpartition(":")[2]))

@@ -89,15 +89,15 @@ class LeaderService:
         models = InlineModels(coordinator.versions, coordinator.traffic, most, at_chunk)
         self._sessions = Sessions(coordinator, limits.hello_s, events, refusals, models)
 
-    def handler(self) -> grpc.GenericRpcHandler:
-        """The service as a handler to add to a server."""
+    def handler(self, *, work_told: bool = False) -> grpc.GenericRpcHandler:
+        """The service as a handler to add to a server; `work_told` where no update is read before its work is told."""
         calls: dict[Method[Any, Any], Call] = {
             contract.REGISTER: self._register,
             contract.GET_WORK: self._get_work,
             contract.GET_UPLOAD: self._get_upload,
             contract.GET_MODEL: self._get_model,
             contract.GET_DATA: self._get_data,
-            contract.ACCUMULATE: self._accumulate,
+            contract.ACCUMULATE: partial(self._accumulate, work_told=work_told),
             contract.EXCHANGE: self._exchange_gradients,
             contract.SESSION: self._session,
         }
@@ -197,11 +197,13 @@ class LeaderService:
         caller = member.identity if member else caller_of(context).place
         await self._downloads.send(each(messages), context, caller, ranked=member is not None)
 
-    async def _accumulate(self, messages: AsyncIterator[UploadMessage], context: Context) -> leader_pb2.Ack:
+    async def _accumulate(
+        self, messages: AsyncIterator[UploadMessage], context: Context, *, work_told: bool = False
+    ) -> leader_pb2.Ack:
         caller, stall_s = caller_of(context), self._config.limits.stall_s
         known = self._workforce.of(caller)
         # Behind a proxy full learners may share a connection with plain ones: only the first message tells them.
-        plain = all(member.plain for member in self._workforce.sharing(caller))
+        plain = not work_told and all(member.plain for member in self._workforce.sharing(caller))
         if known is not None and plain and not self._owes(known):
             await self._await_work(known)
         async with self._uploads.opening(

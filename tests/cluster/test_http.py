@@ -258,6 +258,32 @@ def test_who_may_do_what_is_said_by_the_jwt_alone(tmp_path: Path, token: Callabl
     assert len(run.seen(UpdateAccepted)) == 1
 
 
+def test_a_bearer_hears_at_once_that_its_update_counts_already(
+    tmp_path: Path, token: Callable[..., str]
+) -> None:
+    """It owes nothing then, and no work of its own comes before the other learner has sent its update."""
+
+    async def scenario(cluster: Cluster) -> None:
+        url, ca, learners = (
+            (cluster.run_dir / "http").read_text(encoding="utf-8"),
+            tmp_path / "trust" / "ca.pem",
+            [],
+        )
+        for name in "bc":
+            learners.append(Requests(url, ca, {"authorization": f"Bearer {token(sub=name)}"}))
+            await learners[-1].register(own_data={"examples": 24, "fingerprint": name})
+        (b, c), file = learners, update_of(cluster.app.layout, 0.0)
+        order = await b.order()
+        assert (await b.send(order, file, examples=24)).status == 200
+        async with asyncio.timeout(20):
+            assert (await b.send(order, file, examples=24)).refusal == (409, "DuplicateUpdateError")
+        assert (await c.send(await c.order(), file, examples=24)).status == 200
+        await cluster.finished()
+
+    settings = {"rounds": 1, "trust__jwt_jwks": tmp_path / "jwks.json", "http__listen": "127.0.0.1:0"}
+    play(scenario, secure(tmp_path, **settings))
+
+
 def xfcc(fleet: Fleet) -> str:
     return f'Cert="{quote(fleet.admit("ann").certificate.decode())}"'
 
