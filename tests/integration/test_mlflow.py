@@ -182,6 +182,10 @@ def test_a_run_starts_from_the_servers_champion_and_does_not_take_its_place_with
     assert newest.card.parent == str(champion)
     registry.promote(newest, "champion")
     assert registry.find(Reference.parse("models:/noise@champion")) == registry.versions("noise")[-1]
+    # Nor does a run that is over, and is started again, undo what was moved by hand.
+    again = registry.publish("noise", Path("unread"), champion.card, "champion")
+    assert (again.number, again.aliases) == (champion.number, ())
+    assert registry.find(Reference.parse("models:/noise@champion")).number == newest.number
 
 
 def test_a_server_that_is_away_is_one_line_and_quick() -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _TAG = "flockstep."  # before the names of the card's fields
+_SETTLED = "flockstep_settled"  # tag of a version for which it is decided whether the alias goes to it
 _PAGE = 200
 _REASON = 200  # characters
 #: What the client must find when it is loaded: else one call to a server that is away takes four minutes.
@@ -62,11 +63,19 @@ class MlflowRegistry:
                 break
         else:
             version = Version(name, self._register(name, model, card), card)
-        champion = next((other for other in there if alias in other.aliases), None)
-        if champion is not None and not card.beats(champion.card):
+        with self._calls():
+            made = self._client.get_model_version(name, str(version.number))
+        if (
+            _SETTLED in made.tags
+        ):  # a run that is over was started again; the alias may have been moved by hand
             return version
-        self.promote(version, alias)
-        return replace(version, aliases=(alias,))
+        champion = next((other for other in there if alias in other.aliases), None)
+        if champion is None or card.beats(champion.card):
+            self.promote(version, alias)
+            version = replace(version, aliases=(alias,))
+        with self._calls():
+            self._client.set_model_version_tag(name, str(version.number), _SETTLED, "true")
+        return version
 
     def _register(self, name: str, model: Path, card: Card) -> int:
         place = f"model-{card.sha256[:16]}"  # later ones of the run leave it as it is
