@@ -113,6 +113,15 @@ def test_what_is_too_large_for_the_device_stays_here() -> None:
     assert len(task.asked) == 2  # it was not tried a second time
 
 
+def test_a_task_that_inherits_place_and_makes_batches_of_its_own_keeps_its_examples() -> None:
+    class Own(ImageClassification):
+        def make_batch(self, examples: Any, indices: Any, rng: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.from_numpy(examples.images[indices]), torch.from_numpy(examples.labels[indices])
+
+    examples = shard()
+    assert Placement(ELSEWHERE, 1 << 20).of(Own(), examples) is examples
+
+
 def test_on_a_cpu_nothing_is_moved() -> None:
     task, examples = Counting(), shard()
     assert Placement(CPU).of(task, examples) is examples
