@@ -65,9 +65,8 @@ class MlflowRegistry:
             version = Version(name, self._register(name, model, card), card)
         with self._calls():
             made = self._client.get_model_version(name, str(version.number))
-        if (
-            _SETTLED in made.tags
-        ):  # a run that is over was started again; the alias may have been moved by hand
+        # A run that is over was started again: the alias may have been moved by hand.
+        if _SETTLED in made.tags:
             return version
         champion = next((other for other in there if alias in other.aliases), None)
         if champion is None or card.beats(champion.card):
