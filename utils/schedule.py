@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from utils.errors import ConfigError
@@ -38,3 +39,16 @@ class Schedule:
         if self.kind == "cosine":
             return self.lr * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))
         return self.lr * (1 - 0.99 * min(rest, 1.0))
+
+
+def carried(rates: Iterable[float], momentum: float, nesterov: bool) -> float:
+    """How far steps of SGD at these learning rates carry a constant gradient of one, from no velocity.
+
+    The sum of the rates without momentum; with it what FedNova (Wang et al. 2020, eq. 6) calls ||a||_1, with
+    each step's own rate and momentum as torch.optim.SGD has it.
+    """
+    distances, velocity = [], 0.0
+    for rate in rates:
+        velocity = momentum * velocity + 1
+        distances.append(rate * (1 + momentum * velocity if nesterov else velocity))
+    return math.fsum(distances)

@@ -32,6 +32,8 @@ _DIRICHLET = ((62.47, 68.08, 65.63, 63.89), (0.43, 0.96, 0.08, 1.40), (63.4, 68.
 _TWO = ((51.17, 49.42, 50.44, 46.90), (1.09, 2.18, 0.79, 0.66), (49.9, 48.9, 50.0, 46.4))
 _THREE = ((59.11, 61.00, 59.20, 57.83), (0.87, 0.91, 1.18, 0.42), (58.1, 60.0, 60.0, 57.7))
 
+_SCAFFOLD = {"train.control_variates": True}
+
 FLOWER = Table(
     name="flower",
     words=Words(
@@ -44,7 +46,10 @@ FLOWER = Table(
         notes=(
             "Not as in the baseline: an epoch is cut into batches of even size, in place of a small last one, and "
             "initial weights and order are drawn by other generators. Published FedProx is the best of four `mu`, "
-            "here it has one. SCAFFOLD is not run here: theirs has momentum, which Flockstep's refuses.",
+            "here it has one. Published SCAFFOLD adds its correction beside the momentum, and takes 1 / (K lr) of what "
+            "a learner moved for its gradient; here the correction goes through the momentum, and what a learner moved "
+            "is divided by how far its steps carry a gradient. Its learners all make the steps of an even share, as "
+            "many in all as ten epochs.",
         ),
         flags="`--cells two_classes-FedAvg` runs one cell, `--quick` takes a minute",
     ),
@@ -57,15 +62,18 @@ FLOWER = Table(
     },
     algorithms={
         "FedAvg": {},
+        "SCAFFOLD": _SCAFFOLD,
         "FedProx": {"train.proximal_mu": 0.01},
         "FedNova": {"aggregate.weighting": "fednova"},
         "skewed": RECIPES["skewed"],
+        "skewed-SCAFFOLD": {**_SCAFFOLD, **RECIPES["skewed"]},
     },
     learners=PARTS,
+    images=50_000,
+    batch_size=64,
     full=Size(rounds=50, epochs=10, examples=0),
     training={
         "model.task": "benchmarks.outcome.niid_task:Niid",
-        "train.batch_size": 64,
         "train.lr": 0.01,
         "train.schedule": "constant",
         "train.momentum": 0.9,

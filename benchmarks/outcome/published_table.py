@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -97,6 +98,8 @@ class Table:
     columns: Mapping[str, Column]
     algorithms: Mapping[str, Mapping[str, object]]  # what each changes: the peers' own, then a recipe of ours
     learners: int
+    images: int  # all that they share
+    batch_size: int
     full: Size
     training: Mapping[str, object]  # what all runs share, beside the sizes
 
@@ -120,5 +123,17 @@ class Table:
             "evaluation.every": 1,
             "keep_checkpoints": 1,
         }
-        chosen = {**shared, **self.training, **self.algorithms[cell.algorithm], "seed": cell.seed}
+        algorithm = dict(self.algorithms[cell.algorithm])
+        if algorithm.get(
+            "train.control_variates"
+        ):  # all make the steps of an even share: as many images in all
+            share = math.ceil((size.examples or self.images) / self.learners)
+            algorithm["train.local_steps"] = size.epochs * math.ceil(share / self.batch_size)
+        chosen = {
+            **shared,
+            **self.training,
+            "train.batch_size": self.batch_size,
+            **algorithm,
+            "seed": cell.seed,
+        }
         return Trial(cell.name, chosen, ("--parts", str(cell.parts(folder)), "--device", device))

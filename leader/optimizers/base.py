@@ -16,7 +16,7 @@ class Step:
     """What a server step may know of the exchange that it closes."""
 
     lr: float  # the schedule's, for optimizers that have none of their own
-    local_lr: float = 0.0  # sum of the learning rates of an update's local steps
+    local_lr: float = 0.0  # how far an update's local steps carry a constant gradient of one
     participation: float = 1.0  # share (0..1) of all parts' examples that the mean is taken over
 
 

@@ -19,7 +19,8 @@ class Scaffold:
     Learner i goes from x to y_i in K steps along g - c_i + c, and its control variate becomes
     c_i+ = c_i - c + (x - y_i) / (K lr). With delta_i = y_i - x that is c_i+ - c_i = -c - delta_i / (K lr),
     so the server needs nothing but the mean delta to follow: c = c + participation * (-c - mean / (K lr)).
-    K lr is `Step.local_lr`; where rates or examples differ it is their sum, and the mean is weighted.
+    K lr is `Step.local_lr`: how far the K steps carry a constant gradient of one, whatever their rates and momentum
+    are, so that a variate is a mean of the steps' gradients. Where examples differ the mean is weighted.
     Where no step was made (`local_lr` 0), c stays as it is.
     """
 

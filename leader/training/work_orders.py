@@ -14,7 +14,7 @@ from leader.config import RunConfig
 from leader.data.part import Part
 from leader.rounds.buffer import OpenWork
 from protos import leader_pb2
-from utils.schedule import Schedule
+from utils.schedule import Schedule, carried
 
 _LONGEST = 4  # passes through the median part in a round
 #: Beyond all that a run comes to. Not by another seed: that says which examples of the part are held out.
@@ -67,15 +67,17 @@ class WorkPlanner:
         return self.schedule.at(self.progress(round_, step, steps))
 
     def local_lr(self, round_: int, step: int, steps: int) -> float:
-        """Sum of the learning rates of the local steps in this exchange, for SCAFFOLD; 0 in other runs.
+        """How far this exchange's local steps carry a constant gradient of one, for SCAFFOLD; 0 in other runs.
 
         SCAFFOLD's learners all make `train.local_steps`; elsewhere their number depends on what a learner
         says that it has, and could be billions.
         """
-        count = self._config.train.local_steps if self._config.train.control_variates else 0
+        train = self._config.train
+        count = train.local_steps if train.control_variates else 0
         start, end = self.progress(round_, step, steps), self.progress(round_, step + 1, steps)
         spread = end - start
-        return sum(self.schedule.at(start + spread * i / count) for i in range(count))
+        rates = (self.schedule.at(start + spread * i / count) for i in range(count))
+        return carried(rates, train.momentum, train.nesterov)
 
     def evaluates(self, round_: int) -> bool:
         """Whether learners score the model of `round_` (0: the initial weights), at the start of the next one."""

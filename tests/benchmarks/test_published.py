@@ -14,7 +14,7 @@ from benchmarks.outcome.niid_parts import niid_split, nvflare_split
 from benchmarks.outcome.niid_task import Niid
 from benchmarks.outcome.nvflare import NVFLARE
 from benchmarks.outcome.nvflare_task import ModerateCnn
-from benchmarks.outcome.published_table import Cell, Table
+from benchmarks.outcome.published_table import QUICK, Cell, Size, Table
 from benchmarks.outcome.study import Curve
 from benchmarks.published import TABLES, main, result, rounds_done
 from scripts.partition import Split
@@ -142,9 +142,26 @@ def test_a_peers_algorithm_is_run_where_it_has_a_figure_and_ours_everywhere() ->
     assert NVFLARE.columns["alpha_0.1"].best == 83.0  # SCAFFOLD in its other run
     assert [cell.title for cell in NVFLARE.cells(1) if cell.algorithm != "FedAvg"] == [
         "alpha_0.1-FedProx",
+        "alpha_0.1-SCAFFOLD",
         "alpha_0.1-FedOpt",
     ]
-    assert (len(NVFLARE.cells(1)), len(FLOWER.cells(2))) == (6, 32)
+    assert (len(NVFLARE.cells(1)), len(FLOWER.cells(2))) == (7, 48)
+
+
+@pytest.mark.parametrize(
+    ("table", "cell", "size", "steps"),
+    [
+        (FLOWER, Cell("dirichlet", "skewed-SCAFFOLD", 0), FLOWER.full, 790),  # ten epochs of 5,000 images
+        (NVFLARE, Cell("alpha_0.1", "SCAFFOLD", 0), NVFLARE.full, 392),  # four of 6,250
+        (NVFLARE, Cell("alpha_0.1", "SCAFFOLD", 0), QUICK, 2),
+        (FLOWER, Cell("dirichlet", "skewed", 0), FLOWER.full, 0),
+    ],
+)
+def test_those_that_must_make_equally_many_steps_make_as_many_in_all(
+    tmp_path: Path, table: Table, cell: Cell, size: Size, steps: int
+) -> None:
+    chosen = table.trial(cell, size, tmp_path, "cpu").settings
+    assert chosen.get("train.local_steps", 0) == steps
 
 
 def test_a_cell_of_nvflares_runs(tmp_path: Path) -> None:

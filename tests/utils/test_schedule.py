@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.errors import ConfigError
-from utils.schedule import KINDS, Schedule
+from utils.schedule import KINDS, Schedule, carried
 
 unit = st.floats(0, 1)
 
@@ -46,3 +47,20 @@ def test_the_rate_rises_to_the_end_of_the_warm_up_and_falls_from_there(
 def test_an_unknown_kind_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"train\.schedule is 'step'; allowed: constant, cosine, onecycle"):
         Schedule("step", 0.1)
+
+
+@given(
+    rates=st.lists(st.floats(0, 1), max_size=6),
+    momentum=st.sampled_from((0.0, 0.5, 0.9)),
+    nesterov=st.booleans(),
+)
+def test_a_gradient_is_carried_as_torchs_sgd_carries_it(
+    rates: list[float], momentum: float, nesterov: bool
+) -> None:
+    weight = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    sgd = torch.optim.SGD([weight], lr=1.0, momentum=momentum, nesterov=nesterov and momentum > 0)
+    for rate in rates:
+        sgd.param_groups[0]["lr"] = rate
+        weight.grad = torch.ones(1, dtype=torch.float64)
+        sgd.step()
+    assert carried(rates, momentum, nesterov) == pytest.approx(-weight.item(), rel=1e-12)

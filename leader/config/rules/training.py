@@ -40,11 +40,6 @@ def scaffold(config: RunFields) -> Iterator[str]:
             "train.control_variates is true, which compares learners after equally many local steps: "
             "set train.local_steps, such as 10"
         )
-    if train.momentum:
-        yield (
-            f"train.control_variates is true, which corrects plain SGD, but train.momentum is {train.momentum:g}: "
-            "set train.momentum=0 and train.nesterov=false"
-        )
     if config.aggregate.rule != "mean":
         yield (
             "train.control_variates is true, whose variates must be those of the mean, but aggregate.rule is "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from learner.training.algorithms.base import Algorithm
 from learner.training.algorithms.fedbn import local_places
 from learner.training.local_sgd import Correction, learning_rate
 from utils.errors import IncompatibleError
+from utils.schedule import carried
 from utils.vector import Vector
 
 _CONTROL = "control"  # (P,): c_i, the part's own control variate
@@ -42,12 +42,14 @@ class Scaffold(Algorithm):
 
     def remember(self, change: Vector) -> Mapping[str, Vector]:
         """See Algorithm."""
-        # Option II of the paper: c_i+ = c_i - c + (x - y_i) / (K lr), with the sum of the steps' lr.
+        # Option II of the paper: c_i+ = c_i - c + (x - y_i) / (K lr). In place of K lr stands how far the steps carry
+        # a gradient, so that c_i is the mean of the steps' gradients whatever their rates and momentum are.
         order = self.run.order
-        travelled = np.float32(math.fsum(learning_rate(order, step) for step in range(order.local_steps)))
-        if not travelled:  # no step was made
+        rates = (learning_rate(order, step) for step in range(order.local_steps))
+        distance = np.float32(carried(rates, order.momentum, order.nesterov))
+        if not distance:  # no step was made
             return {name: vector for name, vector in self.run.memory.items() if name == _CONTROL}
-        control = -self._drift() - change[: len(self._drift())] / travelled
+        control = -self._drift() - change[: len(self._drift())] / distance
         self._without_local(control)
         return {_CONTROL: control}
 

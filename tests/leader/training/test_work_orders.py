@@ -207,6 +207,9 @@ def test_the_local_learning_rate_is_the_sum_over_an_orders_steps(schedule: str) 
     plain_sgd = {"momentum": 0, "nesterov": False, "control_variates": True}
     scaffold = RunConfig.model_validate({"rounds": settings.rounds, "train": {**train, **plain_sgd}})
     assert WorkPlanner(scaffold, "run").local_lr(3, 0, 1) == pytest.approx(expected, rel=1e-14)
+    momentum = {"momentum": 0.5, "nesterov": False, "control_variates": True, "schedule": "constant"}
+    heavy = RunConfig.model_validate({"rounds": settings.rounds, "train": {**train, **momentum}})
+    assert WorkPlanner(heavy, "run").local_lr(3, 0, 1) == pytest.approx(0.1 * (7 * 2 - 2 * (1 - 0.5**7)))
 
 
 def test_orders_ask_for_what_the_algorithms_need() -> None:
@@ -215,7 +218,7 @@ def test_orders_ask_for_what_the_algorithms_need() -> None:
     assert not plain.control_variates
     fair = RunConfig.model_validate({"aggregate": {"weighting": "qfedavg"}})
     assert order(fair).start_loss
-    corrected = config(control_variates=True, local_steps=4, momentum=0.0, nesterov=False)
+    corrected = config(control_variates=True, local_steps=4)
     assert order(corrected).control_variates
 
 

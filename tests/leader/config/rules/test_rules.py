@@ -122,24 +122,20 @@ REFUSED = {
     "proximal": ("train.proximal_mu=0.1 exchange=gradient", "train.proximal_mu is 0.1", "exchange=delta"),
     "ditto": ("train.personal_lambda=2 exchange=gradient", "train.personal_lambda is 2", "exchange=delta"),
     "scaffold gradient": (
-        "train.control_variates=true train.local_steps=5 train.momentum=0 train.nesterov=false exchange=gradient",
+        "train.control_variates=true train.local_steps=5 exchange=gradient",
         "train.control_variates is true, which changes local steps, but exchange is gradient",
     ),
     "local": ("model.local=*.norm.* exchange=gradient", "'*.norm.*'", "would never be trained"),
     "scaffold steps": (
-        "train.control_variates=true train.momentum=0 train.nesterov=false",
+        "train.control_variates=true",
         "set train.local_steps",
     ),
-    "scaffold momentum": (
-        "train.control_variates=true train.local_steps=5",
-        "train.momentum is 0.9: set train.momentum=0 and train.nesterov=false",
-    ),
     "scaffold rule": (
-        "train.control_variates=true train.local_steps=5 train.momentum=0 train.nesterov=false aggregate.rule=median",
+        "train.control_variates=true train.local_steps=5 aggregate.rule=median",
         "set aggregate.rule=mean",
     ),
     "scaffold buffer": (
-        "train.control_variates=true train.local_steps=5 train.momentum=0 train.nesterov=false buffer.size=3",
+        "train.control_variates=true train.local_steps=5 buffer.size=3",
         "set buffer.size=0",
     ),
     "buffer gradient": ("buffer.size=3 exchange=gradient", "all must step together"),
@@ -158,13 +154,11 @@ REFUSED = {
         "set cohort.deadline_k=0",
     ),
     "scaffold qfedavg": (
-        "train.control_variates=true train.local_steps=5 train.momentum=0 train.nesterov=false "
-        "aggregate.weighting=qfedavg",
+        "train.control_variates=true train.local_steps=5 aggregate.weighting=qfedavg",
         "a step of another length: set aggregate.weighting=examples",
     ),
     "scaffold clipped": (
-        "train.control_variates=true train.local_steps=5 train.momentum=0 train.nesterov=false "
-        "aggregate.clip_norm=2.5",
+        "train.control_variates=true train.local_steps=5 aggregate.clip_norm=2.5",
         "aggregate.clip_norm is 2.5, which shortens some",
         "set aggregate.clip_norm=0",
     ),
@@ -182,7 +176,7 @@ REFUSED = {
     "streamed proximal": ("streaming.fragments=4 train.proximal_mu=0.1", "train.proximal_mu is 0.1"),
     "streamed ditto": ("streaming.fragments=4 train.personal_lambda=1", "train.personal_lambda is 1"),
     "streamed scaffold": (
-        "streaming.fragments=4 train.control_variates=true train.local_steps=5 train.momentum=0 train.nesterov=false",
+        "streaming.fragments=4 train.control_variates=true train.local_steps=5",
         "train.control_variates is true, which is about those of the round's model",
     ),
     "streamed local": ("streaming.fragments=4 model.local=*.norm.*", "'*.norm.*'", "leave it out"),
@@ -269,7 +263,7 @@ def test_a_combination_that_makes_no_sense_is_refused_with_the_reason(case: str)
         "aggregate.weighting=uniform aggregate.rule=median",
         "server.optimizer=fedadam",
         "train.proximal_mu=1 train.personal_lambda=1 model.local=*.norm.*",
-        "train.control_variates=true train.local_steps=5 train.momentum=0 train.nesterov=false",
+        "train.control_variates=true train.local_steps=5",
         "buffer.size=3 server.optimizer=fedavgm",
         "cohort.policy=oort cohort.size=2",
         "secagg.mode=masked secagg.bits=16 data.holder=learner learners=900 cohort.size=258 cohort.quorum=0.8",
