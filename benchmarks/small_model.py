@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from model.norm import Norm
+from model.networks.norm import Norm
 from model.registry import MODELS
 
 NAME = "benchmark-10k"

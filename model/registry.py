@@ -10,11 +10,11 @@ from typing import cast, get_args
 import torch
 from torch import nn
 
-from model.imagenet_resnet import imagenet_resnet
-from model.initialisation import initialise
-from model.norm import Norm
-from model.resnet import cifar_resnet
-from model.resnet9 import resnet9
+from model.networks.imagenet_resnet import imagenet_resnet
+from model.networks.initialisation import initialise
+from model.networks.norm import Norm
+from model.networks.resnet import cifar_resnet
+from model.networks.resnet9 import resnet9
 from utils.errors import ConfigError
 
 Architecture = Callable[[int, Norm], nn.Module]  # (classes, norm) to a model

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from leader.config.sections.services import MongodbConfig, filled
+from leader.config.sections.operation.services import MongodbConfig, filled
 from leader.reporting.messages import size
 from leader.services.record.file import TABLES, connect
 from leader.storage.run_folder import RunFolder

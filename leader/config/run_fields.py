@@ -14,12 +14,12 @@ from leader.config.sections.cohort import BufferConfig, CohortConfig
 from leader.config.sections.data import DataConfig, ModelConfig
 from leader.config.sections.dp import DpConfig
 from leader.config.sections.evaluation import EvaluationConfig, LogConfig
-from leader.config.sections.limits import LimitsConfig
-from leader.config.sections.ports import EdgesConfig, HttpConfig, WebConfig
+from leader.config.sections.operation.limits import LimitsConfig
+from leader.config.sections.operation.ports import EdgesConfig, HttpConfig, WebConfig
+from leader.config.sections.operation.services import ServicesConfig
+from leader.config.sections.operation.trust import TrustConfig
 from leader.config.sections.secagg import SecaggConfig
-from leader.config.sections.services import ServicesConfig
 from leader.config.sections.train import ServerConfig, StreamingConfig, TrainConfig
-from leader.config.sections.trust import TrustConfig
 from utils.wire.rpc import is_loopback
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from leader.config.sections.services import RedisUrl
+from leader.config.sections.operation.services import RedisUrl
 from utils.settings.fields import LogFormat, LogLevel, address, address_or_empty, is_address, matching
 from utils.settings.flags import FlagParser, options_of, parser_of
 from utils.settings.schema import Schema

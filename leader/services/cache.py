@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from leader.config.sections.services import filled
+from leader.config.sections.operation.services import filled
 from leader.global_model.versions import VersionStore
 
 

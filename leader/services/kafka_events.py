@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from leader.config.sections.kafka import KafkaConfig
+from leader.config.sections.operation.kafka import KafkaConfig
 from leader.services.record.file import Row
 from leader.update_log.base import Entry
 from leader.update_log.kafka import KafkaLog, settings_of

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from leader.config import RunConfig
-from leader.config.sections.services import filled
+from leader.config.sections.operation.services import filled
 from leader.config.yaml_file import SCHEMA
 from leader.services.record.file import RESUMED, Row, connect
 from leader.services.registry.lineage import register

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from leader.config import RunConfig
-from leader.config.sections.services import filled
+from leader.config.sections.operation.services import filled
 from leader.events import Event, FederatedEvaluated
 from leader.services.record.followers import Follower, Followers
 from leader.services.record.writer import Record

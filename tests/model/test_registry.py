@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from model.flat import FlatModel
-from model.initialisation import uniform
 from model.layout import Layout
+from model.networks.initialisation import uniform
 from model.registry import build_model, model_names
 from utils.errors import ConfigError
 

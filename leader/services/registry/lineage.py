@@ -13,7 +13,7 @@ from typing import Any
 
 from leader.config import RunConfig
 from leader.config.reference import Reference
-from leader.config.sections.services import PublishConfig, filled
+from leader.config.sections.operation.services import PublishConfig, filled
 from leader.evaluation.tracker import metrics_of
 from leader.services.registry.base import MODEL, Card, Registry, Version, open_registry, pull, weights_sha256
 from leader.services.registry.folder import FolderRegistry

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from leader.config.reference import ALIAS, NAME
 from leader.config.sections.base import Section
-from leader.config.sections.kafka import KafkaConfig
+from leader.config.sections.operation.kafka import KafkaConfig
 from utils.errors import ConfigError
 from utils.wire.rpc import is_loopback
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.norm import norm_layer
+from model.networks.norm import norm_layer
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(4, 1), (8, 1), (16, 2), (64, 8), (128, 16)])

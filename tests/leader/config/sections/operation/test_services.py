@@ -8,7 +8,7 @@ import pytest
 
 from leader.cli import parse
 from leader.config import RunConfig
-from leader.config.sections.services import filled
+from leader.config.sections.operation.services import filled
 from leader.config.yaml_file import SCHEMA, dump_config, read_config
 from utils.errors import ConfigError
 

@@ -6,8 +6,8 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from model.blocks import Residual, ResidualNet, basic_body
-from model.norm import Norm, norm_layer
+from model.networks.blocks import Residual, ResidualNet, basic_body
+from model.networks.norm import Norm, norm_layer
 
 LOGIT_SCALE = 0.125
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.norm import Norm, norm_layer
+from model.networks.norm import Norm, norm_layer
 
 
 class ConvNorm(nn.Sequential):

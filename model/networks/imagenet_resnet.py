@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from model.blocks import ConvNorm, Head, Residual, ResidualNet, basic_body, bottleneck_body
-from model.norm import Norm
+from model.networks.blocks import ConvNorm, Head, Residual, ResidualNet, basic_body, bottleneck_body
+from model.networks.norm import Norm
 
 WIDTHS = (64, 128, 256, 512)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from model.blocks import Head, PadShortcut, Residual
+from model.networks.blocks import Head, PadShortcut, Residual
 
 
 def test_pad_shortcut_takes_every_second_pixel_and_adds_zero_channels() -> None:

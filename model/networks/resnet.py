@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from model.blocks import Head, PadShortcut, Residual, ResidualNet, basic_body
-from model.norm import Norm
+from model.networks.blocks import Head, PadShortcut, Residual, ResidualNet, basic_body
+from model.networks.norm import Norm
 
 WIDTHS = (16, 32, 64)
 

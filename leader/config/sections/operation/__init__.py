@@ -1,0 +1,1 @@
+"""Sections about what surrounds the training: ports, certificates, limits and services."""
