@@ -21,6 +21,7 @@ from learner.privacy_floor import LARGEST_DELTA
 from protos import leader_pb2
 from utils.dp.sampled_gaussian import ORDERS, Divergences, divergences_of, epsilon_of, least_noise
 from utils.errors import ConfigError, PayloadError, PrivacyError
+from utils.vector import Vector
 
 _log = logging.getLogger(__name__)
 _START = "0" * 64
@@ -59,12 +60,21 @@ class ExamplePrivacy:
             order.exchange == "delta" and plan.clip > 0 and plan.epsilon > 0 and 0 < plan.delta < 1
         ):
             raise PayloadError(f"privacy of examples that promises nothing: {str(plan)[:200]}")
+        if order.HasField("examples") and (
+            order.control_variates or order.personal_lambda or order.fragments
+        ):
+            raise PayloadError(
+                "the leader asks for control variates, a personal model or fragments, whose steps are not those that "
+                "privacy of examples charges"
+            )
 
-    def charge(self, run: str, order: leader_pb2.WorkOrder, examples: int) -> tuple[float, bytes]:
-        """Have the order's steps on disk as paid; noise multiplier and key of their noise. The same again is free.
+    def charge(
+        self, run: str, order: leader_pb2.WorkOrder, examples: int, start: Vector
+    ) -> tuple[float, bytes]:
+        """Have the order's steps from `start` on disk as paid; noise multiplier and key of their noise.
 
-        Not where this learner came back with more or fewer examples, which makes other steps of them, nor where the
-        key is another one, as that of an earlier round is.
+        The same again is free. Not where this learner came back with more or fewer examples, which makes other steps
+        of them, nor where the key is another one, as that of an earlier round is, or of another model or order.
         Raises PrivacyError where they can't be paid, and ConfigError where that can't be written.
         """
         if self._path is None:
@@ -75,7 +85,7 @@ class ExamplePrivacy:
         noise = plan.noise_multiplier or least_noise(
             rate, plan.rounds * order.local_steps, plan.epsilon, plan.delta
         )
-        key = self._keys.of(run, order.round)
+        key = hmac.digest(self._keys.of(run, order.round), _inputs(order, start), "sha256")
         name = hmac.digest(key, b"flockstep dp 1 name", "sha256").hex()[:_NAME_DIGITS]
         if (run, order.work_id, rate, noise, name) not in self._charged:
             step = {"run": run, "round": order.round, "of": order.work_id, "rate": rate, "z": noise}
@@ -140,3 +150,12 @@ class ExamplePrivacy:
                 f"the privacy of this learner's examples is spent (--dp-budget {self._budget:g}, {path}); it takes "
                 "part no more"
             )
+
+
+def _inputs(order: leader_pb2.WorkOrder, start: Vector) -> bytes:
+    """All that tells work from other work; its id is the leader's word."""
+    asked = leader_pb2.WorkOrder()
+    asked.CopyFrom(order)
+    asked.ClearField("via")  # of the leader that is there now
+    work = hashlib.sha256(asked.SerializeToString(deterministic=True))
+    return b"flockstep dp 1 work " + work.digest() + hashlib.sha256(start.data).digest()

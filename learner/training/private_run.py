@@ -51,7 +51,7 @@ class PrivateRun(LocalRun):
             raise IncompatibleError(
                 "privacy of examples needs a learner with a ledger; simulations have none"
             )
-        return self.assignment.charge(self.order, self.examples)
+        return self.assignment.charge(self.order, self.examples, self.start)
 
     @property
     def _rate(self) -> float:

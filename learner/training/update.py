@@ -68,8 +68,8 @@ class Head:
     seconds: float
 
 
-#: Has the steps of an order on so many examples on disk as paid; noise multiplier and key of their noise.
-Charge = Callable[[leader_pb2.WorkOrder, int], tuple[float, bytes]]
+#: Has an order's steps, on so many examples and from this model, on disk as paid; multiplier and key of their noise.
+Charge = Callable[[leader_pb2.WorkOrder, int, Vector], tuple[float, bytes]]
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def trained(
     task = task or NormlessNoise()
     model = FlatModel(task.build_model(0))
     base = model.vector.detach().numpy().copy()
-    charge = lambda order, examples: (noise, key)  # noqa: E731
+    charge = lambda order, examples, start: (noise, key)  # noqa: E731
     return Trainer(model).run(Assignment(work or order(), base, task, rows, charge=charge))
 
 
