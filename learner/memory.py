@@ -201,6 +201,6 @@ def _write(path: Path, vectors: Vectors, metadata: Mapping[str, str]) -> None:
     contiguous = {name: np.ascontiguousarray(vector) for name, vector in vectors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, save(contiguous, dict(metadata)))
+        replace_file(path, save(contiguous, dict(metadata)), mode=0o600)  # it tells of the data
     except OSError as error:
         raise ConfigError(f"--state-dir: can't write {path}: {error.strerror}") from None

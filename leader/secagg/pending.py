@@ -88,7 +88,7 @@ class PendingFile:
             return
         tensors = [(VALUES, f"I{8 * values.itemsize}", values.shape), (WIDE, "I64", wide.shape)]
         header = encode_header(tensors, {"format": _FORMAT, "state": json.dumps(said)})
-        write_atomically(self._path, [header, values.data.cast("B"), wide.data.cast("B")])
+        write_atomically(self._path, [header, values.data.cast("B"), wide.data.cast("B")], mode=0o600)
 
     def remove(self) -> None:
         """Nobody needs the sum any more."""

@@ -45,8 +45,7 @@ def save_checkpoint(
     the checkpoints before, if this process wrote any.
     """
     side_files = side_files or SideFiles(folder)
-    rights = 0o600 if state.privacy else 0o666  # whoever reads the key can take the next round's noise away
-    beside = side_files.write(state, rights)
+    beside = side_files.write(state)
     arrays, fields = arrays_of(state), fields_of(state, beside)
     tensors = [(name, _CODES[array.dtype], array.shape) for name, array in arrays.items()]
     digest = _digest(fields, config, tensors)
@@ -57,7 +56,8 @@ def save_checkpoint(
     metadata = {"format": format_, "state": fields, "config": config, "sha256": digest.hexdigest()}
     path = folder / _name(state.round)
     at_fault_point = partial(faults.reach, "leader.checkpointing", state.round)
-    write_atomically(path, [encode_header(tensors, metadata), *body], at_fault_point, rights)
+    # Whoever reads the run's secret can make tickets, and records of its log; the noise key, take noise away.
+    write_atomically(path, [encode_header(tensors, metadata), *body], at_fault_point, 0o600)
     left = checkpoints(folder)
     bases = {_name(work.round - 1) for work in state.open_work.values()}
     for old in [other for other in left if other.name <= path.name][keep:]:

@@ -25,7 +25,7 @@ class SideFiles:
         self._written: tuple[Beside, str] = (Beside({}, {}, ()), "")
         self._used: dict[str, str] = {}  # digests, by the name of a checkpoint that this process wrote
 
-    def write(self, state: RunState, rights: int) -> str:
+    def write(self, state: RunState) -> str:
         """Have on disk what lies beside a state's checkpoint; its SHA-256, "" if nothing does.
 
         Raises CheckpointError.
@@ -33,18 +33,18 @@ class SideFiles:
         beside, (before, digest) = Beside.of(state), self._written
         if all(new is old or not (new or old) for new, old in zip(beside, before, strict=True)):
             return digest
-        digest = self._write(beside, rights) if any(beside) else ""
+        digest = self._write(beside) if any(beside) else ""
         self._written = beside, digest
         return digest
 
-    def _write(self, beside: Beside, rights: int) -> str:
+    def _write(self, beside: Beside) -> str:
         arrays = beside.arrays()
         tensors = [(name, _CODES[array.dtype], array.shape) for name, array in arrays.items()]
         header = encode_header(tensors, {"format": _FORMAT, "state": beside.fields()})
         parts: list[bytes | memoryview] = [header]
         parts += [np.ascontiguousarray(array).data.cast("B") for array in arrays.values()]
         digest = hashlib.sha256(b"".join(parts)).hexdigest()
-        write_atomically(self._path(digest), parts, mode=rights)
+        write_atomically(self._path(digest), parts, mode=0o600)
         return digest
 
     def keep(self, path: Path, digest: str, kept: Sequence[Path]) -> None:

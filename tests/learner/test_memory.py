@@ -49,6 +49,16 @@ def test_an_update_must_count_and_be_committed_to_be_remembered(folder: Path | N
     assert value(kept, round_=2) == 1
 
 
+def test_what_a_part_remembers_is_its_owners_alone(tmp_path: Path) -> None:
+    kept = memory(tmp_path)
+    kept.stage("own", 1, vectors(1))
+    kept.stage("other", 1, vectors(1))
+    kept.counted("own")
+    kept.committed(1)
+    rights = {path.name: path.stat().st_mode & 0o077 for path in tmp_path.glob("*/*")}
+    assert rights == {"own.safetensors": 0, "other.staged.safetensors": 0}
+
+
 def test_a_commit_may_be_heard_before_the_update_is_known_to_count(folder: Path | None) -> None:
     kept = memory(folder)
     kept.stage("own", 1, vectors(1))

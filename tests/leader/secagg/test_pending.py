@@ -60,5 +60,6 @@ def test_a_sum_of_a_group_that_counts_for_others_than_are_in_it_is_told(tmp_path
 
 def test_an_attempt_that_failed_is_known_after_a_restart(tmp_path: Path) -> None:
     PendingFile(tmp_path / "pending").failed(3)
+    assert (tmp_path / "pending").stat().st_mode & 0o077 == 0  # a sum is its leader's alone
     again = PendingFile(tmp_path / "pending")
     assert (again.read(3), again.attempt(3), again.attempt(4)) == (None, 1, 0)

@@ -43,7 +43,7 @@ def rounds_of(folder: Path, *numbers: int) -> tuple[RunState, list[Path]]:
 def test_many_parts_lie_beside_once_for_all_checkpoints_and_are_loaded_with_each(tmp_path: Path) -> None:
     last, beside = rounds_of(tmp_path, 5, 6, 7)
     sizes = {path.name: path.stat().st_size for path in tmp_path.glob("round-*")}
-    assert len(beside) == 1
+    assert [path.stat().st_mode & 0o077 for path in beside] == [0]
     assert max(sizes.values()) < 4000 < beside[0].stat().st_size
     loaded = load_newest(tmp_path)
     assert_same(loaded, last)
