@@ -38,7 +38,7 @@ def problems_of_masks(config: RunFields) -> Iterator[str]:
             f"{masked}aggregate.weighting is {aggregate.weighting}, {_SEES_EACH}: "
             "set aggregate.weighting=examples"
         )
-    for key in ("clip_norm", "reject_norm"):
+    for key in ("clip_norm", "reject_norm", "max_share"):
         if getattr(aggregate, key):
             yield f"{masked}aggregate.{key} is set, {_SEES_EACH}: set aggregate.{key}=0"
     if config.codec.up != "none":

@@ -108,6 +108,11 @@ REFUSED = {
         "secagg.mode is signed, but secagg.threshold is 0.6, and with a few learners that lie two sums could",
         "set 0, which is two thirds, or more",
     ),
+    "masked shares of a mean": (
+        "secagg.mode=masked data.holder=learner learners=5 cohort.quorum=0.8 aggregate.max_share=0.3",
+        "secagg.mode is masked, but aggregate.max_share is set, which must see each update",
+        "set aggregate.max_share=0",
+    ),
     "coarse masks": (
         "secagg.mode=masked secagg.bits=16 data.holder=learner learners=259 cohort.quorum=0.8",
         "secagg.bits is 16, in which a value of one of 259 learners has 126 levels to each side, and should have 127: "
