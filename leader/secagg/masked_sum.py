@@ -190,7 +190,7 @@ class MaskedSum:
 
     @property
     def _facts(self) -> Facts:
-        return facts_of(self.wide, self._plan)
+        return facts_of(self.wide, self._plan, len(self.parts))
 
     def close(self) -> None:
         """Nothing is held outside memory."""

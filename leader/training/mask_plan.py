@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from leader.config import RunConfig
+from leader.data.part import Part
 from leader.training.planning import Opening
 from protos import leader_pb2
 from utils.secagg.graph import ALL_TO_ALL
@@ -28,13 +30,19 @@ def plan_of(config: RunConfig, opening: Opening, attempt: int, masks_range: floa
         fraction_bits=opening.scale.fraction_bits,
         epochs=0 if config.train.local_steps else config.train.local_epochs,
         metrics=config.summed_scores,
+        weight_bound=weight_bound(config, opening.parts.values()),
     )
-    if config.aggregate.weighting == "examples":
-        largest = max(part.examples for part in opening.parts.values())
-        plan.weight_bound = 1 << (largest - 1).bit_length()
     if parties > ALL_TO_ALL:
         plan.neighbours, plan.neighbour_threshold = fewest_neighbours(plan)
     return plan
+
+
+def weight_bound(config: RunConfig, parts: Iterable[Part]) -> int:
+    """Most that an update of one of these parts weighs; 0 where each counts once."""
+    if config.aggregate.weighting != "examples":
+        return 0
+    largest = max((part.examples for part in parts), default=1)
+    return 1 << (largest - 1).bit_length()
 
 
 def _range(config: RunConfig, found: float) -> float:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,8 +16,10 @@ from grpc.aio import AioRpcError
 
 from leader.events import FederatedEvaluated, RoundCommitted, RunFinished, UpdateAccepted
 from leader.secagg.masked_sum import sizes_of
+from leader.storage.checkpoint import load_newest
 from learner.wire.connection import Endpoint
-from learner.wire.whole_update import HeldUpdate
+from learner.wire.masked_update import MaskedUpdate
+from learner.wire.whole_update import HeldUpdate, WholeUpdate
 from learner.work.worker import Worker
 from protos import leader_pb2
 from scripts.cluster import Cluster
@@ -83,6 +86,31 @@ def test_scores_by_other_names_are_told_to_nobody(caplog: pytest.LogCaptureFixtu
     masked = play(train, {**MASKED, **SCORED})
     assert masked.seen(FederatedEvaluated) == []
     assert "fewer than 3 learners scored anything that secagg.metrics names (accuracy, loss)" in caplog.text
+
+
+class Liar(Worker):
+    """A learner's worker whose update is said to be of less than no examples: under its mask nobody sees that."""
+
+    async def _make(self, order: leader_pb2.WorkOrder, part: str) -> WholeUpdate:
+        made = await super()._make(order, part)
+        assert isinstance(made, MaskedUpdate)
+        made.wide[0] = np.uint64((1 << 64) - 10**6)
+        return made
+
+
+@pytest.mark.parametrize("more", [{}, {"secagg.bits": 64}, {"buffer.size": 4}], ids=["32", "64", "groups"])
+def test_a_learner_that_lies_about_its_examples_ends_no_run_and_spoils_no_checkpoint(
+    more: Settings, tmp_path: Path
+) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        for name in "abcd":
+            join(cluster, name, worker=Liar if name == "d" else Worker)
+        await cluster.finished()
+
+    run = play(scenario, {**MASKED, **more, "run_dir": tmp_path / "run"})
+    assert [e.examples for e in run.seen(RoundCommitted)] == [4 * 32] * 3
+    assert np.isfinite(run.vector).all()
+    assert load_newest(tmp_path / "run" / "checkpoints").round == 3
 
 
 def masked_file(cluster: Cluster) -> bytes:

@@ -23,6 +23,7 @@ _FACTS = 3  # words that the wide part begins with: examples, loss, values that 
 _SCORE = 3  # words of each score: its value, examples, learners that tell it
 _RESIDUAL = "masks.residual"  # name of what is fed back, in what a part remembers
 _MEAN_BITS = 24  # of a loss or a score, below the point
+_MOST_EXAMPLES = 1 << 32  # of one update, where the plan says nothing
 _MAX_MEAN = 2.0**10  # times 2^24 times 2^28 examples it is within 63 bits
 
 
@@ -115,11 +116,16 @@ def _total(mean: float, examples: int) -> int:
     return round(math.ldexp(bounded * examples, _MEAN_BITS))
 
 
-def facts_of(wide: NDArray[np.uint64], plan: leader_pb2.MaskPlan) -> Facts:
-    """The facts of a summed wide part; a score that fewer have told than are to be in a sum is none."""
+def facts_of(wide: NDArray[np.uint64], plan: leader_pb2.MaskPlan, updates: int) -> Facts:
+    """The facts of the wide part of so many updates; a score that fewer have told than are to be in a sum is none.
+
+    Nobody could check what each said: where they can't have so many examples, they count as many as they can weigh.
+    """
     first, end = facts_size(plan.bits), facts_size(plan.bits, len(plan.metrics))
     facts = wide[:end].view(np.int64)
     examples, loss, saturated = facts[:_FACTS].tolist()
+    if not updates <= examples <= updates * (plan.weight_bound or _MOST_EXAMPLES):
+        examples = updates * (plan.weight_bound or 1)
     sums = zip(plan.metrics, facts[first:].reshape(-1, _SCORE).tolist(), strict=True)
     scores = {
         name: Score(_mean(total, of), of, learners)

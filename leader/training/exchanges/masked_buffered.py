@@ -42,7 +42,7 @@ from leader.training.exchanges.buffered import BufferedExchange, BufferedOrders
 from leader.training.exchanges.masked_group import MaskedGroup, recalled, warn_of_saturation
 from leader.training.exchanges.masked_orders import masked_contribution
 from leader.training.inbox import Submission, Upload
-from leader.training.mask_plan import plan_of
+from leader.training.mask_plan import plan_of, weight_bound
 from leader.training.planning import Opening
 from protos import leader_pb2
 from utils import faults
@@ -126,12 +126,10 @@ class MaskedBufferedExchange(BufferedExchange):
         self.look_at_learners()
 
     def _scale(self, opening: Opening) -> Scale:
-        """See BufferedExchange: with room for the sums of whoever is here no more, as heavy as masks let them be."""
-        here, scale, config = opening.parts.keys(), opening.scale, self._engine.config
-        away = {order.key for part, order in self.machine.orders.items() if part not in here}
-        plans = [one.plan for group, one in self._open.items() if group in away]
-        plans += [one.plan for one, place in self._decided.values() if not place.turns.keys() <= here]
-        heaviest = max((plan.weight_bound for plan in plans), default=0)
+        """See BufferedExchange: with room for sums as heavy as masks let them be, also of whoever is here no more."""
+        scale, config = opening.scale, self._engine.config
+        bounds = [one.plan.weight_bound for one in self._all]
+        heaviest = max(weight_bound(config, opening.parts.values()), *bounds, 0)
         most = (config.buffer.size + config.group_size - 1) * heaviest
         return scale if most <= scale.max_weight else Scale.of(scale.max_abs, most)
 

@@ -90,7 +90,7 @@ def test_rounding_is_right_on_the_mean_and_its_bits_are_those_of_the_seed() -> N
 def test_what_saturated_comes_later_and_at_most_once_the_range() -> None:
     values = np.array([0.3, -0.3, 1e6], np.float32)
     _, wide, kept = words_of(PLAN, values, 3, 32, 0.5, {}, 1)
-    assert facts_of(wide, PLAN).saturated == 3
+    assert facts_of(wide, PLAN, 1).saturated == 3
     (left,) = kept.values()
     assert left == pytest.approx([0.05, -0.05, 0.25], abs=1e-6)
 

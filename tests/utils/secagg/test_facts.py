@@ -26,7 +26,7 @@ def summed(*scores: dict[str, tuple[float, int]]) -> Facts:
         )
         for told in scores
     ]
-    return facts_of(reduce(add, words), PLAN)
+    return facts_of(reduce(add, words), PLAN, len(words))
 
 
 def test_a_score_is_its_mean_over_all_examples_if_enough_tell_it() -> None:
@@ -42,6 +42,21 @@ def test_a_score_that_is_large_or_no_number_harms_no_sum() -> None:
     )
     assert facts.scores["loss"].mean == pytest.approx(1024 / 3)
     assert facts.scores["other"].mean == pytest.approx(1024 / 3)
+
+
+@pytest.mark.parametrize(("weight_bound", "most"), [(32, 96), (0, 3)])
+@pytest.mark.parametrize("lie", [-(10**6), -20, 1 << 62])
+def test_nobody_can_say_that_a_sum_is_of_more_examples_than_it_can_be_or_of_none(
+    weight_bound: int, most: int, lie: int
+) -> None:
+    plan = leader_pb2.MaskPlan(weight_bound=weight_bound)
+    plan.MergeFrom(PLAN)
+    honest = 3 * facts_words(plan, 10, 2.0)
+    assert facts_of(honest, plan, 3).examples == 30
+    liars = honest - facts_words(plan, 10, 2.0)
+    liars[0] = (20 + lie) % (1 << 64)
+    facts = facts_of(liars, plan, 3)
+    assert (facts.examples, facts.loss) == (most, 40 / most)
 
 
 @pytest.mark.parametrize(
