@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,15 @@ import numpy as np
 from learner.noise_key import NoiseKeys
 from learner.privacy_floor import LARGEST_DELTA
 from protos import leader_pb2
-from utils.dp.sampled_gaussian import ORDERS, Divergences, divergences_of, epsilon_of, least_noise
+from utils.dp.sampled_gaussian import (
+    LEAST,
+    MOST,
+    ORDERS,
+    Divergences,
+    divergences_of,
+    epsilon_of,
+    least_noise,
+)
 from utils.errors import ConfigError, PayloadError, PrivacyError
 from utils.vector import Vector
 
@@ -57,7 +66,12 @@ class ExamplePrivacy:
             )
         plan = order.examples
         if order.HasField("examples") and not (
-            order.exchange == "delta" and plan.clip > 0 and plan.epsilon > 0 and 0 < plan.delta < 1
+            order.exchange == "delta"
+            and 0 < plan.clip < math.inf
+            and 0 < plan.epsilon < math.inf
+            and 0 < plan.delta < 1
+            # Beyond these no epsilon can be told; and what is no number would make all that is spent none.
+            and (plan.noise_multiplier == 0 or LEAST <= plan.noise_multiplier <= MOST)
         ):
             raise PayloadError(f"privacy of examples that promises nothing: {str(plan)[:200]}")
         if order.HasField("examples") and (

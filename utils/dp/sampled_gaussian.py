@@ -17,7 +17,7 @@ ORDERS: NDArray[np.float64] = np.array(
     [*(1 + n / 10 for n in range(1, 100)), *range(11, 64), 128, 256, 512, 1024]
 )
 _TAIL = 12.0  # standard deviations that are integrated over, beyond the last mode
-_LEAST, _MOST = 0.05, 1e4  # noise multipliers that are looked at
+LEAST, MOST = 0.05, 1e4  # noise multipliers that are looked at
 
 Divergences = NDArray[np.float64]  # (orders,)
 
@@ -63,7 +63,7 @@ def least_noise(rate: float, steps: int, epsilon: float, delta: float) -> float:
     >>> round(least_noise(0.01, 1000, 8.0, 1e-5), 2)
     0.62
     """
-    low, high = _LEAST, _MOST
+    low, high = LEAST, MOST
     while high / low > 1.001:
         middle = math.sqrt(low * high)
         if epsilon_of(steps * divergences_of(rate, middle), delta) > epsilon:

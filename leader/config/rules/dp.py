@@ -9,6 +9,7 @@ from leader.config.rules.secagg import asked, closes_on, sum_of_least
 from leader.config.run_fields import RunFields
 from utils.dp.discrete_gaussian import DiscreteGaussian
 from utils.dp.gaussian import releases_within
+from utils.dp.sampled_gaussian import LEAST
 from utils.dp.shares import room_of
 
 
@@ -64,6 +65,8 @@ def _examples_told(config: RunFields) -> Iterator[str]:
         yield f"{begins}streaming.fragments is {config.streaming.fragments}: set streaming.fragments=0"
     if config.dp.clip_quantile:
         yield f"{begins}dp.clip_quantile is {config.dp.clip_quantile:g}, which is of updates: set dp.clip_quantile=0"
+    if 0 < (noise := config.dp.noise_multiplier) < LEAST:
+        yield f"{begins}dp.noise_multiplier is {noise:g}, of which no epsilon can be told: set 0, or {LEAST:g} or more"
     if config.aggregate.weighting == "qfedavg":
         yield f"{begins}aggregate.weighting is qfedavg, which looks at losses: set aggregate.weighting=examples"
     yield from _telling(config)

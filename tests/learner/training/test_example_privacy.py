@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 from pathlib import Path
@@ -168,7 +169,16 @@ def test_a_budget_lets_no_work_be_done_without_noise(tmp_path: Path) -> None:
     opened(tmp_path, 4.0).check(order())
 
 
-@pytest.mark.parametrize("plan", [{"clip": 0}, {"epsilon": 0}, {"delta": 0}, {"delta": 1}])
+@pytest.mark.parametrize(
+    "plan",
+    [
+        *({"clip": clip} for clip in (0, math.inf, math.nan)),
+        *({"epsilon": epsilon} for epsilon in (0, math.inf, math.nan)),
+        *({"delta": delta} for delta in (0, 1, math.nan)),
+        *({"noise_multiplier": noise} for noise in (-1, 1e-3, 1e5, math.inf, math.nan)),
+    ],
+    ids=str,
+)
 def test_a_plan_that_promises_nothing_is_refused(tmp_path: Path, plan: dict[str, Any]) -> None:
     with pytest.raises(PayloadError, match="promises nothing"):
         opened(tmp_path).check(order(**plan))

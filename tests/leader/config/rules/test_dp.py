@@ -82,6 +82,7 @@ REFUSED = {
         "dp.mode is examples, but model.norm is batch, which mixes examples, so that none can be clipped: set "
         "model.norm=group",
     ),
+    "examples with next to no noise": (f"{EXAMPLES} dp.noise_multiplier=0.01", "set 0, or 0.05 or more"),
     "examples and a personal model": (f"{EXAMPLES} train.personal_lambda=1", "set train.personal_lambda=0"),
     "examples in fragments": (f"{EXAMPLES} streaming.fragments=2", "set streaming.fragments=0"),
     "examples by quantile": (f"{EXAMPLES} dp.clip_quantile=0.5", "set dp.clip_quantile=0"),
