@@ -229,12 +229,13 @@ class Authority:
             entry = _entry_for(records, one, self.now())
             certificate = self._certificate(one)
             entry.serials = [*entry.serials, f"{certificate.serial_number:x}"][-_MOST_SERIALS:]
-            entry.until, entry.since, entry.by = pki.ends_at(certificate), entry.since or self.now(), one.by
+            ends_at = pki.ends_at(certificate)
+            entry.until, entry.since, entry.by = max(entry.until, ends_at), entry.since or self.now(), one.by
             records.identities[one.name] = entry
         self.record(what, who=one.name, role=one.role, ip=ip, by=one.by, key=entry.key_sha256)
         der, root = (given.public_bytes(Encoding.DER) for given in (certificate, self.ca))
         credential = trust_pb2.Credential(certificate=der, roots=[root], name=one.name, role=one.role)
-        credential.fleet, credential.renew_at = self.fleet, int((self.now() + entry.until) / 2)
+        credential.fleet, credential.renew_at = self.fleet, int((self.now() + ends_at) / 2)
         return credential
 
     def _certificate(self, one: Applicant) -> x509.Certificate:

@@ -43,7 +43,7 @@ class IdentityEntry(_Entry):
     role: str
     key_sha256: str  # of its SubjectPublicKeyInfo, hex
     serials: list[str] = []  # of its newest certificates, hex; no other is admitted
-    until: float = 0.0  # unix seconds: the end of the newest
+    until: float = 0.0  # unix seconds: when they have all ended
     since: float = 0.0
     by: str = ""  # how it came to be: "token ID", "jwt", "issued by NAME"
 

@@ -301,6 +301,22 @@ def caller(name: str, role: str = "learner", shown: trust_pb2.Credential | None 
     return Caller(name, role, "10.0.0.7", name, serial=serial)
 
 
+def test_a_certificate_that_was_forgotten_is_told_of_until_it_ends_though_a_newer_one_ended_before(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """As where trust.cert_hours is lowered meanwhile: whoever knows only the CA and the revocations would admit it."""
+    authority = Authority(tmp_path, TrustConfig(cert_hours=720), now=clock)
+    old = authority.enrol(request_of(token_for(authority, uses=2), new_key(), "clinic-a"))
+    short = Authority(tmp_path, TrustConfig(cert_hours=1), now=clock)
+    new = short.renew(trust_pb2.RenewRequest(csr=make_csr(new_key())), caller("clinic-a", shown=old))
+    assert new.renew_at == clock.now + 1800
+    Manager(short).forget(trust_pb2.ForgetRequest(name="clinic-a"))
+    clock.now += 7200
+    short.enrol(request_of(token_for(short), new_key(), "clinic-b"))
+    Manager(short).forget(trust_pb2.ForgetRequest(name="clinic-b"))
+    assert certificate_of(old).serial_number in short.state.read().revocations.serials
+
+
 def test_renewing_gives_a_longer_certificate_and_keeps_the_old(authority: Authority, clock: Clock) -> None:
     key = new_key()
     old = authority.enrol(request_of(token_for(authority), key, "clinic-a"))
