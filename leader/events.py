@@ -172,6 +172,7 @@ class StepApplied(Event):
     loss: float
     bytes_up: int  # cumulative over the run
     bytes_down: int
+    parts: frozenset[str] | None = None  # whose updates are in the sum: not all that were accepted may be
 
 
 @dataclass(frozen=True)

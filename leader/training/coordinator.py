@@ -255,12 +255,14 @@ class Coordinator:
         if closed.result is not None:
             for one in closed.recalled:
                 self._tally.counted(one.learner_id, one.part, one.contribution, (), 0.0)
-            known = (one.part.id for one in closed.recalled)
-            self._tally.applied(step, closed.result, {*parts, *known})
+            counted = frozenset((*parts, *(one.part.id for one in closed.recalled)))
+            self._tally.applied(step, closed.result, counted)
             self.desk.step_made()
             plan, traffic = exchange.machine.plan, self.traffic
             self._events.publish(
-                StepApplied(plan.round, step, plan.steps, closed.result.loss, traffic.up, traffic.down)
+                StepApplied(
+                    plan.round, step, plan.steps, closed.result.loss, traffic.up, traffic.down, counted
+                )
             )
             self._inbox.wake()  # who was lost while the step was applied must not be waited for
         return await self._tell(exchange, closed.event)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +71,12 @@ class Participation:
         if part in self._newest:
             who, newest = self._newest.pop(part)
             self._shares[who].add(newest, -1)
+
+    def summed(self, step: int, parts: Container[str] | None) -> None:
+        """The sum of a step is over these parts, if that is known: what else was accepted for it never counted."""
+        for part in [part for part, (_, newest) in self._newest.items() if newest.step == step]:
+            if parts is not None and part not in parts:
+                self.lost(part)
 
     def missing(self, name: str, outcome: str) -> None:
         """A learner has no update to show so far, and why."""

@@ -109,6 +109,7 @@ class Record:
                 for part in event.parts:
                     self._participation.lost(part)
             case events.StepApplied() if event.step == event.steps - 1:
+                self._participation.summed(event.step, event.parts)
                 rows = tuple(self._participation.rows(event.round))  # which goes on while they are written
                 self._jobs.put(lambda file: _participate(file, rows))
             case RoundCommitted():

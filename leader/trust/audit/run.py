@@ -20,7 +20,8 @@ class RunAudit:
         self._audit = audit
         self._config_sha256 = hashlib.sha256(config.encode()).hexdigest()
         self._names: dict[int, str] = {}  # of learners, by id
-        self._counted: set[str] = set()  # whose updates are in the open round
+        self._accepted: dict[str, str] = {}  # learners of updates that may be in the next sum, by part
+        self._counted: set[str] = set()  # whose updates are in sums of the open round
         self._hashing = ThreadPoolExecutor(1, "audit-hash")
         self._saved: Future[tuple[int, str]]  # version and SHA-256 of the weights that were written last
 
@@ -46,9 +47,14 @@ class RunAudit:
                 whose = {"who": who, "role": caller.role, "ip": caller.address}
                 record("refused", **whose, method=method, kind=kind, reason=reason, suppressed=more)
             case events.RoundStarted():
+                self._accepted.clear()
                 self._counted.clear()
-            case events.UpdateAccepted(learner_id=learner):
-                self._counted.add(self._names.get(learner, str(learner)))
+            case events.UpdateAccepted(learner_id=learner, part=part):
+                self._accepted[part] = self._names.get(learner, str(learner))
+            case events.StepApplied(parts=parts):
+                # What a leader before has accepted is known by its part alone.
+                self._counted.update(self._accepted.get(part, part) for part in parts or ())
+                self._accepted.clear()
             case events.RoundCommitted(round=round_):
                 version, weights = self._saved.result()
                 learners = sorted(self._counted)

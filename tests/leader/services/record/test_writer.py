@@ -70,6 +70,14 @@ def test_a_round_is_a_row_and_what_each_learner_did_in_it_another(tmp_path: Path
     assert dict(rows(path, "SELECT key, value FROM run"))["run_id"] == "run-1"
 
 
+def test_an_update_that_was_accepted_and_is_in_no_sum_did_not_count(tmp_path: Path) -> None:
+    """As of a masked round that was tried again, without a learner of the first attempt."""
+    path = tmp_path / "metadata.sqlite"
+    step = replace(applied(), parts=frozenset({"shard-1"}))
+    recorded(path, [STARTED, A, B, update(1), update(2), update(1), step, committed()])
+    assert rows(path, "SELECT learner, updates, outcome FROM participation") == [("a", 1, "counted")]
+
+
 def test_an_update_that_is_lost_with_an_edge_counts_once_it_comes_again(tmp_path: Path) -> None:
     path = tmp_path / "metadata.sqlite"
     lost = events.UpdatesLost(("shard-1", "shard-2"))
