@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -322,7 +323,7 @@ class MaskedBufferedExchange(BufferedExchange):
             "{}-{}".format(*group),
             result.examples,
             self._payload(result.mean),
-            result.loss,
+            math.nan if self._engine.config.dp.on else result.loss,  # where nobody has told one
             updates=len(one.sum.parts),
         )
         await self._engine.fold(self.aggregate, self.orders.aged(contribution, one.round))
