@@ -279,7 +279,7 @@ class App:
         """Commit the rounds that are left, with learners from anywhere; returns why that was stopped, or ""."""
         if self.coordinator.state.committed is not None:
             self._tracker.offer(self.coordinator.state.round)
-        return await self.coordinator.run(self._trained_enough)
+        return await self.coordinator.run(self._trained_enough, lambda: self._tracker.scored)
 
     async def _trained_enough(self) -> bool:
         coordinator = self.coordinator

@@ -68,6 +68,11 @@ class Tracker:
         """The metrics of all committed rounds, in round order."""
         return self._metrics.records
 
+    @property
+    def scored(self) -> bool:
+        """Whether learners' scores of the newest round's model are known."""
+        return bool(self.records) and FEDERATED in self.records[-1]
+
     def offer(self, round_: int) -> None:
         """The model of `round_` is the newest: have it evaluated if it is due."""
         if self._is_tested(round_):

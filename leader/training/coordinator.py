@@ -77,7 +77,7 @@ class Coordinator:
             config, workforce, events, lambda: self.over, lambda: self.desk.trouble, self.stop
         )
         self._tally = Tally(0.0, self.traffic)
-        self._moved = False  # whether a round was committed since the leader started
+        self._calls_back = False  # a resumed run has no round left, and wants its learners once more
         self._stop_reason: str | None = None
         workforce.subscribe(self._inbox.wake)
 
@@ -102,8 +102,9 @@ class Coordinator:
 
     @property
     def over(self) -> bool:
-        """Whether no further round will begin."""
-        return self._stop_reason is not None or self.state.round >= self._config.rounds
+        """Whether no further round will begin, and nobody is needed any more."""
+        done = self._stop_reason is not None or self.state.round >= self._config.rounds
+        return bool(self._stop_reason) or (done and not self._calls_back)
 
     def stop(self, reason: str) -> None:
         """End the run before its last round; the open round is given up."""
@@ -112,12 +113,16 @@ class Coordinator:
         self._inbox.wake()
         self.workforce.changed.notify()
 
-    async def run(self, trained_enough: Callable[[], Awaitable[bool]] = _never) -> str:
+    async def run(
+        self,
+        trained_enough: Callable[[], Awaitable[bool]] = _never,
+        scored: Callable[[], bool] = lambda: False,
+    ) -> str:
         """Commit rounds until the last, or until `trained_enough`; returns why the run was stopped, or "".
 
-        `trained_enough` is asked before each round, which waits for the answer. Raises
-        TooFewLearnersError when too few learners were there for cohort.wait_s seconds, and
-        CheckpointError when a round can't be written.
+        `trained_enough` is asked before each round, which waits for the answer; `scored` after the last, whether
+        learners' scores of its model are known already. Raises TooFewLearnersError when too few learners were there
+        for cohort.wait_s seconds, and CheckpointError when a round can't be written.
         """
         await self._engine.publisher.publish(self.state)
         await self._commit.save(self.state)
@@ -131,7 +136,7 @@ class Coordinator:
                 if await trained_enough():
                     self._stop_reason = self._stop_reason or ""
                 await self._rendezvous.enough(self.state.round)
-            if self._moved and not self._stop_reason and await self._score_last_model():
+            if not self._stop_reason and not scored() and await self._score_last_model():
                 await trained_enough()
         finally:
             self._wind_up()
@@ -171,7 +176,6 @@ class Coordinator:
         if exchange.machine.phase is Phase.COMMITTED:
             lr = self._engine.orders.lr(plan.round, plan.steps, plan.steps)
             self.state = await self._commit.round(self.state, exchange, self._tally, lr)
-            self._moved = True
             self.desk.committed()
             self._commit.tell(self.state)
         self.desk.exchange = exchange.end()
@@ -182,14 +186,29 @@ class Coordinator:
 
     async def _score_last_model(self) -> bool:
         """Have learners score the model that no round comes after; whether they were asked."""
+        if self._kind.scoring is None or not self._engine.orders.evaluates(self.state.round):
+            return False
+        if not self.workforce.dealt:
+            await self._call_back()
         exchange = self._kind.scoring(self.state)
-        if exchange is None:
+        if not exchange.holders():
+            exchange.end()
             return False
         self._tally = Tally(time.monotonic(), self.traffic)
         await self._drive(exchange)
         if scores := self._tally.scores():
             self._events.publish(FederatedEvaluated(self.state.round, scores))
         return True
+
+    async def _call_back(self) -> None:
+        """A leader was killed before learners had scored the last model: they have a lease to come to this one."""
+        config, workforce = self._config, self.workforce
+        self._calls_back = True
+        await workforce.changed.wait_until(
+            lambda: self.over or workforce.eligible() >= config.learners, config.cohort.lease_s
+        )
+        self._calls_back = False
+        workforce.deal()
 
     async def _drive(self, exchange: OpenExchange) -> str | None:
         """Feed an exchange until its round has closed, or the run is stopped; why it was abandoned, if it was."""

@@ -157,8 +157,8 @@ class ExchangeKind:
     """How a run exchanges."""
 
     open: Callable[[RunState], OpenExchange]  # the round after a state
-    #: After the last round: an exchange that makes no step, in which learners score its model; None if none can be.
-    scoring: Callable[[RunState], OpenExchange | None] = lambda state: None
+    #: After the last round: an exchange that makes no step, in which learners score its model; None where none can be.
+    scoring: Callable[[RunState], OpenExchange] | None = None
     streams: PieceStreams | None = None  # where streams bring updates in pieces; None if all come whole
     end: Callable[[], None] = lambda: None  # the run is over
     stop: Callable[[], None] = lambda: None  # it is to end: learners are waited for no more

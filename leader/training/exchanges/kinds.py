@@ -98,8 +98,6 @@ def _under_masks(kind: ExchangeKind, masking: Masking) -> ExchangeKind:
     )
 
 
-def _last_scores(engine: Engine, state: RunState) -> OpenExchange | None:
-    """Learners are to score the last model, if they would have at the start of a next round."""
-    if not engine.orders.evaluates(state.round):
-        return None
+def _last_scores(engine: Engine, state: RunState) -> OpenExchange:
+    """Learners are to score the last model."""
     return ScoringExchange(engine, state, engine.rounds.scoring(state))
