@@ -66,8 +66,13 @@ class EvaluationQueue:
         if self._next is not None:
             self._events.publish(EvaluationSkipped(self._next[0]))
         self._next = (round_, vector)
-        if self._task is None or self._task.done():
+        if self._task is None or (self._task.done() and not self.failed):
             self._task = asyncio.ensure_future(self._work())
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has stopped, as an evaluation failed or could not be kept; `idle` raises with what."""
+        return self._task is not None and self._task.done() and self._task.exception() is not None
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -84,7 +89,7 @@ class EvaluationQueue:
         return metrics
 
     async def idle(self) -> None:
-        """Wait for what was offered; raises what `keep` raised."""
+        """Wait for what was offered; raises what an evaluation or `keep` raised."""
         if self._task is not None:
             await self._task
 

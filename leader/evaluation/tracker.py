@@ -176,7 +176,7 @@ class Verdict:
         if self._to_keep is not None:
             kept, self._to_keep = self._to_keep, None
             await asyncio.to_thread(self._best.offer, *kept)
-        if self._stop.can_stop:
+        if self._stop.can_stop or self._evaluations.failed:
             await self._evaluations.idle()
         return self.reason is not None
 

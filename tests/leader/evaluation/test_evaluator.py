@@ -138,6 +138,7 @@ def test_who_waits_hears_that_a_model_could_not_be_kept() -> None:
         evaluations.offer(1, vector)
         with pytest.raises(CheckpointError, match="the disk is full"):
             await evaluations.idle()
+        evaluations.offer(2, vector)  # that does not take the failure away
         with pytest.raises(CheckpointError, match="the disk is full"):
             await evaluations.finish()
         assert seen == []
