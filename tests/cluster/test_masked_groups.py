@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 from grpc.aio import AioRpcError
 
-from leader.events import RoundCommitted, UpdateAccepted
+from leader.cli import parse
+from leader.config.rules.dp import releases_a_part
+from leader.dp.accountant import Accountant
+from leader.dp.ledger import Ledger, Release
+from leader.events import LearnerOverdue, RoundCommitted, UpdateAccepted
+from leader.storage.checkpoint import load_newest
+from leader.storage.run_folder import RunFolder
 from learner.wire.connection import Endpoint
 from learner.wire.whole_update import HeldUpdate
 from learner.work.worker import Worker
@@ -19,6 +25,7 @@ from protos import leader_pb2
 from scripts.cluster import Cluster
 from tests.cluster.test_distributed_noise import SHARED, lines
 from tests.cluster.test_masked import FOUR, Mute, masked_file
+from tests.cluster.test_privacy import begun
 from tests.clusters import Settings, join, play, train
 from tests.strangers import Stranger
 from utils.errors import LateUpdateError
@@ -152,3 +159,30 @@ def test_a_group_whose_sum_nobody_unmasks_has_paid_and_gets_other_work(
     assert len(run.seen(UpdateAccepted)) == 4
     assert [entry["kind"] for entry in lines(tmp_path / "run")].count("release") == 2
     assert not list((tmp_path / "run").glob("pending-sum-*"))
+
+
+def test_those_that_have_spent_all_amid_a_round_are_waited_for_no_more(tmp_path: Path) -> None:
+    """Two of five can pay for one more sum; after it the others are too few for a group as large as planned."""
+    settings = {**SHARED, "learners": 5, "rounds": 1, "buffer.size": 7, "buffer.group": 4}
+    folder = begun(tmp_path / "run", settings)
+    config = parse(["--resume", str(folder)], {}).config
+    multiplier, needed = config.dp.noise(releases_a_part(config)), releases_a_part(config)
+    state = load_newest(RunFolder(folder).checkpoints, lambda state: None)
+    account = Accountant(config.dp.epsilon, config.dp.delta)
+    book = Ledger(folder / "privacy.jsonl", account, state.run_id, config.dp.sampling)
+    for number in range(needed - 1):
+        book.charge(Release(0, f"{number:02x}", "distributed", multiplier, 1.0, ["own-a", "own-c"]))
+
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.leader.kill()
+        cluster.run_dir = folder
+        await cluster.resume()
+        for name in "abcde":
+            join(cluster, name)
+        await cluster.finished()
+
+    run = play(scenario, settings)
+    sets = {entry["set"]: entry["parts"] for entry in lines(folder) if entry["kind"] == "parts"}
+    paid = [sets[entry["set"]] for entry in lines(folder) if entry["kind"] == "release"][needed - 1 :]
+    assert paid == [["own-a", "own-c", "own-d", "own-e"], ["own-b", "own-d", "own-e"]]
+    assert not run.seen(LearnerOverdue)

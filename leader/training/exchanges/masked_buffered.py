@@ -207,8 +207,13 @@ class MaskedBufferedExchange(BufferedExchange):
             self._open.pop(group).over()
 
     def holders(self) -> Mapping[str, int]:
-        """See OpenExchange: of a group that has agreed on masks, those that have some."""
-        return {part: id_ for part, id_ in super().holders().items() if self._may_answer(part, id_)}
+        """See OpenExchange: of a group that has agreed on masks, those that have some; of the idle, those that can pay.
+
+        Where none can, all: the round can't end by that before its deadline, as it may have a quorum.
+        """
+        held, orders = super().holders(), self.machine.orders
+        may_work = self._engine.privacy.payable(held).keys() | orders.keys() or held.keys()
+        return {part: id_ for part, id_ in held.items() if part in may_work and self._may_answer(part, id_)}
 
     def _may_answer(self, part: str, learner_id: int) -> bool:
         order = self.machine.orders.get(part)
@@ -294,8 +299,9 @@ class MaskedBufferedExchange(BufferedExchange):
         self._decided.pop(group, None)
         self._open[group] = one
         self._let_go((group,))
-        if len(one.ready) < len(self._members(group)):
-            self._engine.workforce.announce()  # who was left out of it can work again
+        left_out, paid = len(one.ready) < len(self._members(group)), dict.fromkeys(parts)
+        if left_out or len(self._engine.privacy.payable(paid)) < len(paid):
+            self._engine.workforce.announce()  # who was left out of it can work again, who has spent all can't
         if reason:
             _log.warning("round %d: a group is given other work: %s", one.round, reason)
             one.file.remove()
