@@ -198,9 +198,13 @@ class Membership:
         """Claims of learners that were here before a restart, for a lease."""
         return self._claims if now < self._began + self._lease_s else {}
 
-    def claims(self, now: float) -> dict[str, Claim]:
-        """Who may come back under which name after a restart at clock value `now`."""
-        return {**self._kept(now), **{m.name: m.claim for m in self._unproven.values()}}
+    def claims(self, now: float, *, over: bool = False) -> dict[str, Claim]:
+        """Who may come back under which name after a restart at clock value `now`.
+
+        When the run is `over`, those that are connected hear of it and end: who is started by their names is new.
+        """
+        mine = {m.name: m.claim for m in self._unproven.values() if not (over and m.connected)}
+        return {**self._kept(now), **mine}
 
     @property
     def silent(self) -> Set[int]:

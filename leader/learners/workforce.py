@@ -298,10 +298,10 @@ class Workforce:
         """Whether the data has been dealt out."""
         return self._allocation.dealt
 
-    def seats(self) -> Seats | None:
-        """The deal as it stands, by learners' names; None before the data is dealt."""
+    def seats(self, *, over: bool = False) -> Seats | None:
+        """The deal as it stands, by learners' names; None before the data is dealt. `over`: the run ends with it."""
         seats = self._allocation.seats()
-        return seats and replace(seats, claims=self._members.claims(time.monotonic()))
+        return seats and replace(seats, claims=self._members.claims(time.monotonic(), over=over))
 
     def shard_of(self, member: Member, shard: int | None) -> NDArray[np.int64]:
         """Example indices of a shard that `member` may fetch; its first one where none is named."""

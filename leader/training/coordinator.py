@@ -138,6 +138,8 @@ class Coordinator:
                 await self._rendezvous.enough(self.state.round)
             if not self._stop_reason and not scored() and await self._score_last_model():
                 await trained_enough()
+            if (seats := self.workforce.seats(over=True)) is not None:
+                await self._commit.save(replace(self.state, seats=seats))
         finally:
             self._wind_up()
         return self._stop_reason or ""

@@ -120,3 +120,28 @@ def test_a_plain_learner_that_makes_each_call_on_a_connection_of_its_own_takes_p
             await cluster.committed(1)
 
     play(scenario, SHARDS, data=IMAGES)
+
+
+def test_the_name_of_who_was_told_that_the_run_is_over_is_free_when_it_is_resumed() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        file = update_of(cluster.app.layout, 0.0)
+        async with at_work(cluster.address, "told") as told, at_work(cluster.address, "lost") as lost:
+            for learner in (told, lost):
+                await learner.send(file, (await learner.work()).work_id)
+            await cluster.committed(1)
+            shard = (await told.work()).shard
+            await lost.cut()
+            await noticed(cluster, "lost")
+            cluster.app.coordinator.stop("stopped by hand")
+            assert (await told.told("stop")).reason == "stopped by hand"
+        await cluster.finished()
+        await cluster.resume()
+        async with at_work(cluster.address, "told") as anew, Stranger(cluster.address) as thief:
+            code, details = await refusal_of(thief.register("lost"))
+            assert code is grpc.StatusCode.PERMISSION_DENIED
+            assert "the name 'lost' is kept for a while" in details
+            async with at_work(cluster.address, "lost", token=lost.token):
+                order = await anew.work()
+                assert (order.round, order.shard) == (2, shard)
+
+    play(scenario, {**SHARDS, "rounds": 5}, data=IMAGES)
