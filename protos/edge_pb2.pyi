@@ -8,18 +8,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EdgeUp(_message.Message):
-    __slots__ = ("hello", "receipt", "beat", "gone", "serving")
+    __slots__ = ("hello", "receipt", "beat", "gone", "serving", "goodbye")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
     BEAT_FIELD_NUMBER: _ClassVar[int]
     GONE_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
+    GOODBYE_FIELD_NUMBER: _ClassVar[int]
     hello: EdgeHello
     receipt: Receipt
     beat: EdgeBeat
     gone: Gone
     serving: Serving
-    def __init__(self, hello: _Optional[_Union[EdgeHello, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., beat: _Optional[_Union[EdgeBeat, _Mapping]] = ..., gone: _Optional[_Union[Gone, _Mapping]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ...) -> None: ...
+    goodbye: EdgeGoodbye
+    def __init__(self, hello: _Optional[_Union[EdgeHello, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., beat: _Optional[_Union[EdgeBeat, _Mapping]] = ..., gone: _Optional[_Union[Gone, _Mapping]] = ..., serving: _Optional[_Union[Serving, _Mapping]] = ..., goodbye: _Optional[_Union[EdgeGoodbye, _Mapping]] = ...) -> None: ...
 
 class EdgeHello(_message.Message):
     __slots__ = ("protocol", "release", "name")
@@ -32,6 +34,10 @@ class EdgeHello(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., release: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class EdgeBeat(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class EdgeGoodbye(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 

@@ -50,7 +50,7 @@ class EdgeBelow:
     limit: asyncio.Timeout | None = None  # of its time for that
     take: Take | None = None  # what becomes of it
     taking: bool = False  # whether that is under way, edge or no edge
-    told: bool = False  # that the run is over
+    told: bool = False  # that the run is over, or it leaves before and need not be
 
     def lose(self, why: str) -> None:
         """Its stream is to end."""

@@ -228,6 +228,8 @@ class Hub:
                 edge.serves_at(message.serving)
                 self._hooks.serves(edge.name, edge.addresses)
                 self._hooks.changed()
+            case "goodbye":
+                edge.told = True
 
     def _receive(self, edge: EdgeBelow, receipt: edge_pb2.Receipt) -> None:
         if len(receipt.uid) != UID_BYTES or receipt.uid in self._owner:

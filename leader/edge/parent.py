@@ -32,6 +32,7 @@ from utils.wire.rpc import is_loopback
 from utils.wire.status import failures_told
 
 _log = logging.getLogger(__name__)
+_GOODBYE_S = 1.0
 _MENDABLE = (UnreachableError, NotReadyError, StalledError, BusyError, PayloadError)
 
 
@@ -150,7 +151,11 @@ class Parent:
             await asyncio.wait((reading, losing), return_when=asyncio.FIRST_COMPLETED)
             return reading.result() if reading.done() else None
         finally:
+            if self._leaving.is_set():
+                up.put_nowait(edge_pb2.EdgeUp(goodbye=edge_pb2.EdgeGoodbye()))
             up.put_nowait(None)
+            if self._leaving.is_set():  # the parent ends the stream when it has read that
+                await asyncio.wait((reading,), timeout=_GOODBYE_S)
             for task in (reading, losing, keeping):
                 task.cancel()
             await asyncio.gather(reading, losing, keeping, return_exceptions=True)

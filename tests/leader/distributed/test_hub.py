@@ -182,6 +182,21 @@ def test_one_that_lost_its_stream_just_before_the_end_is_waited_for_a_while(
     play(story)
 
 
+def test_one_that_said_goodbye_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lost_edges, "AGAIN_S", 3600.0)
+
+    async def story(leader: Leader) -> None:
+        (edge,) = await opened(leader)
+        edge.say(goodbye=edge_pb2.EdgeGoodbye())
+        edge.hang_up()
+        await edge.stream
+        leader.hub.end("the run is over")
+        async with asyncio.timeout(20):
+            await leader.hub.dismissed()
+
+    play(story)
+
+
 def test_one_that_does_not_come_again_is_waited_for_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lost_edges, "AGAIN_S", 0.05)
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from leader.distributed import lost_edges
 from leader.edge.app import App
 from leader.edge.options import EdgeOptions
 from tests.leader.edge.parents import Learner, Parent, config_of, edge_of, mean_of, play, stub_of
@@ -31,6 +32,19 @@ def test_edges_whose_streams_break_as_the_run_ends_come_again_and_hear_of_it(bro
         await asyncio.wait_for(asyncio.gather(*running), 30)  # half of what they would look for a leader
 
     asyncio.run(whole())
+
+
+def test_the_leader_waits_for_no_edge_that_left_on_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lost_edges, "AGAIN_S", 3600.0)
+
+    async def story(parent: Parent) -> None:
+        async with edge_of(parent):
+            pass
+        parent.hub.end("over")
+        async with asyncio.timeout(20):
+            await parent.hub.dismissed()
+
+    play(story)
 
 
 def test_an_edge_under_an_edge_that_goes_takes_its_own_updates_with_it_alone() -> None:
