@@ -89,18 +89,20 @@ class RedisCache:
         until = self._clock() + _NEXT_S if put else 0.0
         while True:
             sealed = await self._ask("GETRANGE", place, 0, _MOST_BYTES)
-            message = await self._opened(place, sealed) if isinstance(sealed, bytes) else b""
-            if message.startswith(put) or sealed is None or self._clock() >= until:
+            message = await self._opened(place, sealed) if isinstance(sealed, bytes) else None
+            if message is None:
+                return b""
+            if message.startswith(put) or self._clock() >= until:
                 return message if message.startswith(put) else b""
             await asyncio.sleep(_LOOK_S)
 
-    async def _opened(self, place: str, sealed: bytes) -> bytes:
-        """The message; empty where nothing is, or nothing of this run."""
+    async def _opened(self, place: str, sealed: bytes) -> bytes | None:
+        """The message; empty where nothing is yet, None where what is there is nothing of this run."""
         try:
             return await asyncio.to_thread(self._cipher.open, place, sealed) if sealed else b""
         except ForbiddenError as error:
             _log.debug("in Redis: %s", error)
-            return b""
+            return None
 
     async def put(self, key: str, chunks: Iterable[bytes], ttl_s: float) -> None:
         """See Cache."""

@@ -136,16 +136,20 @@ def retype(client: Any) -> None:
     client.lpush("a:0", "x")
 
 
-@pytest.mark.parametrize("harm", [damage, forge, move, lose, cut, flood])
-def test_what_was_changed_in_redis_is_a_miss(
+@pytest.mark.parametrize(
+    ("harm", "next_s"),
+    [*((harm, 3600.0) for harm in (damage, forge, move, flood)), (lose, 0.0), (cut, 0.0)],
+)
+def test_what_was_changed_in_redis_is_a_miss_and_awaited_only_where_nothing_is(
     harm: Callable[[Any], None],
+    next_s: float,
     address: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     from redis import Redis
 
-    monkeypatch.setattr(module, "_NEXT_S", 0.0)
+    monkeypatch.setattr(module, "_NEXT_S", next_s)
 
     async def story(cache: Cache) -> None:
         await cache.put("a", PIECES, 60)
