@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
 _TIMEOUT_MS = 2000
+#: Where the URL says nothing of them.
+_OPTIONS: Mapping[str, Any] = {
+    "serverSelectionTimeoutMS": _TIMEOUT_MS,
+    "connectTimeoutMS": _TIMEOUT_MS,
+    "timeoutMS": 4 * _TIMEOUT_MS,
+    "appname": "flockstep",
+}
 _DAY_S = 86_400
 _EXPIRES = "expires_at"
 #: Of each collection what it is searched by, beside _id.
@@ -46,19 +54,18 @@ def open_database(url: str) -> tuple[MongoClient[Document], Database[Document]]:
     except ImportError as error:
         raise ConfigError(f"MongoDB needs a package: pip install 'flockstep[mongodb]' ({error})") from error
     try:
-        client: MongoClient[Document] = MongoClient(
-            url,
-            serverSelectionTimeoutMS=_TIMEOUT_MS,
-            connectTimeoutMS=_TIMEOUT_MS,
-            timeoutMS=4 * _TIMEOUT_MS,
-            appname="flockstep",
-            connect=False,
-        )
+        client: MongoClient[Document] = MongoClient(url, connect=False, **_unsaid(url))
         return client, client.get_default_database("flockstep")
     except (PyMongoError, OSError, ValueError) as error:  # its text may quote the URL
         raise ConfigError(
             f"services.mongodb.url can't be used ({type(error).__name__}): check it as MongoDB's manual has it"
         ) from None
+
+
+def _unsaid(url: str) -> dict[str, Any]:
+    """Our options that are not in `url`: beside it they would count in place of those."""
+    said = {option.partition("=")[0].lower() for option in re.split("[&;]", url.partition("?")[2])}
+    return {name: value for name, value in _OPTIONS.items() if name.lower() not in said}
 
 
 class MongodbFollower:
