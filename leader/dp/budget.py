@@ -39,6 +39,10 @@ class Budget:
         self._accountant = Accountant(dp.epsilon, dp.delta)
         known = Head(state.privacy.entries, state.privacy.head) if state.privacy else None
         self._ledger = Ledger(path, self._accountant, state.run_id, dp.sampling, known)
+        #: Parts that have paid for a round that was not committed before a restart: the same release is free.
+        self._paid: dict[int, list[str]] = {}
+        for round_, parts in self._ledger.ahead:
+            self._paid.setdefault(max(round_, state.round + 1), []).extend(parts)
 
     def _state(self, key: bytes, clip: float) -> PrivacyState:
         head, spent = self._ledger.head, self._accountant.spent_max
@@ -57,12 +61,17 @@ class Budget:
         """See Privacy."""
         return MaskedRelease()
 
-    def payable(self, parts: Mapping[str, P]) -> Mapping[str, P]:
+    def payable(self, parts: Mapping[str, P], round_: int = 0) -> Mapping[str, P]:
         """See Privacy."""
-        return {part: value for part, value in parts.items() if self._can_pay(part)}
+        paid = self._paid.get(round_, ())
+        return {part: value for part, value in parts.items() if part in paid or self._can_pay(part)}
 
     def _can_pay(self, part: str) -> bool:
         return self._accountant.can_pay(part, self._multiplier)
+
+    def void(self, round_: int) -> None:
+        """See Privacy."""
+        self._paid.pop(round_, None)
 
     def check_paid(self, round_: int, parts: Iterable[str]) -> None:
         """See Privacy."""
@@ -71,7 +80,10 @@ class Budget:
 
     def spent(self, round_: int, present: Collection[str]) -> str:
         """See Privacy: fewer parts than a round needs are left, or none of those here."""
-        broke = [part for part in self._accountant.parts if not self._can_pay(part)]
+        paid = self._paid.get(round_, [])
+        if self._config.group_size > 1 and len(paid) < self._config.buffer.size:
+            paid = []  # others would have to pay for the rest of the buffer
+        broke = [part for part in self._accountant.parts if not (part in paid or self._can_pay(part))]
         if not broke:
             return ""
         cohort, known = self._config.cohort, self._accountant.parts.union(present)

@@ -60,6 +60,8 @@ class Ledger:
         self._path = path
         self._sets: dict[str, list[str]] = {}  # parts, by name of the set
         self._charged: set[tuple[int, str]] = set()
+        #: Releases that `known` does not know of: round and parts of each.
+        self.ahead: list[tuple[int, list[str]]] = []
         budget = {"epsilon": accountant.epsilon, "delta": accountant.delta}
         self._opening = {"kind": "open", "run": run, **budget, "adjacency": ADJACENCY, "sampling": sampling}
         self._read(known or Head())
@@ -147,7 +149,9 @@ class Ledger:
             raise PrivacyError(f"{self._path} can't be read: {error.strerror}; {_NEXT}") from error
         *lines, torn = content.split(b"\n")
         for number, line in enumerate(lines, start=1):
-            self._read_line(number, line)
+            entry = self._read_line(number, line)
+            if number > known.entries and entry["kind"] == "release":
+                self.ahead.append((entry["round"], self._sets[entry["set"]]))
             if number == known.entries and self.head != known:
                 raise PrivacyError(f"{self._path}: entry {number} is not what the checkpoint knows; {_NEXT}")
         if self.head.entries < known.entries:
@@ -157,9 +161,9 @@ class Ledger:
         if torn:  # by a crash; nothing was released of it
             os.truncate(self._path, len(content) - len(torn))
 
-    def _read_line(self, number: int, line: bytes) -> None:
+    def _read_line(self, number: int, line: bytes) -> Mapping[str, Any]:
         try:
-            entry = json.loads(line)
+            entry: Mapping[str, Any] = json.loads(line)
             if entry["prev"] != self.head.digest:
                 raise PrivacyError(f"{self._path}: entry {number} does not follow the one before; {_NEXT}")
             if number == 1 and {**self._opening, "prev": entry["prev"]} != entry:
@@ -170,3 +174,4 @@ class Ledger:
                 f"{self._path}: entry {number} is damaged ({error!r:.200}); {_NEXT}"
             ) from error
         self.head = Head(number, hashlib.sha256(line).hexdigest())
+        return entry

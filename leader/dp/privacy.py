@@ -38,8 +38,12 @@ class Privacy(Protocol):
         """How a masked sum of at least `fewest` updates is released in the round after `state`."""
         ...
 
-    def payable(self, parts: Mapping[str, P]) -> Mapping[str, P]:
-        """Those of the parts that can pay one more round."""
+    def payable(self, parts: Mapping[str, P], round_: int = 0) -> Mapping[str, P]:
+        """Those of the parts that can pay one more release, or paid for this round before a restart."""
+        ...
+
+    def void(self, round_: int) -> None:
+        """What was paid for this round before a restart will not be released."""
         ...
 
     def check_paid(self, round_: int, parts: Iterable[str]) -> None:
@@ -97,9 +101,12 @@ class NoPrivacy:
         """See Privacy."""
         return MaskedRelease()
 
-    def payable(self, parts: Mapping[str, P]) -> Mapping[str, P]:
+    def payable(self, parts: Mapping[str, P], round_: int = 0) -> Mapping[str, P]:
         """See Privacy."""
         return parts
+
+    def void(self, round_: int) -> None:
+        """See Privacy."""
 
     def check_paid(self, round_: int, parts: Iterable[str]) -> None:
         """See Privacy."""

@@ -127,6 +127,7 @@ class Coordinator:
         await self._engine.publisher.publish(self.state)
         await self._commit.save(self.state)
         try:
+            self._kind.begin(self.state)
             if await trained_enough():
                 self._stop_reason = ""  # over, as after the last round
             else:

@@ -53,7 +53,8 @@ class RoundPlanner:
 
     def cohort(self, state: RunState) -> Opening:
         """The round after `state`, of the parts that are drawn for it."""
-        cohort, available = self._config.cohort, self._privacy.payable(self._workforce.available())
+        cohort = self._config.cohort
+        available = self._privacy.payable(self._workforce.available(), state.round + 1)
         drawn = math.ceil(cohort.size * cohort.over_selection)
         chosen = self.choose(available, drawn, state, self._config.seed, state.round + 1)
         target = min(cohort.size or len(chosen), len(chosen))
@@ -61,7 +62,7 @@ class RoundPlanner:
 
     def buffer(self, state: RunState) -> Opening:
         """The round after `state`, of so many updates of any parts that can pay for it."""
-        available = self._privacy.payable(self._workforce.available())
+        available = self._privacy.payable(self._workforce.available(), state.round + 1)
         return self._opening(
             state, {part: available[part] for part in sorted(available)}, self._config.buffer.size
         )

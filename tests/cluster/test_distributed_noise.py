@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from leader.cli import parse
-from leader.events import RoundCommitted, UpdateAccepted
+from leader.events import Event, RoundCommitted, StepApplied, UpdateAccepted
 from leader.secagg.masked_sum import MaskedSum
 from leader.secagg.pending import PendingFile
 from learner import noise_key
@@ -141,6 +141,25 @@ def test_a_killed_leader_and_a_simulation_end_in_the_bits_and_entries_of_an_undi
     assert (len(set(clips)) > 1) == ("dp.clip_quantile" in more)
 
 
+def test_a_group_that_paid_for_the_last_round_counts_after_a_crash_that_cut_it_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same_keys(monkeypatch)
+    whole, shot = (
+        begun(tmp_path / "whole", {**SHARED, "cohort.quorum": 1, "buffer.size": 4}),
+        tmp_path / "shot",
+    )
+
+    def heard(event: Event) -> None:
+        if isinstance(event, StepApplied) and event.round == 3:
+            copytree(whole, shot)
+
+    for folder, hooks in ((whole, Hooks(own=own(), listener=heard)), (shot, Hooks(own=own()))):
+        simulate(parse(["--resume", str(folder)], {}).config, hooks=hooks, resume=True)
+    assert (shot / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert (shot / "privacy.jsonl").read_bytes() == (whole / "privacy.jsonl").read_bytes()
+
+
 def test_two_runs_of_one_seed_have_other_noise() -> None:
     one, other = (play(train, SHARED).vector for _ in range(2))
     assert np.abs(one - other).max() > 0.1
@@ -159,6 +178,8 @@ def test_a_sum_that_nobody_unmasks_is_paid_and_its_second_attempt_only_within_th
         error = await cluster.failed(cluster.leader)
         assert isinstance(error, PrivacyError)
         assert "round 1 would bring own-a to epsilon" in str(error)
+        await cluster.resume()
+        await cluster.finished()
 
     settings = {**SHARED, "secagg.reveal_s": 0.3, "rounds": 1, "dp.noise_multiplier": 0.9, "run_dir": run_dir}
     Mute.asked = asyncio.Event()
@@ -168,3 +189,6 @@ def test_a_sum_that_nobody_unmasks_is_paid_and_its_second_attempt_only_within_th
     pending = PendingFile(run_dir / "pending-sum.safetensors")
     assert pending.read(1) is None  # no sum that could not be paid waits for the next leader
     assert pending.attempt(1) == 2
+    assert summary(run_dir)["stopped_early"].startswith(
+        "privacy budget: round 1 would bring own-a to epsilon"
+    )

@@ -18,7 +18,10 @@ PRIVATE: Settings = {
     "model.local": "norm.*",
 }
 #: One in each round, from the first on.
-POINTS = ("leader.stepping", "leader.charged", "leader.committed", "leader.collected", "leader.checkpointing")
+POINTS = (
+    *("leader.stepping", "leader.charged", "leader.committed", "leader.collected", "leader.checkpointing"),
+    "leader.charged",  # the last that the budget pays
+)
 
 
 def test_a_leader_killed_at_every_point_ends_in_the_bits_and_the_entries_of_one_that_was_not(

@@ -161,6 +161,7 @@ class ExchangeKind:
     scoring: Callable[[RunState], OpenExchange] | None = None
     streams: PieceStreams | None = None  # where streams bring updates in pieces; None if all come whole
     end: Callable[[], None] = lambda: None  # the run is over
+    begin: Callable[[RunState], None] = lambda state: None  # the run begins, or goes on from a state
     stop: Callable[[], None] = lambda: None  # it is to end: learners are waited for no more
     #: Clock value at which `tick` is to be called, beside the round machine's own deadline.
     deadline: Callable[[], float | None] = lambda: None

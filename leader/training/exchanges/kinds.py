@@ -66,7 +66,8 @@ def masked(engine: Engine) -> ExchangeKind:
     def open_round(state: RunState) -> OpenExchange:
         return MaskedExchange(engine, state, engine.rounds.cohort(state), masking)
 
-    return _under_masks(ExchangeKind(open_round, left=engine.branches.left), masking)
+    kind = ExchangeKind(open_round, begin=masking.begin, left=engine.branches.left)
+    return _under_masks(kind, masking)
 
 
 def masked_buffered(engine: Engine) -> ExchangeKind:

@@ -71,7 +71,13 @@ class Masking:
     def __init__(self, engine: Engine, path: Path | None = None) -> None:
         self.pending = PendingFile(path)
         self.open_now: Masked | None = None
+        self._privacy = engine.privacy
         engine.workforce.subscribe(self._look)
+
+    def begin(self, state: RunState) -> None:
+        """See ExchangeKind.begin; raises CheckpointError for a pending sum that is damaged."""
+        if self.pending.read(state.round + 1) is None and self.pending.attempt(state.round + 1):
+            self._privacy.void(state.round + 1)
 
     def _look(self) -> None:
         if self.open_now is not None:

@@ -121,6 +121,30 @@ def test_the_key_of_a_round_is_gone_after_it_and_after_the_last_there_is_none(tm
         release(privacy, replace(state, round=5, privacy=replace(after, noise_key=bytes(32))), UPDATES)
 
 
+def test_the_last_round_that_can_be_paid_is_made_again_after_a_crash_that_cut_it_off(tmp_path: Path) -> None:
+    path, parts = tmp_path / "ledger", [f"own-{number}" for number in range(LEARNERS)]
+    privacy, state = begun(path)
+    for round_ in range(4):
+        state = replace(
+            state, round=round_, privacy=release(privacy, replace(state, round=round_), UPDATES).privacy
+        )
+    state = replace(state, round=4)
+    made = release(privacy, state, UPDATES).mean  # of round 5, which no checkpoint knows of
+    assert privacy.spent(6, parts)
+
+    resumed = open_privacy(config(), LAYOUT, path, state)
+    assert isinstance(resumed, CentralPrivacy)
+    everybody = dict.fromkeys(parts)
+    assert (resumed.spent(5, parts), resumed.payable(everybody, 5)) == ("", everybody)
+    assert np.array_equal(release(resumed, state, UPDATES).mean, made)
+    with pytest.raises(PrivacyError, match="round 5 would bring own-0 to epsilon"):
+        release(resumed, state, [*UPDATES[:3], -UPDATES[3]])
+    assert resumed.payable(everybody, 6) == resumed.payable(everybody) == {}
+    resumed.void(5)
+    assert resumed.payable(everybody, 5) == {}
+    assert resumed.spent(5, parts).startswith("privacy budget: round 5 would bring own-0 to epsilon")
+
+
 def test_nothing_is_released_that_could_not_be_charged(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "ledger"
     path.parent.mkdir()
