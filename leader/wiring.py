@@ -92,6 +92,7 @@ class Wiring:
         run = config, self.layout, self.workforce, state.secret
         self._engine = Engine(*run, spool=spool, host=host, privacy=privacy, branches=branches)
         self.workforce.clock = self._engine.host.clock
+        self.workforce.ask_spent(lambda: self._engine.privacy.broke)
         self._save_as_told = save
         self._run_audit: RunAudit | None = None
         self.coordinator = Coordinator(self._engine, state, self.events, self._save, kind)

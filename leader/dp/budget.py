@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,6 +66,11 @@ class Budget:
         paid = self._paid.get(round_, ())
         return {part: value for part, value in parts.items() if part in paid or self._can_pay(part)}
 
+    @property
+    def broke(self) -> Set[str]:
+        """See Privacy."""
+        return frozenset(part for part in self._accountant.parts if not self._can_pay(part))
+
     def _can_pay(self, part: str) -> bool:
         return self._accountant.can_pay(part, self._multiplier)
 
@@ -83,7 +88,7 @@ class Budget:
         paid = self._paid.get(round_, [])
         if self._config.group_size > 1 and len(paid) < self._config.buffer.size:
             paid = []  # others would have to pay for the rest of the buffer
-        broke = [part for part in self._accountant.parts if not (part in paid or self._can_pay(part))]
+        broke = self.broke - set(paid)
         if not broke:
             return ""
         cohort, known = self._config.cohort, self._accountant.parts.union(present)
@@ -91,7 +96,7 @@ class Budget:
         needed = math.ceil(cohort.quorum * min(cohort.size or everybody, everybody))
         if self._config.group_size > 1:
             needed = sum_of_least(self._config)
-        if everybody - len(broke) >= max(1, needed) and not (present and set(present) <= set(broke)):
+        if everybody - len(broke) >= max(1, needed) and not (present and set(present) <= broke):
             return ""
         most = max(sorted(broke), key=self._accountant.spent)
         return self._ledger.refusal(round_, most, self._multiplier)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -40,6 +40,11 @@ class Privacy(Protocol):
 
     def payable(self, parts: Mapping[str, P], round_: int = 0) -> Mapping[str, P]:
         """Those of the parts that can pay one more release, or paid for this round before a restart."""
+        ...
+
+    @property
+    def broke(self) -> Set[str]:
+        """Parts that can pay no further release."""
         ...
 
     def void(self, round_: int) -> None:
@@ -104,6 +109,11 @@ class NoPrivacy:
     def payable(self, parts: Mapping[str, P], round_: int = 0) -> Mapping[str, P]:
         """See Privacy."""
         return parts
+
+    @property
+    def broke(self) -> Set[str]:
+        """See Privacy."""
+        return frozenset()
 
     def void(self, round_: int) -> None:
         """See Privacy."""

@@ -35,6 +35,7 @@ class Allocation:
         self._config = config
         self._rank = rank  # whose turn it is: those of the lowest
         self._noted = noted  # the only learners whose rank may be other than 0; None = all
+        self.spent: Callable[[], Set[str]] = frozenset  # parts that can't be in a further round
         self._behind: frozenset[int] = frozenset()  # eligible, and given no work as others come first
         self._labels = labels  # None where the leader holds no data to deal out
         self._groups = groups  # None where the data has none
@@ -134,7 +135,8 @@ class Allocation:
         behind = {learner for learner, rank in ranks.items() if rank > first}
         # Nobody else has the data of those that were here before: strangers did nothing wrong by that.
         without = {learner for learner, rank in own.items() if rank > max(1, first_own)}
-        left = len(self._shard_parts) + len(self._own_parts) - len(without)
+        others = {part.id for learner, part in self._own_parts.items() if learner not in without}
+        left = len((self._shard_parts.keys() | others) - self.spent())
         return frozenset(behind | without if left >= self._least() else behind)
 
     def _ranks(self, learners: Set[int]) -> dict[int, int]:

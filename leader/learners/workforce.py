@@ -251,6 +251,10 @@ class Workforce:
         member.owes_since = None
         self._standings.worked(member.name)
 
+    def ask_spent(self, spent: Callable[[], Set[str]]) -> None:
+        """`spent` tells which parts can't pay for a further round."""
+        self._allocation.spent = spent
+
     def proven(self, name: str) -> bool:
         """Whether work of the learner of this name has counted."""
         return self._standings.proven(name)

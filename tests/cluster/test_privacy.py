@@ -19,7 +19,7 @@ from leader.data.dataset import open_data
 from leader.dp.accountant import Accountant
 from leader.dp.ledger import Head, Ledger, Release
 from leader.dp.privacy import open_privacy
-from leader.events import Event, RoundCommitted, UpdateAccepted
+from leader.events import Event, RoundAbandoned, RoundCommitted, UpdateAccepted
 from leader.global_model.initial import open_origin
 from leader.initial_state import initial_state, open_folder
 from leader.storage.checkpoint import load_checkpoint, load_newest, save_checkpoint
@@ -211,8 +211,10 @@ def test_with_noise_of_its_own_a_run_is_resumed_to_as_many_rounds_as_its_budget_
         parse(["--resume", str(folder), "--rounds", "25"], {})
 
 
-def test_parts_that_can_not_pay_sit_out_while_a_quorum_can(tmp_path: Path) -> None:
-    folder = begun(tmp_path / "run", {**PRIVATE, "cohort.quorum": 0.5, "rounds": 2})
+@pytest.mark.parametrize("deadline_s", [3600.0, 0.001], ids=["in time", "late"])
+def test_parts_that_can_not_pay_sit_out_while_a_quorum_can(tmp_path: Path, deadline_s: float) -> None:
+    settings = {**PRIVATE, "cohort.quorum": 0.5, "cohort.deadline_s": deadline_s, "rounds": 2}
+    folder = begun(tmp_path / "run", settings)
     state = load_newest(folder / "checkpoints")
     config = parse(["--resume", str(folder)], {}).config
     accountant = Accountant(8.0, 1e-5)
@@ -226,6 +228,7 @@ def test_parts_that_can_not_pay_sit_out_while_a_quorum_can(tmp_path: Path) -> No
     events: list[Event] = []
     simulate(config, hooks=Hooks(own=own(), listener=events.append), resume=True)
     assert [event.learners for event in events if isinstance(event, RoundCommitted)] == [1, 1]
+    assert any(isinstance(event, RoundAbandoned) for event in events) == (deadline_s < 1)
     releases = [entry for entry in ledger(folder) if entry["kind"] == "release"][2:]
     parts = {entry["set"]: entry["parts"] for entry in ledger(folder) if entry["kind"] == "parts"}
     assert [parts[entry["set"]] for entry in releases] == [[f"own-{NAMES[1]}"]] * 2

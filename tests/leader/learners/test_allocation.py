@@ -203,6 +203,15 @@ def test_own_data_that_is_late_is_left_out_as_long_as_the_rule_has_enough_withou
     assert list(crew.workforce.holders()) == ["own-eve", "own-a"]
 
 
+def test_own_data_that_is_late_is_waited_for_where_the_others_can_not_pay_for_a_round() -> None:
+    crew = Crew(learners=2, holder="learner")
+    eve, _ = crew.join("eve", "a", own=5)
+    crew.workforce.deal()
+    crew.workforce.ask_spent(lambda: {"own-a"})
+    crew.workforce.overdue([eve.learner_id], 10.0, abandoned=True)
+    assert list(crew.workforce.holders()) == ["own-eve", "own-a"]
+
+
 def test_a_learner_that_brings_its_own_data_next_time_gives_its_part_up() -> None:
     crew = Crew()
     _, b = crew.dealt("a", "b")
