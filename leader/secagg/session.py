@@ -88,7 +88,8 @@ class MaskSession:
         self._signatures: dict[int, bytes] = {}
         self._revealed: dict[int, dict[int, bytes]] = {}  # by who answered, by whose share it is
         self._refused: set[str] = set()  # that take no part any more, such as after a restart
-        self._misfit = 0, ""  # how many answers gave no secrets, and what is said to that
+        self._tried = 0  # how many answers were there when secrets were put together last
+        self._misfit = 0, ""  # how many of them gave none, and what is said to that
         self._ends = 0.0  # clock value at which nobody is waited for any more
 
     @classmethod
@@ -164,13 +165,11 @@ class MaskSession:
         return []
 
     def misfit(self, now: float, reason: str) -> list[Action]:
-        """What was revealed gives no secrets: wait for whoever has not answered yet, or give the session up."""
+        """What was revealed gives no secrets: try with what has come since, wait for the others, or give up."""
         assert self.phase is Phase.DONE
-        if now >= self._ends or not self._silent:
-            return self._fail(reason)
         self.phase, self.deadline = Phase.REVEALING, self._ends
-        self._misfit = len(self._revealed), reason
-        return []
+        self._misfit = self._tried, reason
+        return self._advance(now)
 
     def unmask(self, now: float) -> list[Action]:
         """The survivors are written down: ask them for what unmasks the sum."""
@@ -282,8 +281,8 @@ class MaskSession:
         return sorted({seat, *self._seated.graph.neighbours(seat)} & self._shares.keys())
 
     def _on_revealed(self, seat: int, revealed: leader_pb2.Revealed) -> None:
-        if self.phase is not Phase.REVEALING:
-            return  # enough had answered before
+        if self.phase not in (Phase.REVEALING, Phase.DONE):
+            return
         held, size = self._held_by(seat), shamir.SHARE_BYTES
         if seat not in self._in_sum or len(revealed.shares) != size * len(held):
             raise PayloadError(
@@ -320,8 +319,8 @@ class MaskSession:
                     f"{len(self._signatures)} learners agreed to who is in the sum, {self.plan.threshold} must"
                 )
             case Phase.REVEALING if self._can_unmask():
-                self.phase, self.deadline = Phase.DONE, None
-                return [Unmask(self._seated, self.survivors, self._revealed)]
+                self.phase, self.deadline, self._tried = Phase.DONE, None, len(self._revealed)
+                return [Unmask(self._seated, self.survivors, dict(self._revealed))]  # more may come meanwhile
             case Phase.REVEALING if late or not self._silent:
                 few = f"{len(self._revealed)} learners revealed shares, {self.plan.threshold} are needed"
                 return self._fail(self._misfit[1] or few)

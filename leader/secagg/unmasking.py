@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations, islice
+from itertools import combinations
+from random import SystemRandom
 
 from protos import leader_pb2
 from utils.errors import PayloadError
@@ -56,6 +58,20 @@ def seeds(seated: Seated, survivors: leader_pb2.Survivors, answers: Answers, mod
 Fits = Callable[[bytes], bool]
 
 
+def _choices(holders: Sequence[int], needed: int) -> Iterator[tuple[int, ...]]:
+    """So many of these at a time, the first ones first: all such sets, or of very many some by chance.
+
+    In turn, one that lies and comes first would be in all that are tried.
+    """
+    if math.comb(len(holders), needed) <= _TRIED:
+        yield from combinations(holders, needed)
+        return
+    yield tuple(holders[:needed])
+    draw = SystemRandom()
+    for _ in range(_TRIED):
+        yield tuple(draw.sample(holders, needed))
+
+
 def _self_secret(seated: Seated, seat: int) -> Fits:
     expected = seated.seats[seat].advert.self_hash
     return lambda secret: keys.digest("self hash", seated.session, secret) == expected
@@ -79,7 +95,7 @@ class _Secrets:
         """The secret of `seat` that fits; raises PayloadError if none does."""
         needed = self._seated.shares_needed
         holders = [answerer for answerer in self._order if seat in self._answers[answerer]]
-        for chosen in islice(combinations(holders, needed), _TRIED):
+        for chosen in _choices(holders, needed):
             shares = [self._answers[answerer][seat] for answerer in chosen]
             try:
                 secret = self._combiner(tuple(answerer + 1 for answerer in chosen)).secret(shares)

@@ -113,6 +113,45 @@ def test_a_learner_that_lies_about_its_examples_ends_no_run_and_spoils_no_checkp
     assert load_newest(tmp_path / "run" / "checkpoints").round == 3
 
 
+class Mute(Worker):
+    """A learner's worker that never lets anybody know what takes its mask off; `asked` is set when it is to."""
+
+    asked: ClassVar[asyncio.Event]
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self._heard = self.masks.heard
+        self.masks.heard = self._hear  # type: ignore[method-assign]
+
+    def _hear(self, message: leader_pb2.MaskDown) -> leader_pb2.MaskUp | None:
+        if message.HasField("reveal"):
+            Mute.asked.set()
+            return None
+        return self._heard(message)
+
+
+class WrongShares(Mute):
+    """Reveals what takes no mask off."""
+
+    def _hear(self, message: leader_pb2.MaskDown) -> leader_pb2.MaskUp | None:
+        said = self._heard(message)
+        if said is not None and said.HasField("revealed"):
+            said.revealed.shares = bytes(len(said.revealed.shares))
+        return said
+
+
+def test_a_learner_that_reveals_wrong_shares_hinders_no_round() -> None:
+    """The others' answers come while those of the first are put together."""
+
+    async def scenario(cluster: Cluster) -> None:
+        for name in "abcdef":
+            join(cluster, name, worker=WrongShares if name == "a" else Worker)
+        await cluster.finished()
+
+    run = play(scenario, {**MASKED, "learners": 6})
+    assert [e.learners for e in run.seen(RoundCommitted)] == [6] * 3
+
+
 def masked_file(cluster: Cluster) -> bytes:
     """What could be a masked update of the run's model."""
     values, wide = sizes_of(cluster.app.layout, 32)
@@ -181,23 +220,6 @@ def test_an_update_that_tells_of_itself_beside_the_sum_is_refused() -> None:
         await cluster.finished()
 
     play(scenario, {**MASKED, "rounds": 1, "cohort.quorum": 0.75})
-
-
-class Mute(Worker):
-    """A learner's worker that never lets anybody know what takes its mask off; `asked` is set when it is to."""
-
-    asked: ClassVar[asyncio.Event]
-
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
-        self._heard = self.masks.heard
-        self.masks.heard = self._hear  # type: ignore[method-assign]
-
-    def _hear(self, message: leader_pb2.MaskDown) -> leader_pb2.MaskUp | None:
-        if message.HasField("reveal"):
-            Mute.asked.set()
-            return None
-        return self._heard(message)
 
 
 def test_a_run_that_is_stopped_waits_for_no_answer_that_unmasks() -> None:

@@ -132,6 +132,38 @@ def test_a_liar_about_shares_is_left_out_where_others_are_enough() -> None:
     assert same(cohort.unmask(total), cohort.expected(cohort.names))
 
 
+@pytest.mark.parametrize("liars", [1, 4])
+def test_of_many_a_few_liars_are_found_wherever_they_sit(liars: int) -> None:
+    """There are 346,104 sets of 17 of the 24, and the first of these learners would be in most of them."""
+    cohort = Cohort(24)
+    cohort.do(cohort.session.open())
+    total = cohort.collect(cohort.names)
+    cohort.do(cohort.session.close(cohort.names, 0.0))
+    lying, truth = sorted(cohort.names)[:liars], cohort.answer
+    cohort.answer = lambda send: _flipped(truth(send)) if send.name in lying else truth(send)  # type: ignore[method-assign]
+    cohort.do(cohort.session.unmask(0.0))
+    cohort.do(cohort.session.misfit(0.0, ""))  # of the first 17 the liars are some
+    assert len(cohort.revealed.answers) == 24
+    assert same(cohort.unmask(total), cohort.expected(cohort.names))
+
+
+def test_what_comes_while_secrets_are_put_together_is_tried_next() -> None:
+    cohort = Cohort(6)
+    cohort.do(cohort.session.open())
+    total = cohort.collect(cohort.names)
+    cohort.do(cohort.session.close(cohort.names, 0.0))
+    truth, liar = cohort.answer, min(cohort.names)
+    cohort.answer = lambda send: _flipped(truth(send)) if send.name == liar else truth(send)  # type: ignore[method-assign]
+    cohort.do(cohort.session.unmask(0.0))
+    first = next(event for event in cohort.events if isinstance(event, Unmask))
+    assert len(first.answers) == 5  # and the sixth is here by now
+    cohort.do(cohort.session.misfit(0.0, "5 that fit are needed"))
+    assert len(cohort.revealed.answers) == 6
+    assert same(cohort.unmask(total), cohort.expected(cohort.names))
+    cohort.do(cohort.session.misfit(0.0, "5 that fit are needed"))
+    assert cohort.failure == "5 that fit are needed"
+
+
 def _flipped(said: leader_pb2.MaskUp | None) -> leader_pb2.MaskUp | None:
     if said is not None and said.HasField("revealed"):
         said.revealed.shares = bytes(byte ^ (at % 33 == 32) for at, byte in enumerate(said.revealed.shares))
