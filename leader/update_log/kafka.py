@@ -15,6 +15,7 @@ from utils.wire.rpc import is_loopback
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message
+    from confluent_kafka.admin import AdminClient
 
 _TIMEOUT_S = 10.0  # for a call
 _POLL_S = 0.1
@@ -97,6 +98,24 @@ class KafkaLog:
                     raise NotReadyError(
                         f"Kafka does not make the topic {name}: {error.args[0].str()}"
                     ) from None
+                self._grow(admin, name, topics[name])
+
+    def _grow(self, admin: AdminClient, topic: str, partitions: int) -> None:
+        """Have as many partitions where a topic is there: a run may be resumed with more."""
+        from confluent_kafka import KafkaException
+        from confluent_kafka.cimpl import NewPartitions
+
+        try:
+            there = admin.list_topics(topic, timeout=_TIMEOUT_S).topics[topic].partitions
+            if len(there) < partitions:
+                more = [NewPartitions(topic, partitions)]
+                admin.create_partitions(more, request_timeout=_TIMEOUT_S)[topic].result(2 * _TIMEOUT_S)
+                self._producer.list_topics(topic, timeout=_TIMEOUT_S)  # it may know the topic as it was
+        except KafkaException as error:
+            raise NotReadyError(
+                f"Kafka does not give the topic {topic} {partitions} partitions ({error.args[0].str()}): resume the "
+                "run with as many in services.kafka.partitions as it had"
+            ) from None
 
     def put(self, topic: str, entries: Iterable[Entry]) -> list[int]:
         """See UpdateLog."""
@@ -114,10 +133,14 @@ class KafkaLog:
         def delivered(error: Any, message: Message) -> None:
             found[number] = error.str() if error is not None else message.offset() or 0
 
+        from confluent_kafka import KafkaException
+
         deadline = time.monotonic() + _TIMEOUT_S
         while True:
             try:
                 self._producer.produce(topic, entry.value, entry.key, entry.partition, on_delivery=delivered)
+            except KafkaException as error:  # such as for a partition that it knows not to be there
+                raise NotReadyError(f"Kafka takes no record: {error.args[0].str()}") from None
             except BufferError:  # full of what Kafka has not taken yet
                 if time.monotonic() > deadline:
                     raise NotReadyError("Kafka takes nothing") from None

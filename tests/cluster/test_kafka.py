@@ -268,7 +268,10 @@ class Sender(Worker):
 
 
 def resumed(
-    address: str, meanwhile: Callable[[Cluster], None], more: Settings = MappingProxyType({})
+    address: str,
+    meanwhile: Callable[[Cluster], None],
+    more: Settings = MappingProxyType({}),
+    partitions: int = 8,
 ) -> tuple[Cluster, Counter[str]]:
     """A run whose leader is killed once three of four updates count, and what its learners have sent."""
     Sender.sent, Sender.three, Sender.may = [], asyncio.Event(), asyncio.Event()
@@ -281,7 +284,7 @@ def resumed(
             await Sender.three.wait()
         await cluster.leader.kill()
         meanwhile(cluster)
-        await cluster.resume()
+        await cluster.resume(services__kafka__partitions=partitions)
         await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 6, "they do not count again")
         Sender.may.set()
         await cluster.finished()
@@ -329,6 +332,28 @@ def test_a_broker_that_is_away_when_the_leader_goes_on_costs_a_line_and_updates_
         _, sent = resumed(address, lambda cluster: broker.close())
     assert [sent[f"{who} 1"] for who in "abc"] == [2, 2, 2]
     assert len([one for one in caplog.messages if "the run goes on" in one]) == 1
+
+
+@pytest.mark.parametrize(
+    ("broker", "partitions", "told"),
+    [
+        (noida, 16, []),
+        (tansu, 4, []),
+        (tansu, 16, ["Kafka does not give the topic model-updates.RUN 16 partitions"]),
+    ],
+)
+def test_a_run_that_is_resumed_with_other_partitions_has_them_or_says_that_it_has_not(
+    broker: Broker, partitions: int, told: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = closed_address()
+    with broker(address, tmp_path):
+        through, sent = resumed(address, lambda cluster: None, partitions=partitions)
+        run_id = through.app.description.run_id
+        in_topic(address, f"model-updates.{run_id}", 8 if told else partitions)  # they are all there
+    assert all(sent[f"{who} 1"] >= 2 for who in "abc")  # the sum of before had other places
+    said = [one for one in caplog.messages if "the run goes on" in one and "does not delete" not in one]
+    assert [one.replace(run_id, "RUN").partition(" (")[0] for one in said] == told
+    assert "Unexpected" not in caplog.text
 
 
 @pytest.mark.parametrize("broker", [tansu, noida])
