@@ -226,7 +226,9 @@ class Aggregate:
             norm,
         )
         weight = min(self._weighting.weight(facts), self._scale.heaviest)
-        return _Update(contribution.part, facts, weight, self._weighting.factor(facts), elsewhere)
+        # Of no steps are those that bring scores alone, of which no mean is made.
+        factor = self._weighting.factor(facts) if facts.local_steps else 1.0
+        return _Update(contribution.part, facts, weight, factor, elsewhere)
 
     def _check_weight(self, sums: Sequence[ExactSum], update: _Update, runs: Sequence[_Run]) -> None:
         for number in {number for number, _, _ in runs}:

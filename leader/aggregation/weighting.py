@@ -28,7 +28,7 @@ class Facts:
     """What a weighting may know of an update."""
 
     examples: int
-    local_steps: int = 1
+    local_steps: int = 1  # 0 of an update that brings scores alone; no weighting is asked for its factor
     loss: float = math.nan  # NaN if not said, as the next one
     start_loss: float = math.nan
     staleness: int = 0

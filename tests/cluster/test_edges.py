@@ -51,7 +51,11 @@ TOGETHER: dict[str, Settings] = {
     },
     "`streaming.fragments` (DiLoCo)": {"streaming.fragments": 3, "streaming.overlap_steps": 1},
     "`model.local` (FedBN)": {"model.local": "norm.*"},
-    "`evaluation.holdout`, scores": {"evaluation.holdout": 0.25, "evaluation.federated_every": 1},
+    "`evaluation.holdout`, scores": {
+        "evaluation.holdout": 0.25,
+        "evaluation.federated_every": 1,
+        "aggregate.weighting": "fednova",
+    },
 }
 #: What they can't go with, and the reason that is told at the start.
 REFUSED: dict[str, tuple[Settings, str]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from safetensors import safe_open
 
 from leader.events import FederatedEvaluated, RoundCommitted, UpdateAccepted
@@ -11,7 +12,7 @@ from learner.wire.connection import Endpoint
 from learner.wire.whole_update import HeldUpdate
 from learner.work.worker import Worker
 from scripts.cluster import Cluster
-from tests.clusters import IMAGES, TIMEOUT_S, Settings, play
+from tests.clusters import IMAGES, TIMEOUT_S, TINY, Settings, play, train
 
 SETTINGS: Settings = {
     "learners": 2,
@@ -39,6 +40,14 @@ def test_learners_score_each_round_s_model_on_what_they_do_not_train_on() -> Non
         check_kept(cluster)
 
     play(scenario, SETTINGS, data=IMAGES)
+
+
+@pytest.mark.parametrize("weighting", ["fednova", "qfedavg"])
+def test_the_last_model_is_scored_whatever_weighs_updates(weighting: str) -> None:
+    evaluation = {"evaluation.holdout": 0.25, "evaluation.federated_every": 3}
+    cluster = play(train, {**TINY, **evaluation, "aggregate.weighting": weighting})
+    [scores] = [event.scores for event in cluster.seen(FederatedEvaluated) if event.round == 3]
+    assert scores["squared_error"]["learners"] == 2
 
 
 def check_told(cluster: Cluster) -> None:
