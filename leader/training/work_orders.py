@@ -100,7 +100,7 @@ class WorkPlanner:
     def scoring(self, round_: int, part: Part, *, version: int, counted: int) -> leader_pb2.WorkOrder:
         """The work order that asks for scores of a model, and for no training."""
         order = self.order(round_, 0, 1, part, version=version, first_exchange=0, counted=counted)
-        order.local_steps = 0
+        order.local_steps = order.overlap_steps = 0
         order.evaluate = True
         order.ClearField("start_loss")
         return self._sealed(order, part)

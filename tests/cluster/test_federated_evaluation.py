@@ -42,10 +42,18 @@ def test_learners_score_each_round_s_model_on_what_they_do_not_train_on() -> Non
     play(scenario, SETTINGS, data=IMAGES)
 
 
-@pytest.mark.parametrize("weighting", ["fednova", "qfedavg"])
-def test_the_last_model_is_scored_whatever_weighs_updates(weighting: str) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"aggregate.weighting": "fednova"},
+        {"aggregate.weighting": "qfedavg"},
+        {"streaming.fragments": 2, "streaming.overlap_steps": 1},
+    ],
+    ids=["fednova", "qfedavg", "fragments"],
+)
+def test_the_last_model_is_scored_however_rounds_are_made(settings: Settings) -> None:
     evaluation = {"evaluation.holdout": 0.25, "evaluation.federated_every": 3}
-    cluster = play(train, {**TINY, **evaluation, "aggregate.weighting": weighting})
+    cluster = play(train, {**TINY, **evaluation, **settings})
     [scores] = [event.scores for event in cluster.seen(FederatedEvaluated) if event.round == 3]
     assert scores["squared_error"]["learners"] == 2
 
