@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from leader.aggregation.weighting import Facts, heaviest, make_weighting
 from leader.config import RunConfig
+from leader.config.rules.dp import orders_a_learner
 from leader.data.part import Part
 from leader.rounds.buffer import OpenWork
 from protos import leader_pb2
@@ -172,7 +173,7 @@ class WorkPlanner:
         if (dp := self._config.dp).mode == "examples":
             order.examples.clip, order.examples.noise_multiplier = dp.clip, dp.noise_multiplier
             order.examples.epsilon, order.examples.delta = dp.epsilon, dp.delta
-            order.examples.rounds = self._config.rounds
+            order.examples.rounds = orders_a_learner(self._config)
 
     def _stream(self, order: leader_pb2.WorkOrder) -> None:
         """Fill in whose turn it is, and what the round before has changed."""

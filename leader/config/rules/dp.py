@@ -28,6 +28,18 @@ def _releases_in_groups(config: RunFields) -> int:
     return min(most, config.rounds * (updates + size - 1) // max(1, config.parts_held - size + 1) + 1)
 
 
+def orders_a_learner(config: RunFields) -> int:
+    """How many orders each learner must be able to pay by itself (dp.mode=examples) for the run to reach its end.
+
+    In an asynchronous run as many as make up all buffers, and the one that it is at then: who is quicker, and has
+    spent its budget, leaves, and the others go on.
+    """
+    if not config.buffer.size:
+        return config.rounds
+    updates = math.ceil(config.buffer.size / config.group_size) * config.group_size
+    return config.rounds * updates // config.parts_held + 1
+
+
 def releases_needed(rounds: int, parts: int, cohort: int) -> int:
     """The same for so many rounds, parts, and parts in each round.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from leader.config.rules.dp import releases_a_part
+from leader.config.rules.dp import orders_a_learner, releases_a_part
 from tests.leader.config.settings import assert_refused, config_of
 
 PRIVATE = "dp.mode=central model.norm=group aggregate.weighting=uniform"
@@ -140,3 +140,16 @@ def test_a_run_that_pays_its_rounds_by_the_least_noise_is_one_that_could_be_aske
     least = config_of(*PRIVATE.split(), "rounds=50")
     given = config_of(*PRIVATE.split(), "rounds=50", f"dp.noise_multiplier={least.dp.noise(50)!r}")
     assert given.dp.noise(50) == least.dp.noise(50)
+
+
+@pytest.mark.parametrize(
+    ("settings", "orders"),
+    [
+        ("", 10),
+        ("buffer.size=3", 8),
+        ("buffer.size=9", 23),
+        ("buffer.size=5 buffer.group=4 secagg.mode=masked", 21),
+    ],
+)
+def test_each_learner_can_pay_its_part_of_all_buffers(settings: str, orders: int) -> None:
+    assert orders_a_learner(config_of(*f"{EXAMPLES} learners=4 rounds=10 {settings}".split())) == orders
