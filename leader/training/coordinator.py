@@ -239,11 +239,12 @@ class Coordinator:
 
     async def _look_at_learners(self, exchange: OpenExchange) -> str | None:
         """Tell the machine who holds what by now."""
+        left = self._kind.left()  # after which others may hold what is open
         holders, parts = exchange.holders(), exchange.machine.plan.parts
         events: list[protocol.RoundEvent] = [protocol.Assigned(part, holders.get(part)) for part in parts]
         if not any(part in holders for part in parts):
             events.insert(0, protocol.Deserted())
-        if (left := self._kind.left()) is not None:
+        if left is not None:
             events.insert(0, protocol.Reopen(parts, left))
         return await self._tell(exchange, *events)
 

@@ -60,6 +60,10 @@ class Masked(Protocol):
         """See ExchangeKind.stop."""
         ...
 
+    def left(self) -> tuple[str, ...] | None:
+        """See ExchangeKind.left."""
+        ...
+
     def look_at_learners(self) -> None:
         """Who is here may have changed."""
         ...
@@ -92,6 +96,10 @@ class Masking:
         """See ExchangeKind.returned."""
         if self.open_now is not None:
             self.open_now.returned(member)
+
+    def left(self) -> tuple[str, ...] | None:
+        """See ExchangeKind.left."""
+        return self.open_now.left() if self.open_now is not None else None
 
     def deadline(self) -> float | None:
         """See ExchangeKind.deadline."""
@@ -224,6 +232,19 @@ class MaskedExchange(SynchronousExchange):
         self._registered = registered
         self._begin()
         self._group.lost(gone)
+
+    def left(self) -> tuple[str, ...] | None:
+        """See ExchangeKind.left: nothing is where no masks would ever come off; the same work is masked anew."""
+        if not self._group.hopeless:
+            return self._engine.branches.left()
+        _log.warning(
+            "round %d: %d learners have masks yet, a sum needs %d; they are asked again",
+            *(self.machine.plan.round, len(self._group.ready), need(self._plan)),
+        )
+        self._group.over()
+        self._open(0)
+        self._group.put_off()
+        return ()
 
     # --- its sum ---------------------------------------------------------------------------
 

@@ -259,6 +259,10 @@ class MaskedBufferedExchange(BufferedExchange):
         for one in self._all:
             one.stop()
 
+    def left(self) -> tuple[str, ...] | None:
+        """See ExchangeKind.left: nobody but the leader adds here."""
+        return None
+
     def look_at_learners(self) -> None:
         """Who is here may have changed, and which groups there are."""
         registered = {member.name for member in self._engine.workforce}

@@ -22,7 +22,7 @@ from leader.learners.membership import Member
 from leader.secagg.actions import Action, Failed, Ready, Send, Unmask
 from leader.secagg.masked_sum import MaskedSum
 from leader.secagg.pending import PendingFile, PendingSum, Place
-from leader.secagg.session import MaskSession, Times
+from leader.secagg.session import MaskSession, Phase, Times
 from leader.secagg.unmasking import seeds
 from leader.training.engine import Engine
 from leader.training.exchanges.base import Recalled
@@ -83,6 +83,16 @@ class MaskedGroup:
         """Whether the update of this learner, masked in this session, is one of its sum."""
         return name in self.ready and session == self.session
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether too few have masks yet to take them off a sum, as where several learners were started again."""
+        collects = self._session is not None and self._session.phase is Phase.COLLECTING
+        return collects and len(self.ready) < need(self.plan)
+
+    def put_off(self) -> None:
+        """Let the learners be for a while before they are asked for masks."""
+        self._not_before = self._now() + self._times.keys_s
+
     def counted(self, part: str, name: str) -> None:
         """The update of a part is in the sum, and stays there, whether its learner is here or gone."""
         self._in_sum[part] = name
@@ -131,7 +141,7 @@ class MaskedGroup:
             return
         _log.warning("round %d: %s; they are asked again", self.round, reason)
         self._session = None
-        self._not_before = self._now() + self._times.keys_s
+        self.put_off()
 
     @property
     def deadline(self) -> float | None:
