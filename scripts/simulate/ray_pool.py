@@ -22,7 +22,7 @@ from model.task import Examples, Indices
 from protos import leader_pb2
 from scripts.simulate.parts import PartOf
 from scripts.simulate.pool import Training
-from utils.errors import ConfigError
+from utils.errors import ConfigError, FlockstepError
 
 _VERSIONS = 4  # models kept in Ray's store for orders that start from them
 
@@ -76,6 +76,8 @@ class RayActors:
                 indices,
             )
             return update
+        except FlockstepError as error:  # Ray's text of it is a traceback
+            raise getattr(error, "cause", error) from None
         finally:
             self._idle.put_nowait(actor)
 

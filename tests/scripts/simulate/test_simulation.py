@@ -135,6 +135,14 @@ def test_ray_actors_give_the_same_bits_as_one_worker(tmp_path: Path) -> None:
     assert digest(one) == digest(actors)
 
 
+@needs("ray")
+def test_what_fails_at_a_ray_actor_is_told_in_its_own_words(tmp_path: Path) -> None:
+    train = {"local_steps": 5, "batch_size": 16, "dtype": "float32", "lr": 1e20}
+    outcome = run(config(tmp_path / "run", train=train), Options(ray="local"))
+    assert outcome.reason.endswith("failed: training diverged in round 1: the loss is nan; lower train.lr")
+    assert "\n" not in outcome.reason
+
+
 def test_without_ray_its_flag_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match="pip install ray"):
