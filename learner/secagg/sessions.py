@@ -12,6 +12,7 @@ from learner.secagg.member import Floors, MaskMember, Phase, Signing
 from learner.secagg.vow import Vows
 from protos import leader_pb2
 from utils import faults
+from utils.batches import held_out
 from utils.dp.shares import check_noise
 from utils.errors import LateUpdateError, PayloadError, WireError
 
@@ -43,6 +44,7 @@ class MaskSessions:
         self._floors = floors
         self._signing = signing
         self._examples = examples  # of its own, as registered
+        self._trained = examples  # of them, in this run
         self._required = required
         self._name, self._run = "", ""
         self._order: leader_pb2.WorkOrder | None = None  # the newest that is to be masked
@@ -50,8 +52,9 @@ class MaskSessions:
         self._member: MaskMember | None = None
         self._changed = asyncio.Event()
 
-    def registered(self, name: str, run: str) -> None:
-        """The leader knows this learner by this name."""
+    def registered(self, name: str, run: str, holdout: float = 0.0) -> None:
+        """The leader knows this learner by this name; in this run it keeps that share of its examples from training."""
+        self._trained = self._examples - held_out(self._examples, holdout)
         if (name, run) != (self._name, self._run):
             self._name, self._run = name, run
             self._order, self._member = None, None
@@ -80,9 +83,9 @@ class MaskSessions:
         if order.HasField("noise"):
             check_noise(order.noise, order.masking)
         epochs = order.masking.epochs
-        if epochs and order.local_steps != epochs * math.ceil(self._examples / max(1, order.batch_size)):
+        if epochs and order.local_steps != epochs * math.ceil(self._trained / max(1, order.batch_size)):
             raise PayloadError(
-                f"{order.local_steps} steps are not {epochs} passes through this learner's {self._examples} examples"
+                f"{order.local_steps} steps are not {epochs} passes through this learner's {self._trained} examples"
             )
 
     def heard(self, message: leader_pb2.MaskDown) -> leader_pb2.MaskUp | None:

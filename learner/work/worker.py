@@ -92,7 +92,7 @@ class Worker:
         """
         self._tools.floor.registered(connection.run)
         self._connection, self._report = connection, report
-        self.masks.registered(connection.name, connection.run.run_id)
+        self.masks.registered(connection.name, connection.run.run_id, connection.run.holdout)
         self._edges.registered(connection.name)
         self._broken = broken = asyncio.get_running_loop().create_future()
         if self._run is None or self._run.run_id != connection.run.run_id:

@@ -118,7 +118,8 @@ class Crew(LearnerLink):
         if (masks := self._masks.get(member.name)) is None:
             examples = member.own_data.examples if member.own_data else 0
             masks = MaskSessions(Vows(None), Floors(2), examples)  # the run's own least is meant
-            masks.registered(member.name, self.app.description.run_id)
+            run = self.app.description
+            masks.registered(member.name, run.run_id, run.holdout)
             self._masks[member.name] = masks
         return masks
 

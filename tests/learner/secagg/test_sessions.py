@@ -54,6 +54,17 @@ def test_in_passes_the_steps_are_those_of_its_own_examples() -> None:
         sessions().ordered(asked)
 
 
+def test_passes_are_through_the_examples_that_the_run_trains_on() -> None:
+    asked = work(local_steps=2)  # of batches of 8
+    asked.masking.epochs = 1
+    learner = sessions()
+    learner.registered("a", "run", 0.4)
+    assert learner.ordered(asked) is None
+    asked.local_steps = 3
+    with pytest.raises(PayloadError, match="3 steps are not 1 passes through this learner's 15 examples"):
+        learner.ordered(asked)
+
+
 def test_a_share_of_noise_without_masks_and_one_that_hides_nothing_are_refused() -> None:
     plain = work(noise=leader_pb2.NoisePlan(clip=1.0, reach=50_000, spread=[32]))
     assert sessions().ordered(plain) is None
