@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis without a clock, a root logger of their own, and the real CIFAR-10."""
+"""What all tests share: hypothesis without a clock, curves undrawn, a root logger, and the real CIFAR-10."""
 
 from __future__ import annotations
 
@@ -25,6 +25,17 @@ def no_identities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Learners find none of the identities that this machine has."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLOCKSTEP_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def sketched_curves() -> Iterator[None]:
+    """Leaders in this process leave their curves undrawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        if app := sys.modules.get("leader.app"):
+            from tests.tools.sketch import sketch_curves
+
+            patch.setattr(app, "draw_curves", sketch_curves)
         yield
 
 

@@ -49,7 +49,6 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path) -> Path
     for tree in ("photos/train", "photos/test"):
         _images(tmp_path / tree)
     monkeypatch.setattr("utils.datasets.open.synthetic_shapes", _synthetic_shapes)
-    monkeypatch.setattr("leader.app.draw_curves", lambda *_: None)  # as long as a run, too
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PYTHONSAFEPATH", "")

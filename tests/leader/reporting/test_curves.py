@@ -25,6 +25,13 @@ def records(count: int, every: int = 1, first_down: int = 2_000_000) -> list[Rec
     return made
 
 
+def scored(made: list[Record], every: int = 2, name: str = "accuracy") -> list[Record]:
+    """Learners scored every second model: half of them well, the worst tenth badly."""
+    for record in made[:: every or 1]:
+        record["federated"] = {name: {"mean": 0.5, "worst_decile": 0.25}}
+    return made
+
+
 def panels(made: list[Record]) -> dict[str, Axes]:
     return {axes.get_title(loc="left"): axes for axes in curves_figure(made, "title").axes}
 
@@ -46,6 +53,27 @@ def test_the_picture_decodes_at_any_number_of_rounds(tmp_path: Path, count: int)
         image.load()
         assert (image.format, image.size) == ("PNG", (1320, 888))
     assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
+
+
+#: In all other tests runs leave their curves undrawn.
+KINDS: dict[str, list[Record]] = {
+    "never evaluated": records(3, every=0),
+    "once": scored(records(1)),
+    "at the learners too": scored(records(300), every=1),
+    "at the learners alone": scored(records(4, every=0)),
+    "a metric of one's own": scored(records(3, every=0), name="mae"),
+    "private": [record | {"loss": None, "epsilon": record["round"]} for record in records(3)],
+    "rounds without a loss": [record | {"loss": None} for record in records(3)],
+    "with the data": records(5, first_down=200_000_000),
+    "abandoned": [{"round": 1, "abandoned": True, "seconds": 0.0, "bytes_up": 0, "bytes_down": 0}],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_picture_of_each_kind_of_run_is_drawn(tmp_path: Path, kind: str) -> None:
+    draw_curves(KINDS[kind], tmp_path / "curves.png", kind)
+    with Image.open(tmp_path / "curves.png") as image:
+        assert np.ptp(np.asarray(image.convert("L"))) > 100  # from white to ink
 
 
 def test_each_panel_shows_its_values() -> None:
@@ -98,13 +126,6 @@ def test_the_title_names_model_and_dataset() -> None:
     assert curves_title(started) == "resnet20 on synthetic shapes (drawn), gradient exchange"
     figure = curves_figure(records(1), curves_title(started))
     assert figure.get_suptitle() == "resnet20 on synthetic shapes (drawn), gradient exchange"
-
-
-def scored(made: list[Record], every: int = 2, name: str = "accuracy") -> list[Record]:
-    """Learners scored every second model: half of them well, the worst tenth badly."""
-    for record in made[:: every or 1]:
-        record["federated"] = {name: {"mean": 0.5, "worst_decile": 0.25}}
-    return made
 
 
 def test_what_learners_score_is_a_line_with_a_band_down_to_the_worst() -> None:
