@@ -29,7 +29,8 @@ def open_data(config: RunConfig) -> Data:
     if config.model.task:
         task = load_task(config.model.task, "model.task")
         return Data(config.model.task, None, task.open_data(Path(wanted.source), train=False), 0)
-    split = open_dataset(wanted.source, wanted.dir)
-    test = split.test.take(wanted.test_examples) if split.test else None
-    train = split.train.take(wanted.train_examples) if wanted.holder == "leader" else None
-    return Data(split.train.name, train, test, len(split.train.classes))
+    here = wanted.holder == "leader"
+    split = open_dataset(
+        wanted.source, wanted.dir, cut=(wanted.train_examples if here else 1, wanted.test_examples)
+    )
+    return Data(split.train.name, split.train if here else None, split.test, len(split.train.classes))

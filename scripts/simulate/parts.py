@@ -86,7 +86,7 @@ def _split(config: RunConfig) -> Sequence[Brought]:
         raise ConfigError(
             f"data.shards is {data.shards}, but {config.learners} virtual learners bring a part each: leave it 0"
         )
-    train = open_dataset(data.source, data.dir).train.take(data.train_examples)
+    train = open_dataset(data.source, data.dir, cut=(data.train_examples, 1)).train
     parts = partition(
         train.labels,
         config.learners,

@@ -42,10 +42,11 @@ def find_cifar10(folder: Path) -> Path | None:
     return None
 
 
-def load_cifar10(folder: Path) -> Split:
+def load_cifar10(folder: Path, *, cut: tuple[int, int] = (0, 0)) -> Split:
     """CIFAR-10 from an official folder of either version, or from the folder around it.
 
-    All images are copied once into one array a split (153 MB for training), so that a batch is one gather.
+    All images are copied once into one array a split (153 MB for training), so that a batch is one gather; with
+    `cut` only the first so many of the training and the test split, 0 = all.
     Raises DataError when a file is missing or damaged.
     """
     found = find_cifar10(folder)
@@ -54,18 +55,22 @@ def load_cifar10(folder: Path) -> Split:
             f"no CIFAR-10 in {folder}: expected {PYTHON_FOLDER}/ or {BINARY_FOLDER}/ with data_batch_1"
         )
     suffix = ".bin" if (found / f"{TRAIN_FILES[0]}.bin").is_file() else ""
-    train = _read_all([found / (name + suffix) for name in TRAIN_FILES])
-    test = _read_all([found / (name + suffix) for name in TEST_FILES])
+    train = _read_all([found / (name + suffix) for name in TRAIN_FILES], cut[0])
+    test = _read_all([found / (name + suffix) for name in TEST_FILES], cut[1])
     return Split(train, test)
 
 
-def _read_all(paths: Sequence[Path]) -> Dataset:
+def _read_all(paths: Sequence[Path], cut: int) -> Dataset:
     for path in paths:
         if not path.is_file():
             raise DataError(f"CIFAR-10 is incomplete: {path} is missing; unpack the archive again")
     batches = [_read_binary_batch(path) if path.suffix else read_pickled_batch(path) for path in paths]
-    images = np.concatenate([pixels for pixels, _ in batches]).reshape(-1, 3, 32, 32)
-    return Dataset(NAME, images, np.concatenate([labels for _, labels in batches]), CLASSES)
+    labels = np.concatenate([labels for _, labels in batches])[: cut or None]
+    images, end = np.empty((len(labels), PIXELS), np.uint8), 0
+    for pixels, _ in batches:
+        start, end = end, end + len(pixels)
+        images[start:end] = pixels[: max(0, len(images) - start)]
+    return Dataset(NAME, images.reshape(-1, 3, 32, 32), labels, CLASSES)
 
 
 def _read_binary_batch(path: Path) -> _Records:

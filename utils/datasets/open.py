@@ -12,21 +12,24 @@ from utils.datasets.synthetic import synthetic_shapes
 from utils.errors import DataError
 
 
-def open_dataset(source: str, cache: Path, *, download: bool = True, size: int = 32) -> Split:
+def open_dataset(
+    source: str, cache: Path, *, download: bool = True, size: int = 32, cut: tuple[int, int] = (0, 0)
+) -> Split:
     """The dataset that `source` names.
 
     "cifar10": looked for in `cache`, else downloaded to it; "synthetic": drawn shapes; a path that
     ends in .safetensors is a data set file; anything else is a folder: CIFAR-10's (either version, or the
-    folder around it) or an image tree, read at `size`.
+    folder around it) or an image tree, read at `size`. With `cut` no more than the first so many examples of
+    the training and the test split, 0 = all: of shapes and CIFAR-10 no others are drawn or copied.
     Raises DataError saying what was looked for and what is allowed.
     """
     if source == "synthetic":
-        return synthetic_shapes()
+        return synthetic_shapes(cut=cut)
     if source == "cifar10":
-        return load_cifar10(_cached_cifar10(cache, download=download))
+        return load_cifar10(_cached_cifar10(cache, download=download), cut=cut)
     folder = Path(source).expanduser()
     if folder.suffix == SUFFIX and not folder.is_dir():
-        return Split(load_dataset(folder), None)
+        return Split(load_dataset(folder).take(cut[0]), None)
     if not folder.is_dir():
         raise DataError(
             f"no dataset {source!r}: there is no such folder; "
@@ -34,8 +37,9 @@ def open_dataset(source: str, cache: Path, *, download: bool = True, size: int =
             f"or a {SUFFIX} file of scripts.partition"
         )
     if find_cifar10(folder):
-        return load_cifar10(folder)
-    return load_image_folder(folder, size)
+        return load_cifar10(folder, cut=cut)
+    split = load_image_folder(folder, size)
+    return Split(split.train.take(cut[0]), split.test.take(cut[1]) if split.test else None)
 
 
 def _cached_cifar10(cache: Path, *, download: bool) -> Path:

@@ -59,13 +59,17 @@ SHAPES: dict[str, Callable[[_Reals, _Reals], _Reals]] = {
 CLASSES = tuple(SHAPES)
 
 
-def synthetic_shapes(train: int = 20_000, test: int = 4_000, seed: int = 0) -> Split:
+def synthetic_shapes(
+    train: int = 20_000, test: int = 4_000, seed: int = 0, *, cut: tuple[int, int] = (0, 0)
+) -> Split:
     """`train` and `test` images of one shape each, in random colour, place, size and angle.
 
     Around it are a shaded background, smaller shapes as distractors, and noise. Examples are in random
-    order, classes equally likely.
+    order, classes equally likely. With `cut` only the first so many of each are drawn, 0 = all.
     """
-    return Split(_draw(train, derive_seed(seed, "train")), _draw(test, derive_seed(seed, "test")))
+    return Split(
+        _draw(train, derive_seed(seed, "train"), cut[0]), _draw(test, derive_seed(seed, "test"), cut[1])
+    )
 
 
 class _Random:
@@ -90,13 +94,15 @@ class _Random:
         return (np.float32(low) + unit * np.float32(high - low))[:, None, None]
 
 
-def _draw(count: int, seed: int) -> Dataset:
+def _draw(count: int, seed: int, cut: int) -> Dataset:
     random = _Random(seed)
     labels = random.below(len(CLASSES), count)
-    images = np.empty((count, 3, SIZE, SIZE), np.uint8)
-    for start in range(0, count, CHUNK):
-        images[start : start + CHUNK] = _draw_chunk(labels[start : start + CHUNK], random)
-    return Dataset(NAME, images, labels, CLASSES)
+    wanted = min(cut or count, count)
+    images = np.empty((wanted, 3, SIZE, SIZE), np.uint8)
+    for start in range(0, wanted, CHUNK):
+        drawn = _draw_chunk(labels[start : start + CHUNK], random)  # whole, or the next had other numbers
+        images[start : start + CHUNK] = drawn[: wanted - start]
+    return Dataset(NAME, images, labels[:wanted], CLASSES)
 
 
 def _draw_chunk(labels: NDArray[np.int64], random: _Random) -> NDArray[np.uint8]:

@@ -62,6 +62,17 @@ def test_both_versions_give_the_same_images_and_labels(
     assert (split.train.name, split.train.classes[3], len(split.train.classes)) == ("CIFAR-10", "cat", 10)
 
 
+@pytest.mark.parametrize("cut", [(1, 4), (4, 3), (6, 1), (99, 99)])
+def test_the_first_images_are_copied_alone(tmp_path: Path, cut: tuple[int, int]) -> None:
+    folder = write_binary(tmp_path / "c")
+    whole, some = load_cifar10(folder), load_cifar10(folder, cut=cut)
+    assert whole.test is not None
+    assert some.test is not None
+    assert (len(some.train), len(some.test)) == (min(cut[0], 20), min(cut[1], 4))
+    assert some.train.fingerprint() == whole.train.take(cut[0]).fingerprint()
+    assert some.test.fingerprint() == whole.test.take(cut[1]).fingerprint()
+
+
 @pytest.mark.parametrize(("write", "name"), [(write_binary, BINARY_FOLDER), (write_python, PYTHON_FOLDER)])
 def test_the_folder_is_found_by_itself_and_in_its_parent(
     tmp_path: Path, write: functools.partial[Path], name: str

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.datasets import open_dataset
+from utils.datasets import open_dataset, save_dataset
 from utils.datasets.cifar10 import BINARY_FOLDER
 from utils.errors import DataError
 
@@ -24,6 +24,19 @@ def test_cifar10_is_taken_from_the_cache(tmp_path: Path) -> None:
     assert split.train.labels.tolist() == [0, 1, 2, 3, 4]
     assert split.test is not None
     assert split.test.labels.tolist() == [5]
+
+
+def test_every_source_is_cut_as_asked(tmp_path: Path) -> None:
+    write_cifar10(tmp_path / BINARY_FOLDER)
+    for number, path in enumerate(["train/a/0.png", "train/b/1.png", "test/a/2.png", "test/b/3.png"]):
+        (tmp_path / "tree" / path).parent.mkdir(parents=True)
+        Image.fromarray(np.full((32, 32, 3), number, np.uint8)).save(tmp_path / "tree" / path)
+    sources = ["synthetic", "cifar10", str(tmp_path / BINARY_FOLDER), str(tmp_path / "tree")]
+    for split in (open_dataset(source, tmp_path, cut=(1, 1)) for source in sources):
+        assert split.test is not None
+        assert (len(split.train), len(split.test)) == (1, 1)
+    save_dataset(split.train, tmp_path / "one.safetensors")
+    assert len(open_dataset(str(tmp_path / "one.safetensors"), tmp_path, cut=(1, 1)).train) == 1
 
 
 def test_cifar10_that_is_nowhere_is_an_error_when_downloads_are_off(tmp_path: Path) -> None:

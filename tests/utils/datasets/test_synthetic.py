@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from utils.datasets import synthetic_shapes
+from utils.datasets.synthetic import CHUNK
 
 
 def test_the_bits_are_the_same_on_every_machine() -> None:
@@ -17,6 +19,16 @@ def test_seeds_and_splits_differ() -> None:
     assert first.test is not None
     prints = {first.train.fingerprint(), first.test.fingerprint(), second.train.fingerprint()}
     assert len(prints) == 3
+
+
+@pytest.mark.parametrize("cut", [(1, CHUNK), (CHUNK + 1, 0), (600, 599), (1000, 1000)])
+def test_the_first_images_of_many_are_drawn_alone(cut: tuple[int, int]) -> None:
+    whole, some = synthetic_shapes(600, 600), synthetic_shapes(600, 600, cut=cut)
+    for split, of, first in zip((some.train, some.test), (whole.train, whole.test), cut, strict=True):
+        assert split is not None
+        assert of is not None
+        assert len(split) == min(first or 600, 600)
+        assert split.fingerprint() == of.take(first).fingerprint()
 
 
 def test_sizes_types_and_classes_are_as_asked() -> None:
