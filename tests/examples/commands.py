@@ -20,6 +20,7 @@ README = ROOT / "examples" / "README.md"
 ADDRESS = "127.0.0.1:50051"  # where the leader listens unless it is told otherwise
 LEADER = "python -m leader"
 _PATIENCE_S = 2 * TIMEOUT_S  # programs of other frameworks, several at a time
+_LIBRARIES = ("sklearn.datasets", "sklearn.linear_model")  # of most examples; they take more than a second
 Process = Forked | subprocess.Popen[bytes]
 
 
@@ -69,7 +70,7 @@ def _running(command: Sequence[str], log: Path, variables: Mapping[str, str]) ->
             yield process
         return
     with log.open("wb") as output:
-        forked = fork(command, log.parent, variables, output.fileno())
+        forked = fork(command, log.parent, variables, output.fileno(), preload=_LIBRARIES)
     try:
         yield forked
     finally:

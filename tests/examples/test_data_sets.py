@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchvision.datasets.utils import extract_archive
 
 from leader.events import RoundCommitted
 from scripts.cluster import Cluster
@@ -99,6 +97,9 @@ def test_a_folder_that_save_to_disk_wrote_is_data_of_a_task(
 
 
 def test_a_data_set_of_torchvision_is_data_of_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision  # here, as it loads PyTorch's compiler, which takes longer than all other tests' imports
+    from torchvision.datasets.utils import extract_archive
+
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     random = np.random.default_rng(0)

@@ -19,7 +19,11 @@ REQUEST_BYTES = 1 << 17
 _ROOT = Path(__file__).parents[2]
 _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 #: What the zygote itself runs with: with one thread, it can fork.
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+_ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",  # of pyarrow, which scikit-learn imports
+}
 
 
 class Forked:
@@ -59,13 +63,20 @@ class Forked:
 
 
 def fork(
-    command: Sequence[str], folder: Path, environment: Mapping[str, str], output: int, host: str = ""
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    output: int,
+    host: str = "",
+    preload: Sequence[str] = (),
 ) -> Forked:
     """Run `python -m COMMAND` in a session of its own; what it writes goes to the file descriptor `output`.
 
-    With `host`, it runs in the network namespace of that name.
+    With `host`, it runs in the network namespace of that name. What `preload` names is imported once, before it is
+    forked.
     """
     request = {"command": command, "folder": str(folder), "environment": dict(environment), "host": host}
+    request |= {"preload": preload}
     zygote = _zygote()
     socket.send_fds(zygote, [json.dumps(request).encode()], [output])
     return Forked(int.from_bytes(zygote.recv(4)))

@@ -18,6 +18,7 @@ import runpy
 import socket
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,17 +42,14 @@ PRELOADED = (
 
 def main(connection: socket.socket) -> None:
     """Fork until the other side hangs up; in each fork, run its program and return from here too."""
-    for name in PRELOADED:
-        importlib.import_module(name)
+    preload(PRELOADED)
     sys.modules["leader.app"].draw_curves = sketch_curves  # type: ignore[attr-defined]
-    assert len(list(Path("/proc/self/task").iterdir())) == 1, (
-        "no lock that another thread holds goes into a fork"
-    )
-    gc.freeze()  # else the first collection in each fork would copy every page
     while True:
         message, outputs, _, _ = socket.recv_fds(connection, REQUEST_BYTES, 1)
         if not message:
             return
+        request = json.loads(message)
+        preload(request["preload"])
         told, tell = os.pipe()
         if (between := os.fork()) == 0:
             if os.fork() != 0:
@@ -61,12 +59,22 @@ def main(connection: socket.socket) -> None:
             connection.close()
             os.close(told)
             os.close(tell)
-            become(json.loads(message), outputs[0])
+            become(request, outputs[0])
             return
         os.waitpid(between, 0)
         connection.send(os.read(told, 4))
         for number in (told, tell, *outputs):
             os.close(number)
+
+
+def preload(names: Iterable[str]) -> None:
+    """Import what forks need."""
+    for name in names:
+        importlib.import_module(name)
+    assert len(list(Path("/proc/self/task").iterdir())) == 1, (
+        "no lock that another thread holds goes into a fork"
+    )
+    gc.freeze()  # else the first collection in each fork would copy every page
 
 
 def move_to(host: str) -> None:
