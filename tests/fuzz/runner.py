@@ -19,7 +19,7 @@ _COLLECT_EVERY = 200  # inputs
 _LONGEST_BATCH_S = 120.0
 _LONGEST_INPUT_S = 20.0  # machines may be busy
 #: Anything that is kept of every input is larger; an allocator's holes may add up to some bytes each.
-_MOST_GROWTH_BYTES, _MOST_GROWTH_AN_INPUT = 16 << 20, 48
+_MOST_GROWTH_BYTES, _MOST_GROWTH_AN_INPUT = 8 << 20, 48
 
 
 @dataclass

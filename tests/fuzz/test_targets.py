@@ -5,7 +5,7 @@ import pytest
 from tests.fuzz.__main__ import main
 from tests.fuzz.suite import SUITE
 
-COUNT = 30_000
+COUNT = 15_000
 
 #: What must be among the outcomes of each target: inputs that get nowhere prove nothing.
 OUTCOMES = {
