@@ -37,8 +37,9 @@ check: $(INSTALLED) ## format, lint, types, stubs
 	$(BIN)/mypy
 	$(BIN)/python -m tests.tools.stubs --check
 
+# With bytecode, also where it is turned off: else each of the tests' programs would compile all that it imports.
 test: $(INSTALLED) ## run the tests, JOBS=2 at a time; ARGS="-k name" passes arguments on
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(ARGS)
 
 fuzz: $(INSTALLED) ## a million mutated inputs for every payload kind and RPC; ARGS="--seed 1" passes on
 	$(BIN)/python -m tests.fuzz $(ARGS)
