@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from leader.config.run_fields import RunFields
 from utils.secagg.ring import COARSE, FEWEST_LEVELS, Ring
-from utils.secagg.roster import METRIC_NAME, MOST_METRICS
+from utils.secagg.roster import METRIC_NAME, MOST_METRICS, MOST_SEATS
 
 _SEES_EACH = "which must see each update"
 
@@ -144,10 +144,15 @@ def _numbers(config: RunFields) -> Iterator[str]:
             "set 0.5 or more, or 0"
         )
     awaited, parties = _awaited(config), asked(config)
+    key = "cohort.size" if cohort.size else "learners"
+    if config.buffer.size:
+        key = "buffer.group" if config.buffer.group else "buffer.size"
+    if parties > MOST_SEATS:
+        yield (
+            f"{key} asks {parties} learners for one masked sum, and no more than {MOST_SEATS} can agree on masks: "
+            f"set {key.replace('learners', 'cohort.size')}={MOST_SEATS}, or fewer"
+        )
     if parties < secagg.least:
-        key = "cohort.size" if cohort.size else "learners"
-        if config.buffer.size:
-            key = "buffer.group" if config.buffer.group else "buffer.size"
         yield (
             f"{key} is {parties}, but secagg.least is {secagg.least}: "
             "of two, each can compute the other's update; set secagg.least=2 if that does no harm"

@@ -113,6 +113,11 @@ REFUSED = {
         "secagg.mode is masked, but aggregate.max_share is set, which must see each update",
         "set aggregate.max_share=0",
     ),
+    "masks of more than can agree": (
+        "secagg.mode=masked data.holder=learner learners=10001 cohort.quorum=0.8",
+        "learners asks 10001 learners for one masked sum, and no more than 10000 can agree on masks: "
+        "set cohort.size=10000, or fewer",
+    ),
     "coarse masks": (
         "secagg.mode=masked secagg.bits=16 data.holder=learner learners=259 cohort.quorum=0.8",
         "secagg.bits is 16, in which a value of one of 259 learners has 126 levels to each side, and should have 127: "
