@@ -49,6 +49,10 @@ class VirtualClock:
         """Let the time be `to`, if it is not later already."""
         self._now = max(self._now, to)
 
+    def stir(self) -> None:
+        """Something has come for the coordinator, which waits no more until it begins to anew."""
+        self._wait = None
+
     def expire(self) -> None:
         """Move on to the deadline and end the coordinator's wait."""
         assert self._deadline is not None

@@ -92,7 +92,9 @@ class Driver:
     def _fail(self, job: Job, reason: str) -> None:
         """What the leader does when a learner says that it can't go on."""
         workforce = self.app.coordinator.workforce
-        workforce.leave(job.member, f"failed: {reason}")
+        if workforce.get(job.member.learner_id) is not None:
+            workforce.leave(job.member, f"failed: {reason}")
+            self.clock.stir()  # no time passes before its parts have gone to others
         self.app.coordinator.desk.failed(job.member, job.assignment.order.work_id, reason)
         if not workforce.enough():
             self.app.coordinator.stop(

@@ -92,6 +92,21 @@ def test_stragglers_miss_a_deadline_in_virtual_time(tmp_path: Path) -> None:
     assert set(counts) <= set(range(1, LEARNERS))
 
 
+def test_the_shard_of_one_that_fails_goes_to_another_before_any_time_passes(tmp_path: Path) -> None:
+    events: list[Event] = []
+    made: list[str] = []
+
+    def nan_twice(part: str, assignment: Assignment, update: Update) -> Update:
+        made.append(part)
+        return update if len(made) > 2 else replace(update, values=np.full_like(update.values, np.nan))
+
+    data = {"source": "synthetic", "train_examples": 8, "test_examples": 1, "shards": 1}
+    settings = config(tmp_path / "run", rounds=1, data=data, model={"name": "resnet9-w8", "norm": "group"})
+    outcome = simulate(settings, hooks=Hooks(tamper=nan_twice, listener=events.append))
+    assert (outcome.reason, made) == ("", ["shard-00000"] * 3)
+    assert not any(isinstance(event, RoundAbandoned) for event in events)
+
+
 def test_a_run_whose_learners_all_fail_is_stopped(tmp_path: Path) -> None:
     abandoned: list[Event] = []
 
