@@ -286,6 +286,7 @@ def resumed(
         meanwhile(cluster)
         await cluster.resume(services__kafka__partitions=partitions)
         await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 6, "they do not count again")
+        await cluster.until(lambda: len(cluster.app.edges) == 1, "the edge is not back")  # else it may miss the end
         Sender.may.set()
         await cluster.finished()
 
