@@ -286,7 +286,8 @@ def resumed(
         meanwhile(cluster)
         await cluster.resume(services__kafka__partitions=partitions)
         await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 6, "they do not count again")
-        await cluster.until(lambda: len(cluster.app.edges) == 1, "the edge is not back")  # else it may miss the end
+        # An edge that misses the end looks for its leader for minutes.
+        await cluster.until(lambda: len(cluster.app.edges) == 1, "the edge is not back")
         Sender.may.set()
         await cluster.finished()
 
