@@ -23,6 +23,7 @@ from leader.trust.identities.manager import Manager
 from protos import edge_pb2, leader_pb2, leader_pb2_grpc, trust_pb2
 from scripts.cluster import Cluster
 from scripts.demo import free_port
+from tests.cluster.test_edges import Slow
 from tests.clusters import IMAGES, SHARDS, TINY, Settings, join, one_edge, play, train
 from tests.leader.trust.fleet import Fleet
 from tests.leader.trust.gateways import gateway_to
@@ -112,7 +113,8 @@ def test_a_revoked_learner_is_cut_off_at_all_edges_and_the_others_end_in_the_sam
         await one_edge(cluster, "top", edges_listen=f"127.0.0.1:{port}", **files(tmp_path, "top"))
         cluster.edge("low", above=port, **files(tmp_path, "low"))
         await cluster.until(lambda: len(cluster.app.edges) == 2, "no edge below")
-        cluster.learner("a")
+        Slow.may = asyncio.Event()  # else a inherits eve's shard and ends the round while she is asking
+        cluster.learner("a", worker=Slow)
         eve, ann = fleet.admit("eve"), fleet.admit("ann")
         async with AsyncExitStack() as stack:
             stranger = await stack.enter_async_context(Stranger(cluster.address, eve))
@@ -137,6 +139,7 @@ def test_a_revoked_learner_is_cut_off_at_all_edges_and_the_others_end_in_the_sam
                 assert await refused(stub.GetUpload(status)) == words
                 assert await refused(stub.AccumulateGradients(upload(order))) == words
         never.set()
+        Slow.may.set()
         await cluster.event(LearnerLeft, reason="revoked")
         cluster.learner("b")
         await cluster.finished()
