@@ -124,9 +124,8 @@ class Table:
             "keep_checkpoints": 1,
         }
         algorithm = dict(self.algorithms[cell.algorithm])
-        if algorithm.get(
-            "train.control_variates"
-        ):  # all make the steps of an even share: as many images in all
+        if algorithm.get("train.control_variates"):
+            # All make the steps of an even share: as many images in all.
             share = math.ceil((size.examples or self.images) / self.learners)
             algorithm["train.local_steps"] = size.epochs * math.ceil(share / self.batch_size)
         chosen = {
