@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -124,6 +125,8 @@ class Followers:
         for place in self._places:
             place.follower.close()
         if database is not None:
+            with suppress(sqlite3.Error):
+                self._count(database)  # of which the last rows may not have been seen
             database.close()
 
     def _open(self) -> sqlite3.Connection:
@@ -134,10 +137,17 @@ class Followers:
             place.seq = found[0] if found else 0
         return database
 
+    def _count(self, database: sqlite3.Connection) -> None:
+        for place in self._places:
+            place.waiting = waiting(database, place.seq)
+
     def _is_over(self) -> bool:
-        if self._closing_at is None:
-            return False
-        return time.monotonic() >= self._closing_at or not any(place.waiting for place in self._places)
+        with self._news:
+            if self._closing_at is None:
+                return False
+            if time.monotonic() >= self._closing_at:
+                return True
+            return not self._is_news and not any(place.waiting for place in self._places)
 
     def _wait(self) -> None:
         """Until there is news, or a service is to be tried again."""
@@ -153,8 +163,8 @@ class Followers:
             self._is_news = False
 
     def _send_all(self, database: sqlite3.Connection) -> None:
+        self._count(database)
         for place in self._places:
-            place.waiting = waiting(database, place.seq)
             while place.waiting and self._is_due(place) and self._send(database, place):
                 place.waiting = waiting(database, place.seq)
 

@@ -319,6 +319,7 @@ def test_an_update_whose_round_closes_while_it_comes_is_late_whatever_the_next_o
         async with edge_of(parent), stub_of(parent.hub.addresses[0]) as stub:
             parent.open(1)
             slow, rest = Learner(1, parent), asyncio.Event()
+            await upload_status(stub, slow)  # answered once the round is open there: before, no round is over
             sending = asyncio.ensure_future(send_in_two(stub, slow, rest))
             await model_is_late(stub, parent)
             narrow = scale_message(Scale.of(1024.0, 8))  # in which no update of its weight has room

@@ -103,7 +103,9 @@ def test_what_stays_behind_is_told_and_a_later_leader_sends_that_alone(
     assert shelf.has_round[1].wait(TIMEOUT_S)
     record.settle()
     shelf.away = True
+    shelf.tried.clear()
     round_(record, 2)
+    assert shelf.tried.wait(TIMEOUT_S)
     record.close()
     assert f"they are in {path}: resume the run when it is there" in caplog.text
     ((_, up, waiting),) = record.followers.states
@@ -118,6 +120,34 @@ def test_what_stays_behind_is_told_and_a_later_leader_sends_that_alone(
     followers.close(TIMEOUT_S)
     sent = later.rounds
     assert sent == ["participation:2:a", "rounds:2"]
+
+
+def test_rows_written_just_before_the_end_are_sent_though_the_thread_was_done_with_all_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, shelf = tmp_path / "r.sqlite", Shelf()
+    followers = Followers(path, [shelf])
+    record, is_over, closing = Record(path, followers), followers._is_over, threading.Event()
+
+    def once_it_closes() -> bool:
+        if 1 in {int(row.values["round"] or 0) for row in shelf.kept.values() if row.table == "rounds"}:
+            assert closing.wait(TIMEOUT_S)
+        return is_over()
+
+    monkeypatch.setattr(followers, "_is_over", once_it_closes)
+    for event in (STARTED, A):
+        record.on_event(event)
+    round_(record, 1)
+    assert shelf.has_round[1].wait(TIMEOUT_S)
+    round_(record, 2)
+    record.settle()
+    closer = threading.Thread(target=record.close)
+    closer.start()
+    while followers._closing_at is None:
+        closer.join(0.001)
+    closing.set()
+    closer.join(TIMEOUT_S)
+    assert shelf.rounds == [f"participation:{n}:a" for n in (1, 2)] + [f"rounds:{n}" for n in (1, 2)]
 
 
 def test_without_followers_no_thread_is_started(tmp_path: Path) -> None:
