@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from secrets import token_urlsafe
@@ -50,21 +51,21 @@ class WebServer:
 
     def __init__(self, listener: socket.socket, token: str, views: Callable[[], Sequence[View]]) -> None:
         self._listener = listener
+        self._host, self._port = listener.getsockname()[:2]  # a page that ends early closes it
         self._token = token
         self._views = views
         self._events: deque[tuple[float, Event]] = deque()
-        self._server: Server | None = None
         self._stopping = False
+        self._leave: Callable[[], object] | None = None  # called once that is so
         self._thread = Thread(target=self._run, name="web", daemon=True)
         self._thread.start()
 
     @property
     def url(self) -> str:
         """Where a browser on this machine finds it, or on another one if it listens for those; with the token."""
-        host, port = self._listener.getsockname()[:2]
-        host = own_host() if ip_address(host).is_unspecified else host
+        host = own_host() if ip_address(self._host).is_unspecified else self._host
         host = f"[{host}]" if ":" in host else host
-        return f"http://{host}:{port}/" + (f"?token={self._token}" if self._token else "")
+        return f"http://{host}:{self._port}/" + (f"?token={self._token}" if self._token else "")
 
     def on_event(self, event: Event) -> None:
         """Take note of `event`; all else happens in the server's thread."""
@@ -73,10 +74,10 @@ class WebServer:
     def stop(self) -> None:
         """Tell viewers what came last and let them go; takes half a second at most."""
         self._stopping = True
-        if self._server is not None:
-            self._server.should_exit = True
+        if self._leave is not None:
+            with suppress(RuntimeError):  # it has ended by itself
+                self._leave()
         self._thread.join(_STOP_S)
-        self._listener.close()
 
     def _run(self) -> None:
         try:
@@ -84,6 +85,7 @@ class WebServer:
         except Exception:
             _log.exception("the live page has ended; the run goes on")
         self._events = deque(maxlen=0)
+        self._listener.close()
 
     async def _serve(self) -> None:
         # Imported here, so that a leader's start doesn't wait for these libraries.
@@ -105,25 +107,28 @@ class WebServer:
                 backlog=128,
             )
         )
-        telling = asyncio.create_task(self._tell(server, views))
-        self._server = server
-        server.should_exit = self._stopping
+        leaving = asyncio.Event()
+        telling = asyncio.create_task(self._tell(server, views, leaving))
+        self._leave = partial(asyncio.get_running_loop().call_soon_threadsafe, leaving.set)
+        if self._stopping:  # looked at last: whoever stops from now on calls that
+            leaving.set()
         await server.serve(sockets=[self._listener])
         await telling
 
-    async def _tell(self, server: Server, views: Sequence[View]) -> None:
-        """Let the views take in what happened, twice a second."""
+    async def _tell(self, server: Server, views: Sequence[View], leaving: asyncio.Event) -> None:
+        """Let the views take in what happened, twice a second and once more at the end."""
         last = False
         try:
             while not last:
-                last = server.should_exit
+                last = leaving.is_set()
                 while self._events:
                     at, event = self._events.popleft()
                     for view in views:
                         view.on_event(event, at)
                 for view in views:
                     view.tick(last=last)
-                await asyncio.sleep(0 if last else _TICK_S)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(leaving.wait(), _TICK_S)
         finally:
             server.should_exit = True  # a view that fails ends the page: it must not stand still unnoticed
 

@@ -21,7 +21,7 @@ def test_ended_runs_are_served_side_by_side(tmp_path: Path) -> None:
         leader = ended(cluster)
         page = cluster.program("page", ["scripts.page", "--port", "0", str(leader), str(leader)])
         url = page.event("line")["message"].split()[1].rstrip(";")
-        runs = httpx.get(f"{url}api/run").json()["runs"]
+        runs = httpx.get(f"{url}api/run", timeout=60.0).json()["runs"]
         assert [run["state"] for run in runs] == ["finished", "finished"]
         records = [json.loads(line) for line in (leader / "metrics.jsonl").read_text().splitlines()]
         assert [point["loss"] for point in runs[0]["points"]] == [record["loss"] for record in records]

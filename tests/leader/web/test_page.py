@@ -29,7 +29,7 @@ def client(tmp_path: Path, stream: events.EventStream) -> Iterator[httpx.Client]
     views = lambda: [Page([RunView(10)])]  # noqa: E731
     with web_server("127.0.0.1:0", tmp_path / "page", stream, views) as url:
         stream.publish(started())
-        with httpx.Client(base_url=url, timeout=10.0) as client:
+        with httpx.Client(base_url=url, timeout=60.0) as client:
             yield client
 
 
@@ -79,7 +79,7 @@ def test_the_last_thing_that_viewers_hear_is_how_the_run_ended(tmp_path: Path) -
     views = lambda: [Page([RunView(10)])]  # noqa: E731
     with ExitStack() as stack:
         url = stack.enter_context(web_server("127.0.0.1:0", tmp_path / "page", stream, views))
-        with httpx.stream("GET", f"{url}api/events", timeout=10.0) as answer:
+        with httpx.stream("GET", f"{url}api/events", timeout=60.0) as answer:
             lines = answer.iter_lines()
             told(lines)
             stream.publish(started())
