@@ -54,8 +54,15 @@ class Trainer:
         self._choose = choose
         self._cancelled = threading.Event()
 
+    def expect(self) -> None:
+        """Another order comes: what was cancelled until now was not that."""
+        self._cancelled.clear()
+
     def cancel(self) -> None:
-        """Make the order that runs now raise CancelledError before its next step; any thread may call it."""
+        """Make the order that runs now, or is expected, raise CancelledError before its next step.
+
+        Any thread may call it.
+        """
         self._cancelled.set()
 
     def run(self, assignment: Assignment, progress: Progress = lambda done, total, rate: None) -> Update:
@@ -65,7 +72,6 @@ class Trainer:
 
     def begin(self, assignment: Assignment, progress: Progress = lambda done, total, rate: None) -> Begun:
         """What comes before the steps; raises IncompatibleError."""
-        self._cancelled.clear()
         began = time.perf_counter()
         run = self._open(assignment, progress)
         algorithms = self._choose(run)

@@ -203,8 +203,12 @@ class Workbench:
         assignment = self._assignments.ahead(order, examples, memory)
         return self._trainer.head(assignment, progress)
 
+    def expect(self) -> None:
+        """See Trainer."""
+        self._trainer.expect()
+
     def cancel(self) -> None:
-        """Make the order that runs now raise CancelledError before its next step; any thread may call it."""
+        """See Trainer."""
         self._trainer.cancel()
 
 

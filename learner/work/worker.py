@@ -265,10 +265,12 @@ class Worker:
         loop, bench = asyncio.get_running_loop(), self._bench
         assert bench is not None
         progress = self._reporter(order.work_id, loop)
-        made = await loop.run_in_executor(
-            self._thread, bench.make_in_pieces, update, examples, post, progress
-        )
-        self._tell(order, part, made)
+
+        def make() -> Update:
+            _expect(order, self._book, bench)
+            return bench.make_in_pieces(update, examples, post, progress)
+
+        self._tell(order, part, await loop.run_in_executor(self._thread, make))
 
     async def _make(self, order: leader_pb2.WorkOrder, part: str) -> WholeUpdate:
         """Train, and keep the update."""
@@ -299,8 +301,7 @@ class Worker:
 
         def make() -> tuple[Update, WholeUpdate]:
             head = begun()
-            if self._book.unwanted:
-                raise CancelledError(f"round {order.round} is over")
+            _expect(order, self._book, bench)
             return bench.make(order, base, examples, part, progress, head)
 
         update, held = await loop.run_in_executor(self._thread, make)
@@ -313,8 +314,7 @@ class Worker:
         """Raises CancelledError if the order is over."""
         assert self._bench is not None
         inputs = await self._inputs.of(order, self._bench)
-        if self._book.unwanted:
-            raise CancelledError(f"round {order.round} is over")
+        _check_wanted(order, self._book)
         return inputs
 
     async def _send(self, to: Endpoint, held: HeldUpdate, *, resume: bool) -> None:
@@ -352,6 +352,17 @@ class Worker:
             self._cancel()
         await self._edges.close()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+
+
+def _expect(order: leader_pb2.WorkOrder, book: OrderBook, bench: Workbench) -> None:
+    """Before an order's training, in its thread; raises CancelledError if the order is over."""
+    bench.expect()  # first: what ends the order after the look at it ends its training
+    _check_wanted(order, book)
+
+
+def _check_wanted(order: leader_pb2.WorkOrder, book: OrderBook) -> None:
+    if book.unwanted:
+        raise CancelledError(f"round {order.round} is over")
 
 
 def _shown(update: Update) -> str:

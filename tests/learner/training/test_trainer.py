@@ -258,6 +258,7 @@ def test_the_same_order_gives_the_same_bits_whatever_was_trained_before() -> Non
         trained(everything(seed=9), used, **given)
         with pytest.raises(CancelledError):
             cancelled_after(used, steps=2)
+        used.expect()
         again = trained(work, used, **given)
         assert again.values.tobytes() == first.values.tobytes()
         assert (again.loss, again.trained, again.examples) == (first.loss, first.trained, first.examples)
