@@ -30,8 +30,9 @@ class Shelf:
         self.has_round: dict[int, threading.Event] = {n: threading.Event() for n in range(1, 9)}
 
     def send(self, rows: Sequence[Row]) -> None:
+        away = self.away
         self.tried.set()
-        if self.away:
+        if away:  # also where it came back since
             raise ConnectionError("nobody there")
         for row in rows:
             self.kept[f"{row.table}:{row.key}"] = row

@@ -246,8 +246,7 @@ def test_a_disk_that_is_full_costs_one_line_and_what_it_had_no_room_for_is_writt
             resource.setrlimit(resource.RLIMIT_FSIZE, (250_000, before[1]))  # no file can grow beyond this
             for event in (replace(STARTED, resumed_round=1), *map(committed, range(2, 201))):
                 record.on_event(event)
-            while not caplog.records:
-                record.settle()
+            record.settle()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert 1 < len(rows(path, "SELECT round FROM rounds")) < 200
@@ -265,7 +264,7 @@ def test_a_file_that_is_no_record_never_holds_up_the_run(
     path.write_bytes(b"nothing that SQLite knows" * 100)
     began = time.monotonic()
     recorded(path, [STARTED, A, update(1), applied(), committed()])
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 30.0  # of the 60 for which its end is waited for
     assert len(caplog.records) == 1
     assert "file is not a database" in caplog.text
 
