@@ -46,6 +46,7 @@ class Record:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.followers = followers
+        self._path = path
         self._untold = untold
         self._clock = clock
         self._participation = Participation()
@@ -71,6 +72,12 @@ class Record:
             self._write_between()
             self._jobs.put(None)
             self._thread.join(_CLOSE_S)
+            if self._thread.is_alive():
+                _log.warning(
+                    "the record %s misses the end of this run: its disk did not take it within %g s",
+                    self._path,
+                    _CLOSE_S,
+                )
         self.followers.close(_LAST_ROWS_S)
 
     def abandon(self) -> None:

@@ -165,6 +165,24 @@ def test_what_happens_while_a_round_waits_to_be_written_is_no_part_of_it(tmp_pat
     assert rows(path, "SELECT learner, outcome FROM participation") == [("a", "counted")]
 
 
+def test_an_end_that_the_disk_does_not_take_in_time_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metadata.sqlite"
+    busy = Busy(path)
+    record = Record(path, busy)
+    record.on_event(STARTED)
+    assert busy.there.wait(60)
+    record.on_event(committed())
+    monkeypatch.setattr("leader.services.record.writer._CLOSE_S", 0.01)
+    record.close()
+    assert caplog.messages == [
+        f"the record {path} misses the end of this run: its disk did not take it within 0.01 s"
+    ]
+    busy.go.set()
+    record._thread.join(60)
+
+
 def test_scores_of_the_test_split_and_of_learners_are_there_and_what_is_not_finite_is_null(
     tmp_path: Path,
 ) -> None:
