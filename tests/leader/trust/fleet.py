@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -136,13 +135,6 @@ async def refusal(channel: aio.Channel, metadata: Metadata = (), token: bytes = 
     with pytest.raises(FlockstepError) as caught:
         await ask(channel, metadata, token)
     return caught.value
-
-
-def skip(seconds: float) -> None:
-    """Let so much time pass at once for all that waits on this event loop."""
-    loop = asyncio.get_running_loop()
-    now = loop.time
-    loop.time = lambda: now() + seconds  # type: ignore[method-assign]
 
 
 def watch(channel: aio.Channel, timeout: float, metadata: Metadata = ()) -> Any:

@@ -18,7 +18,8 @@ from leader.config import LimitsConfig, RunConfig, TrustConfig
 from leader.trust.access.guard import Guard
 from leader.trust.identities.callers import Caller, caller_of
 from protos import leader_pb2, trust_pb2
-from tests.leader.trust.fleet import Fleet, ask, connect, refusal, skip
+from tests.leader.trust.fleet import Fleet, ask, connect, refusal
+from tests.tools.clock import skip
 from utils.errors import BusyError, ForbiddenError, NotReadyError, WireError
 from utils.trust import contract as trust
 from utils.trust.credentials import Credentials
