@@ -36,9 +36,11 @@ class Control:
         self._server = LearnerServer(address, worker, access) if address else None
         self._session: Session | None = None  # that is open
         self.leaving = asyncio.Event()  # after this nothing is mended
+        self._why = ""  # it leaves
 
     def leave(self, reason: str) -> None:
         """Say goodbye, where anybody listens, and end."""
+        self._why = reason
         self.leaving.set()
         if self._session is not None:
             self._session.goodbye(reason)
@@ -120,6 +122,8 @@ class Control:
             return await self._server.run(connection)
         assert session is not None
         self._session = session
+        if self._why:  # it was told to while it registered
+            session.goodbye(self._why)
         try:
             return await session.run()
         finally:

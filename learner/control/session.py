@@ -26,13 +26,13 @@ class Session:
         self._worker = worker
         self._access = access
         self._outbox: asyncio.Queue[leader_pb2.LearnerMessage | None] = asyncio.Queue()
+        self._put(leader_pb2.LearnerMessage(hello=leader_pb2.Hello(token=connection.token)))
 
     async def run(self) -> leader_pb2.Stop | None:
         """Hand the leader's messages to the worker; its Stop, or None when the stream ended without.
 
         Raises UnreachableError or what the leader refused the session with.
         """
-        self._put(leader_pb2.LearnerMessage(hello=leader_pb2.Hello(token=self._connection.token)))
         heart = asyncio.ensure_future(self._beat())
         try:
             async for message in self._connection.stub.session(self._messages()):

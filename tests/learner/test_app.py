@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from operator import methodcaller
 from pathlib import Path
 from typing import Any, ClassVar
@@ -151,8 +151,15 @@ async def stop_dialled(leader: Leader, address: str) -> None:
         await stop(learner_pb2.StopNotice(reason="all done", finished=True))
 
 
-def learn(leader: Leader, *, dialled: bool, tools: Tools = TOOLS, ends_itself: bool = False) -> None:
-    """Run a learner with own data against `leader` until it is told to stop, or by itself."""
+def learn(
+    leader: Leader,
+    *,
+    dialled: bool,
+    tools: Tools = TOOLS,
+    ends_itself: bool = False,
+    made: Callable[[App], object] = lambda app: None,
+) -> None:
+    """Run a learner with own data against `leader` until it is told to stop, or by itself; `made` is given it."""
     shard = Shard(np.zeros((4, 3, 32, 32), np.uint8), np.arange(4) % 3)
     own = Own(shard, leader_pb2.OwnData(examples=4, classes=3))
 
@@ -162,6 +169,7 @@ def learn(leader: Leader, *, dialled: bool, tools: Tools = TOOLS, ends_itself: b
         address = closed_address() if dialled else ""
         async with started(server) as leaders, asyncio.timeout(60):
             app = App(LearnerOptions(leader=leaders, network_addr=address), tools, own)
+            made(app)
             await asyncio.gather(
                 app.run(), *([stop_dialled(leader, address)] if dialled and not ends_itself else [])
             )
@@ -236,6 +244,31 @@ def test_a_learner_whose_transfer_is_forbidden_ends_and_says_nothing_more(
     assert caught.value.exit_code == 7
     assert leader.tokens == [b""]
     assert leader.told == []
+
+
+def test_a_learner_that_is_told_to_leave_while_it_registers_says_goodbye() -> None:
+    apps: list[App] = []
+
+    class Slow(Leader):
+        """Has the learner told to leave before it is registered, and notes its goodbye."""
+
+        goodbyes: ClassVar[list[str]] = []
+
+        async def register(
+            self, info: leader_pb2.LearnerInfo, context: Context
+        ) -> leader_pb2.AckWithMetadata:
+            apps[0].leave("stopped by SIGTERM")
+            return await super().register(info, context)
+
+        async def _listen(self, messages: AsyncIterator[leader_pb2.LearnerMessage]) -> bool:
+            async for message in messages:
+                if message.HasField("goodbye"):
+                    self.goodbyes.append(message.goodbye.reason)
+            return True
+
+    leader = Slow("", [])
+    learn(leader, dialled=False, ends_itself=True, made=apps.append)
+    assert leader.goodbyes == ["stopped by SIGTERM"]
 
 
 class Quoting(ImageClassification):
