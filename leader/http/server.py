@@ -141,13 +141,13 @@ def _tls() -> ssl.SSLContext:
 
 def _show(context: ssl.SSLContext, config: HttpConfig, own: Credentials) -> None:
     """Show the configured files or `own` to whoever connects from now on; raises ConfigError."""
-    with TemporaryDirectory() as folder:  # for this user alone; OpenSSL takes keys from files only
-        path = Path(folder, "own.pem")
-        path.write_bytes(own.key + own.certificate)
-        try:
+    try:
+        with TemporaryDirectory() as folder:  # for this user alone; OpenSSL takes keys from files only
+            path = Path(folder, "own.pem")
+            path.write_bytes(own.key + own.certificate)
             context.load_cert_chain(config.certificate or path, config.key or path, password="")
-        except OSError as error:  # of which ssl.SSLError is one
-            raise ConfigError(f"http.certificate and http.key can't be used: {error}") from error
+    except OSError as error:  # of which ssl.SSLError is one
+        raise ConfigError(f"http.certificate and http.key can't be used: {error}") from error
 
 
 async def _renew(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
+import tempfile
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import closing
 from http.client import HTTPSConnection, IncompleteRead
@@ -260,3 +262,33 @@ def test_a_certificate_of_a_pki_of_ones_own_is_shown(tmp_path: Path) -> None:
             assert await asyncio.to_thread(ask, address) == ("TLSv1.3", 200)
 
     asyncio.run(whole())
+
+
+def test_a_certificate_that_can_not_be_kept_for_a_moment_is_shown_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = Fleet(tmp_path / "trust").authority.server_credentials
+    asked, others = asyncio.Queue[None](), asyncio.Queue[None]()
+
+    async def renewed() -> None:
+        asked.put_nowait(None)
+        await others.get()
+
+    async def whole() -> None:
+        config = HttpConfig(listen="127.0.0.1:0")
+        async with (
+            asyncio.timeout(30),
+            serving_http(config, LIMITS, House().api(), own, renewed),
+        ):
+            for folder in (tmp_path / "none", tmp_path):
+                await asked.get()
+                monkeypatch.setattr(tempfile, "tempdir", str(folder))
+                others.put_nowait(None)
+            await asked.get()
+
+    with caplog.at_level(logging.INFO, "leader.http.server"):
+        asyncio.run(whole())
+    old, new = caplog.messages
+    assert old.startswith("HTTPS shows the old certificate: ")
+    assert "No such file or directory" in old
+    assert new == "HTTPS shows another certificate"
