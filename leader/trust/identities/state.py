@@ -112,10 +112,10 @@ class TrustState:
 
         Raises ConfigError when it is damaged or can't be read.
         """
-        stamp = self._stamp()
-        if stamp != self._seen[0]:
-            self._seen = (stamp, self._load())
-        return self._seen[1]
+        stamp, seen = self._stamp(), self._seen  # once: threads that read beside this one may be behind
+        if stamp != seen[0]:
+            seen = self._seen = (stamp, self._load())
+        return seen[1]
 
     def locked(self) -> AbstractContextManager[int]:
         """Keep every other process and thread from changing this folder."""

@@ -33,6 +33,20 @@ def test_an_edit_is_read_by_whoever_has_the_folder_open(tmp_path: Path) -> None:
     assert first.identities["ann"].until == 9.0
 
 
+class Behind(TrustState):
+    """Each time that a thread has read the file, another one puts down what it has read before."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, self.__dict__.get(name, value))
+
+
+def test_whoever_reads_after_an_edit_sees_it_though_another_thread_is_behind(tmp_path: Path) -> None:
+    state = Behind(tmp_path)
+    with state.edit() as records:
+        records.identities["ann"] = entry()
+    assert list(state.read().identities) == ["ann"]
+
+
 def test_an_edit_that_fails_changes_nothing(tmp_path: Path) -> None:
     state = TrustState(tmp_path)
     with state.edit() as records:
