@@ -181,7 +181,7 @@ def read_records(folder: RunFolder, last_round: float = math.inf) -> dict[int, R
     """
     by_round: dict[int, Record] = {}
     for path in (folder.pending_metrics, folder.metrics):
-        if path.exists():
+        with suppress(FileNotFoundError):  # the first of them comes and goes while a run writes
             by_round |= {record["round"]: record for record in _whole_records(path)}
     return {number: by_round[number] for number in sorted(by_round) if number <= last_round}
 

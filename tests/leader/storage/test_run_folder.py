@@ -10,7 +10,7 @@ import pytest
 
 from leader.evaluation.federated import FederatedScores
 from leader.events import Evaluated, EvaluationSkipped, FederatedEvaluated, RoundCommitted, Spread
-from leader.storage.metrics_log import FEDERATED, TEST, MetricsLog, Record
+from leader.storage.metrics_log import FEDERATED, TEST, MetricsLog, Record, read_records
 from leader.storage.run_folder import RunFolder, default_run_dir
 from protos import leader_pb2
 from utils.errors import ConfigError
@@ -190,6 +190,22 @@ def test_a_killed_leader_loses_no_committed_round(tmp_path: Path) -> None:
     assert rounds_on_disk(tmp_path) == [1, 2, 3, 4]
     assert [record.get("test_accuracy") for record in lines(tmp_path)] == [0.01, None, 0.03, None]
     assert lines(tmp_path)[2]["loss"] == 1.5
+
+
+def test_lines_are_read_while_a_run_writes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = open_log(tmp_path)
+    log.on_event(committed(1))
+    pending, read = RunFolder(tmp_path).pending_metrics, Path.read_text
+    assert pending.exists()
+
+    def late(path: Path, *given: str, **named: str) -> str:
+        if path == pending:
+            log.on_event(evaluated(1))  # in another thread: the line waits no more
+        return read(path, *given, **named)
+
+    monkeypatch.setattr(Path, "read_text", late)
+    assert list(read_records(RunFolder(tmp_path))) == [1]
+    assert not pending.exists()
 
 
 def test_resuming_drops_later_rounds_and_a_torn_line(tmp_path: Path) -> None:
