@@ -239,13 +239,15 @@ class Coordinator:
 
     async def _look_at_learners(self, exchange: OpenExchange) -> str | None:
         """Tell the machine who holds what by now."""
-        left = self._kind.left()  # after which others may hold what is open
+        anew, left = self._kind.revive(), self._kind.left()  # after which others may hold what is open
         holders, parts = exchange.holders(), exchange.machine.plan.parts
         events: list[protocol.RoundEvent] = [protocol.Assigned(part, holders.get(part)) for part in parts]
         if not any(part in holders for part in parts):
             events.insert(0, protocol.Deserted())
         if left is not None:
             events.insert(0, protocol.Reopen(parts, left))
+        if anew is not None:
+            events.insert(0, anew)
         return await self._tell(exchange, *events)
 
     async def _tell(self, exchange: OpenExchange, *events: protocol.RoundEvent) -> str | None:

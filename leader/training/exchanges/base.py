@@ -168,6 +168,8 @@ class ExchangeKind:
     tick: Callable[[], None] = lambda: None
     #: Parts that are left in the open sum, where some that were counted are lost; asked when learners have changed.
     left: Callable[[], tuple[str, ...] | None] = lambda: None
+    #: Begin anew what can't come to its end any more; what the round machine is to hear. When learners have changed.
+    revive: Callable[[], RoundEvent | None] = lambda: None
     #: A learner says something in a session of secure aggregation, or its connection is open again.
     masked: Callable[[Member, leader_pb2.MaskUp], None] = unmasked
     returned: Callable[[Member], None] = lambda member: None

@@ -66,7 +66,7 @@ def masked(engine: Engine) -> ExchangeKind:
     def open_round(state: RunState) -> OpenExchange:
         return MaskedExchange(engine, state, engine.rounds.cohort(state), masking)
 
-    return _under_masks(ExchangeKind(open_round, begin=masking.begin), masking)
+    return _under_masks(ExchangeKind(open_round, begin=masking.begin, left=engine.branches.left), masking)
 
 
 def masked_buffered(engine: Engine) -> ExchangeKind:
@@ -95,7 +95,7 @@ def _under_masks(kind: ExchangeKind, masking: Masking) -> ExchangeKind:
         tick=masking.tick,
         masked=masking.heard,
         returned=masking.returned,
-        left=masking.left,
+        revive=masking.revive,
     )
 
 

@@ -60,8 +60,8 @@ class Masked(Protocol):
         """See ExchangeKind.stop."""
         ...
 
-    def left(self) -> tuple[str, ...] | None:
-        """See ExchangeKind.left."""
+    def revive(self) -> RoundEvent | None:
+        """See ExchangeKind.revive."""
         ...
 
     def look_at_learners(self) -> None:
@@ -97,9 +97,9 @@ class Masking:
         if self.open_now is not None:
             self.open_now.returned(member)
 
-    def left(self) -> tuple[str, ...] | None:
-        """See ExchangeKind.left."""
-        return self.open_now.left() if self.open_now is not None else None
+    def revive(self) -> RoundEvent | None:
+        """See ExchangeKind.revive."""
+        return self.open_now.revive() if self.open_now is not None else None
 
     def deadline(self) -> float | None:
         """See ExchangeKind.deadline."""
@@ -233,10 +233,10 @@ class MaskedExchange(SynchronousExchange):
         self._begin()
         self._group.lost(gone)
 
-    def left(self) -> tuple[str, ...] | None:
-        """See ExchangeKind.left: nothing is where no masks would ever come off; the same work is masked anew."""
+    def revive(self) -> RoundEvent | None:
+        """See ExchangeKind.revive: where no masks would ever come off, the same work is masked anew."""
         if not self._group.hopeless:
-            return self._engine.branches.left()
+            return None
         _log.warning(
             "round %d: %d learners have masks yet, a sum needs %d; they are asked again",
             *(self.machine.plan.round, len(self._group.ready), need(self._plan)),
@@ -244,7 +244,7 @@ class MaskedExchange(SynchronousExchange):
         self._group.over()
         self._open(0)
         self._group.put_off()
-        return ()
+        return Reopen(self.machine.plan.parts)
 
     # --- its sum ---------------------------------------------------------------------------
 

@@ -259,8 +259,8 @@ class MaskedBufferedExchange(BufferedExchange):
         for one in self._all:
             one.stop()
 
-    def left(self) -> tuple[str, ...] | None:
-        """See ExchangeKind.left: nobody but the leader adds here."""
+    def revive(self) -> RoundEvent | None:
+        """See ExchangeKind.revive: the machine gives other work to a group of which too few are left."""
         return None
 
     def look_at_learners(self) -> None:
