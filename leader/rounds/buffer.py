@@ -16,6 +16,7 @@ A round that was open, or was committed, when the leader was killed follows its 
 
     SELECTING --Begin--> TRAINING --target; quorum at the deadline--> APPLYING --Applied--> COMMITTED
     COMMITTED --Begin--> TRAINING (next round)
+    TRAINING --deadline without quorum, though updates have come since the last--> TRAINING (until another)
     TRAINING --deadline without quorum, or no learner left--> ABANDONED
 """
 
@@ -108,6 +109,7 @@ class Buffer:
         self._target = plan.target or len(plan.parts)
         self._shares = Shares(self._target, desk.late)
         self._ends = self._since = self._now = 0.0  # clock values: deadline, last update, this event
+        self._known = 0  # updates that were in at the last deadline
         self._number = self._groups.last_number(plan.round, self.orders)  # of the newest group
 
     @property
@@ -171,37 +173,33 @@ class Buffer:
         return [one for one in does if not isinstance(one, Dispatch) or self._is_given(one.part, one.step)]
 
     def _react(self, event: RoundEvent, now: float) -> list[Action]:
+        training = self.phase is Phase.TRAINING
         match event:
             case Begin(holders) if self.phase is Phase.SELECTING:
                 self._holders.update({part: holders.get(part) for part in self.plan.parts})
                 return self._open(now)
-            case Accepted(part, step) if self._is_open(part, step):
+            case Accepted(part, step) if training and self._is_given(part, step):
                 return self._accept(part, step)
-            case Unmasked(group, parts) if self.phase is Phase.TRAINING:
+            case Unmasked(group, parts) if training:
                 self._count(parts)
                 self._end(group)
                 return self._settle()
             case Assigned(part, learner) if part in self._holders:
                 return self._assign(part, learner)
-            case Outdated(part, step) if self._is_open(part, step):
+            case Outdated(part, step) if training and self._is_given(part, step):
                 self._void(part)
                 return [*self._improvise(), *self._settle()]
             case Applied() if self.phase is Phase.APPLYING:
                 self.phase = Phase.COMMITTED
                 return [Commit()]
-            case Tick() if (
-                self.phase is Phase.TRAINING and self.deadline is not None and now >= self.deadline
-            ):
+            case Tick() if training and self.deadline is not None and now >= self.deadline:
                 if (end := self._groups.deadline) is not None and now >= end:
                     return self._fill()
                 return self._expire() if now >= self._ends else self._go_on(now)
-            case Deserted() if self.phase is Phase.TRAINING:
+            case Deserted() if training:
                 return self._abandon("no learner is left")
             case _:
                 return []
-
-    def _is_open(self, part: str, step: int) -> bool:
-        return self.phase is Phase.TRAINING and self._is_given(part, step)
 
     def _is_given(self, part: str, turn: int) -> bool:
         return part in self.orders and self.orders[part].turn == turn
@@ -366,13 +364,25 @@ class Buffer:
         sent = {part for part, _ in self._inside}  # who sends may have begun its next work just now
         owing, abandoned = self.owing(set(self._owed) - sent), len(self._inside) < self.plan.quorum
         again = self._improvise()
-        if abandoned:
-            few = f"{len(self._inside)} of {self._target} updates in after {self.plan.deadline_s:g} s"
-            return [Overdue(owing, abandoned), *self._abandon(f"{few}, {self.plan.quorum} are needed")]
-        self._script.happened("closed")
-        return [Overdue(owing, abandoned), *again, *self._close()]
+        if not abandoned:
+            self._script.happened("closed")
+            return [Overdue(owing, abandoned), *again, *self._close()]
+        if self.orders and len(self._inside) > self._known:  # it gets on, and would lose that
+            self._known, self._ends = len(self._inside), self._now + self.plan.deadline_s
+            return [Overdue(owing, False), *again, *self._fill()]
+        return [Overdue(owing, abandoned), *self._abandon(_few(self.plan, len(self._inside), self._target))]
 
     def _abandon(self, reason: str) -> list[Action]:
         self.phase = Phase.ABANDONED
         self.deadline = None
         return [Abandon(reason)]
+
+
+def _few(plan: RoundPlan, count: int, target: int) -> str:
+    """Why a round is given up into which so many updates have come, of which each learner's newest can come again."""
+    if not count:
+        return f"0 of {target} updates in after {plan.deadline_s:g} s, {plan.quorum} are needed"
+    return (
+        f"{count} of {target} updates in and none within {plan.deadline_s:g} s, {plan.quorum} are needed; of those in, "
+        "each learner's newest alone can count in the next attempt: raise cohort.deadline_s if training takes longer"
+    )

@@ -81,6 +81,7 @@ class Watched:
         )  # whose update it is, whoever holds the part now
         self.late = set(desk.late)
         self.opened = self.since = 0.0
+        self.known = 0  # updates that were in at the last deadline
 
     def next_round(self) -> None:
         """As the coordinator does: on from the commit, or from the last one where the round was given up."""
@@ -146,6 +147,8 @@ class Watched:
                 if self.now < self.opened + 10.0:
                     self.late |= {self.holders[part] for part in self.orders} - {None}
                     self.since = self.now
+                elif self.known < len(self.inside) < self.quorum and self.orders:
+                    self.known, self.opened = len(self.inside), self.now
             case Outdated(part, turn) if training and self._is_open(part, turn):
                 del self.orders[part]
             case Assigned(part, learner) if part in self.holders:
@@ -187,6 +190,7 @@ class Watched:
                 if isinstance(event, Tick):
                     assert self.now >= self.opened + 10.0
                     assert len(self.inside) < self.quorum
+                    assert len(self.inside) == self.known or not self.orders
                 else:
                     assert isinstance(event, Deserted)
 
@@ -225,7 +229,7 @@ class Watched:
 
     def run_out(self) -> None:
         """Nothing but the clock and finished steps from here on: the round must end."""
-        for _ in range(4):
+        for _ in range(6):
             if self.buffer.phase is Phase.SELECTING:
                 self.feed(Begin({}))
             self.now = self.buffer.deadline or self.now
@@ -502,19 +506,34 @@ def test_an_update_is_counted_once() -> None:
     assert str(late) == "work on a from round 6 is no longer open in round 7; wait for new work"
 
 
-@pytest.mark.parametrize(("updates", "closes"), [(1, False), (2, True)])
+@pytest.mark.parametrize(("updates", "closes"), [(0, False), (2, True)])
 def test_at_the_deadline_the_quorum_decides(updates: int, closes: bool) -> None:
     buffer = begun(buffer_of(plan_of(parts=4, quorum=2, target=4)))
     for part in PARTS[:updates]:
         buffer.handle(Accepted(part, 0), 1.0)
     assert buffer.deadline == 10.0
     assert buffer.handle(Tick(), 9.9) == []
-    reason = "1 of 4 updates in after 10 s, 2 are needed"
-    late = frozenset({3, 4} if closes else {2, 3, 4})  # the others have begun their next work just now
+    reason = "0 of 4 updates in after 10 s, 2 are needed"
+    late = frozenset({3, 4} if closes else {1, 2, 3, 4})  # the others have begun their next work just now
     assert buffer.handle(Tick(), 10.0) == [
         Overdue(late, abandoned=not closes),
         CloseStep(0, ("a", "b")) if closes else Abandon(reason),
     ]
+
+
+def test_a_buffer_that_one_learner_fills_goes_on_as_long_as_it_sends_and_is_then_given_up_with_advice() -> (
+    None
+):
+    buffer = begun(buffer_of(plan_of(parts=1, quorum=4, target=4)))
+    for turn, now in enumerate((7.0, 14.0)):
+        buffer.handle(Accepted("a", turn), now)
+        assert buffer.handle(Tick(), 10.0 * (turn + 1)) == [Overdue(frozenset(), abandoned=False)]
+    assert buffer.deadline == 30.0
+    (late, given_up) = buffer.handle(Tick(), 30.0)
+    assert (late, type(given_up)) == (Overdue(frozenset(), abandoned=True), Abandon)
+    assert isinstance(given_up, Abandon)
+    assert given_up.reason.startswith("2 of 4 updates in and none within 10 s, 4 are needed; ")
+    assert given_up.reason.endswith(": raise cohort.deadline_s if training takes longer")
 
 
 def test_a_round_that_was_given_up_leaves_no_trace() -> None:
