@@ -122,7 +122,7 @@ class Parent:
                     finally:
                         if self._work is not None:
                             self._work.end()
-                            patience = Patience(self._options.reconnect_timeout_s, self._kind)
+                            patience = Patience(self._options.reconnect_timeout_s, self._kind, lost=True)
                         self._work = None
                 if stop is not None:
                     _log.info("the leader says stop: %s", stop.reason)

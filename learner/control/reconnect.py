@@ -67,7 +67,7 @@ class Control:
                     try:
                         stop = await self._serve(connection, channel)
                     finally:
-                        patience = Patience(self._options.reconnect_timeout_s)
+                        patience = Patience(self._options.reconnect_timeout_s, lost=True)
                 if stop is not None:
                     _log.info("the leader says stop: %s", stop.reason)
                     return

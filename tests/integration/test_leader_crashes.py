@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from leader.storage.checkpoint import load_checkpoint
+from scripts.demo import free_port
 from tests.integration.harness import LINE, Cluster, Leader, Program, Settings, assert_same_bits, succeed
 from utils.faults import LEADER_POINTS
 
@@ -116,14 +117,20 @@ def test_a_leader_that_lost_its_learners_waits_for_others_and_then_says_why_it_s
     ]
 
 
-def test_learners_that_lost_their_leader_wait_for_it_and_then_say_why_they_stop(
+def test_learners_and_edges_that_lost_their_leader_wait_for_it_and_then_say_why_they_stop(
     cluster: Cluster, tiny: Settings
 ) -> None:
-    leader = cluster.leader(tiny, faults="kill@leader.collected:2")
+    """As where the run has ended while they were cut off: nobody can tell them that."""
+    at = f"127.0.0.1:{free_port()}"
+    leader = cluster.leader({**tiny, "edges.listen": at}, faults="kill@leader.collected:2")
+    assert leader.address
+    given = ["leader.edge", "--leader", at, "--name", "west", "--reconnect-timeout-s", "1"]
+    edge = cluster.program("edge", [*given, "--log-format", "json"])
+    leader.event("EdgeServes", name="west")
     crew = [cluster.learner(leader, "--name", name, "--reconnect-timeout-s", "1") for name in "ab"]
-    for learner in crew:
-        assert learner.wait() == 5
-        [said] = [line["message"] for line in learner.events(LINE)]
-        assert said.startswith(f"error: leader {leader.address} did not take this learner for 1 s: ")
-        assert said.endswith("check the address, and that the leader runs")
-        assert "Traceback" not in learner.output
+    for program, kind, address in ((edge, "edge", at), *((one, "learner", leader.address) for one in crew)):
+        assert program.wait() == 5
+        [said] = [line["message"] for line in program.events(LINE)]
+        assert said.startswith(f"error: leader {address} did not take this {kind} for 1 s: ")
+        assert said.endswith("; unless the run is over, start its leader again with --resume")
+        assert "Traceback" not in program.output

@@ -34,10 +34,12 @@ def simulate(cluster: Cluster, settings: Settings, *flags: str) -> Path:
     return folder
 
 
-def start_simulation(cluster: Cluster, folder: Path, settings: Settings, *flags: str) -> Program:
+def start_simulation(
+    cluster: Cluster, folder: Path, settings: Settings, *flags: str, faults: str = ""
+) -> Program:
     sets = [argument for key, value in settings.items() for argument in ("--set", f"{key}={value}")]
     command = ["scripts.simulate", "--run-dir", str(folder), "--log-format", "json"]
-    return cluster.program("simulation", [*command, *sets, *flags])
+    return cluster.program("simulation", [*command, *sets, *flags], faults)
 
 
 def timeless(folder: Path) -> list[dict[str, Any]]:
@@ -118,9 +120,10 @@ def test_a_simulation_that_was_stopped_goes_on_to_the_same_bits(cluster: Cluster
     settings = {**tiny, **CONTROL, "rounds": 12}
     whole = simulate(cluster, settings)
     folder = cluster.folder / "stopped"
-    program = start_simulation(cluster, folder, settings)
-    program.event("RoundCommitted", round=2)
+    program = start_simulation(cluster, folder, settings, faults="stop@leader.committed:2")
+    program.frozen()
     program.signal(signal.SIGINT)
+    program.signal(signal.SIGCONT)
     assert program.wait() == 130
     assert len(timeless(folder)) < 12
     resume = ["scripts.simulate", "--resume", str(folder)]

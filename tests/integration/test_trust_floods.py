@@ -122,7 +122,8 @@ def wait_released(leader: Leader, most: int) -> None:
 def test_neither_strangers_nor_a_learner_that_floods_keep_others_from_training(
     cluster: Cluster, tiny: Settings, undisturbed: Leader
 ) -> None:
-    leader = cluster.leader({**tiny, "limits.handshake_s": 2}, secure=True)
+    # The lease is to outlast what is waited for while a learner is stopped.
+    leader = cluster.leader({**tiny, "limits.handshake_s": 2, "cohort.lease_s": 120}, secure=True)
     other = Fleet(cluster.folder / "other").admit("ann")
     (cluster.folder / "stranger.pem").write_bytes(other.key + other.certificate)
     eve = Fleet(cluster.trust)

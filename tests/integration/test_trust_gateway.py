@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,11 +33,13 @@ def test_a_gateway_that_is_killed_and_comes_back_changes_no_bit(
     plain: Leader = request.getfixturevalue(reference)
     leader = cluster.leader({"learners": 2, **request.getfixturevalue(settings)}, secure=True)
     with gateway_to(leader, cluster) as envoy:
-        learners = [cluster.join(envoy.address, name) for name in "ab"]
-        for round_ in (1, 2):
-            leader.event("RoundCommitted", round=round_)
+        waits = cluster.join(envoy.address, "a", faults="stop@learner.training:2,stop@learner.training:3")
+        learners = [waits, cluster.join(envoy.address, "b")]
+        for _ in range(2):  # in the middle of a round
+            waits.frozen()
             envoy.kill()
             envoy.start()
+            waits.signal(signal.SIGCONT)
         succeed(*learners, leader)
     assert_same_bits(leader.run_dir, plain.run_dir)
     assert sorted(event["name"] for event in leader.events("LearnerJoined")) == ["a", "b"]

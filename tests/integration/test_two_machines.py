@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -25,12 +26,15 @@ def test_a_learner_behind_nat_whose_link_is_cut_comes_back_over_a_slow_network(
 ) -> None:
     machines.slow(LEADER, "100mbit")
     settings: Settings = {**tiny, "cohort.lease_s": 3, "trust.dir": cluster.trust}  # secure by itself
-    leader = cluster.leader(settings, f"0.0.0.0:{_PORT}", host=machines.host(LEADER))
+    leader = cluster.leader(
+        settings, f"0.0.0.0:{_PORT}", faults="stop@leader.selecting:3", host=machines.host(LEADER)
+    )
     address = leader.address.replace("0.0.0.0", machines.address(LEADER))
     a = cluster.join(address, "a", host=machines.host(LEARNER_A))
     b = cluster.join(address, "b", host=machines.host(LEARNER_B))
-    leader.event("RoundCommitted", round=2)
+    leader.frozen()
     machines.cut(LEARNER_B)
+    leader.signal(signal.SIGCONT)
     leader.event("LearnerLeft", name="b")
     machines.mend(LEARNER_B)
     succeed(leader, a, b)

@@ -16,8 +16,10 @@ _LONGEST_WAIT_S = 5.0
 class Patience:
     """How long to go on trying to reach the leader: back-off with jitter, up to a limit."""
 
-    def __init__(self, limit_s: float, who: str = "learner") -> None:
+    def __init__(self, limit_s: float, who: str = "learner", *, lost: bool = False) -> None:
+        """`lost`: it was reached before, so its run may have ended since."""
         self._who = who
+        self._advice = "; unless the run is over, start its leader again with --resume" if lost else ""
         self._limit_s = limit_s
         self._since = time.monotonic()
         self._wait_s = _FIRST_WAIT_S
@@ -29,7 +31,7 @@ class Patience:
         left_s = self._since + self._limit_s - time.monotonic()
         if left_s <= 0:
             raise UnreachableError(
-                f"leader {leader} did not take this {self._who} for {self._limit_s:g} s: {problem}"
+                f"leader {leader} did not take this {self._who} for {self._limit_s:g} s: {problem}{self._advice}"
             )
         first = self._wait_s == _FIRST_WAIT_S
         text = "leader %s: %s; trying again for up to %.0f s"
