@@ -12,6 +12,7 @@ from learner.trust.access import Access
 from learner.wire.connection import Connection
 from learner.work.worker import Worker
 from protos import leader_pb2
+from utils.errors import WireError
 from utils.wire.status import told
 
 _log = logging.getLogger(__name__)
@@ -38,8 +39,7 @@ class Session:
             async for message in self._connection.stub.session(self._messages()):
                 match message.WhichOneof("kind"):
                     case "work":
-                        self._mask(self._worker.order(message.work, message.model))
-                        self._access.ordered()
+                        self._order(message)
                     case "committed":
                         self._worker.committed(message.committed.round)
                         self._access.committed(message.committed)
@@ -54,6 +54,13 @@ class Session:
             heart.cancel()
             self._outbox.put_nowait(None)
         return None
+
+    def _order(self, message: leader_pb2.LeaderMessage) -> None:
+        try:
+            self._mask(self._worker.order(message.work, message.model))
+            self._access.ordered()
+        except WireError as error:  # the leader is to hear why, before this learner ends with that
+            self._worker.refuse(message.work.work_id, error)
 
     def _mask(self, answer: leader_pb2.MaskUp | None) -> None:
         if answer is not None:

@@ -73,6 +73,17 @@ class Floors:
     least: int = 3  # updates in a sum
     signed: bool = False
 
+    def check(self, plan: leader_pb2.MaskPlan) -> None:
+        """Raise PayloadError for a plan that is unsound, or below these."""
+        check_plan(plan)
+        if plan.least < self.least:
+            raise PayloadError(
+                f"sums of {plan.least} updates are planned, this learner asks for {self.least} (--least-learners); "
+                "raise secagg.least at the leader, or lower that here"
+            )
+        if self.signed and not plan.signed:
+            raise PayloadError("this learner takes part in signed sessions alone (--secagg signed)")
+
 
 class MaskMember:
     """One learner in the session of one work order."""
@@ -89,13 +100,7 @@ class MaskMember:
         """Raises PayloadError for a plan that is unsound, or below this learner's floors."""
         plan = order.masking
         check_session(session)
-        check_plan(plan)
-        if plan.least < floors.least:
-            raise PayloadError(
-                f"sums of {plan.least} updates are planned, this learner asks for {floors.least} (--least-learners)"
-            )
-        if floors.signed and not plan.signed:
-            raise PayloadError("this learner takes part in signed sessions alone (--secagg signed)")
+        floors.check(plan)
         if plan.signed and signing is None:
             raise PayloadError(
                 "sessions of this run are signed, and this learner has no identity (--identity)"

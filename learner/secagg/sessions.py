@@ -80,6 +80,7 @@ class MaskSessions:
         """Each learner does its share: the sum of one update and of nothing else would be that update."""
         if order.HasField("shard") or order.exchange != "delta" or not order.local_steps:
             raise PayloadError("masked updates are of own data, and of training")
+        self._floors.check(order.masking)  # no later session would have another plan, so this learner can go
         if order.HasField("noise"):
             check_noise(order.noise, order.masking)
         epochs = order.masking.epochs

@@ -73,7 +73,7 @@ class Worker:
         self._woken = asyncio.Event()  # an order came, or a stream ended for good
         self._steps: Steps | None = None  # of this connection
         self._breaks = 0  # since the last step that was over
-        self._refused: FlockstepError | None = None  # what ended a gradient stream for good
+        self._refused: FlockstepError | None = None  # what ended a gradient stream for good, or an order
         self._inputs = Inputs(network_addr, own, edges, self._connected, self._book.latest)
         self._run: leader_pb2.RunDescription | None = None
         self._bench: Workbench | None = None
@@ -121,10 +121,8 @@ class Worker:
                 if not broken.done():
                     broken.set_result(error)
             else:
-                self._refused = error
                 newest = self._book.newest()
-                self.failed_work = newest.work_id if newest else ""
-                self._woken.set()
+                self.refuse(newest.work_id if newest else "", error)
 
         return Steps(connection, self._bench.layout, self._memory, self._book, took, failed)
 
@@ -144,13 +142,7 @@ class Worker:
 
         Raises PayloadError for an order that says nothing that could be done.
         """
-        if order.exchange not in ("gradient", "delta") or not (
-            (order.local_steps or order.evaluate) and order.batch_size
-        ):
-            raise PayloadError(
-                f"work order with exchange {order.exchange[:20]!r}, {order.local_steps} steps and batches of "
-                f"{order.batch_size}; install the same release on both sides"
-            )
+        _check_kind(order)
         check_streaming(order)
         check_via(order.via)
         if self._tools.privacy is not None:
@@ -164,6 +156,11 @@ class Worker:
         self._memory.committed(order.round - 1)
         self._woken.set()
         return answer
+
+    def refuse(self, work_id: str, error: FlockstepError) -> None:
+        """Work that this learner must not do: `run` raises that once it has done what is in hand."""
+        self._refused, self.failed_work = error, work_id
+        self._woken.set()
 
     def committed(self, round_: int) -> None:
         """Let go of updates whose round is on disk, and of work for it."""
@@ -367,3 +364,14 @@ def _check_wanted(order: leader_pb2.WorkOrder, book: OrderBook) -> None:
 
 def _shown(update: Update) -> str:
     return ", ".join(f"{name} {score.value:.4f}" for name, score in update.scores.items())
+
+
+def _check_kind(order: leader_pb2.WorkOrder) -> None:
+    """Raise PayloadError for an order that says nothing that could be done."""
+    if order.exchange not in ("gradient", "delta") or not (
+        (order.local_steps or order.evaluate) and order.batch_size
+    ):
+        raise PayloadError(
+            f"work order with exchange {order.exchange[:20]!r}, {order.local_steps} steps and batches of "
+            f"{order.batch_size}; install the same release on both sides"
+        )

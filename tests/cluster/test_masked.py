@@ -14,7 +14,7 @@ import pytest
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 
-from leader.events import FederatedEvaluated, RoundCommitted, RunFinished, UpdateAccepted
+from leader.events import FederatedEvaluated, LearnerLeft, RoundCommitted, RunFinished, UpdateAccepted
 from leader.secagg.masked_sum import sizes_of
 from leader.storage.checkpoint import load_newest
 from learner.wire.connection import Endpoint
@@ -165,6 +165,33 @@ def test_where_too_many_are_started_again_all_are_masked_anew_and_no_deadline_is
     plain = play(train, {**FOUR})
     assert np.abs(run.vector - plain.vector).max() < 1e-5
     assert [e.learners for e in run.seen(RoundCommitted)] == [4] * 3
+
+
+def test_learners_that_ask_for_larger_sums_end_and_so_does_the_run_which_says_what_to_change() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        for learner in [join(cluster, name) for name in "abcd"]:
+            assert str(await cluster.failed(learner)) == why
+        finished = await cluster.event(RunFinished)
+        assert finished.reason.endswith(f" failed: {why}")
+
+    why = (
+        "sums of 2 updates are planned, this learner asks for 3 (--least-learners); raise secagg.least at the leader, "
+        "or lower that here"
+    )
+    run = play(scenario, {**MASKED, "secagg.least": 2, "cohort.lease_s": 1})
+    assert {event.reason for event in run.seen(LearnerLeft)} == {f"failed: {why}"}
+
+
+def test_one_that_asks_for_larger_sums_goes_and_the_others_go_on() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        strict = join(cluster, "a", least_learners=4)
+        for name in "bcd":
+            join(cluster, name)
+        await cluster.failed(strict)
+        await cluster.finished()
+
+    run = play(scenario, {**MASKED, "cohort.quorum": 0.75, "secagg.keys_s": 1})
+    assert [event.learners for event in run.seen(RoundCommitted)] == [3] * 3
 
 
 class WrongShares(Mute):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from leader.events import RoundCommitted, UpdateAccepted
+from leader.events import LearnerLeft, RoundCommitted, UpdateAccepted
 from leader.learners.membership import Member
 from leader.secagg.actions import Action, Send
 from leader.secagg.masked_sum import MaskedSum
@@ -280,10 +280,17 @@ class Unsigned(Liar):
 
 
 def test_sessions_without_signatures_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused = lied_to(monkeypatch, signed(tmp_path), honest, 4, kind=Unsigned)
-    assert refused == dict.fromkeys(
-        "abcd", "this learner takes part in signed sessions alone (--secagg signed)"
-    )
+    monkeypatch.setattr(kinds, "MaskedExchange", Unsigned)
+
+    async def scenario(cluster: Cluster) -> None:
+        Liar.lie, Liar.refused = honest, {}
+        for learner in [join(cluster, name, secagg="signed") for name in "abcd"]:
+            error = await cluster.failed(learner)
+            assert str(error) == "this learner takes part in signed sessions alone (--secagg signed)"
+        await cluster.until(lambda: len(cluster.seen(LearnerLeft)) == 4, "somebody stays")
+        assert not Liar.refused
+
+    play(scenario, signed(tmp_path))
 
 
 class TwoViews(Liar):

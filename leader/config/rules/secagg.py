@@ -155,7 +155,8 @@ def _numbers(config: RunFields) -> Iterator[str]:
     if parties < secagg.least:
         yield (
             f"{key} is {parties}, but secagg.least is {secagg.least}: "
-            "of two, each can compute the other's update; set secagg.least=2 if that does no harm"
+            "of two, each can compute the other's update; set secagg.least=2 if that does no harm, and start learners "
+            "with --least-learners 2"
         )
         return
     if secagg.bits == COARSE and (levels := Ring(COARSE, parties, 1.0).limit) < FEWEST_LEVELS:
