@@ -633,10 +633,12 @@ class Reveal(_message.Message):
     def __init__(self, survivors: _Optional[_Union[Survivors, _Mapping]] = ..., signatures: _Optional[_Iterable[_Union[Share, _Mapping]]] = ...) -> None: ...
 
 class MaskRefused(_message.Message):
-    __slots__ = ("reason",)
+    __slots__ = ("reason", "unopened")
     REASON_FIELD_NUMBER: _ClassVar[int]
+    UNOPENED_FIELD_NUMBER: _ClassVar[int]
     reason: str
-    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+    unopened: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, reason: _Optional[str] = ..., unopened: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Revealed(_message.Message):
     __slots__ = ("shares",)

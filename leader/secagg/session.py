@@ -10,6 +10,7 @@ Bonawitz et al. 2017, figure 4 (https://eprint.iacr.org/2017/281).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -57,6 +58,27 @@ class Times:
     reveal_s: float = 30.0  # for their agreement, and again for what they reveal
 
 
+class Complaints:
+    """Whose sealed shares don't open, by the word of whom.
+
+    Without a proof who complains and who is complained of are both suspect, but of a third of all one is honest.
+    """
+
+    def __init__(self, parties: int) -> None:
+        self._enough = max(2, math.ceil(parties / 3))
+        self._by: dict[str, set[str]] = {}
+
+    def add(self, name: str, unopened: Iterable[str]) -> None:
+        """At `name` the shares of these don't open."""
+        for of in unopened:
+            self._by.setdefault(of, set()).add(name)
+
+    @property
+    def blamed(self) -> frozenset[str]:
+        """Whom so many complain of that it is true."""
+        return frozenset(of for of, by in self._by.items() if len(by - {of}) >= self._enough)
+
+
 class MaskSession:
     """One cohort's masked sum."""
 
@@ -88,6 +110,7 @@ class MaskSession:
         self._signatures: dict[int, bytes] = {}
         self._revealed: dict[int, dict[int, bytes]] = {}  # by who answered, by whose share it is
         self._refused: set[str] = set()  # that take no part any more, such as after a restart
+        self.complaints = Complaints(plan.parties)
         self._tried = 0  # how many answers were there when secrets were put together last
         self._misfit = 0, ""  # how many of them gave none, and what is said to that
         self._ends = 0.0  # clock value at which nobody is waited for any more
@@ -106,8 +129,7 @@ class MaskSession:
     @property
     def closed(self) -> Closed:
         """What is to be written down of a session that is closed."""
-        seated = self._seated
-        return Closed(self.session, seated.order, self.plan, seated.seats, self.survivors)
+        return Closed(self.session, self._seated.order, self.plan, self._seated.seats, self.survivors)
 
     # --- events ----------------------------------------------------------------------------
 
@@ -142,7 +164,7 @@ class MaskSession:
             case "revealed":
                 self._on_revealed(self._seat(name), message.revealed)
             case "refused":
-                return self._on_refused(name, now)
+                return self._on_refused(name, set(message.refused.unopened), now)
             case kind:
                 raise PayloadError(f"{kind} is nothing that a masking session knows")
         return self._advance(now)
@@ -184,9 +206,10 @@ class MaskSession:
         """The round has ended: whoever is in the session may forget its secrets."""
         return [self._send(name, over=leader_pb2.MaskOver(reason=reason)) for name in self._work]
 
-    def _on_refused(self, name: str, now: float) -> list[Action]:
+    def _on_refused(self, name: str, unopened: Collection[int], now: float) -> list[Action]:
         self.here.discard(name)
         self._refused.add(name)
+        self.complaints.add(name, [of for of, seat in self._seats.items() if seat in unopened])
         return [self._ready()] if self.phase is Phase.COLLECTING else self._advance(now)
 
     # --- keys and shares -------------------------------------------------------------------

@@ -116,6 +116,7 @@ class MaskMember:
         self._share_key, self._mask_key, self._self_secret = (draw(keys.KEY_BYTES) for _ in range(3))
         self._advert = self._advertise()
         self._shares: leader_pb2.Shares | None = None
+        self.unopened: list[int] = []  # seats whose sealed shares don't open
         self._answers: dict[bytes, leader_pb2.MaskUp] = {}  # by the message that they answer
 
     def _advertise(self) -> leader_pb2.Advert:
@@ -230,13 +231,17 @@ class MaskMember:
             raise PayloadError(
                 f"shares of {len(senders) + 1} learners; at least {need(self._plan)} are needed"
             )
-        held = {}
+        held, why, self.unopened = {}, "", []
         for share in shares.shares:
             try:
                 plain = self._sharing[share.seat].unseal(share.seat, self._me, share.sealed)
             except PayloadError as error:
-                raise PayloadError(f"{self._seated.seats[share.seat].name}: {error}") from None
+                why = why or f"{self._seated.seats[share.seat].name}: {error}"
+                self.unopened.append(share.seat)
+                continue
             held[share.seat] = plain[: shamir.SHARE_BYTES], plain[shamir.SHARE_BYTES :]
+        if why:
+            raise PayloadError(why)
         self._held |= held
         self._shares = shares
         self.phase = Phase.READY

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from learner.noise_key import NoiseKeys
 from learner.secagg.member import Floors, MaskMember, Phase, Signing
@@ -108,7 +108,7 @@ class MaskSessions:
             answer = member.heard(message, self._allow)
         except WireError as error:
             _log.warning("masks: %s", error)
-            answer = _refused(message.session, str(error))
+            answer = _refused(message.session, str(error), member.unopened)
         self._changed.set()
         return answer
 
@@ -169,5 +169,6 @@ class MaskSessions:
         self._changed.set()
 
 
-def _refused(session: bytes, reason: str) -> leader_pb2.MaskUp:
-    return leader_pb2.MaskUp(session=session, refused=leader_pb2.MaskRefused(reason=reason[:256]))
+def _refused(session: bytes, reason: str, unopened: Sequence[int] = ()) -> leader_pb2.MaskUp:
+    said = leader_pb2.MaskRefused(reason=reason[:256], unopened=unopened)
+    return leader_pb2.MaskUp(session=session, refused=said)

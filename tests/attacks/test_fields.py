@@ -102,6 +102,7 @@ HELD = {
     "Agreed.signature": f"{MASKS}::test_an_agreement_that_nobody_asked_for_is_nothing",
     "Revealed.shares": f"{MASKS}::test_a_revelation_of_another_size_is_refused",
     "MaskRefused.reason": f"{MASKS}::test_who_refuses_is_not_waited_for",
+    "MaskRefused.unopened": f"{MASKS}::test_whose_shares_do_not_open_is_blamed_by_a_third_of_all_and_by_no_fewer",
     "Piece.number": BAD_STREAM,
     "Piece.total_bytes": BAD_STREAM,
     "Piece.crc32": BAD_STREAM,

@@ -194,6 +194,30 @@ def test_one_that_asks_for_larger_sums_goes_and_the_others_go_on() -> None:
     assert [event.learners for event in run.seen(RoundCommitted)] == [3] * 3
 
 
+class Unopened(Mute):
+    """Seals what opens for nobody."""
+
+    def _hear(self, message: leader_pb2.MaskDown) -> leader_pb2.MaskUp | None:
+        said = self._heard(message)
+        if said is not None and said.HasField("shares"):
+            for share in said.shares.shares:
+                share.sealed = bytes(len(share.sealed))
+        return said
+
+
+def test_a_learner_whose_shares_do_not_open_is_left_out_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        for name in "abcd":
+            join(cluster, name, worker=Unopened if name == "a" else Worker)
+        await cluster.finished()
+
+    began = time.monotonic()
+    run = play(scenario, {**MASKED, "cohort.quorum": 0.75})
+    assert "round 1: a is left out: its shares don't open at the others" in caplog.text
+    assert [event.learners for event in run.seen(RoundCommitted)] == [3] * 3
+    assert time.monotonic() - began < 25  # less than secagg.keys_s
+
+
 class WrongShares(Mute):
     """Reveals what takes no mask off."""
 

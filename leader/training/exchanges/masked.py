@@ -133,6 +133,7 @@ class MaskedExchange(SynchronousExchange):
         self._opening = opening = _with_quorum(opening, need(self._plan))
         self._release = engine.privacy.masked(engine.layout, state, self._plan, opening.plan.quorum)
         self._registered: set[str] = set()  # names
+        self._left_out: set[str] = set()  # names of those whose shares hindered a session of the round
         super().__init__(engine, state, opening, pending.parts if pending else ())
         if pending:
             self._take(MaskedSum.restored(engine.layout, pending, self._scale, self._release.after))
@@ -201,7 +202,8 @@ class MaskedExchange(SynchronousExchange):
     def _here(self) -> dict[str, str]:
         """The parts that learners have, by their names; some may not have opened their connection yet."""
         holders = super().holders()
-        return {self._name_of(holders[part]): part for part in self._parts if part in holders}
+        here = {self._name_of(holders[part]): part for part in self._parts if part in holders}
+        return {name: part for name, part in here.items() if name not in self._left_out}
 
     @property
     def deadline(self) -> float | None:
@@ -241,9 +243,14 @@ class MaskedExchange(SynchronousExchange):
             "round %d: %d learners have masks yet, a sum needs %d; they are asked again",
             *(self.machine.plan.round, len(self._group.ready), need(self._plan)),
         )
+        blamed = self._group.leave_out_blamed()
+        self._left_out |= blamed
         self._group.over()
         self._open(0)
-        self._group.put_off()
+        if blamed:
+            self._begin()
+        else:
+            self._group.put_off()
         return Reopen(self.machine.plan.parts)
 
     # --- its sum ---------------------------------------------------------------------------

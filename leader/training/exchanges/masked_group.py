@@ -89,6 +89,16 @@ class MaskedGroup:
         collects = self._session is not None and self._session.phase is Phase.COLLECTING
         return collects and len(self.ready) < need(self.plan)
 
+    def leave_out_blamed(self) -> frozenset[str]:
+        """Learners that its session came to nothing by, see Complaints: for a while they get no work."""
+        blamed = self._session.complaints.blamed if self._session is not None else frozenset()
+        for member in [member for member in self._engine.workforce if member.name in blamed]:
+            _log.warning(
+                "round %d: %s is left out: its shares don't open at the others", self.round, member.name
+            )
+            self._engine.workforce.failed(member, self._times.keys_s)
+        return blamed
+
     def put_off(self) -> None:
         """Let the learners be for a while before they are asked for masks."""
         self._not_before = self._now() + self._times.keys_s

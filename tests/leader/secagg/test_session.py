@@ -361,6 +361,24 @@ def test_who_refuses_is_not_waited_for() -> None:
     assert cohort.phases()[others[0]] is MemberPhase.READY
 
 
+@pytest.mark.parametrize(("count", "enough"), [(4, 2), (6, 2), (7, 3), (12, 4)])
+def test_whose_shares_do_not_open_is_blamed_by_a_third_of_all_and_by_no_fewer(
+    count: int, enough: int
+) -> None:
+    cohort = Cohort(count)
+    cohort.do(cohort.session.open())
+    liar, *others = sorted(cohort.names)
+    said = leader_pb2.MaskUp(
+        refused=leader_pb2.MaskRefused(reason="don't open", unopened=[0, count, 1 << 20])
+    )
+    for name in (liar, *others[: enough - 1], others[0]):  # each counts once, and its own do not
+        assert cohort.session.complaints.blamed == frozenset()
+        cohort.session.heard(name, said, 0.0)
+    assert cohort.session.complaints.blamed == frozenset()
+    cohort.session.heard(others[enough - 1], said, 0.0)
+    assert cohort.session.complaints.blamed == {liar}
+
+
 def test_who_has_lost_its_secrets_sends_nothing_more_and_is_in_the_sum_if_it_was() -> None:
     """A learner that was restarted refuses all that it is told of a session that it does not know."""
     cohort = Cohort(6)  # five unmask
