@@ -44,6 +44,7 @@ from leader.rounds.protocol import (
     Outdated,
     Overdue,
     Phase,
+    Remasked,
     RoundEvent,
     RoundPlan,
     Tick,
@@ -184,6 +185,8 @@ class Buffer:
                 self._count(parts)
                 self._end(group)
                 return self._settle()
+            case Remasked(group) if training:
+                return [one for part in self._groups.emptied(group, self.orders) for one in self._give(part)]
             case Assigned(part, learner) if part in self._holders:
                 return self._assign(part, learner)
             case Outdated(part, step) if training and self._is_given(part, step):

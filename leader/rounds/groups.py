@@ -48,6 +48,12 @@ class Groups:
         """Whether the update of an order is in the sum of its group."""
         return (part, turn) in self._in_sum
 
+    def emptied(self, group: Group, orders: Mapping[str, OpenOrder]) -> list[str]:
+        """The parts of a group, of which none has its update in a sum any more."""
+        parts = [part for part, order in orders.items() if order.group and order.key == group]
+        self._in_sum.difference_update((part, orders[part].turn) for part in parts)
+        return parts
+
     def outdone(self, part: str, turn: int) -> bool:
         """Whether a later update of the part is in a sum that is known from a file."""
         return any(turns.get(part, turn) > turn for turns in self._decided.values())

@@ -115,7 +115,14 @@ class Unmasked:
     parts: tuple[str, ...]
 
 
-RoundEvent = Begin | Accepted | Assigned | Applied | Tick | Deserted | Outdated | Reopen | Unmasked
+@dataclass(frozen=True)
+class Remasked:
+    """The work of a group is to be masked anew: none of its updates is in a sum any more, all must come again."""
+
+    group: Group
+
+
+RoundEvent = Begin | Accepted | Assigned | Applied | Tick | Deserted | Outdated | Reopen | Unmasked | Remasked
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,12 @@ class MaskedSum:
         self.wide += arrays[WIDE].view(np.uint64)
         self.parts.append(contribution.part)
 
+    def clear(self) -> None:
+        """Begin anew, with nothing in the sum."""
+        self.parts.clear()
+        self.values.fill(0)
+        self.wide.fill(0)
+
     @property
     def sum_bytes(self) -> int:
         """See Mergeable."""

@@ -133,7 +133,6 @@ class MaskedExchange(SynchronousExchange):
         self._opening = opening = _with_quorum(opening, need(self._plan))
         self._release = engine.privacy.masked(engine.layout, state, self._plan, opening.plan.quorum)
         self._registered: set[str] = set()  # names
-        self._left_out: set[str] = set()  # names of those whose shares hindered a session of the round
         super().__init__(engine, state, opening, pending.parts if pending else ())
         if pending:
             self._take(MaskedSum.restored(engine.layout, pending, self._scale, self._release.after))
@@ -202,8 +201,7 @@ class MaskedExchange(SynchronousExchange):
     def _here(self) -> dict[str, str]:
         """The parts that learners have, by their names; some may not have opened their connection yet."""
         holders = super().holders()
-        here = {self._name_of(holders[part]): part for part in self._parts if part in holders}
-        return {name: part for name, part in here.items() if name not in self._left_out}
+        return {self._name_of(holders[part]): part for part in self._parts if part in holders}
 
     @property
     def deadline(self) -> float | None:
@@ -239,18 +237,9 @@ class MaskedExchange(SynchronousExchange):
         """See ExchangeKind.revive: where no masks would ever come off, the same work is masked anew."""
         if not self._group.hopeless:
             return None
-        _log.warning(
-            "round %d: %d learners have masks yet, a sum needs %d; they are asked again",
-            *(self.machine.plan.round, len(self._group.ready), need(self._plan)),
-        )
-        blamed = self._group.leave_out_blamed()
-        self._left_out |= blamed
-        self._group.over()
-        self._open(0)
-        if blamed:
-            self._begin()
-        else:
-            self._group.put_off()
+        self._group.restart()
+        self._branch(0, edge_pb2.Open(masking=self._plan, noise=self._release.noise))
+        self._begin()
         return Reopen(self.machine.plan.parts)
 
     # --- its sum ---------------------------------------------------------------------------

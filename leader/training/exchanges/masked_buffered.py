@@ -30,6 +30,7 @@ from leader.rounds.protocol import (
     OpenOrder,
     Outdated,
     Phase,
+    Remasked,
     Reopen,
     RoundEvent,
     Unmasked,
@@ -260,7 +261,13 @@ class MaskedBufferedExchange(BufferedExchange):
             one.stop()
 
     def revive(self) -> RoundEvent | None:
-        """See ExchangeKind.revive: the machine gives other work to a group of which too few are left."""
+        """See ExchangeKind.revive: of one group, whose work is masked anew where no masks would ever come off."""
+        for group, one in self._open.items():
+            if one.hopeless:
+                one.restart()
+                self._notes.pop(group, None)
+                self._engine.workforce.announce()  # its session can begin, and other groups may be to revive
+                return Remasked(group)
         return None
 
     def look_at_learners(self) -> None:

@@ -22,7 +22,7 @@ from leader.learners.membership import Member
 from leader.secagg.actions import Action, Failed, Ready, Send, Unmask
 from leader.secagg.masked_sum import MaskedSum
 from leader.secagg.pending import PendingFile, PendingSum, Place
-from leader.secagg.session import MaskSession, Phase, Times
+from leader.secagg.session import Complaints, MaskSession, Phase, Times
 from leader.secagg.unmasking import seeds
 from leader.training.engine import Engine
 from leader.training.exchanges.base import Recalled
@@ -65,6 +65,8 @@ class MaskedGroup:
         self._not_before: float | None = (
             None  # clock value: where learners refuse, they are not asked over and over
         )
+        self._complaints: Complaints | None = None  # of the sessions before, if there were any
+        self._left_out: frozenset[str] = frozenset()  # names of those without whom it was begun anew
         self._in_sum: dict[str, str] = {}  # names, by part
         self._closing = False
         self._outcome = _future()
@@ -89,15 +91,30 @@ class MaskedGroup:
         collects = self._session is not None and self._session.phase is Phase.COLLECTING
         return collects and len(self.ready) < need(self.plan)
 
-    def leave_out_blamed(self) -> frozenset[str]:
-        """Learners that its session came to nothing by, see Complaints: for a while they get no work."""
-        blamed = self._session.complaints.blamed if self._session is not None else frozenset()
+    def restart(self) -> None:
+        """Have the same work masked anew: at once, but where that was so before, unless those that hinder it are known.
+
+        Whom its sessions came to nothing by, see Complaints, gets no work for a while.
+        """
+        assert self._session is not None
+        blamed = self._session.complaints.blamed - self._left_out
         for member in [member for member in self._engine.workforce if member.name in blamed]:
             _log.warning(
                 "round %d: %s is left out: its shares don't open at the others", self.round, member.name
             )
             self._engine.workforce.failed(member, self._times.keys_s)
-        return blamed
+        _log.warning(
+            "round %d: %d learners have masks yet, a sum needs %d; they are asked again",
+            *(self.round, len(self.ready), need(self.plan)),
+        )
+        if self._complaints is not None and not blamed:
+            self.put_off()
+        self.over()
+        self._complaints, self._session = self._session.complaints, None
+        self._left_out |= blamed
+        self._in_sum.clear()
+        self.sum.clear()
+        self.ready = frozenset()
 
     def put_off(self) -> None:
         """Let the learners be for a while before they are asked for masks."""
@@ -112,6 +129,7 @@ class MaskedGroup:
     def begin(self, orders: Mapping[str, leader_pb2.WorkOrder]) -> None:
         """Agree on masks with those that are here, whose orders these are by name, once they are enough."""
         now = self._now()
+        orders = {name: order for name, order in orders.items() if name not in self._left_out}
         if self._session is not None or len(orders) < need(self.plan):
             return
         if self._not_before is not None and now < self._not_before:
@@ -121,6 +139,7 @@ class MaskedGroup:
         self._not_before = None
         opened = os.urandom(SESSION_BYTES), self.plan, alike, work, now, self._times
         self._session = MaskSession(*opened, self._engine.signed)
+        self._session.complaints = self._complaints or self._session.complaints
         self._do(self._session.open())
 
     def _now(self) -> float:

@@ -21,6 +21,7 @@ from leader.rounds.protocol import (
     OpenOrder,
     Outdated,
     Phase,
+    Remasked,
     RoundPlan,
     Tick,
     Unmasked,
@@ -115,6 +116,18 @@ def test_a_sum_that_can_not_be_unmasked_voids_the_work_of_all() -> None:
     assert [(one.part, one.step) for one in again if isinstance(one, Dispatch)] == [
         (part, 1) for part in "abcd"
     ]
+
+
+def test_a_group_that_is_masked_anew_has_the_same_work_and_nothing_in_its_sum() -> None:
+    buffer = buffer_of(Groups(4, 3))
+    begun(buffer)
+    accept(buffer, "abe")
+    again = buffer.handle(Remasked((3, 1)), 1.0)
+    assert again == [Dispatch(HOLDERS[part], part, 0) for part in "abcd"]
+    assert buffer.refusal(3, 0, "a") is None
+    assert isinstance(buffer.refusal(3, 0, "e"), DuplicateUpdateError)  # of the other group
+    assert buffer.deadline == 10.0
+    assert accept(buffer, "abcd") == [CloseGroup((3, 1), ("a", "b", "c", "d"))]
 
 
 def test_a_group_waits_for_no_one_beyond_the_deadline() -> None:
