@@ -103,7 +103,8 @@ class App:
             signing=self._signing,
             noise_keys=keys,
         )
-        privacy = ExamplePrivacy(options.state_dir, keys, options.dp_budget)
+        data = own.said.fingerprint if own else ""
+        privacy = ExamplePrivacy(options.state_dir, keys, options.dp_budget, data)
         tools = replace(tools, privacy=privacy, floor=PrivacyFloor(options.require_dp))
         self._access = choose(options)
         edges, examples = Edges(self._access.dial), own.examples if own else None

@@ -42,13 +42,15 @@ _NOTHING: Divergences = np.zeros(len(ORDERS))
 class ExamplePrivacy:
     """Charges orders of `dp.mode=examples`; `budget` is the epsilon of all runs together, 0 that of each run alone.
 
+    `data` is the fingerprint of the examples, as far as they have one.
     Raises PrivacyError for a ledger that is not whole, or whose budget is spent.
     """
 
-    def __init__(self, folder: Path | None, keys: NoiseKeys, budget: float = 0.0) -> None:
+    def __init__(self, folder: Path | None, keys: NoiseKeys, budget: float = 0.0, data: str = "") -> None:
         self._path = folder / "privacy.jsonl" if folder else None
         self._keys = keys
         self._budget = budget
+        self._data = data
         self._head = _START
         self._spent_budget = 0.0  # the largest that an order was refused for
         self._spent: dict[str, Divergences] = {}  # by run
@@ -87,8 +89,8 @@ class ExamplePrivacy:
     ) -> tuple[float, bytes]:
         """Have the order's steps from `start` on disk as paid; noise multiplier and key of their noise.
 
-        The same again is free. Not where this learner came back with more or fewer examples, which makes other steps
-        of them, nor where the key is another one, as that of an earlier round is, or of another model or order.
+        The same again is free. Not where this learner came back with more, fewer or other examples, which makes other
+        steps, nor where the key is another one, as that of an earlier round is, or of another model or order.
         Raises PrivacyError where they can't be paid, and ConfigError where that can't be written.
         """
         if self._path is None:
@@ -99,7 +101,8 @@ class ExamplePrivacy:
         noise = plan.noise_multiplier or least_noise(
             rate, plan.rounds * order.local_steps, plan.epsilon, plan.delta
         )
-        key = hmac.digest(self._keys.of(run, order.round), _inputs(order, start), "sha256")
+        inputs = _inputs(order, start) + self._data.encode()
+        key = hmac.digest(self._keys.of(run, order.round), inputs, "sha256")
         name = hmac.digest(key, b"flockstep dp 1 name", "sha256").hex()[:_NAME_DIGITS]
         if (run, order.work_id, rate, noise, name) not in self._charged:
             step = {"run": run, "round": order.round, "of": order.work_id, "rate": rate, "z": noise}

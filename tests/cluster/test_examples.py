@@ -136,15 +136,21 @@ def test_who_has_spent_its_budget_stops_for_good_and_the_others_go_on(tmp_path: 
 
 
 @pytest.mark.parametrize("budget", [0.0, 5.5])
-def test_who_has_a_budget_does_no_work_without_noise_and_tells_no_hash_of_its_data(
+def test_who_has_a_budget_does_no_work_without_noise_and_tells_no_hash_of_its_data_but_its_ledger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: float
 ) -> None:
-    told, accept = list[str](), Eligibility.check
+    told, kept, accept = list[str](), list[str](), Eligibility.check
 
     def heard(self: Eligibility, info: leader_pb2.LearnerInfo, others: int) -> None:
         told.append(info.own_data.fingerprint)
         accept(self, info, others)
 
+    class Privacy(ExamplePrivacy):
+        def __init__(self, *given: Any) -> None:
+            kept.append(given[-1])
+            super().__init__(*given)
+
+    monkeypatch.setattr("learner.app.ExamplePrivacy", Privacy)
     monkeypatch.setattr(Eligibility, "check", heard)
     monkeypatch.setattr(Rows, "fingerprint", lambda rows: "of all", raising=False)
 
@@ -159,3 +165,4 @@ def test_who_has_a_budget_does_no_work_without_noise_and_tells_no_hash_of_its_da
 
     play(scenario, {**EXAMPLES, "dp.mode": "off", "learners": 1, "rounds": 1})
     assert told == ["" if budget else "of all"]
+    assert kept == ["of all"]

@@ -34,8 +34,8 @@ def order(round_: int = 1, **plan: Any) -> leader_pb2.WorkOrder:
     )
 
 
-def opened(folder: Path, budget: float = 0.0) -> ExamplePrivacy:
-    return ExamplePrivacy(folder, NoiseKeys(folder), budget)
+def opened(folder: Path, budget: float = 0.0, data: str = "d4ta") -> ExamplePrivacy:
+    return ExamplePrivacy(folder, NoiseKeys(folder), budget, data)
 
 
 def entries(folder: Path) -> list[dict[str, Any]]:
@@ -76,6 +76,16 @@ def test_the_same_work_on_fewer_examples_is_other_work(tmp_path: Path, fixed: fl
         privacy.charge("run", asked, examples, START)
     opened(tmp_path).charge("run", asked, 48, START)
     assert [entry["rate"] for entry in entries(tmp_path)] == [0.1, 0.5]
+
+
+def test_the_same_work_on_as_many_other_examples_is_charged_and_has_other_batches_and_noise(
+    tmp_path: Path,
+) -> None:
+    first = opened(tmp_path).charge("run", order(), EXAMPLES, START)
+    other = opened(tmp_path, data="0ther").charge("run", order(), EXAMPLES, START)
+    assert other[1] != first[1]
+    assert opened(tmp_path).charge("run", order(), EXAMPLES, START) == first
+    assert len(entries(tmp_path)) == 2
 
 
 def test_work_of_an_earlier_round_whose_key_is_gone_is_charged_again(tmp_path: Path) -> None:
