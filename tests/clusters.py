@@ -87,6 +87,12 @@ async def one_edge(cluster: Cluster, name: str = "east", **options: Any) -> Node
     return edge
 
 
+def leaves(cluster: Cluster, name: str) -> None:
+    """The leader lets go of a learner, as when its lease has run out; leases of others last on a slow machine too."""
+    workforce = cluster.app.coordinator.workforce
+    workforce.leave(next(member for member in workforce if member.name == name), "its lease has run out")
+
+
 async def train(cluster: Cluster) -> None:
     """All rounds, by learners a, b, ..."""
     for name in "abcdefgh"[: cluster.config.learners]:

@@ -1,4 +1,4 @@
-"""What tests of clusters share: identities among the files of the test, and JWTs that its leader takes."""
+"""What tests of clusters share: identities among the files of the test, JWTs that its leader takes, its clock."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from leader.runtime import Host
+from tests.tools.clock import TurnedClock
 from tests.tools.oidc import jwk_of, jwks_of, signed, signing_key
 
 
@@ -24,3 +26,11 @@ def token(tmp_path: Path) -> Callable[..., str]:
     key = signing_key("ES256")
     (tmp_path / "jwks.json").write_bytes(jwks_of(jwk_of(key)))
     return partial(signed, key, flockstep_role="learner")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> TurnedClock:
+    """The clock of the leader that the test starts, by which its rounds have their time."""
+    clock = TurnedClock()
+    monkeypatch.setattr("leader.wiring.Host", lambda: Host(clock))
+    return clock
