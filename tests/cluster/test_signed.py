@@ -22,9 +22,12 @@ from scripts.cluster import Cluster
 from tests.cluster.test_masked import FOUR, MASKED
 from tests.clusters import Settings, join, play, train
 from tests.leader.trust.fleet import Fleet
+from tests.tools.clock import TurnedClock
 from utils.errors import ConfigError
 from utils.secagg import keys
 from utils.secagg.roster import bit_set, order_bytes, signed_advert
+
+KEYS_S = 60.0  # in which a session has the keys of all, and after which another one begins
 
 
 def signed(folder: Path) -> Settings:
@@ -227,7 +230,9 @@ def replayed(liar: Liar, to: str, message: leader_pb2.MaskDown) -> None:
 
 
 class Again(Liar):
-    """Waits for the second session."""
+    """Waits for the second session, which soon begins."""
+
+    clock: ClassVar[TurnedClock]
 
     def heard(self, member: Member, message: leader_pb2.MaskUp) -> None:
         """See MaskedExchange."""
@@ -236,10 +241,15 @@ class Again(Liar):
             MaskedExchange.heard(self, member, message)
         else:
             super().heard(member, message)
+        if self._group._session is None:  # all have refused
+            Again.clock.turn(KEYS_S)
 
 
-def test_an_advert_of_a_session_before_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {**signed(tmp_path), "secagg.keys_s": 0.2}
+def test_an_advert_of_a_session_before_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: TurnedClock
+) -> None:
+    Again.clock = clock
+    settings = {**signed(tmp_path), "secagg.keys_s": KEYS_S}
     refused = lied_to(monkeypatch, settings, replayed, 4, kind=Again)
     for name in "acd":
         assert refused[name] == "the advert of b is not signed by it"
