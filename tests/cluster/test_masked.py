@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +22,7 @@ from learner.wire.whole_update import HeldUpdate, WholeUpdate
 from learner.work.worker import Worker
 from protos import leader_pb2
 from scripts.cluster import Cluster
-from tests.clusters import TINY, Settings, join, play, train
+from tests.clusters import TINY, Settings, join, leaves, play, train
 from tests.strangers import Stranger
 from utils.codecs.files import File
 from utils.errors import PayloadError, TooFewLearnersError
@@ -32,6 +31,7 @@ from utils.secagg.update import VALUES, WIDE
 
 FOUR: Settings = {**TINY, "learners": 4}
 MASKED: Settings = {**FOUR, "secagg.mode": "masked"}
+LONG_S = 600.0  # longer than a test may take
 SCORED: Settings = {"rounds": 3, "evaluation.holdout": 0.25, "evaluation.federated_every": 2}
 
 
@@ -152,6 +152,7 @@ class Sent(Worker):
         Sent.sent.set()
 
 
+@pytest.mark.usefixtures("no_grace")
 @pytest.mark.parametrize("more", [{}, {"buffer.size": 4}], ids=["rounds", "groups"])
 def test_where_too_many_are_started_again_all_are_masked_anew_and_no_deadline_is_waited_for(
     more: Settings, caplog: pytest.LogCaptureFixture
@@ -163,21 +164,19 @@ def test_where_too_many_are_started_again_all_are_masked_anew_and_no_deadline_is
         coordinator = cluster.app.coordinator
         coordinator.workforce.subscribe(coordinator._kind.left)  # type: ignore[arg-type]  # to ask changes nothing
         nodes = {name: join(cluster, name, worker=Held if name > "a" else Sent) for name in "abcd"}
-        await asyncio.wait_for(Sent.sent.wait(), 20)
+        await asyncio.wait_for(Sent.sent.wait(), 60)
         for name in "ad":
             await nodes[name].kill()
         Sent.sent.clear()
         for name in "ad":
             join(cluster, name, worker=Sent)
-        await asyncio.wait_for(Sent.sent.wait(), 20)  # once there are new masks
+        await asyncio.wait_for(Sent.sent.wait(), 60)  # once there are new masks
         assert "2 learners have masks yet, a sum needs 3" in caplog.text
         Held.go.set()
         await cluster.finished()
 
-    began = time.monotonic()
     with caplog.at_level(logging.WARNING, "leader"):
-        run = play(scenario, {**MASKED, "cohort.lease_s": 4, **more})
-    assert time.monotonic() - began < 25  # less than secagg.keys_s
+        run = play(scenario, {**MASKED, "secagg.keys_s": LONG_S, **more})
     plain = play(train, {**FOUR})
     assert np.abs(run.vector - plain.vector).max() < 1e-5  # of the very same work
     assert [e.learners for e in run.seen(RoundCommitted)] == [4] * 3
@@ -230,11 +229,9 @@ def test_a_learner_whose_shares_do_not_open_is_left_out_by_itself(
             join(cluster, name, worker=Unopened if name == "a" else Worker)
         await cluster.finished()
 
-    began = time.monotonic()
-    run = play(scenario, {**MASKED, "cohort.quorum": 0.75, **more})
+    run = play(scenario, {**MASKED, "cohort.quorum": 0.75, "secagg.keys_s": LONG_S, **more})
     assert "round 1: a is left out: its shares don't open at the others" in caplog.text
     assert {event.learners for event in run.seen(RoundCommitted)} == {3}
-    assert time.monotonic() - began < 25  # less than secagg.keys_s
 
 
 class WrongShares(Mute):
@@ -276,15 +273,15 @@ def test_an_update_counts_only_under_the_masks_of_its_round() -> None:
             await eve.open_session()
             for name in "abc":
                 join(cluster, name)
-            order = await eve.work()
+            order, opened = await eve.work(), await eve.told("mask")
+            eve.say(mask=leader_pb2.MaskUp(session=opened.session, refused=leader_pb2.MaskRefused()))
             with pytest.raises(AioRpcError, match="agreed on without this update") as refused:
                 await eve.send(masked_file(cluster), order.work_id, session=bytes(16))
             assert refused.value.code() is StatusCode.ABORTED
+        leaves(cluster, "eve")
         await cluster.finished()
 
-    run = play(
-        scenario, {**MASKED, "rounds": 1, "secagg.keys_s": 2, "cohort.quorum": 0.75, "cohort.lease_s": 2}
-    )
+    run = play(scenario, {**MASKED, "rounds": 1, "cohort.quorum": 0.75})
     assert run.seen(RoundCommitted)[0].learners == 3
 
 
@@ -339,9 +336,7 @@ def test_a_run_that_is_stopped_waits_for_no_answer_that_unmasks() -> None:
         cluster.app.coordinator.stop("enough")
         await cluster.event(RunFinished, reason="enough")
 
-    began = time.monotonic()
-    play(scenario, {**MASKED, "secagg.reveal_s": 60})
-    assert time.monotonic() - began < 30
+    play(scenario, {**MASKED, "secagg.reveal_s": LONG_S})
 
 
 def test_a_sum_that_nobody_unmasks_is_tried_again_with_other_batches_three_times() -> None:
