@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from leader.events import LearnerLeft, RoundCommitted
 from scripts.cluster import Cluster
-from tests.clusters import IMAGES, SHARDS, Settings, play
+from tests.clusters import IMAGES, SHARDS, Settings, leaves, play
 
-THREE: Settings = {**SHARDS, "learners": 3, "rounds": 6, "cohort.lease_s": 1.0}
+THREE: Settings = {**SHARDS, "learners": 3, "rounds": 6}
 
 
 async def undisturbed(cluster: Cluster) -> None:
@@ -22,7 +22,7 @@ async def one_after_the_other(cluster: Cluster) -> None:
         workforce = cluster.app.coordinator.workforce
         most = max(workforce, key=lambda member: list(workforce.holders().values()).count(member.learner_id))
         await nodes[most.name].kill()
-        await cluster.event(LearnerLeft, name=most.name)
+        leaves(cluster, most.name)
     await cluster.finished()
 
 
