@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from grpc import aio
 
 from leader.data.part import Part
 from leader.events import LearnerJoined, UpdateAccepted
+from leader.learners.rendezvous import Rendezvous
 from leader.storage.checkpoint import load_newest, save_checkpoint
 from protos import leader_pb2
 from scripts.cluster import Cluster
@@ -145,7 +146,15 @@ def test_made_up_learners_that_can_not_do_their_work_do_not_end_the_run() -> Non
 
 
 @pytest.mark.parametrize("proven", [True, False])
-def test_work_that_fails_on_all_who_are_here_ends_the_run_with_their_reason(proven: bool) -> None:
+def test_work_that_fails_on_all_who_are_here_ends_the_run_with_their_reason(
+    proven: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, waited = Rendezvous._wait, list[float]()
+
+    async def shortly(self: Rendezvous, condition: Callable[[], bool], wait_s: float) -> bool:
+        waited.append(wait_s)
+        return await waits(self, condition, 0.1)
+
     async def scenario(cluster: Cluster) -> None:
         async with AsyncExitStack() as stack:
             names = ("x", "y", "stays") if proven else ("x", "y")
@@ -160,6 +169,7 @@ def test_work_that_fails_on_all_who_are_here_ends_the_run_with_their_reason(prov
             await y.work()
             await fail(x, lost)
             assert await y.work() == lost
+            monkeypatch.setattr(Rendezvous, "_wait", shortly)
             await fail(y, lost)
             for learner in others:
                 await fail(learner, await learner.work())
@@ -167,9 +177,10 @@ def test_work_that_fails_on_all_who_are_here_ends_the_run_with_their_reason(prov
         last = "stays" if proven else "y"
         assert ended.reason == f"learner {last} failed: can't do it"
 
-    lease_s = 20 if proven else 1  # for others to come, where anybody may have made up those that failed
-    settings = {**SHARDS, "rounds": 5, "learners": 3 if proven else 2, "cohort.lease_s": lease_s}
+    settings = {**SHARDS, "rounds": 5, "learners": 3 if proven else 2, "cohort.lease_s": 21}
     play(scenario, settings, data=IMAGES)
+    # For others to come, where anybody may have made up those that failed.
+    assert waited == ([] if proven else [21])
 
 
 def test_the_runs_secret_is_in_its_checkpoints_alone_and_outlives_a_restart(
