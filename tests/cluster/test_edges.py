@@ -21,7 +21,7 @@ from leader.events import (
 from learner.work.worker import Worker
 from scripts.cluster import Cluster, Node
 from scripts.demo import free_port
-from tests.clusters import TINY, Settings, join, one_edge, play, train
+from tests.clusters import TINY, Settings, join, leaves, one_edge, play, train
 from utils.errors import ConfigError, IncompatibleError
 
 FOUR: Settings = {**TINY, "learners": 4}
@@ -223,15 +223,19 @@ def test_noise_in_shares_goes_through_edges_at_the_same_price() -> None:
 
 def test_an_edge_that_comes_late_is_used_from_then_on() -> None:
     async def scenario(cluster: Cluster) -> None:
+        Slow.may = asyncio.Event()
+        Slow.may.set()
         for name in "abcd":
-            join(cluster, name)
+            join(cluster, name, worker=Slow)
         await cluster.committed(1)
+        Slow.may.clear()
         cluster.edge("east")
         await cluster.event(EdgeServes)
+        Slow.may.set()
         await cluster.finished()
 
-    through = play(scenario, {**EDGED, "rounds": 8})
-    assert through.model_sha256 == play(train, {**FOUR, "rounds": 8}).model_sha256
+    through = play(scenario, EDGED)
+    assert through.model_sha256 == play(train, FOUR).model_sha256
 
 
 def test_an_edge_that_dials_where_learners_come_hears_at_once_where_to_go() -> None:
@@ -263,8 +267,7 @@ def test_whose_update_was_lost_with_an_edge_and_never_came_again_was_not_in_the_
         join(cluster, "d", worker=Slow)
         await cluster.until(lambda: len(cluster.seen(UpdateAccepted)) == 3, "no updates")
         await nodes["c"].kill()
-        workforce = cluster.app.coordinator.workforce
-        workforce.leave(next(member for member in workforce if member.name == "c"), "gone")
+        leaves(cluster, "c")
         await edge.kill()
         assert "own-c" in (await cluster.event(UpdatesLost)).parts
         Slow.may.set()
