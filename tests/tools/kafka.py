@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -55,6 +56,7 @@ class MemoryLog:
 
     def __init__(self) -> None:
         self.topics: dict[str, dict[int, list[bytes]]] = defaultdict(lambda: defaultdict(list))
+        self._one = threading.Lock()  # thread at a time looks, which may make a topic, or writes
         self.trimmed: list[Mapping[int, int]] = []
         self.away = False
 
@@ -71,8 +73,10 @@ class MemoryLog:
         self._reach()
         offsets = []
         for entry in entries:
-            offsets.append(len(self.topics[topic][entry.partition]))
-            self.topics[topic][entry.partition].append(entry.value)
+            with self._one:
+                records = self.topics[topic][entry.partition]
+                offsets.append(len(records))
+                records.append(entry.value)
         return offsets
 
     def read(self, topic: str, partition: int, offset: int) -> bytes:
@@ -83,7 +87,8 @@ class MemoryLog:
     def scan(self, topic: str, partition: int, offset: int) -> Iterator[tuple[int, bytes] | None]:
         """See UpdateLog."""
         while True:
-            records = self.topics[topic][partition]
+            with self._one:
+                records = self.topics[topic][partition]
             if self.away or offset >= len(records):
                 yield None
             else:
