@@ -8,14 +8,19 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from leader.distributed import lost_edges
+from leader.distributed import hub, lost_edges
 from leader.edge.app import App
 from leader.edge.options import EdgeOptions
 from tests.leader.edge.parents import Learner, Parent, config_of, edge_of, mean_of, play, stub_of
 
 
 @pytest.mark.parametrize("broken", ["the leader's", "the upper edge's"])
-def test_edges_whose_streams_break_as_the_run_ends_come_again_and_hear_of_it(broken: str) -> None:
+def test_edges_whose_streams_break_as_the_run_ends_come_again_and_hear_of_it(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (hub, lost_edges):  # in three seconds a busy machine may not be done with that
+        monkeypatch.setattr(module, "AGAIN_S", 20.0)
+
     async def whole() -> None:
         async with asyncio.timeout(50), Parent(config_of({})).listening() as parent:
             top = App(EdgeOptions(leader=parent.address, name="top", edges_listen="127.0.0.1:0"))
