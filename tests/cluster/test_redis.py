@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from leader.condition import Signal
 from leader.events import RoundCommitted
 from leader.rpc.service import LeaderService
+from leader.services.redis import RedisCache
 from protos import leader_pb2
 from scripts.cluster import Cluster
 from tests.cluster.test_edges import EDGED, FOUR
-from tests.clusters import Settings, join, play, train
+from tests.clusters import TIMEOUT_S, Settings, join, play, train
 from tests.integration.harness import closed_address
 from tests.tools.needs import needs
 from tests.tools.redis import in_redis, redis_server
@@ -50,6 +53,26 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return asked
 
 
+@pytest.fixture
+def put_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who looks for a model waits until the leader has put it, which may take longer than to ask for it."""
+    put, get, there, done = RedisCache.put, RedisCache.get, Signal(), set[str]()
+
+    async def noted(self: RedisCache, key: str, chunks: Iterable[bytes], ttl_s: float) -> None:
+        await put(self, key, chunks, ttl_s)
+        done.add(key)
+        there.notify()
+
+    async def awaited(self: RedisCache, key: str, most_bytes: int) -> list[bytes] | None:
+        whole = key.partition(":from:")[0]  # which is put last
+        assert await there.wait_until(lambda: ":model:" not in key or whole in done, TIMEOUT_S)
+        return await get(self, key, most_bytes)
+
+    monkeypatch.setattr(RedisCache, "put", noted)
+    monkeypatch.setattr(RedisCache, "get", awaited)
+
+
+@pytest.mark.usefixtures("put_first")
 @pytest.mark.parametrize("settings", [{}, {"codec.down": "int8"}], ids=str)
 def test_edges_have_models_from_redis_and_the_bits_are_those_without(
     settings: Settings, tmp_path: Path, downloads: list[int], caplog: pytest.LogCaptureFixture
