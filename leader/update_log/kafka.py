@@ -93,11 +93,9 @@ class KafkaLog:
         for name, future in admin.create_topics(wanted, request_timeout=_TIMEOUT_S).items():
             try:
                 future.result(2 * _TIMEOUT_S)
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    raise NotReadyError(
-                        f"Kafka does not make the topic {name}: {error.args[0].str()}"
-                    ) from None
+            except (KafkaException, TimeoutError) as error:
+                if not error.args or error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise NotReadyError(f"Kafka does not make the topic {name}: {_why(error)}") from None
                 self._grow(admin, name, topics[name])
 
     def _grow(self, admin: AdminClient, topic: str, partitions: int) -> None:
@@ -111,9 +109,9 @@ class KafkaLog:
                 more = [NewPartitions(topic, partitions)]
                 admin.create_partitions(more, request_timeout=_TIMEOUT_S)[topic].result(2 * _TIMEOUT_S)
                 self._producer.list_topics(topic, timeout=_TIMEOUT_S)  # it may know the topic as it was
-        except KafkaException as error:
+        except (KafkaException, TimeoutError) as error:
             raise NotReadyError(
-                f"Kafka does not give the topic {topic} {partitions} partitions ({error.args[0].str()}): resume the "
+                f"Kafka does not give the topic {topic} {partitions} partitions ({_why(error)}): resume the "
                 "run with as many in services.kafka.partitions as it had"
             ) from None
 
@@ -183,8 +181,8 @@ class KafkaLog:
         try:
             for future in admin.delete_records(wanted, request_timeout=_TIMEOUT_S).values():
                 future.result(2 * _TIMEOUT_S)
-        except KafkaException as error:
-            raise NotReadyError(f"Kafka does not delete records: {error.args[0].str()}") from None
+        except (KafkaException, TimeoutError) as error:
+            raise NotReadyError(f"Kafka does not delete records: {_why(error)}") from None
 
     def consumer(self, more: Mapping[str, Any]) -> Consumer:
         """A consumer with these settings, where the properties say nothing else; it commits what it is told to."""
@@ -202,6 +200,11 @@ class KafkaLog:
         self._producer.flush(_CLOSE_S)
         if self._reader is not None:
             self._reader.close()
+
+
+def _why(error: Exception) -> str:
+    """What librdkafka says; nothing where it has not said so in twice the time of a call."""
+    return str(error.args[0].str()) if error.args else "no answer"
 
 
 def is_read_again(consumer: Consumer, message: Message, order: InOrder) -> bool:

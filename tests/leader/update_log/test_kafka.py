@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,24 @@ def test_without_a_broker_nothing_is_written_and_nobody_is_flooded(
             alone.make({"updates": 1})
         alone.close()
     assert caplog.messages == []
+
+
+def test_a_client_that_is_late_with_its_answer_is_as_good_as_a_broker_that_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from confluent_kafka.admin import AdminClient
+
+    def silent(admin: AdminClient, wanted: list[object], **more: object) -> dict[object, Future[None]]:
+        return {"updates": Future()}
+
+    monkeypatch.setattr("leader.update_log.kafka._TIMEOUT_S", 0.01)
+    monkeypatch.setattr(AdminClient, "create_topics", silent)
+    monkeypatch.setattr(AdminClient, "delete_records", silent)
+    log = KafkaLog(settings_of(closed_address(), None))
+    with pytest.raises(NotReadyError, match="Kafka does not make the topic updates: no answer"):
+        log.make({"updates": 1})
+    with pytest.raises(NotReadyError, match="Kafka does not delete records: no answer"):
+        log.trim("updates", {0: 1})
 
 
 def test_properties_are_taken_from_a_file_and_what_the_client_refuses_is_said(tmp_path: Path) -> None:
