@@ -23,6 +23,9 @@ from leader.events import RoundCommitted, UpdateAccepted, UpdatesLost
 from leader.update_log import kafka
 from leader.update_log.base import Entry
 from leader.update_log.kafka import KafkaLog, settings_of
+from leader.update_log.log_sums import Gathering, LogSums
+from leader.update_log.recall import Recall
+from leader.update_log.run_log import RunLog
 from learner.wire.connection import Endpoint
 from learner.wire.whole_update import HeldUpdate
 from learner.work.worker import Worker
@@ -37,6 +40,25 @@ from tests.tools.needs import needs
 pytestmark = needs("confluent_kafka")
 _LAST = b"last"
 Broker = Callable[[str, Path], AbstractContextManager[object]]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a leader makes sums itself after a second without, what stands in the log has longer to come."""
+    recalled, summed = Recall.read, LogSums._sum
+
+    def recall(self: Recall, log: RunLog, quiet_s: float) -> None:
+        recalled(self, log, TIMEOUT_S)
+
+    def sum_up(self: LogSums, gathering: Gathering, partition: int, close: int) -> None:
+        self._quiet_s, told = TIMEOUT_S, self._quiet_s
+        try:
+            summed(self, gathering, partition, close)
+        finally:
+            self._quiet_s = told
+
+    monkeypatch.setattr(Recall, "read", recall)
+    monkeypatch.setattr(LogSums, "_sum", sum_up)
 
 
 def aggregators(cluster: Cluster, *names: str) -> list[asyncio.Future[str]]:
