@@ -46,6 +46,14 @@ def asks_for_data(leader: Leader, number: int) -> None:
         pass
 
 
+def stop_all(leader: Leader, learners: list[Program]) -> None:
+    """Stop these while the leader is stopped by its fault, so that no round passes meanwhile."""
+    leader.frozen()
+    for learner in learners:
+        learner.signal(signal.SIGSTOP)
+    leader.signal(signal.SIGCONT)
+
+
 def made(learner: Program) -> list[Entry]:
     """All updates that a learner which has ended has made."""
     return learner.events("UpdateMade")
@@ -66,14 +74,12 @@ def assert_complete(leader: Leader, rounds: int = 10) -> None:
 
 
 def test_a_frozen_learner_holds_nobody_up_and_goes_on(cluster: Cluster, buffered: Settings) -> None:
-    leader = cluster.leader({**buffered, "buffer.max_staleness": 20})
+    leader = cluster.leader({**buffered, "buffer.max_staleness": 20}, faults="stop@leader.committed:6")
     slow = cluster.learner(leader, "--name", "slow", *DEBUG, faults="stop@learner.trained")
     quick = crew_of(cluster, leader, "a", "b")
     slow.frozen()
-    leader.event("RoundCommitted", round=6)
+    stop_all(leader, quick)
     number = id_of(leader, "slow")
-    for learner in quick:
-        learner.signal(signal.SIGSTOP)
     slow.signal(signal.SIGCONT)
     first = leader.event("UpdateAccepted", learner_id=number)
     for learner in quick:
@@ -135,7 +141,8 @@ def test_a_killed_leader_goes_on_with_the_work_that_learners_have(
 def test_a_learner_whose_model_is_gone_gets_new_work(
     cluster: Cluster, buffered: Settings, proxy_to: ProxyTo
 ) -> None:
-    leader = cluster.leader({**buffered, "rounds": 25, "buffer.max_staleness": 1000})
+    settings = {**buffered, "rounds": 25, "buffer.max_staleness": 1000}
+    leader = cluster.leader(settings, faults="stop@leader.committed:8")
     proxy = proxy_to(leader)
     proxy.set_bandwidth(30_000)
     far = cluster.learner(proxy.address, "--name", "far", *DEBUG)
@@ -143,13 +150,11 @@ def test_a_learner_whose_model_is_gone_gets_new_work(
     near = crew_of(cluster, leader, "a", "b")
     asks_for_data(leader, number)
     proxy.pause()  # its shard comes when the model that it is to start from is gone
-    leader.event("RoundCommitted", round=8)
+    stop_all(leader, near)
     proxy.set_bandwidth(None)
     proxy.resume()
     refused = leader.event("CallRefused", method="GetModel", learner_id=number)
     assert refused["kind"] == "LateUpdateError"
-    for learner in near:
-        learner.signal(signal.SIGSTOP)
     first = leader.event("UpdateAccepted", learner_id=number)
     assert first["step"] > 0
     for learner in near:
@@ -161,10 +166,15 @@ def test_a_learner_whose_model_is_gone_gets_new_work(
 
 def test_the_shards_of_a_learner_that_leaves_go_on_at_another(cluster: Cluster, buffered: Settings) -> None:
     leader = cluster.leader(buffered)
-    leaves, *stay = crew_of(cluster, leader, "c", "a", "b")
-    leader.event("UpdateAccepted", learner_id=id_of(leader, "c"))
+    (leaves,) = crew_of(cluster, leader, "c", faults="stop@learner.uploaded")
+    stay = crew_of(cluster, leader, "a", "b", faults="stop@learner.trained")
+    leaves.frozen()
     leaves.signal(signal.SIGTERM)
+    leaves.signal(signal.SIGCONT)
     leaves.wait()
+    for learner in stay:
+        learner.frozen()
+        learner.signal(signal.SIGCONT)
     succeed(leader, *stay)
     (part,) = {entry["part"] for entry in made(leaves)}
     heirs = [learner for learner in stay if part in {entry["part"] for entry in made(learner)}]
@@ -178,11 +188,9 @@ def test_the_shards_of_a_learner_that_leaves_go_on_at_another(cluster: Cluster, 
 
 def test_a_run_that_everybody_leaves_waits_and_goes_on(cluster: Cluster, buffered: Settings) -> None:
     leader = cluster.leader({**buffered, "cohort.lease_s": 2, "learners": 2, "buffer.size": 5, "rounds": 4})
-    lost = crew_of(cluster, leader, "a", "b")
-    leader.event("RoundCommitted", round=2)
-    leader.event("UpdateAccepted", round=3)
-    for learner in lost:
-        learner.kill()
+    # Each with its first work of round 3, which is the second there at most: four are not enough for it.
+    for learner in crew_of(cluster, leader, "a", "b", faults="kill@learner.uploaded:3"):
+        assert learner.wait() == -signal.SIGKILL
     assert leader.event("RoundAbandoned")["reason"] == "no learner is left"
     leader.event("WaitingForLearners")
     succeed(*crew_of(cluster, leader, "a", "b"), leader)
