@@ -65,8 +65,8 @@ def own() -> Settings:
 
 @pytest.fixture(scope="module")
 def scaffold(own: Settings) -> Settings:
-    """`own` with control variates at the leader and at two learners, whose names are kept for 2 s."""
-    return {**own, "learners": 2, "train.control_variates": "true", "cohort.lease_s": 8}
+    """`own` with control variates at the leader and at two learners."""
+    return {**own, "learners": 2, "train.control_variates": "true", "cohort.lease_s": 60}
 
 
 @pytest.fixture(scope="module")
@@ -96,20 +96,20 @@ def test_control_variates_survive_cut_connections_and_kills_at_any_point(
     undisturbed_scaffold: Leader,
     proxy_to: ProxyTo,
 ) -> None:
-    leader = cluster.leader(scaffold)
+    leader = cluster.leader(scaffold, secure=True)  # where nobody waits for the name of who was killed
     proxy = proxy_to(leader)
-    cut = learner(
-        cluster, proxy.address, "a", photos, "--log-level", "debug", faults="stop@learner.uploaded:2"
-    )
+    join = ("--join", f"@{cluster.trust}/join")
+    debug = ("--log-level", "debug")
+    cut = learner(cluster, proxy.address, "a", photos, *join, *debug, faults="stop@learner.uploaded:2")
     points = ("learner.trained", "learner.uploading", "learner.uploaded", "learner.training")
     for round_, point in enumerate(points, start=1):
-        dies = learner(cluster, leader, "b", photos, faults=f"kill@{point}:{round_}")
+        dies = learner(cluster, leader, "b", photos, *join, faults=f"kill@{point}:{round_}")
         if round_ == 2:
             cut.frozen()
             proxy.cut()
             cut.signal(signal.SIGCONT)
         assert dies.wait() == -signal.SIGKILL
-    succeed(learner(cluster, leader, "b", photos), leader, cut)
+    succeed(learner(cluster, leader, "b", photos, *join), leader, cut)
     assert cut.output.count("registered as learner") == 2
     counted = Counter(event["round"] for event in leader.events("UpdateAccepted"))
     assert counted == dict.fromkeys(range(1, ROUNDS + 1), 2)
@@ -118,9 +118,13 @@ def test_control_variates_survive_cut_connections_and_kills_at_any_point(
 
 def killed_before_the_answer(cluster: Cluster, scaffold: Settings, photos: Path) -> tuple[Leader, Program]:
     """A run whose learner b dies when the leader has counted its update of round 2, and b doesn't know."""
-    leader = cluster.leader(scaffold, faults="stop@leader.collected:2")
-    stays = learner(cluster, leader, "a", photos)
-    dies = learner(cluster, leader, "b", photos)
+    leader = cluster.leader(scaffold, secure=True, faults="stop@leader.collected:2")
+    join = ("--join", f"@{cluster.trust}/join")
+    stays = learner(cluster, leader, "a", photos, *join)
+    dies = learner(cluster, leader, "b", photos, *join, faults="stop@learner.trained:2")
+    dies.frozen()
+    leader.event("UpdateAccepted", round=2)  # of the other: when the leader has both, it stops at once
+    dies.signal(signal.SIGCONT)
     leader.frozen()
     dies.kill()
     assert "round 2" in dies.output
@@ -132,7 +136,7 @@ def test_a_learner_killed_before_it_hears_that_its_update_counted_goes_on_as_if_
     cluster: Cluster, scaffold: Settings, photos: Path, undisturbed_scaffold: Leader
 ) -> None:
     leader, stays = killed_before_the_answer(cluster, scaffold, photos)
-    succeed(learner(cluster, leader, "b", photos), leader, stays)
+    succeed(learner(cluster, leader, "b", photos, "--join", f"@{cluster.trust}/join"), leader, stays)
     assert_same_bits(leader.run_dir, undisturbed_scaffold.run_dir)
 
 
@@ -140,7 +144,8 @@ def test_a_learner_that_lost_its_memory_takes_the_run_elsewhere(
     cluster: Cluster, scaffold: Settings, photos: Path, undisturbed_scaffold: Leader
 ) -> None:
     leader, stays = killed_before_the_answer(cluster, scaffold, photos)
-    again = learner(cluster, leader, "b", photos, "--state-dir", str(cluster.folder / "empty"))
+    join = ("--join", f"@{cluster.trust}/join")
+    again = learner(cluster, leader, "b", photos, *join, "--state-dir", str(cluster.folder / "empty"))
     succeed(again, leader, stays)
     one, other = weights(leader.run_dir), weights(undisturbed_scaffold.run_dir)
     assert any(one[name].tobytes() != other[name].tobytes() for name in one)

@@ -81,12 +81,13 @@ def test_learners_that_are_killed_amid_their_pieces_leave_their_shards_to_others
 def test_a_learner_that_comes_back_under_its_name_goes_on(
     cluster: Cluster, steps: Settings, whole: Leader
 ) -> None:
-    leader = cluster.leader({**steps, "learners": 2, "cohort.lease_s": 8})  # its name is kept for 2 s
-    stays = cluster.learner(leader, "--name", "a")
+    settings = {**steps, "learners": 2, "cohort.lease_s": 60}
+    leader = cluster.leader(settings, secure=True)  # where nobody waits for the name of who was killed
+    stays = cluster.join(leader, "a")
     for round_, point in enumerate(("uploading", "downloading", "trained"), start=1):
-        killed = cluster.learner(leader, "--name", "b", faults=f"kill@learner.{point}:{round_}")
+        killed = cluster.join(leader, "b", faults=f"kill@learner.{point}:{round_}")
         assert killed.wait() == -signal.SIGKILL
-    succeed(cluster.learner(leader, "--name", "b"), leader, stays)
+    succeed(cluster.join(leader, "b"), leader, stays)
     assert_same_bits(leader.run_dir, whole.run_dir)
 
 
