@@ -75,17 +75,19 @@ def test_every_row_is_there_once_after_the_server_was_ended_and_the_leader_kille
             server.wait()
         leader.signal(signal.SIGCONT)
         assert leader.wait() == -signal.SIGKILL
-        resumed = cluster.resumed(leader)
+        place = ["--resume", str(leader.run_dir), "--listen", leader.address, "--log-format", "json"]
+        soon = ["--set", f"services.mongodb.url={url}?timeoutMS=500"]  # nobody is there
+        resumed = cluster.program("leader", ["tests.integration.brief_end", *place, *soon])
         succeed(resumed, *crew)
         away, behind = [entry["message"] for entry in resumed.events("log") if entry["level"] == "warning"]
         assert away.startswith("mongodb is away (")
         assert behind.startswith("mongodb does not have ")
         with secantus(tmp_path, address, monkeypatch):
-            later = cluster.resumed(resumed)
+            later = cluster.resumed(leader, "--set", f"services.mongodb.url={url}")
             succeed(later)
             assert in_mongodb(url) == in_record(later.run_dir)
             assert_history_is_indexed_and_the_same(url, later.run_dir)
-    with closing(sqlite3.connect(resumed.run_dir / "metadata.sqlite")) as database:
+    with closing(sqlite3.connect(leader.run_dir / "metadata.sqlite")) as database:
         counts = [
             database.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("rounds", "participation")
         ]
