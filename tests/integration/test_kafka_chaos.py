@@ -44,7 +44,7 @@ pytestmark = [needs("confluent_kafka"), pytest.mark.timeout(300)]
 KEY = b"k" * 32
 WEIGHTING = FedNova(0.9)
 PARTITIONS = 8
-QUIET_S = 2.0  # of a group that needs as long to notice that one of it is gone: then the leader sums
+QUIET_S = 1.0  # of a group that needs as long to notice that one of it is gone: then the leader sums
 UPLOADS = 5
 #: What happens to processes in each round, before its sum is asked for (or "while": meanwhile).
 FAULTS = ["", "kill", "while kill", "stop", "kill", "term", "while stop", "broker", "kill", ""]
@@ -73,7 +73,7 @@ class Stage:
         self.log = RunLog(self.kafka, "model-updates", "r", KEY)
         self.sums = LogSums(self.log, Fragments(LARGE), PARTITIONS, QUIET_S)
         self.properties = cluster.folder / "kafka.properties"
-        self.properties.write_text("session.timeout.ms=2000\nheartbeat.interval.ms=300\n")
+        self.properties.write_text("session.timeout.ms=1000\nheartbeat.interval.ms=150\n")
         self.cluster = cluster
         self.crew: list[Program] = []
         self.done: Counter[str] = Counter()
@@ -108,7 +108,7 @@ class Stage:
                 victim.signal(signal.SIGTERM)
             case "stop":
                 victim.signal(signal.SIGSTOP)
-                asyncio.get_running_loop().call_later(4.0, victim.signal, signal.SIGCONT)
+                asyncio.get_running_loop().call_later(2.0, victim.signal, signal.SIGCONT)
         self.more()
 
     def edge(self, opened: edge_pb2.Open) -> LoggedUpdates:
