@@ -112,7 +112,7 @@ def watched(target: str, folder: Path) -> Iterator[tuple[str, queue.SimpleQueue[
 
 
 def asked(prometheus: str, query: str) -> list[dict[str, Any]]:
-    told = httpx.get(f"{prometheus}/api/v1/query", params={"query": query})
+    told = httpx.get(f"{prometheus}/api/v1/query", params={"query": query}, timeout=TIMEOUT_S)
     if told.status_code == httpx.codes.SERVICE_UNAVAILABLE:  # it listens before it is ready
         return []
     answer = told.json()
@@ -152,7 +152,8 @@ def call_as_a_stranger(leader: Leader) -> None:
 def test_every_query_of_the_dashboard_gives_rows_and_an_alert_tells_of_a_killed_leader(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    leader = cluster.leader({**WATCHED, "services.mongodb.url": f"mongodb://{closed_address()}/flockstep"})
+    away = f"mongodb://{closed_address()}/flockstep?serverSelectionTimeoutMS=500"
+    leader = cluster.leader({**WATCHED, "services.mongodb.url": away})
     for name in "ab":
         cluster.learner(leader, "--name", name, "--task", SLOW, "--data", name)
     leader.event("Evaluated")
@@ -169,7 +170,7 @@ def test_every_query_of_the_dashboard_gives_rows_and_an_alert_tells_of_a_killed_
         awaited(
             prometheus, 'flockstep_service_rows_waiting{service="mongodb"} > 2'
         )  # a learner each, and the rounds
-        text = httpx.get(f"{url}metrics").content
+        text = httpx.get(f"{url}metrics", timeout=TIMEOUT_S).content
         subprocess.run(["promtool", "check", "metrics"], input=text, check=True, capture_output=True)
 
         leader.signal(signal.SIGKILL)
