@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
 import re
 import signal
-import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterable
-from contextlib import suppress
 from typing import Any, Protocol
 
 from tests.chaos.ledger import ViolationError
 from tests.chaos.options import Options
 from tests.chaos.plan import LEADER, Fault, Kind
 from tests.chaos.process import Entry, Program
+from tests.tools.ports import free_port
 from tests.tools.proxy import Proxy
 
 _LEAVE_S = 20.0  # for the learners to hear of the end
-_PORTS = range(20_000, 32_000)  # below those that the system gives to outgoing connections
 _TERMINATED = (128 + signal.SIGTERM, -signal.SIGTERM)  # the second before its handler was there
 _PATIENCE_S = "3600"  # of a learner without a leader
 _LET_GO = re.compile(r"edge edge-(\d+) is let go")
@@ -35,15 +32,6 @@ class Witness(Protocol):
 
     def struck(self, fault: Fault) -> None:
         """A fault has struck."""
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody is given by chance while a leader that uses it is away."""
-    for port in random.sample(_PORTS, len(_PORTS)):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise OSError(f"no port of 127.0.0.1 from {_PORTS.start} to {_PORTS.stop} is free")
 
 
 class TrainingRun:

@@ -7,7 +7,6 @@ import json
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from safetensors.numpy import load_file
 
 from tests.clusters import NOISE
 from tests.tools.forked import Forked, fork
+from tests.tools.ports import free_port
 from tests.tools.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
@@ -212,14 +212,14 @@ class Cluster:
     def leader(
         self,
         settings: Settings,
-        listen: str = "127.0.0.1:0",
+        listen: str = "",
         faults: str = "",
         host: str = "",
         *,
         secure: bool = False,
         again: Leader | None = None,
     ) -> Leader:
-        """A leader for a new run with these config keys; it listens on a free port.
+        """A leader for a new run with these config keys; unless told where, it listens on a port that stays its own.
 
         With `again` it continues the run of that one, which has ended, by the same command.
         """
@@ -229,7 +229,7 @@ class Cluster:
         given = [f"{key}={value}" for key, value in settings.items()]
         sets = [argument for text in given for argument in ("--set", text)]
         run_dir = again.run_dir if again else self.folder / f"{name}-run"
-        arguments = ["--listen", listen, "--run-dir", str(run_dir), *sets]
+        arguments = ["--listen", listen or closed_address(), "--run-dir", str(run_dir), *sets]
         arguments += ["--continue"] if again else []
         leader = Leader(name, arguments, log, run_dir, faults, host=host, **self._more)
         self._programs.append(leader)
@@ -368,9 +368,7 @@ def assert_same_bits(one: Path, other: Path) -> None:
 
 def closed_address() -> str:
     """HOST:PORT on this machine where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def _start_fresh(
