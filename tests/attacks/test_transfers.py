@@ -39,9 +39,10 @@ from tests.strangers import Stranger, at_work, update_of
 from utils.errors import BusyError
 from utils.wire.status import failures_told
 
-PROMPT_S = 3.0  # for what takes some milliseconds undisturbed; a place changes hands in little more than one
-STALL_S = 30.0
-START_S, STEADY_S = 10.0, 2.5  # for which a leader must not have grown: at first, and after it has
+#: For what takes some milliseconds undisturbed, and waits for STALL_S where a place does not change hands: that it does
+#: in little more than a second.
+PROMPT_S, STALL_S = 15.0, 60.0
+START_S, STEADY_S = 10.0, 1.5  # for which a leader must not have grown: at first, and after it has
 RUN = {**SHARDS, "limits.stall_s": STALL_S}
 MIB = 1 << 20
 
@@ -93,7 +94,6 @@ def test_uploads_that_hardly_move_hold_nobody_back(
 ) -> None:
     async def scenario(run: Uploading) -> None:
         async with run.attack(64, trickled(run.file, piece, every_s)):
-            await asyncio.sleep(1.0)  # they are at it
             await run.send()
 
     # Room for two updates at once, and for the messages that they come in.
@@ -104,7 +104,6 @@ def test_uploads_that_hardly_move_hold_nobody_back(
 def test_uploads_that_hardly_move_hold_nobody_back_from_a_budget_for_one(tmp_path: Path, kind: str) -> None:
     async def scenario(run: Uploading) -> None:
         async with run.attack(64, trickled(run.file, 1000, 0.1)):
-            await asyncio.sleep(1.0)
             await run.send()
 
     uploads(kind, tmp_path, scenario, **{"limits.upload_bytes": 1 * MIB})
@@ -170,7 +169,9 @@ def test_slow_learners_finish_beside_many_fast_ones() -> None:
 
     settings = {**RUN, "learners": 8, "limits.upload_bytes": 12 * MIB, "limits.slow_bytes_per_s": 10**6}
     play(scenario, settings, data=IMAGES)
-    assert max(seconds for name, seconds in took.items() if "fast" in name) < PROMPT_S
+    assert (
+        max(seconds for name, seconds in took.items() if "fast" in name) < 3
+    )  # the slow ones need two at least
     assert max(took.values()) < 15
     assert min(pauses) == 0  # one kept its place
 
@@ -272,7 +273,7 @@ def peak(folder: Path, attack: Callable[[Victim], Awaitable[None]], **settings: 
             until = time.monotonic() + START_S
             while time.monotonic() < until and most < before + 512 * MIB:
                 await asyncio.sleep(0.05)
-                if (now := process.memory_info().rss) > most + 8 * MIB:
+                if (now := process.memory_info().rss) > most + 2 * MIB:
                     most, until = now, time.monotonic() + STEADY_S
             storm.cancel()
             await asyncio.wait([storm])

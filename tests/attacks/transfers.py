@@ -92,20 +92,29 @@ Upload = Callable[[RawConnection, int], Awaitable[None]]  # goes on with the upl
 async def uploading(
     victim: Victim, token: bytes, work_id: str, total: int, count: int, go_on: Upload
 ) -> AsyncIterator[None]:
-    """So many uploads of one learner's work, each with bytes of its own, that are begun anew when they are ended."""
+    """So many uploads of one learner's work, each with bytes of its own, that are begun anew when they are ended.
+
+    All have said what they are when the block is entered.
+    """
+    said, all_said = 0, asyncio.Event()
 
     async def one(connection: RawConnection) -> None:
+        nonlocal said
         while not connection.ended.is_set():
             header = leader_pb2.UpdateHeader(
                 token=token, work_id=work_id, examples=1, total_bytes=total, crc32=secrets.randbits(31)
             )
             stream = connection.open("AccumulateGradients")
             await connection.send(stream, framed(leader_pb2.GradientData(header=header)))
+            said += 1
+            if said >= count:
+                all_said.set()
             await go_on(connection, stream)
             await asyncio.sleep(0.05)
 
     attack = asyncio.create_task(_each(victim, count, one))
     try:
+        await all_said.wait()
         yield
     finally:
         attack.cancel()
