@@ -3,7 +3,8 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-JOBS ?= 2
+# One more than two cores: tests wait for a third of their time.
+JOBS ?= 3
 # Commands of servers and linters that .ci/services has brought for tests.
 export PATH := $(CURDIR)/.services/bin:$(PATH)
 
@@ -38,7 +39,7 @@ check: $(INSTALLED) ## format, lint, types, stubs
 	$(BIN)/python -m tests.tools.stubs --check
 
 # With bytecode, also where it is turned off: else each of the tests' programs would compile all that it imports.
-test: $(INSTALLED) ## run the tests, JOBS=2 at a time; ARGS="-k name" passes arguments on
+test: $(INSTALLED) ## run the tests, JOBS=3 at a time; ARGS="-k name" passes arguments on
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(ARGS)
 
 fuzz: $(INSTALLED) ## a million mutated inputs for every payload kind and RPC; ARGS="--seed 1" passes on
