@@ -6,6 +6,8 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
 from leader.aggregator.member import Member
 from leader.edge.joined import config_of
@@ -22,10 +24,20 @@ _log = logging.getLogger(__name__)
 class Summing:
     """The work of one stream: a member of the group, in a thread of its own."""
 
-    def __init__(self, member: Member) -> None:
+    def __init__(self, member: Member, lose: Callable[[], None]) -> None:
+        """`lose` ends the stream, so that another one is joined and this work is begun anew."""
         self._member = member
-        self._thread = threading.Thread(target=member.run, name="summing")
+        self._lose = partial(asyncio.get_running_loop().call_soon_threadsafe, lose)
+        self._thread = threading.Thread(target=self._run, name="summing")
         self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._member.run()
+        except Exception:
+            _log.exception("summing has ended; this aggregator joins again")
+            with suppress(RuntimeError):  # the program has ended meanwhile
+                self._lose()
 
     async def heed(self, message: edge_pb2.EdgeDown) -> None:
         """See Work: what there is to do stands in the log."""
@@ -52,7 +64,7 @@ class App:
             raise ConfigError("this run keeps no updates in Kafka: set services.kafka.brokers at its leader")
         log = KafkaLog(settings_of(kafka.brokers, self._options.kafka_properties))
         _log.info("joined run %s as aggregator %s", welcome.run_id, self.parent.name)
-        return Summing(Member(log, RunLog(log, kafka.topic, welcome.run_id, welcome.key)))
+        return Summing(Member(log, RunLog(log, kafka.topic, welcome.run_id, welcome.key)), lose)
 
 
 async def serve(options: JoinOptions) -> int:
