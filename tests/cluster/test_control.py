@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 
 import pytest
 
@@ -12,13 +11,7 @@ from protos import leader_pb2
 from scripts.cluster import Cluster
 from tests.clusters import IMAGES, SHARDS, TIMEOUT_S, TINY, Settings, join, play, train
 from tests.strangers import Stranger, update_of
-
-
-def closed_address() -> str:
-    """HOST:PORT on this machine where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+from tests.tools.ports import closed_address
 
 
 def test_a_learner_behind_nat_and_one_that_is_dialled_work_together() -> None:

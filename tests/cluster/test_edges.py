@@ -20,8 +20,8 @@ from leader.events import (
 )
 from learner.work.worker import Worker
 from scripts.cluster import Cluster, Node
-from scripts.demo import free_port
 from tests.clusters import TINY, Settings, join, leaves, one_edge, play, train
+from tests.tools.ports import free_port
 from utils.errors import ConfigError, IncompatibleError
 
 FOUR: Settings = {**TINY, "learners": 4}

@@ -19,8 +19,8 @@ from leader.events import CallRefused, LearnerLeft
 from protos import learner_pb2
 from scripts.cluster import Cluster, Node
 from tests.clusters import TINY, Settings, join, play, train
-from tests.leader.trust.access.test_listeners import free_port
 from tests.leader.trust.fleet import Fleet
+from tests.tools.ports import free_port
 from utils.errors import ForbiddenError
 from utils.trust.names import learner_tls_name
 from utils.wire import contract

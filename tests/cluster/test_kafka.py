@@ -30,12 +30,11 @@ from learner.wire.connection import Endpoint
 from learner.wire.whole_update import HeldUpdate
 from learner.work.worker import Worker
 from scripts.cluster import Cluster
-from scripts.demo import free_port
 from tests.cluster.test_edges import EDGED, FOUR, Slow, all_but_d, edged
 from tests.clusters import TIMEOUT_S, Scenario, Settings, join, one_edge, play, train
-from tests.integration.harness import closed_address
 from tests.tools.kafka import noida, tansu
 from tests.tools.needs import needs
+from tests.tools.ports import closed_address, free_port
 
 pytestmark = needs("confluent_kafka")
 _LAST = b"last"

@@ -17,8 +17,8 @@ from protos import leader_pb2
 from scripts.cluster import Cluster
 from tests.cluster.test_edges import EDGED, FOUR
 from tests.clusters import TIMEOUT_S, Settings, join, play, train
-from tests.integration.harness import closed_address
 from tests.tools.needs import needs
+from tests.tools.ports import closed_address
 from tests.tools.redis import in_redis, redis_server
 from utils.wire.contract import Context
 

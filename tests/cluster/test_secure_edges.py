@@ -22,13 +22,13 @@ from leader.events import EdgeServes, LearnerLeft, RoundCommitted, UpdateAccepte
 from leader.trust.identities.manager import Manager
 from protos import edge_pb2, leader_pb2, leader_pb2_grpc, trust_pb2
 from scripts.cluster import Cluster
-from scripts.demo import free_port
 from tests.cluster.test_edges import Slow
 from tests.clusters import IMAGES, SHARDS, TINY, Settings, join, one_edge, play, train
 from tests.leader.trust.fleet import Fleet
 from tests.leader.trust.gateways import gateway_to
 from tests.strangers import Stranger
 from tests.tools.envoy import needs_envoy
+from tests.tools.ports import free_port
 from utils.errors import ConfigError, ForbiddenError
 from utils.trust.credentials import Credentials
 from utils.trust.names import EDGE_TLS_NAME

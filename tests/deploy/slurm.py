@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager
 from getpass import getuser
 from pathlib import Path
 
-from tests.integration.harness import closed_address
 from tests.tools.needs import need_commands
+from tests.tools.ports import closed_address
 from tests.tools.servers import running
 
 TIMEOUT_S = 120.0

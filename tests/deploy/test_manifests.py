@@ -21,8 +21,9 @@ from leader.trust.cli import make_parser as trust_parser
 from learner import options
 from scripts.command import WORDS
 from scripts.health import make_parser as health_parser
-from tests.integration.harness import ROOT, closed_address, cluster_in, succeed
+from tests.integration.harness import ROOT, cluster_in, succeed
 from tests.tools.needs import need_commands
+from tests.tools.ports import closed_address
 from utils.errors import (
     CheckpointError,
     ConfigError,

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.integration.harness import CAN_FORK, ROOT, TIMEOUT_S, closed_address
+from tests.integration.harness import CAN_FORK, ROOT, TIMEOUT_S
 from tests.tools.forked import Forked, fork
+from tests.tools.ports import closed_address
 from tests.tools.servers import running
 
 README = ROOT / "examples" / "README.md"

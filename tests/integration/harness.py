@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 
 from tests.clusters import NOISE
 from tests.tools.forked import Forked, fork
-from tests.tools.ports import free_port
+from tests.tools.ports import closed_address
 from tests.tools.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
@@ -364,11 +364,6 @@ def assert_same_bits(one: Path, other: Path) -> None:
     assert list(ours) == list(theirs)
     different = [name for name in ours if ours[name].tobytes() != theirs[name].tobytes()]
     assert not different, f"{one} and {other} differ in {different}"
-
-
-def closed_address() -> str:
-    """HOST:PORT on this machine where nobody listens."""
-    return f"127.0.0.1:{free_port()}"
 
 
 def _start_fresh(

@@ -15,8 +15,9 @@ import yaml
 from protos import leader_pb2
 from protos.leader_pb2_grpc import LeaderServiceStub
 from tests.clusters import TINY
-from tests.integration.harness import Cluster, closed_address, noise, succeed
+from tests.integration.harness import Cluster, noise, succeed
 from tests.tools.needs import need_commands
+from tests.tools.ports import closed_address
 from tests.tools.servers import serving
 from tests.utils.ecs import problems
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 import pytest
 
 from learner.wire.edges import ranked
-from scripts.demo import free_port
 from tests.clusters import TINY
 from tests.integration.harness import Cluster, Leader, Program, Settings, assert_same_bits, noise, succeed
+from tests.tools.ports import free_port
 from utils.faults import EDGE_POINTS, TREE_POINTS
 
 NAMES = "abcd"

@@ -34,10 +34,11 @@ from leader.update_log.logged_updates import LoggedUpdates, kinds_of, records_of
 from leader.update_log.run_log import RunLog, plan_of
 from model.fragments import Fragments
 from protos import edge_pb2
-from tests.integration.harness import Cluster, Program, closed_address, cluster_in
+from tests.integration.harness import Cluster, Program, cluster_in
 from tests.leader.update_log.test_log_sums import LARGE, SCALE, update
 from tests.tools.kafka import tansu
 from tests.tools.needs import needs
+from tests.tools.ports import closed_address
 from utils.errors import NotReadyError
 
 pytestmark = [needs("confluent_kafka"), pytest.mark.timeout(300)]

@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 from leader.storage.checkpoint import load_checkpoint
-from scripts.demo import free_port
 from tests.integration.harness import LINE, Cluster, Leader, Program, Settings, assert_same_bits, succeed
+from tests.tools.ports import free_port
 from utils.faults import LEADER_POINTS
 
 ROUNDS = list(range(1, 8))

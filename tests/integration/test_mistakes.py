@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import LINE, Cluster, Program, Settings, closed_address
+from tests.integration.harness import LINE, Cluster, Program, Settings
+from tests.tools.ports import closed_address
 
 WAITING: Settings = {"data.source": "none", "data.holder": "learner"}
 

@@ -23,8 +23,8 @@ from leader.services.registry.mlflow import open_client
 from scripts.cluster import Cluster
 from scripts.registry import main
 from tests.clusters import TIMEOUT_S, TINY, Settings, join, play, train
-from tests.integration.harness import closed_address
 from tests.tools.needs import need_commands
+from tests.tools.ports import closed_address
 from tests.tools.servers import serving
 from utils.errors import UnreachableError
 

@@ -18,8 +18,9 @@ from leader.services.mongodb import open_database, question
 from leader.services.record.file import TABLES
 from scripts.history import QUERIES, ask
 from tests.clusters import TINY
-from tests.integration.harness import closed_address, cluster_in, noise, succeed
+from tests.integration.harness import cluster_in, noise, succeed
 from tests.tools.needs import need_commands
+from tests.tools.ports import closed_address
 from tests.tools.servers import serving
 
 OWN = Path(__file__).parents[2] / ".services" / "bin"  # where .ci/services puts commands

@@ -11,9 +11,9 @@ from tests.integration.harness import (
     Leader,
     Settings,
     assert_same_bits,
-    closed_address,
     succeed,
 )
+from tests.tools.ports import closed_address
 
 PIECES = {"codec.piece_bytes": 64 << 10, "limits.chunk_bytes": 16 << 10}  # many of both
 

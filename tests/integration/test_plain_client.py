@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.integration.harness import TIMEOUT_S, Cluster, Settings, closed_address, weights
+from tests.integration.harness import TIMEOUT_S, Cluster, Settings, weights
 from tests.tools.needs import need_commands
+from tests.tools.ports import closed_address
 
 CLIENT = Path(__file__).with_name("plain_client.py")
 LR = 0.5

@@ -23,8 +23,9 @@ from protos import leader_pb2
 from protos.leader_pb2_grpc import LeaderServiceStub
 from tests.clusters import TINY
 from tests.deploy.test_grafana import PANELS, filled
-from tests.integration.harness import Cluster, Leader, Settings, closed_address
+from tests.integration.harness import Cluster, Leader, Settings
 from tests.tools.needs import need_commands
+from tests.tools.ports import closed_address
 from tests.tools.servers import serving
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"

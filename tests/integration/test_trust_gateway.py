@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.integration.harness import Cluster, Leader, assert_same_bits, closed_address, succeed
+from tests.integration.harness import Cluster, Leader, assert_same_bits, succeed
 from tests.tools.envoy import Envoy, needs_envoy
+from tests.tools.ports import closed_address
 
 pytestmark = needs_envoy
 

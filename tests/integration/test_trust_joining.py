@@ -13,7 +13,6 @@ from typing import cast
 from cryptography import x509
 from grpc import aio
 
-from scripts.demo import free_port
 from tests.clusters import TINY
 from tests.integration.harness import (
     LINE,
@@ -25,6 +24,7 @@ from tests.integration.harness import (
     noise,
     succeed,
 )
+from tests.tools.ports import free_port
 from tests.tools.proxy import Proxy
 from tests.trust.pki import Fleet, Holder, open_channel
 from utils.trust import contract, pki

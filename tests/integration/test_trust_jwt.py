@@ -13,9 +13,10 @@ from grpc import aio
 
 from protos import leader_pb2, trust_pb2
 from tests.integration.audits import told
-from tests.integration.harness import Cluster, Leader, Settings, assert_same_bits, closed_address, succeed
+from tests.integration.harness import Cluster, Leader, Settings, assert_same_bits, succeed
 from tests.leader.trust.fleet import ALONE, watch
 from tests.tools.oidc import OidcIssuer, oidc_issuer
+from tests.tools.ports import closed_address
 from utils.errors import EndedError, ForbiddenError
 from utils.trust import contract
 from utils.wire import contract as wire

@@ -12,8 +12,9 @@ from grpc import aio
 
 from protos import learner_pb2, learner_pb2_grpc
 from tests.integration.audits import told
-from tests.integration.harness import Cluster, Leader, Settings, assert_same_bits, closed_address, succeed
+from tests.integration.harness import Cluster, Leader, Settings, assert_same_bits, succeed
 from tests.leader.trust.fleet import Fleet, connect, watch
+from tests.tools.ports import closed_address
 from utils.trust.credentials import Credentials
 from utils.trust.names import LEADER, Identity, learner_tls_name
 

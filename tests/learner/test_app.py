@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from operator import methodcaller
@@ -26,6 +25,7 @@ from model.image_classification import ImageClassification, Shard
 from model.registry import build_model
 from protos import leader_pb2, learner_pb2, learner_pb2_grpc
 from tests.tools.grpc_server import started
+from tests.tools.ports import closed_address
 from utils.errors import DataError, ForbiddenError
 from utils.wire.framing import unframe
 from utils.wire.rpc import SERVICE, raw
@@ -135,12 +135,6 @@ class Leader:
             ),
         }
         return grpc.method_handlers_generic_handler(SERVICE, methods)
-
-
-def closed_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 async def stop_dialled(leader: Leader, address: str) -> None:

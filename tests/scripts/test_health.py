@@ -14,9 +14,9 @@ from leader.trust.cli import write_secrets
 from scripts.cluster import Cluster
 from scripts.health import main
 from tests.clusters import TINY, play
-from tests.integration.harness import closed_address
 from tests.leader.trust.fleet import Fleet
 from tests.tools.grpc_server import started
+from tests.tools.ports import closed_address
 from utils.trust.credentials import Credentials
 
 

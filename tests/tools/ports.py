@@ -19,3 +19,8 @@ def free_port() -> int:
             probe.bind(("127.0.0.1", port))
             return port
     raise OSError(f"no port of 127.0.0.1 from {_PORTS.start} to {_PORTS.stop} was free in {_TRIES} tries")
+
+
+def closed_address() -> str:
+    """HOST:PORT of this machine where nobody listens."""
+    return f"127.0.0.1:{free_port()}"

@@ -14,10 +14,10 @@ from leader.distributed.cipher import Cipher
 from leader.edge.service import EdgeDesk
 from leader.services.cache import model_key, open_cache
 from protos import leader_pb2
-from tests.integration.harness import closed_address
 from tests.leader.edge.parents import KEY, MODEL, VERSION, Learner, Parent, edge_of, mean_of, play, stub_of
 from tests.leader.edge.test_edge import model, upload_status
 from tests.tools.needs import needs
+from tests.tools.ports import closed_address
 from tests.tools.redis import in_redis, redis_server
 from utils.errors import ChecksumError, PayloadError
 from utils.wire.contract import LeaderStub

@@ -20,10 +20,10 @@ from leader.global_model.versions import VersionStore
 from leader.services import redis as module
 from leader.services.cache import Cache, NoCache, model_key, open_cache, share_models
 from leader.services.redis import RedisCache
-from tests.integration.harness import closed_address
 from tests.leader.edge.parents import LAYOUT
 from tests.leader.trust.corporate import Corporation
 from tests.tools.needs import needs
+from tests.tools.ports import closed_address
 from tests.tools.redis import MemoryCache, in_redis, redis_server
 from utils.codecs.files import File
 from utils.errors import ConfigError

@@ -9,8 +9,8 @@ from pathlib import Path
 from leader.config import RunConfig
 from leader.trust.gateway import Gateway, key_in, make_gateway
 from leader.trust.identities.authority import Authority
-from tests.leader.trust.access.test_listeners import free_port
 from tests.tools.envoy import Envoy
+from tests.tools.ports import free_port
 
 
 @contextmanager

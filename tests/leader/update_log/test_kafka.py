@@ -14,9 +14,9 @@ import pytest
 from leader.update_log.base import Entry
 from leader.update_log.kafka import KafkaLog, settings_of
 from leader.update_log.records import MOST_BYTES
-from tests.integration.harness import closed_address
 from tests.tools.kafka import tansu
 from tests.tools.needs import needs
+from tests.tools.ports import closed_address
 from utils.errors import ConfigError, NotReadyError
 
 pytestmark = needs("confluent_kafka")

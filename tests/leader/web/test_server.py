@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Route
 from leader.events import Event, EventStream, WaitingForLearners
 from leader.web import server as module
 from leader.web.server import WebServer, listen_on, web_server
-from tests.integration.harness import closed_address
+from tests.tools.ports import closed_address
 from utils.errors import ConfigError
 
 Serve = Callable[..., str]

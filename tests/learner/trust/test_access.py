@@ -22,10 +22,11 @@ from learner.options import LearnerOptions
 from learner.trust.access import Access, Enrolled, choose
 from learner.trust.channel import speaks_tls
 from protos import leader_pb2, trust_pb2
-from tests.learner.test_app import TOOLS, Leader, closed_address
+from tests.learner.test_app import TOOLS, Leader
 from tests.learner.trust.leaders import TIMEOUT_S, SecureLeader
 from tests.tools.grpc_server import started
 from tests.tools.oidc import signed, signing_key
+from tests.tools.ports import closed_address
 from utils.errors import ConfigError, FlockstepError, ForbiddenError, NotReadyError, UnreachableError
 from utils.trust import pki
 from utils.trust.names import Identity as Name

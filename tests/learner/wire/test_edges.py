@@ -16,9 +16,9 @@ from learner.wire.connection import Endpoint
 from learner.wire.edges import UNREADABLE, Edges, check_via, ranked
 from learner.wire.transfer import pull_model, push
 from protos import leader_pb2
-from tests.learner.test_app import closed_address
 from tests.learner.wire.test_transfer import LAYOUT, ORDER, VALUES, held
 from tests.tools.grpc_server import started
+from tests.tools.ports import closed_address
 from utils.errors import (
     BusyError,
     ChecksumError,

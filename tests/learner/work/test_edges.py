@@ -11,8 +11,9 @@ import pytest
 from grpc import aio
 
 from protos import leader_pb2
-from tests.learner.test_app import ORDER, Context, Leader, closed_address, learn
+from tests.learner.test_app import ORDER, Context, Leader, learn
 from tests.tools.grpc_server import started
+from tests.tools.ports import closed_address
 from utils.errors import PayloadError
 
 TICKET = b"the ticket"

@@ -15,6 +15,7 @@ from leader.config import LimitsConfig, RunConfig, TrustConfig
 from leader.trust.identities.callers import Caller, caller_of
 from protos import leader_pb2
 from tests.leader.trust.fleet import Fleet, connect
+from tests.tools.ports import free_port
 from utils.errors import ConfigError, FlockstepError, ForbiddenError
 from utils.wire import contract
 from utils.wire.contract import Context
@@ -25,13 +26,6 @@ TIMEOUT_S = 20.0
 
 async def _get_work(request: leader_pb2.WorkRequest, context: Context) -> leader_pb2.WorkOrders:
     return leader_pb2.WorkOrders()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def limited(handshake_s: float) -> RunConfig:

@@ -17,10 +17,10 @@ from leader.trust.identities.bearer import Claims, Verify, open_verifier
 from leader.trust.identities.callers import Caller, caller_of
 from leader.trust.identities.manager import TrustService
 from protos import leader_pb2, trust_pb2
-from tests.leader.trust.access.test_listeners import free_port
 from tests.leader.trust.fleet import ALONE, Fleet, Metadata, ask, connect, held_by, refusal
 from tests.tools.clock import skip
 from tests.tools.oidc import jwk_of, jwks_of, oidc_issuer, signed, signing_key
+from tests.tools.ports import free_port
 from utils.errors import BusyError, EndedError, ForbiddenError, NotReadyError, WireError
 from utils.trust import contract as trust
 from utils.trust import pki
