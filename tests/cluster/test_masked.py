@@ -184,8 +184,9 @@ def test_where_too_many_are_started_again_all_are_masked_anew_and_no_deadline_is
 
 def test_learners_that_ask_for_larger_sums_end_and_so_does_the_run_which_says_what_to_change() -> None:
     async def scenario(cluster: Cluster) -> None:
-        for learner in [join(cluster, name) for name in "abcd"]:
-            assert str(await cluster.failed(learner)) == why
+        crew = [join(cluster, name) for name in "abcd"]
+        for error in await asyncio.gather(*map(cluster.failed, crew)):
+            assert str(error) == why
         finished = await cluster.event(RunFinished)
         assert finished.reason.endswith(f" failed: {why}")
 

@@ -294,8 +294,8 @@ def test_sessions_without_signatures_are_refused(tmp_path: Path, monkeypatch: py
 
     async def scenario(cluster: Cluster) -> None:
         Liar.lie, Liar.refused = honest, {}
-        for learner in [join(cluster, name, secagg="signed") for name in "abcd"]:
-            error = await cluster.failed(learner)
+        strict = [join(cluster, name, secagg="signed") for name in "abcd"]
+        for error in await asyncio.gather(*map(cluster.failed, strict)):
             assert str(error) == "this learner takes part in signed sessions alone (--secagg signed)"
         await cluster.until(lambda: len(cluster.seen(LearnerLeft)) == 4, "somebody stays")
         assert not Liar.refused

@@ -101,6 +101,8 @@ JSON_TOKENS = (
     "[" * 985 + "]" * 985, "\ufeff", "/*x*/",
 )  # fmt: skip
 
+_BLANK = {FieldDescriptor.TYPE_STRING: "", FieldDescriptor.TYPE_BYTES: b""}  # other values are numbers
+
 
 class Mutator:
     """One stream of random choices; the same seed gives the same inputs."""
@@ -181,7 +183,7 @@ class Mutator:
             elif field.type == FieldDescriptor.TYPE_MESSAGE:
                 getattr(message, field.name).add()
             else:
-                getattr(message, field.name).append(self._value(field, ""))
+                getattr(message, field.name).append(self._value(field, _BLANK.get(field.type, 0)))
         elif self.chance(0.15):
             message.ClearField(field.name)
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
