@@ -50,7 +50,7 @@ def memory_target(runs: Sequence[CrowdRun]) -> Target | None:
     peaks = {run.learners: run.peak_bytes for run in runs}
     if FEW not in peaks or MANY not in peaks:
         return None
-    return Target(f"peak with {MANY} learners to peak with {FEW}", "", peaks[MANY] / peaks[FEW], 1.3)
+    return Target(f"peak with {MANY} learners to peak with {FEW}", "", peaks[MANY] / peaks[FEW], 1.15)
 
 
 def laws(idle: Sequence[CrowdRun], large: Sequence[CrowdRun]) -> dict[str, float]:
