@@ -63,8 +63,8 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def aggregators(cluster: Cluster, *names: str) -> list[asyncio.Future[str]]:
     """Some of them, which follow the leader."""
     address = (cluster.run_dir / "edges").read_text()
-    parents = [AggregatorApp(JoinOptions(leader=address, name=name)).parent for name in names]
-    return [asyncio.ensure_future(parent.follow()) for parent in parents]
+    apps = [AggregatorApp(JoinOptions(leader=address, name=name)) for name in names]
+    return [asyncio.ensure_future(app.follow()) for app in apps]
 
 
 async def with_aggregators(cluster: Cluster) -> None:
@@ -337,6 +337,32 @@ def test_what_counted_before_the_leader_was_killed_counts_after_it_and_is_not_se
     }
     (said,) = [one for one in caplog.messages if "a record in receipts" in one]
     assert "nobody of this run has written there" in said
+
+
+@pytest.mark.parametrize("broker", [tansu, noida])
+def test_an_aggregator_goes_on_while_the_leader_is_away(
+    broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its group may still be beginning then, which takes Tansu three seconds."""
+    Sender.sent, Sender.three, Sender.may = [], asyncio.Event(), asyncio.Event()
+
+    async def scenario(cluster: Cluster) -> None:
+        (one,) = aggregators(cluster, "one")
+        await one_edge(cluster)
+        for name in "abcd":
+            join(cluster, name, worker=Sender)
+        await asyncio.wait_for(Sender.three.wait(), TIMEOUT_S)
+        await cluster.leader.kill()
+        await cluster.resume()
+        await cluster.until(lambda: len(cluster.app.edges) == 1, "the edge is not back")
+        Sender.may.set()
+        await cluster.finished()
+        one.cancel()  # it may not be back yet, and would look for its leader
+        await asyncio.wait((one,))
+
+    address, settings = closed_address(), {"edges.listen": f"127.0.0.1:{free_port()}"}
+    with broker(address, tmp_path):
+        logged(address, settings, caplog, scenario)
 
 
 def test_what_was_masked_for_the_leader_before_is_masked_and_sent_again(tmp_path: Path) -> None:

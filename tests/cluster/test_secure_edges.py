@@ -243,7 +243,7 @@ def test_an_aggregator_joins_by_a_token_as_an_edge_does(tmp_path: Path, home: Pa
         leader = (cluster.run_dir / "edges").read_text()
         options = JoinOptions(leader=leader, name="sums", join=SecretStr(token_of(tmp_path)))
         with pytest.raises(ConfigError, match="keeps no updates in Kafka"):  # what it is told once it is in
-            await Aggregator(options).parent.follow()
+            await Aggregator(options).follow()
         assert [path.name for path in (home.parent / "edges").glob("*/*")] == ["sums"]
 
     play(scenario, secure(tmp_path))

@@ -20,8 +20,11 @@ class Broken:
 def test_summing_that_fails_ends_its_stream_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
     async def play() -> None:
         lost = asyncio.Event()
-        Summing(cast(Any, Broken()), lost.set)
+        summing = Summing(cast(Any, Broken()))
+        summing.lose = lost.set
         await asyncio.wait_for(lost.wait(), 20)
+
+        assert not summing.goes_on
 
     asyncio.run(play())
     assert "this aggregator joins again" in caplog.text
