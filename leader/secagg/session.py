@@ -10,7 +10,6 @@ Bonawitz et al. 2017, figure 4 (https://eprint.iacr.org/2017/281).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -18,6 +17,7 @@ from itertools import product
 from typing import Any
 
 from leader.secagg.actions import Action, Closed, Failed, Ready, Send, Unmask
+from leader.secagg.complaints import Complaints
 from protos import leader_pb2
 from utils.errors import PayloadError
 from utils.secagg import shamir
@@ -56,27 +56,6 @@ class Times:
 
     keys_s: float = 30.0  # for their keys, and again for their shares
     reveal_s: float = 30.0  # for their agreement, and again for what they reveal
-
-
-class Complaints:
-    """Whose sealed shares don't open, by the word of whom.
-
-    Without a proof who complains and who is complained of are both suspect, but of a third of all one is honest.
-    """
-
-    def __init__(self, parties: int) -> None:
-        self._enough = max(2, math.ceil(parties / 3))
-        self._by: dict[str, set[str]] = {}
-
-    def add(self, name: str, unopened: Iterable[str]) -> None:
-        """At `name` the shares of these don't open."""
-        for of in unopened:
-            self._by.setdefault(of, set()).add(name)
-
-    @property
-    def blamed(self) -> frozenset[str]:
-        """Whom so many complain of that it is true."""
-        return frozenset(of for of, by in self._by.items() if len(by - {of}) >= self._enough)
 
 
 class MaskSession:

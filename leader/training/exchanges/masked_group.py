@@ -20,9 +20,10 @@ from leader.data.part import Part
 from leader.dp.masked_release import MaskedRelease
 from leader.learners.membership import Member
 from leader.secagg.actions import Action, Failed, Ready, Send, Unmask
+from leader.secagg.complaints import Complaints
 from leader.secagg.masked_sum import MaskedSum
 from leader.secagg.pending import PendingFile, PendingSum, Place
-from leader.secagg.session import Complaints, MaskSession, Phase, Times
+from leader.secagg.session import MaskSession, Phase, Times
 from leader.secagg.unmasking import seeds
 from leader.training.engine import Engine
 from leader.training.exchanges.base import Recalled

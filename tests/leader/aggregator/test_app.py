@@ -23,7 +23,6 @@ def test_summing_that_fails_ends_its_stream_and_says_why(caplog: pytest.LogCaptu
         summing = Summing(cast(Any, Broken()))
         summing.lose = lost.set
         await asyncio.wait_for(lost.wait(), 20)
-
         assert not summing.goes_on
 
     asyncio.run(play())
