@@ -120,6 +120,17 @@ class Cluster:
         begun = len(self.events)
         self.leader = Node("leader", self.app.serve(self._on_invitation), self._changed)
         await self.until(lambda: len(self.events) > begun, "no leader")
+        await self._served()
+
+    async def _served(self) -> None:
+        """Wait until there is a model to be had; who asks before is told to ask again."""
+        versions = self.app.coordinator.versions
+        served = asyncio.ensure_future(versions.changed.wait_until(lambda: versions.number is not None))
+        served.add_done_callback(lambda _: self._changed.notify())
+        try:
+            await self.until(served.done, "no model")
+        finally:
+            served.cancel()
 
     def _on_invitation(self, started: RunStarted, invitation: Invitation) -> None:
         self.invitation = invitation

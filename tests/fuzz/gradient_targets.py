@@ -194,9 +194,9 @@ class ExchangeTarget(RpcTarget):
                 return await self._two_at_once(name)
             case choice if choice < 200:
                 return await self._abandon(name)
-        if mutator.chance(0.0003):  # each waits for limits.stall_s
+        if self.turn("stalled", 2500):  # each waits for limits.stall_s
             return await self._stall(name)
-        if mutator.chance(0.0003):
+        if self.turn("not read", 2500):
             return await self._read_nothing(name)
         return await self._stream(name)
 
