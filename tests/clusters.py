@@ -14,6 +14,7 @@ from utils.datasets import Dataset
 
 NOISE = "tests.integration.noise_task:Noise"
 TIMEOUT_S = 60.0
+_LONGEST_S = 240.0  # a scenario; cut off by the runner, gRPC's own tasks would be cancelled while its server lives
 Settings = Mapping[str, object]
 Scenario = Callable[[Cluster], Coroutine[Any, Any, None]]
 
@@ -61,7 +62,7 @@ def play(scenario: Scenario, settings: Settings = TINY, **more: Any) -> Cluster:
 
     async def whole() -> Cluster:
         mine = asyncio.all_tasks()
-        async with Cluster(settings, timeout_s=TIMEOUT_S, **more) as cluster:
+        async with Cluster(settings, timeout_s=TIMEOUT_S, **more) as cluster, asyncio.timeout(_LONGEST_S):
             await scenario(cluster)
         left = asyncio.all_tasks() - mine
         if left:
