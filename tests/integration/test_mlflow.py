@@ -146,7 +146,9 @@ def test_a_run_is_there_once_after_both_were_killed_and_its_model_is_pulled_byte
         assert "services.mlflow.url" not in run.data.params
         for name in {*MEASURED, "test_squared_error"} - {"epsilon", "abandoned"}:
             points = client.get_metric_history(run.info.run_id, name)
-            told = [(record["round"], record[name]) for record in cluster.metrics]
+            # A round whose evaluation was under way when its leader was killed has no score.
+            told = [(record["round"], record[name]) for record in cluster.metrics if name in record]
+            assert len(told) > ROUNDS // 2, name
             assert sorted(point.step for point in points) == [step for step, _ in told], name
             values = [point.value for point in sorted(points, key=lambda point: point.step)]
             assert values == pytest.approx([value for _, value in told], rel=0, abs=1e-6), name
