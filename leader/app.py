@@ -103,7 +103,7 @@ class App:
         self._tracker = Tracker(config, folder, origin, data.test, state, self.events, self._weights)
 
     def _weights(self) -> Vector:
-        return self.coordinator.state.vector
+        return self.coordinator.state.result
 
     def _started(self, address: str) -> RunStarted:
         """What to tell about this run when it begins."""
@@ -332,7 +332,7 @@ class App:
     async def _finish(self, started: RunStarted, finished: RunFinished) -> None:
         """Write what the run leaves behind: model, metrics, curves, summary."""
         await self._tracker.close()
-        vector = self.coordinator.state.vector
+        vector = self.coordinator.state.result
         header = model_header(self.layout, {"format": "pt", "model": model_title(self._config)})
         write_atomically(self._folder.model, [header, vector.data.cast("B")])
         records = self._tracker.records

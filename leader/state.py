@@ -32,6 +32,8 @@ class RunState:
     committed: RoundCommitted | None = None  # what was told, or would have been, about the last round
     #: What learners have where changes of the model are encoded (codec.down); None = the vector itself.
     public: NDArray[np.float32] | None = None
+    average: NDArray[np.float32] | None = None  # mean of the models of the last `averaged` rounds, (total,)
+    averaged: int = 0
     history: History = field(default_factory=dict)  # of committed rounds; see LayeredHistory
     open_work: Mapping[str, OpenWork] = field(default_factory=dict)  # by part (asynchronous runs)
     turns: Mapping[str, int] = field(default_factory=dict)  # work given out so far, by part (the same)
@@ -46,6 +48,11 @@ class RunState:
     def served(self) -> NDArray[np.float32]:
         """The model that learners work from, (total,)."""
         return self.vector if self.public is None else self.public
+
+    @property
+    def result(self) -> NDArray[np.float32]:
+        """The model that is tested and left behind, (total,)."""
+        return self.vector if self.average is None else self.average
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,7 @@ class Wiring:
 
     def _save(self, state: RunState) -> object:
         if self._run_audit is not None:
-            self._run_audit.saving(state.version, state.vector)
+            self._run_audit.saving(state.version, state.result)
             state = replace(state, audit_head=self.audit_head)
         return self._save_as_told(state)
 

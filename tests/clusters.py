@@ -14,7 +14,9 @@ from utils.datasets import Dataset
 
 NOISE = "tests.integration.noise_task:Noise"
 TIMEOUT_S = 60.0
-_LONGEST_S = 240.0  # a scenario; cut off by the runner, gRPC's own tasks would be cancelled while its server lives
+_LONGEST_S = (
+    240.0  # a scenario; cut off by the runner, gRPC's own tasks would be cancelled while its server lives
+)
 Settings = Mapping[str, object]
 Scenario = Callable[[Cluster], Coroutine[Any, Any, None]]
 

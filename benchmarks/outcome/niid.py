@@ -33,6 +33,7 @@ _TWO = ((51.17, 49.42, 50.44, 46.90), (1.09, 2.18, 0.79, 0.66), (49.9, 48.9, 50.
 _THREE = ((59.11, 61.00, 59.20, 57.83), (0.87, 0.91, 1.18, 0.42), (58.1, 60.0, 60.0, 57.7))
 
 _SCAFFOLD = {"train.control_variates": True}
+_AVERAGED = {"server.average": 0.4}
 
 FLOWER = Table(
     name="flower",
@@ -65,6 +66,8 @@ FLOWER = Table(
         "SCAFFOLD": _SCAFFOLD,
         "FedProx": {"train.proximal_mu": 0.01},
         "FedNova": {"aggregate.weighting": "fednova"},
+        "averaged": _AVERAGED,
+        "SCAFFOLD-averaged": {**_SCAFFOLD, **_AVERAGED},
         "skewed": RECIPES["skewed"],
         "skewed-SCAFFOLD": {**_SCAFFOLD, **RECIPES["skewed"]},
     },

@@ -45,6 +45,7 @@ _PLAIN = (
     "secret",
 )
 _PREFIX = "optimizer."  # of its tensors
+_MODELS = ("public", "average")  # tensors of the model's size that some runs have
 _SHARDS = ("shards", "shard_sizes")  # tensors of the deal
 _MAX_LOSS = 2.0**128  # a larger one is never kept
 _KEY_BYTES = 32  # of noise
@@ -111,6 +112,7 @@ class _Said(_SaidBeside):
     privacy: Annotated[PrivacyState, AfterValidator(_privacy)] | None = None
     masks_range: Annotated[FiniteFloat, Field(ge=0)] = 0.0
     frozen: Annotated[str, Field(pattern=r"\A([0-9a-f]{64})?\z")] = ""
+    averaged: Count = 0
     own: Count
     committed: Annotated[RoundCommitted, AfterValidator(_committed)] | None
     shards: Count | None
@@ -153,6 +155,7 @@ def fields_of(state: RunState, beside: str = "") -> str:
         **({"privacy": _private_fields(state.privacy)} if state.privacy else {}),
         **({"masks_range": state.masks_range} if state.masks_range else {}),
         **({"frozen": state.frozen} if state.frozen else {}),
+        **({"averaged": state.averaged} if state.averaged else {}),
         **({"beside": beside} if beside else {}),
         "holders": dict(state.seats.holders) if state.seats and not apart.shards else {},
         "own": state.seats.own if state.seats else 0,
@@ -182,8 +185,7 @@ def _private_fields(privacy: PrivacyState) -> dict[str, object]:
 def arrays_of(state: RunState) -> dict[str, NDArray[np.generic]]:
     """The tensors of a state, by name, without those that lie beside."""
     arrays: dict[str, NDArray[np.generic]] = {"vector": state.vector}
-    if state.public is not None:
-        arrays["public"] = state.public
+    arrays |= {name: kept for name in _MODELS if (kept := getattr(state, name)) is not None}
     arrays |= {f"{_PREFIX}{name}": vector for name, vector in state.optimizer.items()}
     if state.seats and not Beside.of(state).shards:
         arrays |= _deal(state.seats.shards)
@@ -215,11 +217,13 @@ def state_of(
         name: array.astype(np.float32, copy=False) for name, array in arrays.items() if name not in _SHARDS
     }
     plain: dict[str, Any] = {
-        name: getattr(said, name) for name in (*_PLAIN, "audit_head", "turns", "masks_range", "frozen")
+        name: getattr(said, name)
+        for name in (*_PLAIN, "audit_head", "turns", "masks_range", "frozen", "averaged")
     }
     return RunState(
         vector=vectors["vector"],
         public=vectors.get("public"),
+        average=vectors.get("average"),
         optimizer={
             name.removeprefix(_PREFIX): vector for name, vector in vectors.items() if name.startswith(_PREFIX)
         },
@@ -262,7 +266,7 @@ def _once(pairs: Sequence[tuple[str, object]]) -> None:
 
 
 def _check_tensors(said: _Said, arrays: Arrays) -> None:
-    optional = {name for name in arrays if name == "public" or name.startswith(_PREFIX)}
+    optional = {name for name in arrays if name in _MODELS or name.startswith(_PREFIX)}
     wanted = {"vector", *optional, *(_SHARDS if said.shards else ())}
     if arrays.keys() != wanted:
         raise ValueError(f"it has the tensors {sorted(arrays)}, its state needs {sorted(wanted)}")
@@ -270,8 +274,11 @@ def _check_tensors(said: _Said, arrays: Arrays) -> None:
         dtype = np.dtype(np.int32 if name in _SHARDS else np.float32)
         if array.dtype != dtype or array.ndim != 1:
             raise ValueError(f"tensor {name} is {array.dtype}{list(array.shape)}, not one row of {dtype}")
-    if "public" in arrays and arrays["public"].size != arrays["vector"].size:
-        raise ValueError("tensors public and vector differ in size")
+    for name in _MODELS:
+        if name in arrays and arrays[name].size != arrays["vector"].size:
+            raise ValueError(f"tensors {name} and vector differ in size")
+    if (said.averaged > 0) != ("average" in arrays) or said.averaged > said.round:
+        raise ValueError(f"it tells of a mean of {said.averaged} models after round {said.round}")
 
 
 def _check_agreement(said: _Said, arrays: Arrays) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
 
 from leader.config import RunConfig
 from leader.events import EventStream, FederatedEvaluated
@@ -30,6 +33,7 @@ class Commit:
         traffic: Traffic,
         host: Host,
     ) -> None:
+        self._rounds, self._averaged = config.rounds, round(config.server.average * config.rounds)
         self._parts_away = _PARTS_AWAY * config.limits.max_learners
         self._save = save
         self._workforce = workforce
@@ -57,6 +61,7 @@ class Commit:
             bytes_down=traffic.down,
             seconds=exchange.state.seconds + committed.seconds,
             committed=committed,
+            **await self._host.compute(self._average, before, exchange.state, round_),
             federated=tally.scores(),
             history=history,
             open_work=unfinished.open_work,
@@ -67,6 +72,18 @@ class Commit:
         await self.save(state)
         faults.reach("leader.committed", round_)
         return state
+
+    def _average(self, before: RunState, after: RunState, round_: int) -> dict[str, Any]:
+        """Stochastic weight averaging (Izmailov et al. 2018, algorithm 1) over the models of the last rounds."""
+        if round_ <= self._rounds - self._averaged:
+            return {"average": None, "averaged": 0}
+        if before.average is None:
+            return {"average": after.vector.copy(), "averaged": 1}
+        count = before.averaged + 1
+        return {
+            "average": before.average + (after.vector - before.average) / np.float32(count),
+            "averaged": count,
+        }
 
     def tell(self, state: RunState) -> None:
         """The round that made this state is written: events, and learners may let go of their updates."""

@@ -72,6 +72,12 @@ def evaluation(config: RunFields) -> Iterator[str]:
             f"evaluation.federated_every is {evaluation.federated_every}, but evaluation.holdout is 0, so that "
             "learners have nothing to test on: set evaluation.holdout, such as 0.1"
         )
+    if config.server.average and evaluation.metric.startswith(_FEDERATED):
+        yield (
+            f"server.average is {config.server.average:g}, but evaluation.metric is {evaluation.metric}, "
+            "which learners measure of the model that they train from, not of the mean: name a metric of the leader's "
+            "test split"
+        )
     if evaluation.target is None and not evaluation.patience:
         return
     if evaluation.metric.startswith(_FEDERATED):

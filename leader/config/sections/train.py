@@ -63,7 +63,7 @@ class TrainConfig(Section):
 
 
 class ServerConfig(Section):
-    """What the leader does with the mean of the deltas (delta runs)."""
+    """What the leader does with the mean of the deltas (delta runs), and with the models of the rounds."""
 
     optimizer: Literal["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "diloco"] = Field(
         "fedavg", description="server optimizer"
@@ -73,6 +73,9 @@ class ServerConfig(Section):
     beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment (fedadam, fedyogi)")
     beta2: float = Field(0.99, ge=0, lt=1, description="decay of the second moment (fedadam, fedyogi)")
     tau: Positive = Field(1e-3, description="adaptivity, added to the root of the second moment")
+    average: float = Field(
+        0.0, ge=0, le=1, description="share of the rounds, the last ones, whose models' mean is the result"
+    )
 
 
 class StreamingConfig(Section):

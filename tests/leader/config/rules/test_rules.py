@@ -236,6 +236,10 @@ REFUSED = {
         "services.kafka.events=runs",
         "services.kafka.brokers is empty: say where Kafka is",
     ),
+    "a mean that learners don't score": (
+        "server.average=0.2 evaluation.metric=federated.loss evaluation.federated_every=1 evaluation.holdout=0.1",
+        "name a metric of the leader's test split",
+    ),
     "federated target": (
         "evaluation.metric=federated.accuracy evaluation.target=0.9",
         "set evaluation.federated_every",
