@@ -39,7 +39,7 @@ ANSWERS: dict[str, Any] = {
     "AccumulateGradients": leader_pb2.Ack,
 }
 LIMITS = LimitsConfig(
-    max_learners=24, chunk_bytes=1024, header_bytes=1 << 16, stall_s=0.5, hello_s=0.2, calls_per_s=1e6
+    max_learners=24, chunk_bytes=1024, header_bytes=1 << 16, stall_s=1.0, hello_s=1.0, calls_per_s=1e6
 )
 
 
