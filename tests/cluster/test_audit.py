@@ -116,6 +116,19 @@ def test_who_came_was_refused_and_left_is_recorded_without_a_secret(tmp_path: Pa
     assert b"my token was [secret]" in audit
 
 
+def test_where_the_result_is_a_mean_the_last_commit_names_that(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        assert cluster.invitation is not None
+        for name in "ab":
+            join(cluster, name, join=cluster.invitation.token, identity=None)
+        await cluster.finished()
+        commits = [line for line in records(tmp_path) if line["what"] == "committed"]
+        assert commits[-1]["weights_sha256"] == cluster.summary["model_sha256"]
+        assert commits[-1]["weights_sha256"] != cluster.model_sha256
+
+    play(scenario, {**secure(tmp_path), "trust.token_uses": 0, "server.average": 0.7})
+
+
 def test_commits_name_the_weights_and_learners_keep_what_can_not_be_changed(
     tmp_path: Path,
 ) -> None:
