@@ -145,7 +145,7 @@ def test_a_peers_algorithm_is_run_where_it_has_a_figure_and_ours_everywhere() ->
         "alpha_0.1-SCAFFOLD",
         "alpha_0.1-FedOpt",
     ]
-    assert (len(NVFLARE.cells(1)), len(FLOWER.cells(2))) == (7, 48)
+    assert (len(NVFLARE.cells(1)), len(FLOWER.cells(2))) == (7, 64)
 
 
 @pytest.mark.parametrize(
