@@ -17,6 +17,7 @@ from leader.state import RunState
 from leader.training.exchanges.base import OpenExchange
 from leader.training.round_metrics import Tally, Traffic
 from utils import faults
+from utils.vector import Vector
 
 _PARTS_AWAY = 3  # parts whose learner is away and whose history is kept, as a multiple of limits.max_learners
 
@@ -61,7 +62,7 @@ class Commit:
             bytes_down=traffic.down,
             seconds=exchange.state.seconds + committed.seconds,
             committed=committed,
-            **await self._host.compute(self._average, before, exchange.state, round_),
+            **await self._average(before, exchange.state, round_),
             federated=tally.scores(),
             history=history,
             open_work=unfinished.open_work,
@@ -73,17 +74,13 @@ class Commit:
         faults.reach("leader.committed", round_)
         return state
 
-    def _average(self, before: RunState, after: RunState, round_: int) -> dict[str, Any]:
+    async def _average(self, before: RunState, after: RunState, round_: int) -> dict[str, Any]:
         """Stochastic weight averaging (Izmailov et al. 2018, algorithm 1) over the models of the last rounds."""
         if round_ <= self._rounds - self._averaged:
             return {"average": None, "averaged": 0}
-        if before.average is None:
-            return {"average": after.vector.copy(), "averaged": 1}
         count = before.averaged + 1
-        return {
-            "average": before.average + (after.vector - before.average) / np.float32(count),
-            "averaged": count,
-        }
+        mean = await self._host.compute(_mean_with, before.average, after.vector, count)
+        return {"average": mean, "averaged": count}
 
     def tell(self, state: RunState) -> None:
         """The round that made this state is written: events, and learners may let go of their updates."""
@@ -93,3 +90,8 @@ class Commit:
         self._events.publish(state.committed)
         for link in self._workforce.links():
             link.committed(state.round, state.version)
+
+
+def _mean_with(mean: Vector | None, newest: Vector, count: int) -> Vector:
+    """The mean (total,) of `count` models, of which `mean` is that of the others; None where there are none."""
+    return newest.copy() if mean is None else mean + (newest - mean) / np.float32(count)

@@ -116,12 +116,17 @@ def test_who_came_was_refused_and_left_is_recorded_without_a_secret(tmp_path: Pa
     assert b"my token was [secret]" in audit
 
 
+async def train_by_token(cluster: Cluster) -> None:
+    """All rounds, by a and b, who join with what the leader printed."""
+    assert cluster.invitation is not None
+    for name in "ab":
+        join(cluster, name, join=cluster.invitation.token, identity=None)
+    await cluster.finished()
+
+
 def test_where_the_result_is_a_mean_the_last_commit_names_that(tmp_path: Path) -> None:
     async def scenario(cluster: Cluster) -> None:
-        assert cluster.invitation is not None
-        for name in "ab":
-            join(cluster, name, join=cluster.invitation.token, identity=None)
-        await cluster.finished()
+        await train_by_token(cluster)
         commits = [line for line in records(tmp_path) if line["what"] == "committed"]
         assert commits[-1]["weights_sha256"] == cluster.summary["model_sha256"]
         assert commits[-1]["weights_sha256"] != cluster.model_sha256
@@ -135,10 +140,7 @@ def test_commits_name_the_weights_and_learners_keep_what_can_not_be_changed(
     trust = tmp_path / "trust"
 
     async def scenario(cluster: Cluster) -> None:
-        assert cluster.invitation is not None
-        for name in "ab":
-            join(cluster, name, join=cluster.invitation.token, identity=None)
-        await cluster.finished()
+        await train_by_token(cluster)
         commits = [line for line in records(tmp_path) if line["what"] == "committed"]
         assert [(line["round"], line["learners"]) for line in commits] == [
             (round_, ["a", "b"]) for round_ in (1, 2, 3)
